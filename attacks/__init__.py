@@ -1,0 +1,1 @@
+"""What do the statistics that a client uploads give away?"""

@@ -1,0 +1,1 @@
+"""Does it fit this device, how fast, with how much memory?"""

@@ -1,0 +1,1 @@
+"""Put the classifier and the image synthesiser on a device that has no torch."""

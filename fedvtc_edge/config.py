@@ -1,0 +1,277 @@
+"""One TOML file, or none, to frozen and validated settings.
+
+Every key is optional and its default is the value that the README's numbers
+were measured with. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from .errors import ConfigError
+
+Names = Annotated[tuple[Annotated[str, Strict()], ...], Field(strict=False)]
+
+MAX_CONFIG_BYTES = 1_000_000
+
+
+def _refuse(reason: str, hint: str) -> PydanticCustomError:
+    return PydanticCustomError("refused", "{reason}", {"reason": reason, "hint": hint})
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataSettings(_Table):
+    """What is learned from, and how it is dealt out to the clients."""
+
+    name: str = "digits"
+    root: str = ""
+    partition: Literal["dirichlet", "shards", "iid"] = "dirichlet"
+    alpha: float = Field(default=0.1, gt=0, le=1e6)
+    shards: int = Field(default=2, ge=1, description="shards per client")
+    min_samples: int = Field(default=8, ge=1)
+    limit: int = Field(default=0, ge=0, description="training images at most; 0 is all")
+    test_limit: int = Field(default=2000, ge=0, description="test images at most; 0 is all")
+    image_size: int = Field(default=0, description="resize to so many pixels; 0 keeps the size")
+    evaluate: Literal["test", "validation"] = "test"
+
+    @field_validator("image_size")
+    @classmethod
+    def _paintable(cls, value: int) -> int:
+        if value and (value % 4 or not 8 <= value <= 64):
+            raise _refuse(
+                f"{value} pixels cannot be painted",
+                "use a multiple of 4 from 8 to 64, or 0 to keep the images' own size",
+            )
+        return value
+
+
+class ClientSettings(_Table):
+    """Who takes part."""
+
+    count: int = Field(default=6, ge=1, le=10_000)
+    cohort: float = Field(default=1.0, gt=0, le=1, description="share of clients per round")
+    architectures: Names = ("lenet", "resnet8", "mobilenet", "shufflenet", "mlp")
+    devices: Names = ()
+
+    @field_validator("architectures")
+    @classmethod
+    def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise _refuse("an empty list", "name at least one architecture")
+        return value
+
+
+class MethodSettings(_Table):
+    """How the clients learn from each other."""
+
+    name: Literal["fedvtc", "local", "local-matched", "fedproto", "centralised"] = "fedvtc"
+    rounds: int = Field(default=10, ge=1, le=100_000)
+    share: Literal["anchored", "features", "features+decoder"] = "anchored"
+    moments: Literal["covariance", "diagonal"] = "covariance"
+    latent: int = Field(default=64, ge=2, le=4096)
+    anchor: int = Field(default=128, ge=2, le=4096)
+    ablate: Annotated[
+        tuple[Annotated[Literal["dm", "kl", "head-only", "teacher"], Strict()], ...],
+        Field(strict=False),
+    ] = ()
+
+
+class TrainingSettings(_Table):
+    """The recipe: steps, rates and batch sizes, the same for every method."""
+
+    epochs: int = Field(default=2, ge=1, description="local epochs per round")
+    batch: int = Field(default=32, ge=2)
+    rate: float = Field(default=1e-3, gt=0)
+    pixel_noise: float = Field(default=0.3, ge=0)
+    decoder_steps: int = Field(default=30, ge=1, description="per round")
+    decoder_rate: float = Field(default=4e-3, gt=0)
+    finetune_steps: int = Field(default=20, ge=1, description="per round")
+    finetune_from: int = Field(default=3, ge=1, description="first round that fine-tunes")
+
+
+class PrivacySettings(_Table):
+    """Differential privacy of the upload."""
+
+    mode: Literal["none", "anchored", "example", "client"] = "none"
+    epsilon: float = Field(default=4.0, gt=0)
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    clip: float = Field(default=1.0, gt=0)
+
+    @field_validator("mode")
+    @classmethod
+    def _available(cls, value: str) -> str:
+        if value != "none":
+            raise _refuse(
+                f"mode {value!r} is not built yet",
+                'this version makes no privacy claim: use "none"',
+            )
+        return value
+
+
+class TransportSettings(_Table):
+    """How an upload travels."""
+
+    seal: bool = False
+    masking: bool = False
+
+    @field_validator("seal", "masking")
+    @classmethod
+    def _available(cls, value: bool) -> bool:
+        if value:
+            raise _refuse(
+                "sealing and masking are not built yet",
+                "set it to false; the local engine sends nothing over a network",
+            )
+        return value
+
+
+class EngineSettings(_Table):
+    """Where the work is done. Nothing here can change what a result means."""
+
+    name: Literal["local", "flower"] = "local"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    workers: int = Field(default=1, ge=1, le=256)
+
+    @field_validator("name")
+    @classmethod
+    def _available(cls, value: str) -> str:
+        if value != "local":
+            raise _refuse(f"engine {value!r} is not built yet", 'use "local"')
+        return value
+
+
+class Config(_Table):
+    """Everything that decides a run, resolved and immutable."""
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    data: DataSettings = DataSettings()
+    clients: ClientSettings = ClientSettings()
+    method: MethodSettings = MethodSettings()
+    training: TrainingSettings = TrainingSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    transport: TransportSettings = TransportSettings()
+    engine: EngineSettings = EngineSettings()
+
+    def replace(self, **tables: Mapping[str, Any] | int) -> Config:
+        """A copy with some keys changed, validated again.
+
+        Example: ``config.replace(seed=1, method={"share": "features"})``.
+        """
+        document = self.model_dump()
+        _merge(document, tables)
+        return load_config(document)
+
+
+def load_config(
+    source: str | Path | Mapping[str, Any] | None = None, *, overrides: Sequence[str] = ()
+) -> Config:
+    """Read, override and validate the settings of a run.
+
+    Args:
+        source: Path of a TOML file, a mapping of the same shape, or None for the defaults.
+        overrides: ``table.key=value`` strings; values are TOML, bare words are strings.
+
+    Raises:
+        ConfigError: Unreadable file, unknown key, wrong type or value out of range.
+    """
+    if source is None:
+        document: dict[str, Any] = {}
+    elif isinstance(source, Mapping):
+        document = {k: dict(v) if isinstance(v, Mapping) else v for k, v in source.items()}
+    else:
+        document = _read(Path(source))
+    for override in overrides:
+        _merge(document, _parse_override(override))
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise _explain(error.errors()[0]) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(
+                f"{path} is larger than {MAX_CONFIG_BYTES} bytes",
+                hint="a configuration is a small TOML file",
+            )
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}", hint="give the path of a TOML file"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}", hint="see https://toml.io") from None
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(
+            f"--set {text!r} has no value", hint="write it as --set method.rounds=5"
+        )
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()  # a bare word, as a shell user types it
+    nested: Any = parsed
+    for part in reversed(key.strip().split(".")):
+        nested = {part: nested}
+    return dict(nested)
+
+
+def _merge(document: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(document.get(key), dict):
+            _merge(document[key], value)
+        else:
+            document[key] = value
+
+
+def _explain(error: ErrorDetails) -> ConfigError:
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        return _unknown_key(location)
+    if error["type"] == "refused":
+        context = error["ctx"]
+        return ConfigError(f"{key} = {error['input']!r}: {context['reason']}", hint=context["hint"])
+    expected = error["msg"].removeprefix("Input should be ")
+    return ConfigError(
+        f"{key} = {error['input']!r}: expected {expected}",
+        hint="see docs/configuration.md for every key, its type and its range",
+    )
+
+
+def _unknown_key(location: list[str]) -> ConfigError:
+    table: type[BaseModel] = Config
+    for part in location[:-1]:
+        annotation = table.model_fields[part].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            table = annotation
+    prefix = "".join(f"{part}." for part in location[:-1])
+    valid = sorted(table.model_fields)
+    near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
+    if not near:  # the right word in the wrong table is as common as a slip of the hand
+        near = [
+            f"{name}.{location[-1]}"
+            for name, field in Config.model_fields.items()
+            if isinstance(field.annotation, type)
+            and issubclass(field.annotation, BaseModel)
+            and location[-1] in field.annotation.model_fields
+        ]
+        hint = f"did you mean {near[0]}?" if near else f"valid keys: {', '.join(valid)}"
+    else:
+        hint = f"did you mean {prefix}{near[0]}?"
+    return ConfigError(f"unknown key {prefix}{location[-1]}", hint=hint)
