@@ -21,6 +21,8 @@ Names = Annotated[tuple[Annotated[str, Strict()], ...], Field(strict=False)]
 
 MAX_CONFIG_BYTES = 1_000_000
 
+_PREFIX = "Input should be "
+
 
 def _refuse(reason: str, hint: str) -> PydanticCustomError:
     return PydanticCustomError("refused", "{reason}", {"reason": reason, "hint": hint})
@@ -81,8 +83,7 @@ class MethodSettings(_Table):
     latent: int = Field(default=64, ge=2, le=4096)
     anchor: int = Field(default=128, ge=2, le=4096)
     ablate: Annotated[
-        tuple[Annotated[Literal["dm", "kl", "head-only", "teacher"], Strict()], ...],
-        Field(strict=False),
+        tuple[Literal["dm", "kl", "head-only", "teacher"], ...], Field(strict=False)
     ] = ()
 
 
@@ -190,7 +191,7 @@ def load_config(
     elif isinstance(source, Mapping):
         document = {k: dict(v) if isinstance(v, Mapping) else v for k, v in source.items()}
     else:
-        document = _read(Path(source))
+        document = read_toml(Path(source))
     for override in overrides:
         _merge(document, _parse_override(override))
     try:
@@ -199,32 +200,41 @@ def load_config(
         raise _explain(error.errors()[0]) from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a small TOML file that may have been written by anyone.
+
+    Raises:
+        ConfigError: Unreadable, larger than ``MAX_CONFIG_BYTES``, or not TOML.
+    """
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(
-                f"{path} is larger than {MAX_CONFIG_BYTES} bytes",
-                hint="a configuration is a small TOML file",
-            )
-        return tomllib.loads(path.read_text("utf-8"))
+        with path.open("rb") as file:  # never trust st_size: it is 0 for a pipe or a device
+            content = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise ConfigError(
             f"cannot read {path}: {error.strerror}", hint="give the path of a TOML file"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    if len(content) > MAX_CONFIG_BYTES:
+        raise ConfigError(
+            f"{path} is larger than {MAX_CONFIG_BYTES} bytes",
+            hint="a configuration is a small TOML file",
+        )
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    # ValueError: not TOML, not UTF-8, or an integer too long for Python to convert.
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}", hint="see https://toml.io") from None
 
 
 def _parse_override(text: str) -> dict[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
-        raise ConfigError(
-            f"--set {text!r} has no value", hint="write it as --set method.rounds=5"
-        )
+        raise ConfigError(f"--set {text!r} has no value", hint="write it as --set method.rounds=5")
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()  # a bare word, as a shell user types it
+        document = tomllib.loads(f"value = {value}")
+    except (ValueError, RecursionError):
+        document = {}
+    # Anything but one TOML value is a bare word, as a shell user types it.
+    parsed = document["value"] if list(document) == ["value"] else value.strip()
     nested: Any = parsed
     for part in reversed(key.strip().split(".")):
         nested = {part: nested}
@@ -244,12 +254,15 @@ def _explain(error: ErrorDetails) -> ConfigError:
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
         return _unknown_key(location)
+    value = repr(error["input"])
+    got = f"{key} = {value if len(value) <= 80 else value[:77] + '...'}"
     if error["type"] == "refused":
         context = error["ctx"]
-        return ConfigError(f"{key} = {error['input']!r}: {context['reason']}", hint=context["hint"])
-    expected = error["msg"].removeprefix("Input should be ")
+        return ConfigError(f"{got}: {context['reason']}", hint=context["hint"])
+    # A TOML author knows tables and lists, not pydantic's names for them.
+    expected = {"tuple_type": "a list", "model_type": "a table", "model_attributes_type": "a table"}
     return ConfigError(
-        f"{key} = {error['input']!r}: expected {expected}",
+        f"{got}: expected {expected.get(error['type'], error['msg'].removeprefix(_PREFIX))}",
         hint="see docs/configuration.md for every key, its type and its range",
     )
 
@@ -261,17 +274,17 @@ def _unknown_key(location: list[str]) -> ConfigError:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             table = annotation
     prefix = "".join(f"{part}." for part in location[:-1])
-    valid = sorted(table.model_fields)
-    near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
-    if not near:  # the right word in the wrong table is as common as a slip of the hand
-        near = [
-            f"{name}.{location[-1]}"
-            for name, field in Config.model_fields.items()
-            if isinstance(field.annotation, type)
-            and issubclass(field.annotation, BaseModel)
-            and location[-1] in field.annotation.model_fields
-        ]
-        hint = f"did you mean {near[0]}?" if near else f"valid keys: {', '.join(valid)}"
-    else:
-        hint = f"did you mean {prefix}{near[0]}?"
-    return ConfigError(f"unknown key {prefix}{location[-1]}", hint=hint)
+    key, valid = location[-1], sorted(table.model_fields)
+    # The right word in the wrong table is as common as a slip of the hand, and an exact
+    # name says more than a similar one: method.alpha means data.alpha, not method.latent.
+    near = [
+        f"{name}.{key}"
+        for name, field in Config.model_fields.items()
+        if isinstance(field.annotation, type)
+        and issubclass(field.annotation, BaseModel)
+        and key in field.annotation.model_fields
+    ]
+    cutoff = 0.8 if near else 0.5
+    near += [f"{prefix}{name}" for name in difflib.get_close_matches(key, valid, 1, cutoff)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"valid keys: {', '.join(valid)}"
+    return ConfigError(f"unknown key {prefix}{key}", hint=hint)

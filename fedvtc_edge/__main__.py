@@ -1,0 +1,175 @@
+"""The front door: ``fedvtc-edge`` and ``python -m fedvtc_edge``.
+
+Everything that goes wrong by a user's doing ends here as two lines on stderr
+and an exit code; what goes wrong by ours keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import select
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import NoReturn
+
+import click
+
+from .commands._common import Interrupted
+from .commands._discovery import REINSTALL, DiscoveredCommands
+from .errors import FedVTCError, UsageError
+
+PROGRAM = "fedvtc-edge"
+INTERRUPTED, READER_GONE = 130, 141  # 128 + SIGINT and 128 + SIGPIPE, as shells count
+
+# What the machine, not the program, refuses; anything else is a bug and keeps its traceback.
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSALS = {
+    **dict.fromkeys(_FULL, "free some space; a run that was cut off goes on with run --resume DIR"),
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that can be written to",
+}
+
+
+def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    try:
+        version = metadata.version(PROGRAM)
+    except metadata.PackageNotFoundError:
+        raise UsageError(
+            "fedvtc-edge is not installed, so it has no version", hint=REINSTALL
+        ) from None
+    click.echo(f"{PROGRAM} {version}")
+    context.exit()
+
+
+@click.group(
+    cls=DiscoveredCommands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version.",
+)
+@click.pass_context
+def command_line(context: click.Context) -> None:
+    """Federated learning from statistics alone, for unequal edge devices."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit with its code.
+
+    Args:
+        arguments: The words after the program's name; None takes the process's own.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # "±" must not end a run on an ASCII terminal
+    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _run(arguments: list[str]) -> int:
+    # Not click's own main(): it ends quietly on any EPIPE and any EOFError, also on one from
+    # deep inside a run, and prints errors in its own style.
+    try:
+        with command_line.make_context(PROGRAM, arguments) as context:
+            command_line.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except FedVTCError as error:
+        return _complain(str(error), error.hint, error.exit_code)
+    except click.ClickException as error:
+        return _complain(*_explain_usage(error, arguments), UsageError.exit_code)
+    except Interrupted as stop:
+        return _complain("interrupted", stop.hint, INTERRUPTED)
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("interrupted", "give the same command to start again", INTERRUPTED)
+    except BrokenPipeError:
+        if not _reader_gone():
+            raise
+        return _discard_output(READER_GONE)
+    except OSError as error:
+        # A full disk names no file; any other refusal without one is not about a user's file.
+        if error.errno not in _REFUSALS or not (error.filename or error.errno in _FULL):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        hint = _REFUSALS[error.errno]
+        return _discard_output(_complain(f"{where}{error.strerror}", hint, UsageError.exit_code))
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        hint = "lower training.batch, data.limit or engine.workers; a run continues with --resume"
+        return _complain("not enough memory", hint, UsageError.exit_code)
+    return 0
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, in Python, numpy or torch (which must not be imported to ask)."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch, on an accelerator
+        or "DefaultCPUAllocator: can't allocate memory" in str(error)  # torch, on the CPU
+    )
+
+
+def _explain_usage(error: click.ClickException, arguments: list[str]) -> tuple[str, str]:
+    # click does not say for every error which command it came from; the words do.
+    command = f"{PROGRAM} {arguments[0]}" if arguments and arguments[0][:1] != "-" else PROGRAM
+    hint = f"see {command} --help"
+    if isinstance(error, click.NoSuchOption):
+        if error.possibilities:
+            hint = f"did you mean {sorted(error.possibilities)[0]}?"
+        return f"unknown option {error.option_name}", hint
+    return error.format_message().rstrip("."), hint
+
+
+def _complain(message: str, hint: str, exit_code: int) -> int:
+    start = "\n" if exit_code == INTERRUPTED and sys.stderr.isatty() else ""  # below the ^C
+    with contextlib.suppress(BrokenPipeError):  # stderr's reader has gone: nobody left to tell
+        click.echo(f"{start}{PROGRAM}: error: {_one_line(message)}", err=True)
+        click.echo(f"{PROGRAM}: hint: {_one_line(hint)}", err=True)
+    return exit_code
+
+
+def _one_line(text: str) -> str:
+    """One printable line: a file's name or content must not move the cursor or add lines."""
+    joined = " ".join(part.strip() for part in text.splitlines() if part.strip())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in joined)
+
+
+def _reader_gone() -> bool:
+    """Whether it is stdout that broke, and not a pipe inside the work, which is a bug."""
+    if not hasattr(select, "poll"):
+        return True  # Windows: no way to ask
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # errors and hang-ups are reported unasked
+    return bool(poll.poll(0))
+
+
+def _discard_output(exit_code: int) -> int:
+    # What is still buffered for a stdout that refused it would fail again at exit, with a
+    # message and a code of the interpreter's own.
+    try:
+        descriptor = sys.stdout.fileno()
+    except (AttributeError, io.UnsupportedOperation):
+        return exit_code  # not a file: nothing is flushed at exit
+    void = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(void, descriptor)
+    os.close(void)
+    return exit_code
+
+
+if __name__ == "__main__":
+    main()

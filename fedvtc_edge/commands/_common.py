@@ -1,0 +1,106 @@
+"""What the sub-commands share: options, tables, JSON and progress."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fedvtc_edge.errors import MissingExtra
+from fedvtc_edge.progress import BarProgress, Progress, SilentProgress
+
+EXTRAS = {
+    **dict.fromkeys(("torch", "torchvision", "sklearn", "jinja2", "matplotlib", "PIL"), "train"),
+    **dict.fromkeys(("onnx", "onnxscript", "opacus", "tomli_w", "tqdm"), "train"),
+    "flwr": "flower",
+}
+
+Decorated = Callable[..., Any]
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
+)
+quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="Change one key of the configuration; repeatable.",
+)
+config_argument = click.argument(
+    "config_file", metavar="[CONFIG.toml]", required=False, type=click.Path(path_type=Path)
+)
+
+
+def out_option(help_text: str) -> Callable[[Decorated], Decorated]:
+    """``--out DIR``; whether the folder may be written to is for the callee to say."""
+    return click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help=help_text)
+
+
+class Interrupted(Exception):  # noqa: N818  (like KeyboardInterrupt, it is no error)
+    """Ctrl-C, with what can be done about the work that was cut off."""
+
+    def __init__(self, hint: str) -> None:
+        super().__init__("interrupted")
+        self.hint = hint
+
+
+def emit_json(document: Any) -> None:
+    """Print the one JSON document of ``--json``; NaN is not JSON and raises ValueError."""
+    click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def emit_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
+    """Print aligned columns: the first ``left`` to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        cells = [
+            cell.ljust(width) if index < left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def percent(fraction: float | None) -> str:
+    """``0.9012`` as ``90.1``; an accuracy that does not exist as a dash."""
+    return "-" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def kilobytes(size: float | None) -> str:
+    """Bytes as kB of 1,000 bytes, as networks count."""
+    return "-" if size is None else f"{size / 1000:.1f}"
+
+
+@contextmanager
+def reporting(quiet: bool) -> Iterator[Progress]:
+    """Progress on stderr for the time of a piece of work, whatever ends it."""
+    progress: Progress = SilentProgress() if quiet else BarProgress()
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+@contextmanager
+def needing_extras() -> Iterator[None]:
+    """Turn the absence of an optional dependency into what to install.
+
+    Raises:
+        MissingExtra: A module of an optional part is not installed. Any other
+            missing module is a bug and keeps its traceback.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS:
+            raise
+        raise MissingExtra(
+            f"this command needs {module}, which is not installed",
+            hint=f'pip install "fedvtc-edge[{EXTRAS[module]}]"',
+        ) from None

@@ -1,0 +1,150 @@
+"""``fedvtc-edge run``: one federation, new or resumed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import _common as common
+
+if TYPE_CHECKING:
+    from fedvtc_edge.config import Config
+
+
+@click.command()
+@common.config_argument
+@common.set_option
+@common.out_option("Where the run goes [default: runs/DATA-METHOD-TIME].")
+@click.option(
+    "--resume",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Go on with a run that was cut off.",
+)
+@click.option(
+    "--engine", type=click.Choice(["local", "flower"]), help="The same as --set engine.name=…"
+)
+@common.json_option
+@common.quiet_option
+def command(
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    resume: Path | None,
+    engine: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train one federation of unequal clients.
+
+    Without arguments: the built-in digits on six clients, done within two minutes.
+    """
+    if resume is not None and (config_file or overrides or out or engine):
+        raise click.UsageError(
+            "--resume takes its settings and its folder from the run: "
+            "expected no CONFIG.toml, --set, --out or --engine"
+        )
+    from fedvtc_edge.config import load_config
+
+    if engine is not None:
+        overrides = (*overrides, f"engine.name={engine}")
+    config = None if resume is not None else load_config(config_file, overrides=overrides)
+    directory = resume or out or _new_directory(config)
+
+    try:
+        with common.needing_extras(), common.reporting(quiet) as progress:
+            from fedvtc_edge.federation import resume as resume_run
+            from fedvtc_edge.federation import run
+
+            if config is None:
+                result = resume_run(directory, progress=progress)
+            else:
+                result = run(config, out=directory, progress=progress)
+    except KeyboardInterrupt:
+        raise common.Interrupted(_how_to_go_on(directory)) from None
+
+    if as_json:
+        common.emit_json(result.summary)
+    else:
+        _print_summary(result.summary)
+    if result.directory is not None:
+        report = _report(result.directory)
+        if not as_json:
+            click.echo(f"run: {result.directory}")
+            click.echo(f"report: {report}")
+
+
+def _new_directory(config: Config | None) -> Path:
+    assert config is not None  # only a resumed run has none, and it has a directory
+    # A data set may be a path: its last part is enough to recognise it by.
+    data = re.sub(r"[^A-Za-z0-9._]+", "-", Path(config.data.name).stem).strip("-.") or "data"
+    return Path("runs") / f"{data}-{config.method.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _how_to_go_on(directory: Path) -> str:
+    if not directory.exists():
+        return "nothing was written yet: give the same command to start again"
+    return f"go on with: fedvtc-edge run --resume {shlex.quote(str(directory))}"
+
+
+def _report(directory: Path) -> Path:
+    existing = directory / "report.html"
+    if existing.is_file():
+        return existing
+    with common.needing_extras():
+        from fedvtc_edge.report import render
+
+        return render(directory)
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    header = ("client", "architecture", "device", "samples", "classes", "local-only %", "f_k %")
+    rows = [
+        (
+            str(client["id"]),
+            client["architecture"],
+            client["device"] or "-",
+            str(client["samples"]),
+            _classes(client["classes_present"]),
+            common.percent(client["accuracy_local_only"]),
+            common.percent(client["accuracy"]),
+            common.percent(client["accuracy_absent_classes"]),
+            common.percent(client["accuracy_calibrated"]),
+            common.kilobytes(client["upload_bytes"]),
+        )
+        for client in summary["clients"]
+    ]
+    common.emit_table((*header, "absent %", "calibrated %", "kB up"), rows, left=3)
+    click.echo()
+    # Always side by side: f_k alone would hide what the statistics know without training.
+    for label, key in (
+        ("f_k alone", "accuracy_mean"),
+        ("calibrated", "accuracy_calibrated_mean"),
+        ("control", "accuracy_control"),
+        ("local-only", "accuracy_local_only_mean"),
+    ):
+        click.echo(f"mean accuracy, {label}: {common.percent(summary[key])} %")
+    click.echo(
+        f"{summary['data']}, {summary['method']}, {summary['rounds']} rounds, "
+        f"seed {summary['seed']}: {summary['seconds']:.1f} s, "
+        f"{common.kilobytes(summary['upload_bytes_total'])} kB up"
+    )
+    click.echo(f"privacy: {_privacy(summary)}")
+
+
+def _classes(present: int | list[Any]) -> str:
+    return str(present if isinstance(present, int) else len(present))
+
+
+def _privacy(summary: dict[str, Any]) -> str:
+    if summary["epsilon"] is None:
+        return "none claimed (Not differentially private)"
+    return (
+        f"epsilon {summary['epsilon']:.3g} at delta {summary['delta']:.3g}, "
+        f"per {summary['privacy_unit']}"
+    )

@@ -1,0 +1,10 @@
+"""Data sets: where they come from, what is checked, how they are dealt out.
+
+Nothing here imports torch except the torchvision sets, and those only when named.
+"""
+
+from .dataset import Dataset
+from .partition import partition
+from .sources import load_dataset
+
+__all__ = ["Dataset", "load_dataset", "partition"]

@@ -1,0 +1,92 @@
+"""Data sets in one .npz file: x_train, y_train, x_test, y_test, optional class_names."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedvtc_edge.errors import DataError
+
+from .archives import opened, reading
+from .dataset import as_labels, as_pixels, check_class_names, check_pairs
+from .splits import Part, Source, Split
+
+
+def open_arrays(path: Path) -> Source:
+    """Open a NumPy archive; its images are read part by part.
+
+    Raises:
+        DataError: Not an .npz file, a missing key, a pickled object array, a header that
+            does not fit the member's size, or contents that `Dataset` refuses.
+    """
+    with opened(path) as archive:
+        names: tuple[str, ...] = ()
+        if "class_names.npy" in archive.namelist():
+            names = _names(_read(path, archive, "class_names"), f"{path}: class_names")
+
+    def open_part(part: Part) -> Split:
+        with opened(path) as archive:
+            images = as_pixels(_read(path, archive, f"x_{part}"), f"{path}: x_{part}")
+            labels = as_labels(_read(path, archive, f"y_{part}"), f"{path}: y_{part}")
+        check_pairs(images, labels, str(path), part)
+        return Split(str(path), part, labels, lambda indices: images[indices])
+
+    return Source(path.stem, names, open_part)
+
+
+def _read(path: Path, archive: zipfile.ZipFile, key: str) -> npt.NDArray[Any]:
+    try:
+        info = archive.getinfo(f"{key}.npy")
+    except KeyError:
+        found = ", ".join(sorted(name.removesuffix(".npy") for name in archive.namelist())[:10])
+        raise DataError(
+            f"{path}: no key {key}; found: {found or 'nothing'}",
+            hint="np.savez(path, x_train=…, y_train=…, x_test=…, y_test=…)",
+        ) from None
+    _check_header(path, archive, info, key)
+    with reading(path, key), archive.open(info) as member:
+        array: npt.NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+    return array
+
+
+def _check_header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str) -> None:
+    """Refuse a header that asks for more memory than the archive's checked directory says."""
+    with reading(path, key), archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        elif version == (2, 0):
+            shape, _, dtype = np.lib.format.read_array_header_2_0(member)
+        else:
+            raise ValueError(f".npy version {version}; expected (1, 0) or (2, 0)")
+        start = member.tell()
+    if dtype.hasobject:
+        raise DataError(
+            f"{path}: {key}: an array of pickled Python objects; expected plain numbers or strings",
+            hint="pickles can run code and are never read: save it with a dtype such as uint8",
+        )
+    expected = start + math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or expected != info.file_size:
+        raise DataError(
+            f"{path}: {key}: {info.file_size} bytes stored; "
+            f"its header, {dtype} {list(shape)}, asks for {expected}",
+            hint="the file is damaged: write it again with np.savez",
+        )
+
+
+def _names(array: npt.NDArray[Any], where: str) -> tuple[str, ...]:
+    if array.ndim != 1 or array.dtype.kind not in "USiu":
+        raise DataError(
+            f"{where}: {array.dtype} of shape {list(array.shape)}; expected strings [classes]",
+            hint="class_names=np.array(['cat', 'dog'])",
+        )
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8", "replace")
+    names = tuple(str(name) for name in array.tolist())
+    check_class_names(names, where)
+    return names

@@ -1,0 +1,90 @@
+"""Image folders, train/<class>/* and test/<class>/*, plain or in one .zip file.
+
+The folder may lie one directory down, as it does when a folder was packed whole.
+Classes are the folder names in alphabetical order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from fedvtc_edge.errors import DataError
+
+from .dataset import Labels, Pixels, check_class_names
+from .images import SUFFIXES, decode, is_grey
+from .splits import Part, Source, Split
+from .trees import LAYOUT_HINT, Tree, archive_tree, directory_tree
+
+
+def open_folder(path: Path) -> Source:
+    """Open an image folder or a .zip file of one; images are decoded when read.
+
+    If every training image is greyscale the data set has one channel, else three,
+    and all images of both parts are converted to that.
+
+    Raises:
+        DataError: No images, other classes in the test part than in the training part,
+            a damaged image (named), or an archive that `archives.opened` refuses.
+    """
+    tree = archive_tree(path) if path.is_file() else directory_tree(path)
+    training = _images(tree, "train")
+    classes = sorted({_class(name) for name in training})
+    check_class_names(tuple(classes), f"{path}: class folders")
+    channels = 1 if _all_grey(tree, training) else 3
+
+    def open_part(part: Part) -> Split:
+        names = training if part == "train" else _images(tree, part)
+        _check_same_classes(path, classes, sorted({_class(name) for name in names}))
+        number = {name: position for position, name in enumerate(classes)}
+        labels = np.array([number[_class(name)] for name in names], np.int64)
+
+        def fetch(indices: Labels) -> Iterator[Pixels]:
+            wanted = [names[index] for index in indices]
+            for name, data in zip(wanted, tree.read(wanted), strict=True):
+                yield decode(data, f"{path}: {name}", channels)
+
+        return Split(str(path), part, labels, fetch)
+
+    return Source(path.stem if path.is_file() else path.resolve().name, tuple(classes), open_part)
+
+
+def _all_grey(tree: Tree, names: Sequence[str]) -> bool:
+    # Ends at the first colour image, which in a colour set is nearly always the first one.
+    return all(
+        is_grey(data, f"{tree.origin}: {name}")
+        for name, data in zip(names, tree.read(names), strict=True)
+    )
+
+
+def _images(tree: Tree, part: Part) -> list[str]:
+    names = sorted(name for name in tree.names(part) if _is_image(PurePosixPath(name)))
+    if not names:
+        raise DataError(f"{tree.origin}: no images in {part}/<class>/", hint=LAYOUT_HINT)
+    return names
+
+
+def _is_image(name: PurePosixPath) -> bool:
+    # part/class/file at least; hidden files are what file managers leave behind (._1.png).
+    return (
+        len(name.parts) >= 3
+        and name.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in name.parts)
+    )
+
+
+def _class(name: str) -> str:
+    return name.split("/", 2)[1]
+
+
+def _check_same_classes(path: Path, train: list[str], test: list[str]) -> None:
+    if train != test:
+        extra = ", ".join(sorted(set(test) - set(train))[:3]) or "none"
+        absent = ", ".join(sorted(set(train) - set(test))[:3]) or "none"
+        raise DataError(
+            f"{path}: {len(train)} classes in train/, {len(test)} in test/; "
+            f"only in test/: {extra}; only in train/: {absent}",
+            hint="both parts need images of the same classes, in folders of the same names",
+        )

@@ -1,0 +1,165 @@
+"""From a name or a path to a checked `Dataset`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from fedvtc_edge.config import DataSettings
+from fedvtc_edge.errors import DataError, MissingExtra
+
+from .arrays import open_arrays
+from .dataset import Dataset, Labels, as_labels
+from .splits import Part, Source, Split, stratified, subset
+from .torchvision_sets import SETS, canonical, open_torchvision
+from .trees import is_image_folder
+
+# Fixed, and not the run's seed: what is learned from must not change from seed to seed,
+# or the spread over seeds would mix the luck of the draw with the method's.
+_SPLIT_SEED = 1_000_003
+_HOLDOUT_SEED = 1_000_033
+_LIMIT_SEED = 1_000_037
+
+_DIGITS_TEST = 500
+_HOLDOUT_SHARE = 5  # one in five
+
+
+def load_dataset(settings: DataSettings) -> Dataset:
+    """Find, read and check the data set that the settings name.
+
+    ``settings.name`` is looked up as: the built-in ``digits``; a path; ``<name>.npz``,
+    ``<name>.zip`` or an image folder ``<name>`` in ``settings.root`` (empty: the current
+    directory); a torchvision set below that root. Nothing is ever downloaded.
+
+    With ``evaluate = "validation"`` a stratified fifth of the training set takes the place
+    of the test set, which is then not read at all. After that, ``limit`` and ``test_limit``
+    each draw a random subset. Which samples are held out and drawn is fixed: it does not
+    depend on ``Config.seed``.
+
+    Raises:
+        DataError: Not found, damaged, or not what `Dataset` expects.
+        MissingExtra: The source needs a package that is not installed.
+    """
+    source = _find(settings)
+    train = source.open("train")
+    class_names = source.class_names or _numbered(train)
+    if settings.evaluate == "validation":
+        held = max(1, round(len(train.labels) / _HOLDOUT_SHARE))
+        kept, out = stratified(train.labels, held, _HOLDOUT_SEED)
+        train, test = train.take(kept), train.take(out)
+    else:
+        test = source.open("test")
+    for split in (train, test):
+        as_labels(split.labels, f"{split.origin}: y_{split.part}", len(class_names))
+    train, test = _limited(train, settings.limit), _limited(test, settings.test_limit)
+    return Dataset(
+        name=source.name,
+        x_train=train.read(settings.image_size),
+        y_train=train.labels,
+        x_test=test.read(settings.image_size),
+        y_test=test.labels,
+        class_names=class_names,
+    )
+
+
+def _limited(split: Split, limit: int) -> Split:
+    return split.take(subset(len(split.labels), limit, _LIMIT_SEED))
+
+
+def _numbered(train: Split) -> tuple[str, ...]:
+    # From the training labels alone: the test set has no say in what there is to learn.
+    return tuple(str(label) for label in range(int(train.labels.max(initial=-1)) + 1))
+
+
+def _find(settings: DataSettings) -> Source:
+    name, root = settings.name, Path(os.path.expanduser(settings.root or "."))
+    if name.lower() == "digits":
+        return _digits()
+    path = _path(name, root)
+    if path is not None:
+        if path.suffix.lower() == ".npz" and path.is_file():
+            return open_arrays(path)
+        if path.suffix.lower() != ".zip" and path.is_file():
+            raise DataError(
+                f"{path}: a {path.suffix or 'nameless'} file; expected .npz, .zip or a folder",
+                hint="np.savez(path, x_train=…, y_train=…, x_test=…, y_test=…)",
+            )
+        from .folders import open_folder
+
+        return open_folder(path)
+    known = canonical(name)
+    if known is None:
+        raise _unknown(name, root)
+    return open_torchvision(known, root)
+
+
+def _path(name: str, root: Path) -> Path | None:
+    """The file or folder that `name` stands for, or None."""
+    given = Path(os.path.expanduser(name))
+    for path in (given, root / given):
+        # A folder with a set's name counts only if it has images: on a disk that ignores
+        # case, torchvision's own MNIST/raw would pass for an image folder "mnist".
+        if (
+            os.path.isfile(path)
+            or is_image_folder(path)
+            or (_is_path(name) and os.path.isdir(path))
+        ):
+            return path
+    for stem in dict.fromkeys((name, name.lower())):
+        for suffix in (".npz", ".zip"):
+            if os.path.isfile(root / f"{stem}{suffix}"):
+                return root / f"{stem}{suffix}"
+        if is_image_folder(root / stem):
+            return root / stem
+    if _is_path(name):
+        raise DataError(
+            f"no data set at {given}; expected an .npz file, a .zip file or an image folder",
+            hint=f"relative paths start at {Path.cwd()} or at data.root ({root})",
+        )
+    return None
+
+
+def _is_path(name: str) -> bool:
+    return Path(name).suffix.lower() in (".npz", ".zip") or len(Path(name).parts) != 1
+
+
+def _unknown(name: str, root: Path) -> DataError:
+    names = {known.lower(): known.lower() for known in ("digits", *SETS)}
+    with suppress(OSError):  # a root that cannot be listed has no names to offer
+        for entry in sorted(root.iterdir()):
+            if entry.suffix.lower() in (".npz", ".zip"):
+                names[entry.stem.lower()] = entry.stem
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
+    return DataError(
+        f"unknown data set {name!r}; expected digits, a torchvision set, or a name or path of an "
+        f".npz file, .zip file or image folder (data.root is {root})",
+        hint=f"did you mean {' or '.join(names[match] for match in near)}?"
+        if near
+        else f"names: {', '.join(sorted(names.values()))}",
+    )
+
+
+def _digits() -> Source:
+    """scikit-learn's 1,797 digits of 8×8 pixels, split 1,297 to 500."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise MissingExtra(
+            f"the built-in digits come with scikit-learn: {error}",
+            hint="pip install 'fedvtc-edge[train]', or set data.name to an .npz file",
+        ) from None
+    bunch = load_digits()
+    # 0 to 16 in the original; + 0.5 so that halves round up, as on paper.
+    images = np.floor(bunch.images * 255 / 16 + 0.5).astype(np.uint8)[..., np.newaxis]
+    labels: Labels = bunch.target.astype(np.int64)
+    kept, held = stratified(labels, _DIGITS_TEST, _SPLIT_SEED)
+
+    def open_part(part: Part) -> Split:
+        chosen = kept if part == "train" else held
+        return Split("digits", part, labels, lambda indices: images[indices]).take(chosen)
+
+    return Source("digits", tuple("0123456789"), open_part)

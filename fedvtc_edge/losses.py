@@ -1,0 +1,72 @@
+"""The losses of FedVTC, each one line of the paper or of docs/method.md."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_SMALL = 1e-6
+
+
+class Moments(NamedTuple):
+    """A class-conditional distribution to be matched: mean [C, d] and std [C, d]."""
+
+    mean: Tensor
+    std: Tensor
+
+
+def masked_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor) -> Tensor:
+    """Cross-entropy in which locally absent classes do not compete.
+
+    Without the mask, a client teaches its head that absent classes never occur.
+
+    Args:
+        logits: [N, C].
+        labels: [N], all of them present.
+        present: Boolean [C].
+    """
+    return F.cross_entropy(logits.masked_fill(~present, float("-inf")), labels)
+
+
+def kl_to_prior(features: Tensor, labels: Tensor, prior: Moments) -> Tensor:
+    """Pull features [N, p] to the global class prior N(c^y, σ²).
+
+    The KL divergence of N(g(x), s²) to N(c^y, σ²) up to terms constant in g: the
+    weight of the pull is 1/(2σ²), so that σ must not be driven to zero.
+    """
+    gap = features - prior.mean[labels]
+    return (gap.square() / (2.0 * prior.std[labels].square())).mean()
+
+
+def class_moments(values: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Mean and std [classes, d] of values [classes · n, d] grouped by class in order."""
+    grouped = values.view(classes, -1, values.shape[1])
+    mean = grouped.mean(1)
+    return mean, (grouped.var(1, unbiased=True) + _SMALL).sqrt()
+
+
+def match_moments(
+    values: Tensor, target: Moments, labels: Tensor, *, scale: Tensor, spread: float
+) -> Tensor:
+    """Distribution matching: means and stds of painted images against published ones.
+
+    Args:
+        values: Features [K · n, d] of images painted for K classes, n in a row each.
+        target: Published moments.
+        labels: The K classes, [K].
+        scale: Unit of a difference, broadcastable to [K, d].
+        spread: Weight of the stds beside the means.
+    """
+    mean, std = class_moments(values, len(labels))
+    error = ((mean - target.mean[labels]) / scale).square().mean()
+    if spread:
+        error = error + spread * ((std - target.std[labels]) / scale).square().mean()
+    return error
+
+
+def distill(logits: Tensor, teacher: Tensor) -> Tensor:
+    """KL of the client's prediction from the teacher's log-posteriors [N, C]."""
+    return F.kl_div(torch.log_softmax(logits, 1), teacher, reduction="batchmean", log_target=True)

@@ -1,0 +1,8 @@
+"""Registry of architectures; each emits features [N, p] and logits [N, C]."""
+
+from . import adapters as _adapters  # noqa: F401  registers torchvision's networks
+from . import small as _small  # noqa: F401  registers the five built-in bodies
+from .classifier import Classifier, build
+from .registry import ImageShape, architectures, body, register
+
+__all__ = ["Classifier", "ImageShape", "architectures", "body", "build", "register"]

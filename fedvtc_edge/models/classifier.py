@@ -1,0 +1,53 @@
+"""The model of one client: extractor g (body, projection, norm) and head h."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from .registry import ImageShape, body
+
+
+class Classifier(nn.Module):
+    """f = h ∘ g with features of one width for every architecture.
+
+    The features pass a LayerNorm without affine parameters, so that ‖g(x)‖ = √p:
+    bounded for every client, and no extractor can collapse onto the prototypes'
+    origin.
+
+    Args:
+        extractor: Body; [N, channels, H, W] → [N, d].
+        shape: Shape of the images.
+        latent: Width p of the features.
+        classes: Number C of classes.
+    """
+
+    def __init__(self, extractor: nn.Module, shape: ImageShape, latent: int, classes: int) -> None:
+        super().__init__()
+        self.body = extractor
+        with torch.no_grad():  # also materialises lazy layers
+            width = extractor(torch.zeros(1, shape.channels, shape.size, shape.size)).shape[1]
+        self.projection = nn.Linear(width, latent)
+        self.norm = nn.LayerNorm(latent, elementwise_affine=False)
+        self.head = nn.Linear(latent, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """g: [N, channels, H, W] in [0, 1] → [N, p], each row of norm √p."""
+        return cast(Tensor, self.norm(self.projection(self.body(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f: [N, channels, H, W] in [0, 1] → logits [N, C]."""
+        return cast(Tensor, self.head(self.features(x)))
+
+
+def build(name: str, shape: ImageShape, *, latent: int, classes: int, seed: int) -> Classifier:
+    """A freshly initialised classifier; the same arguments give the same weights.
+
+    Raises:
+        ConfigError: No architecture of that name.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Classifier(body(name, shape), shape, latent, classes)

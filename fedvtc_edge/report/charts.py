@@ -1,0 +1,270 @@
+"""The charts of a run: accuracy over rounds, per client, on absent classes, and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .canvas import CALIBRATED, CONTROL, FULL, GRID, LOCAL, OWN, QUIET, Chart, draw, legend
+from .reading import ClientRecord, Run, Summary
+from .wording import NOTHING, duration, mean, percent, short, size
+
+MAX_BARS = 24  #: Beyond this many clients, bars show the ends of the ranking.
+_DASHED, _DOTTED = (0, (5, 2)), (0, (1.2, 1.5))
+
+
+def shown(summary: Summary) -> list[ClientRecord]:
+    """The clients a chart has room for: all, or the weakest and the strongest."""
+    clients = summary.clients
+    if len(clients) <= MAX_BARS:
+        return clients
+    order = sorted(clients, key=lambda c: (c.accuracy is not None, c.accuracy or 0.0))
+    return order[: MAX_BARS // 2] + order[-MAX_BARS // 2 :]
+
+
+def accuracy_per_round(run: Run) -> Chart | None:
+    """Mean accuracy over rounds, every client as a thin line, against both baselines."""
+    summary = run.summary
+    own = [(r.round, 100 * r.accuracy_mean) for r in run.rounds if r.accuracy_mean is not None]
+    if not own:
+        return None
+    calibrated = [
+        (r.round, 100 * r.accuracy_calibrated_mean)
+        for r in run.rounds
+        if r.accuracy_calibrated_mean is not None
+    ]
+    single: dict[str, list[tuple[int, float]]] = {}
+    for record in run.rounds:
+        for client in record.clients:
+            if client.accuracy is not None:
+                single.setdefault(client.id, []).append((record.round, 100 * client.accuracy))
+    local = summary.accuracy_local_only_mean
+    if local is None:
+        local = mean([r.accuracy_local_only_mean for r in run.rounds])
+    control = summary.accuracy_control
+
+    def paint(figure: Figure, narrow: bool) -> None:
+        axes = figure.add_subplot()
+        for line in single.values():
+            axes.plot(*zip(*line, strict=True), color=OWN, alpha=0.28, linewidth=0.9)
+        every = max(1, len(own) // 10)
+        axes.plot(
+            *zip(*own, strict=True), "o-", color=OWN, linewidth=2.4, markersize=4.5,
+            markevery=every, label="model f_k, mean",
+        )  # fmt: skip
+        if calibrated:
+            axes.plot(
+                *zip(*calibrated, strict=True), "D-", color=CALIBRATED, linewidth=1.6,
+                markersize=4, markevery=every, label="calibrated, mean",
+            )  # fmt: skip
+        if control is not None:
+            axes.axhline(
+                100 * control, color=CONTROL, linestyle=_DASHED, linewidth=1.6,
+                label="control, untrained",
+            )  # fmt: skip
+        if local is not None:
+            axes.axhline(
+                100 * local, color=LOCAL, linestyle=_DOTTED, linewidth=1.8,
+                label="local only, mean",
+            )  # fmt: skip
+        axes.set_ylim(0, 102)
+        axes.yaxis.set_major_formatter("{x:.0f}%")
+        axes.grid(axis="y")
+        axes.set_xlabel("round")
+        axes.locator_params(axis="x", integer=True)
+        axes.margins(x=0.02)
+        legend(figure, axes, columns=2 if narrow else 4)
+
+    return draw(
+        "rounds",
+        paint,
+        label=f"Accuracy per round. The mean over clients goes from {own[0][1]:.1f}% in round "
+        f"{own[0][0]} to {own[-1][1]:.1f}% in round {own[-1][0]}; local only {percent(local)}, "
+        f"control {percent(control)}.",
+        caption="Each thin line is one client.",
+        width=FULL,
+        height=330,
+        narrow_height=300,
+    )
+
+
+def accuracy_per_client(summary: Summary) -> Chart | None:
+    """Local-only, trained and calibrated accuracy of each client, as bars."""
+    clients = shown(summary)
+    series = [
+        ("local only", LOCAL, [c.accuracy_local_only for c in clients]),
+        ("model f_k", OWN, [c.accuracy for c in clients]),
+        ("calibrated", CALIBRATED, [c.accuracy_calibrated for c in clients]),
+    ]
+    series = [one for one in series if any(value is not None for value in one[2])]
+    if not series:
+        return None
+    bar = 0.84 / len(series)
+    inside: dict[str, Any] = {"color": "white", "fontsize": 7}
+
+    def paint(figure: Figure, narrow: bool) -> None:
+        axes = figure.add_subplot()
+        for index, (label, color, values) in enumerate(series):
+            places = [row + (index - (len(series) - 1) / 2) * bar for row in range(len(clients))]
+            widths = [100 * (value or 0.0) for value in values]
+            axes.barh(places, widths, bar * 0.9, color=color, label=label)
+            for place, value, width in zip(places, values, widths, strict=True):
+                note = NOTHING if value is None else f"{width:.0f}"
+                if width > 12:  # inside the bar: the line of the control crosses the outside
+                    axes.text(width - 1, place, note, va="center", ha="right", **inside)
+                else:
+                    axes.text(width + 1, place, note, va="center", color=QUIET, fontsize=7)
+        if summary.accuracy_control is not None:
+            axes.axvline(
+                100 * summary.accuracy_control, color=CONTROL, linestyle=_DASHED, linewidth=1.4,
+                label="control, untrained",
+            )  # fmt: skip
+        _percent_rows(axes, clients)
+        legend(figure, axes, columns=2 if narrow else 4)
+
+    told = "; ".join(
+        f"{c.id}: local only {percent(c.accuracy_local_only)}, model {percent(c.accuracy)}, "
+        f"calibrated {percent(c.accuracy_calibrated)}"
+        for c in clients
+    )
+    return draw(
+        "clients",
+        paint,
+        label=f"Accuracy per client. {told}.",
+        caption=_left_out(summary),
+        height=80 + len(clients) * 14 * len(series),
+        narrow_height=96 + len(clients) * 14 * len(series),
+    )
+
+
+def absent_classes(summary: Summary) -> Chart | None:
+    """Accuracy on classes that a client never held: alone, and after federation."""
+    clients = [c for c in shown(summary) if c.accuracy_absent_classes is not None]
+    if not clients:
+        return None
+
+    def paint(figure: Figure, narrow: bool) -> None:
+        axes = figure.add_subplot()
+        rows = range(len(clients))
+        after = [100 * (c.accuracy_absent_classes or 0.0) for c in clients]
+        known = [
+            (row, 100 * c.accuracy_absent_classes_local_only)
+            for row, c in enumerate(clients)
+            if c.accuracy_absent_classes_local_only is not None
+        ]
+        for row, before in known:
+            axes.plot([before, after[row]], [row, row], color="#A9C6DD", linewidth=3, zorder=1)
+        if known:
+            axes.scatter(
+                [x for _, x in known], [y for y, _ in known], 42, color=LOCAL,
+                label="absent, local only", zorder=2,
+            )  # fmt: skip
+        overall = [(y, 100 * c.accuracy) for y, c in enumerate(clients) if c.accuracy is not None]
+        if overall:
+            axes.scatter(
+                [x for _, x in overall], [y for y, _ in overall], 90, color=OWN, marker="|",
+                label="all classes, f_k", zorder=2,
+            )  # fmt: skip
+        axes.scatter(after, rows, 42, color=OWN, label="absent, f_k", zorder=3)
+        _percent_rows(axes, clients)
+        axes.grid(axis="y", color=GRID)
+        legend(figure, axes, columns=2 if narrow else 3)
+
+    told = "; ".join(
+        f"{c.id}: {percent(c.accuracy_absent_classes_local_only)} alone, "
+        f"{percent(c.accuracy_absent_classes)} after"
+        for c in clients
+    )
+    complete = sum(1 for c in shown(summary) if c.class_counts and all(c.class_counts))
+    caption = "Accuracy on classes of which the client holds no image."
+    if complete:
+        caption += f" Clients that hold every class are not drawn ({complete})."
+    return draw(
+        "absent",
+        paint,
+        label=f"Accuracy on locally absent classes. {told}.",
+        caption=caption,
+        height=90 + 42 * len(clients),
+        narrow_height=106 + 42 * len(clients),
+    )
+
+
+def cost(summary: Summary) -> Chart | None:
+    """Bytes up, bytes down, time and memory of each client."""
+    clients = shown(summary)
+    virtual = any(c.seconds_virtual is not None for c in clients)
+    seconds = [c.seconds_virtual if virtual else c.seconds for c in clients]
+    panels: list[tuple[str, list[float | None], Callable[[float | None], str]]] = [
+        ("Bytes up", [c.upload_bytes for c in clients], size),
+        ("Bytes down", [c.download_bytes for c in clients], size),
+        ("Time on device (modelled)" if virtual else "Time", seconds, duration),
+        ("Peak memory", [c.peak_memory_mb for c in clients], _megabytes),
+    ]
+    panels = [panel for panel in panels if any(value is not None for value in panel[1])]
+    if not panels:
+        return None
+    # Up and down stand on one scale: a reader compares them by length.
+    traffic = max((v or 0.0 for name, vs, _ in panels if "Bytes" in name for v in vs), default=0.0)
+
+    def paint(figure: Figure, narrow: bool) -> None:
+        columns = 2 if narrow else len(panels)
+        lines = -(-len(panels) // columns)
+        for index, (title, values, write) in enumerate(panels):
+            axes = figure.add_subplot(lines, columns, index + 1)
+            widths = [value or 0.0 for value in values]
+            axes.barh(range(len(clients)), widths, 0.62, color=OWN)
+            longest = (traffic if "Bytes" in title else max(widths)) or 1.0
+            for row, value in enumerate(values):
+                text = write(value)
+                axes.text(widths[row] + longest * 0.03, row, text, va="center", fontsize=7.5)
+            axes.set_xlim(0, longest * (1.75 if narrow else 1.4))
+            axes.set_title(title.replace(" on device", "") if narrow else title)
+            axes.set_xticks([])
+            axes.spines["bottom"].set_visible(False)
+            first = index % columns == 0
+            names = [short(c.id, 10 if narrow else 18) for c in clients] if first else []
+            axes.set_yticks(range(len(clients)) if first else [], names)
+            axes.set_ylim(len(clients) - 0.4, -0.6)
+
+    told = "; ".join(
+        f"{c.id}: {size(c.upload_bytes)} up, {size(c.download_bytes)} down, "
+        f"{duration(s)}, {_megabytes(c.peak_memory_mb)}"
+        for c, s in zip(clients, seconds, strict=True)
+    )
+    row = 25 * len(clients)
+    return draw(
+        "cost",
+        paint,
+        label=f"Cost per client. {told}.",
+        caption=_left_out(summary),
+        width=FULL,
+        height=50 + row,
+        narrow_height=(50 + row) * -(-len(panels) // 2),
+    )
+
+
+def _percent_rows(axes: Axes, clients: list[ClientRecord]) -> None:
+    """One row per client, top down, on a scale of percent."""
+    axes.set_xlim(0, 106)
+    axes.set_xticks(range(0, 101, 20))
+    axes.xaxis.set_major_formatter("{x:.0f}%")
+    axes.grid(axis="x")
+    axes.set_yticks(range(len(clients)), [short(c.id) for c in clients])
+    axes.set_ylim(len(clients) - 0.45, -0.55)
+
+
+def _megabytes(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.0f} MB"
+
+
+def _left_out(summary: Summary) -> str:
+    if len(summary.clients) <= MAX_BARS:
+        return ""
+    half = MAX_BARS // 2
+    return (
+        f"{len(summary.clients)} clients took part: the {half} weakest and the {half} "
+        "strongest are drawn, the table has all."
+    )

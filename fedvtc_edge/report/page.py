@@ -1,0 +1,107 @@
+"""Puts a page together and writes it whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fedvtc_edge.errors import RunError
+
+from . import charts, wording
+from .comparing import accuracy_per_method
+from .pictures import MANY_CLASSES, read_pictures
+from .reading import read_comparison, read_run
+
+
+def render(directory: Path) -> Path:
+    """Draws ``report.html`` of a run, finished or not, from the files in its directory.
+
+    The page is one file without scripts that loads nothing from anywhere, and the
+    same run gives the same bytes.
+
+    Args:
+        directory: A run directory, see ``fedvtc-edge run``.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunError: ``directory`` is no run, a file in it is damaged, or it cannot be written.
+    """
+    directory = Path(directory)
+    run = read_run(directory)
+    summary = run.summary
+    html = _page(
+        "report.html.j2",
+        run=run,
+        summary=summary,
+        pictures=None if run.partial else read_pictures(directory / "samples.npz", summary),
+        many_classes=MANY_CLASSES,
+        rounds_chart=charts.accuracy_per_round(run),
+        clients_chart=charts.accuracy_per_client(summary),
+        absent_chart=charts.absent_classes(summary),
+        cost_chart=charts.cost(summary),
+    )
+    return _write(directory / "report.html", html)
+
+
+def render_comparison(directory: Path) -> Path:
+    """Draws ``comparison.html`` from ``comparison.json``, under the promises of ``render``.
+
+    Args:
+        directory: The directory that ``fedvtc-edge compare`` wrote.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunError: the comparison is missing or damaged, or the page cannot be written.
+    """
+    directory = Path(directory)
+    comparison = read_comparison(directory)
+    html = _page(
+        "comparison.html.j2",
+        comparison=comparison,
+        names=wording.ranked(comparison),
+        chart=accuracy_per_method(comparison),
+    )
+    return _write(directory / "comparison.html", html)
+
+
+def _page(template: str, **content: Any) -> str:
+    # Names of clients and classes are a user's or a peer's words: everything is escaped.
+    environment = Environment(
+        loader=PackageLoader("fedvtc_edge.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for word in ("percent", "points", "size", "duration", "count"):
+        environment.filters[word] = getattr(wording, word)
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(
+        style=Markup(style),  # noqa: S704 - our own file
+        say=wording,
+        **content,
+    )
+
+
+def _write(path: Path, html: str) -> Path:
+    """Replaces ``path`` in one step: a reader sees the old page or the new one, never half."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # A name may hold half a surrogate pair, which no encoding can write.
+        draft.write_bytes(html.encode("utf-8", errors="replace"))
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise RunError(
+            f"cannot write '{path}': {error}",
+            hint="make the directory writable, or copy the run to a place that is",
+        ) from error
+    return path

@@ -1,0 +1,171 @@
+"""Painted and real images, side by side, as small PNG strips inside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fedvtc_edge.errors import RunError
+
+from .reading import ClientRecord, Summary
+
+Images = NDArray[np.uint8]
+
+#: A row holds at most these many, and no more than fit side by side in half a page.
+PAINTED_PER_ROW, REAL_PER_ROW, ROW_WIDTH = 6, 4, 500
+#: Up to this many classes, every class gets a row; beyond it, these many of each kind.
+MANY_CLASSES, ABSENT_ROWS, PRESENT_ROWS = 20, 10, 5
+#: Clients whose pictures are shown; and raw bytes of painted pixels in the whole page.
+MAX_CLIENTS, PIXEL_BUDGET = 12, 1_200_000
+_TILE = 40  # CSS pixels that one image is wide at least
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row of images as one PNG data URI, with the size to show it at (CSS pixels)."""
+
+    uri: str
+    width: int
+    height: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One class at one client: what it paints, beside what the class really looks like."""
+
+    label: int
+    name: str
+    held: int | None
+    painted: Strip
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A client's rows, absent classes first: they are what the method is about."""
+
+    client: ClientRecord
+    absent: list[Row]
+    present: list[Row]
+    absent_total: int
+    present_total: int
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """All galleries, and the real strips, which every gallery shares."""
+
+    galleries: list[Gallery]
+    real: dict[int, Strip]
+    clients_left_out: int
+
+
+def read_pictures(path: Path, summary: Summary) -> Pictures | None:
+    """Reads ``samples.npz`` and lays its images out; ``None`` where there is none.
+
+    Expects ``painted`` uint8 [K, C, n, H, W, ch] and ``real`` uint8 [C, n, H, W, ch]
+    for the K clients and C classes of ``summary``.
+
+    Raises:
+        RunError: the file is damaged or does not fit the summary.
+    """
+    if not path.is_file():
+        return None
+    try:
+        # Opened here: numpy would leave its own file open when the archive is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            painted, real = np.asarray(arrays["painted"]), np.asarray(arrays["real"])
+    except _UNREADABLE as error:
+        raise RunError(f"cannot read images from '{path}': {error}", hint=_HINT) from error
+    K, C = len(summary.clients), len(summary.classes)
+    _check(path, "painted", painted, (K, C), rank=6)
+    _check(path, "real", real, (C,), rank=5)
+    return _lay_out(painted, real, summary)
+
+
+_UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
+_HINT = "delete samples.npz to draw the report without pictures"
+
+
+def _check(path: Path, name: str, array: Images, leading: tuple[int, ...], *, rank: int) -> None:
+    fits = (
+        array.dtype == np.uint8
+        and array.ndim == rank
+        and array.shape[: len(leading)] == leading
+        and array.shape[-1] in (1, 3)
+        and 0 not in array.shape
+    )
+    if not fits:
+        lead = ", ".join(map(str, leading))
+        raise RunError(
+            f"'{path}': {name} is {array.dtype} {list(array.shape)}, "
+            f"expected uint8 [{lead}, n, H, W, 1 or 3]",
+            hint=_HINT,
+        )
+
+
+def _lay_out(painted: Images, real: Images, summary: Summary) -> Pictures:
+    shown = summary.clients[:MAX_CLIENTS]
+    rows = len(summary.classes)
+    if rows > MANY_CLASSES:
+        rows = ABSENT_ROWS + PRESENT_ROWS
+    # A page of large colour images must stay light enough to mail: fewer per row, never none.
+    affordable = PIXEL_BUDGET // (len(shown) * rows * int(np.prod(painted.shape[3:])))
+    scale, gap = _scale(painted.shape[4])
+    slots = max(2, ROW_WIDTH // ((painted.shape[4] + gap) * scale))
+    beside = min(REAL_PER_ROW, max(1, round(0.4 * slots)))
+    per_row = max(1, min(PAINTED_PER_ROW, slots - beside, affordable))
+    galleries = [
+        _gallery(client, images[:, :per_row], summary.classes)
+        for client, images in zip(shown, painted, strict=False)
+    ]
+    used = {row.label for g in galleries for row in (*g.absent, *g.present)}
+    return Pictures(
+        galleries,
+        {label: _strip(real[label, : min(beside, per_row)]) for label in sorted(used)},
+        len(summary.clients) - len(shown),
+    )
+
+
+def _gallery(client: ClientRecord, images: Images, names: list[str]) -> Gallery:
+    # A run that did not count its classes cannot call any of them absent.
+    counts: list[int | None] = [*client.class_counts] or [None] * len(names)
+    absent = [label for label, count in enumerate(counts) if count == 0]
+    present = [label for label, count in enumerate(counts) if count != 0]
+    chosen = (absent, present)
+    if len(names) > MANY_CLASSES:
+        chosen = (absent[:ABSENT_ROWS], present[:PRESENT_ROWS])
+    rows = [
+        [Row(label, names[label], counts[label], _strip(images[label])) for label in labels]
+        for labels in chosen
+    ]
+    return Gallery(client, rows[0], rows[1], len(absent), len(present))
+
+
+def _scale(width: int) -> tuple[int, int]:
+    """Whole screen pixels per image pixel, and the gap in image pixels: no pixel is cut."""
+    scale = -(-_TILE // width)
+    return scale, max(1, round(5 / scale))
+
+
+def _strip(images: Images) -> Strip:
+    """Images [n, H, W, ch] side by side, one see-through gap between them."""
+    n, H, W, ch = images.shape
+    scale, gap = _scale(W)
+    sheet = np.zeros((H, n * (W + gap) - gap, ch + 1), dtype=np.uint8)
+    for index, image in enumerate(images):
+        left = index * (W + gap)
+        sheet[:, left : left + W, :ch] = image
+        sheet[:, left : left + W, ch] = 255
+    file = io.BytesIO()
+    Image.fromarray(sheet).save(file, "PNG", compress_level=9)
+    uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    return Strip(uri, sheet.shape[1] * scale, H * scale, n)

@@ -1,0 +1,289 @@
+"""Reads a run directory back, believing nothing until it is checked.
+
+A run directory may come from another machine, another version or a run that was
+killed; so every file is validated here and the drawing code can trust its types.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from fedvtc_edge.errors import RunError
+
+SCHEMA = 1
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+_R = TypeVar("_R", bound="Record")
+
+
+class Record(BaseModel):
+    """What every record read from a run has in common: unknown keys are left alone."""
+
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True
+    )
+
+
+class ClientRecord(Record):
+    """One client at the end of a run; accuracies are fractions on the global test set."""
+
+    id: str
+    architecture: str | None = None
+    device: str | None = None
+    samples: Count | None = None
+    class_counts: list[Count] = []
+    classes_present: Count | None = None
+    accuracy: Fraction | None = None
+    accuracy_local_only: Fraction | None = None
+    accuracy_absent_classes: Fraction | None = None
+    accuracy_absent_classes_local_only: Fraction | None = None
+    accuracy_calibrated: Fraction | None = None
+    upload_bytes: Count | None = None
+    download_bytes: Count | None = None
+    peak_memory_mb: Amount | None = None
+    seconds: Amount | None = None
+    seconds_virtual: Amount | None = None
+    parameters: Count | None = None
+
+
+class Summary(Record):
+    """``summary.json``: every key but ``clients`` may be missing or null."""
+
+    version: str | None = None
+    seed: int | None = None
+    method: str | None = None
+    data: str | None = None
+    share: str | None = None
+    moments: str | None = None
+    engine: str | None = None
+    device: str | None = None
+    rounds: Count | None = None
+    alpha: Amount | None = None
+    partition: str | None = None
+    clients: list[ClientRecord]
+    accuracy_mean: Fraction | None = None
+    accuracy_worst: Fraction | None = None
+    accuracy_local_only_mean: Fraction | None = None
+    accuracy_absent_classes_mean: Fraction | None = None
+    accuracy_calibrated_mean: Fraction | None = None
+    accuracy_control: Fraction | None = None
+    gain: float | None = None
+    upload_bytes_total: Count | None = None
+    download_bytes_total: Count | None = None
+    epsilon: Amount | None = None
+    delta: Amount | None = None
+    privacy_unit: str | None = None
+    seconds: Amount | None = None
+    samples_per_second: Amount | None = None
+    class_names: list[str] = []
+    uploads: list[str] | None = None
+
+    @property
+    def classes(self) -> list[str]:
+        """Every class by name, or by number where the run gave no names."""
+        width = max((len(client.class_counts) for client in self.clients), default=0)
+        return self.class_names or [str(label) for label in range(width)]
+
+
+class RoundRecord(Record):
+    """One line of ``metrics.jsonl``; bytes and seconds are those of this round alone."""
+
+    round: Count
+    accuracy_mean: Fraction | None = None
+    accuracy_calibrated_mean: Fraction | None = None
+    accuracy_local_only_mean: Fraction | None = None
+    seconds: Amount | None = None
+    clients: list[ClientRecord] = []
+
+
+def _seed_accuracy(value: Any) -> Any:
+    """A seed's result may be the bare accuracy or a record that holds it."""
+    return value.get("accuracy_mean") if isinstance(value, dict) else value
+
+
+class MethodRecord(Record):
+    """One method of ``comparison.json``, over all seeds."""
+
+    accuracy_mean: Fraction | None = None
+    accuracy_std: Amount | None = None
+    accuracy_worst: Fraction | None = None
+    accuracy_absent_classes: Fraction | None = None
+    accuracy_calibrated: Fraction | None = None
+    accuracy_control: Fraction | None = None
+    upload_bytes_total: Amount | None = None
+    seconds: Amount | None = None
+    per_seed: list[Annotated[Fraction | None, BeforeValidator(_seed_accuracy)]] = []
+
+
+class Comparison(Record):
+    """``comparison.json``: the same data and budget for every method."""
+
+    data: str | None = None
+    alpha: Amount | None = None
+    seeds: list[int] = []
+    methods: dict[str, MethodRecord]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as far as it is known: finished, or (``partial``) still on its way."""
+
+    summary: Summary
+    rounds: list[RoundRecord]
+    partial: bool
+
+
+def read_run(directory: Path) -> Run:
+    """Reads ``summary.json`` and ``metrics.jsonl``.
+
+    A run without a summary is still in progress, or was stopped: what its rounds
+    say stands in for the summary.
+
+    Raises:
+        RunError: ``directory`` is no run, or a file in it is damaged.
+    """
+    if not directory.is_dir():
+        raise RunError(
+            f"no run directory at '{directory}'",
+            hint="give the folder that 'fedvtc-edge run' printed",
+        )
+    rounds = _read_rounds(directory / "metrics.jsonl")
+    path = directory / "summary.json"
+    if path.is_file():
+        summary = _parse(Summary, _read_document(path), path)
+        _check(summary, path)
+        return Run(summary, rounds, partial=False)
+    if not rounds:
+        raise RunError(
+            f"nothing to report in '{directory}': neither summary.json nor a finished round",
+            hint="give a run directory; 'fedvtc-edge run' makes one and "
+            "'fedvtc-edge run --resume DIR' finishes one",
+        )
+    return Run(_so_far(rounds), rounds, partial=True)
+
+
+def read_comparison(directory: Path) -> Comparison:
+    """Reads ``comparison.json``.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    path = directory / "comparison.json"
+    if not path.is_file():
+        raise RunError(
+            f"no comparison.json in '{directory}'",
+            hint="give the folder that 'fedvtc-edge compare --out DIR' wrote",
+        )
+    comparison = _parse(Comparison, _read_document(path), path)
+    if not comparison.methods:
+        raise RunError(f"'{path}' compares no method", hint="run 'fedvtc-edge compare' again")
+    return comparison
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"cannot read '{path}': {error}", hint=_AGAIN) from error
+
+
+_AGAIN = "the file is damaged: restore it, or finish the run with 'fedvtc-edge run --resume DIR'"
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    """One JSON object of a schema that this version knows."""
+    try:
+        document = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"'{path}' is not JSON: {error}", hint=_AGAIN) from error
+    if not isinstance(document, dict):
+        raise RunError(
+            f"'{path}' holds a {type(document).__name__}, expected an object", hint=_AGAIN
+        )
+    if document.get("schema", SCHEMA) != SCHEMA:
+        raise RunError(
+            f"'{path}' has schema {document['schema']!r}, this version reads {SCHEMA}",
+            hint="draw the report with the fedvtc-edge version that made the run",
+        )
+    return document
+
+
+def _parse(kind: type[_R], document: Any, path: Path, line: int | None = None) -> _R:
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        at = f"'{path}'" if line is None else f"'{path}' line {line}"
+        raise RunError(
+            f"{at}: {where} is {first['input']!r:.80}: {first['msg']}", hint=_AGAIN
+        ) from error
+
+
+def _read_rounds(path: Path) -> list[RoundRecord]:
+    """Rounds in order; a resumed run may have written a round twice, the later line holds."""
+    if not path.is_file():
+        return []
+    lines = [line for line in _read_text(path).split("\n") if line.strip()]
+    rounds: dict[int, RoundRecord] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            document = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if number == len(lines):
+                break  # the process died while it wrote: the round counts as not done
+            raise RunError(f"'{path}' line {number} is not JSON: {error}", hint=_AGAIN) from error
+        record = _parse(RoundRecord, document, path, number)
+        rounds[record.round] = record
+    return [rounds[number] for number in sorted(rounds)]
+
+
+def _check(summary: Summary, path: Path) -> None:
+    """What holds between keys: clients are told apart and count the same classes."""
+    ids = [client.id for client in summary.clients]
+    if not ids or len(set(ids)) != len(ids):
+        raise RunError(f"'{path}': expected one or more clients with unlike ids", hint=_AGAIN)
+    width = len(summary.classes)
+    for client in summary.clients:
+        if client.class_counts and len(client.class_counts) != width:
+            raise RunError(
+                f"'{path}': client {client.id!r} counts {len(client.class_counts)} classes, "
+                f"expected {width}",
+                hint=_AGAIN,
+            )
+
+
+def _so_far(rounds: list[RoundRecord]) -> Summary:
+    """A summary of an unfinished run: accuracies of the last round, costs of all rounds."""
+    last = rounds[-1]
+    known = {client.id: client for record in rounds for client in record.clients}
+    clients = []
+    for name, client in known.items():
+        spent = [c for record in rounds for c in record.clients if c.id == name]
+        update = {
+            "upload_bytes": sum(c.upload_bytes or 0 for c in spent),
+            "download_bytes": sum(c.download_bytes or 0 for c in spent),
+            "seconds": sum(c.seconds or 0.0 for c in spent),
+        }
+        clients.append(client.model_copy(update=update))
+    accuracies = [client.accuracy for client in clients if client.accuracy is not None]
+    absent = [c.accuracy_absent_classes for c in clients if c.accuracy_absent_classes is not None]
+    return Summary(
+        clients=clients,
+        rounds=len(rounds),
+        accuracy_mean=last.accuracy_mean,
+        accuracy_worst=min(accuracies, default=None),
+        accuracy_absent_classes_mean=sum(absent) / len(absent) if absent else None,
+        accuracy_calibrated_mean=last.accuracy_calibrated_mean,
+        accuracy_local_only_mean=last.accuracy_local_only_mean,
+        upload_bytes_total=sum(client.upload_bytes or 0 for client in clients),
+        download_bytes_total=sum(client.download_bytes or 0 for client in clients),
+        seconds=sum(record.seconds or 0.0 for record in rounds),
+    )

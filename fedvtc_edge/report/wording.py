@@ -1,0 +1,204 @@
+"""Numbers and findings in words: what the page says, kept apart from how it looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .reading import ClientRecord, Comparison, Summary
+
+NOTHING = "\u2013"  # an en dash: not measured, or not applicable
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage, ``0.9204`` → ``92.0%``."""
+    return NOTHING if value is None else f"{100 * value:.1f}%"
+
+
+def points(value: float | None) -> str:
+    """A difference of fractions in percentage points, with its sign."""
+    return NOTHING if value is None else f"{100 * value:+.1f}".replace("-", "\u2212")
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units, as networks are billed."""
+    if value is None:
+        return NOTHING
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= scale:
+            amount = value / scale
+            return f"{amount:.1f} {unit}" if amount < 100 else f"{amount:.0f} {unit}"
+    return f"{value:.0f} B"
+
+
+def duration(value: float | None) -> str:
+    """Seconds, in the unit a person would say."""
+    if value is None:
+        return NOTHING
+    if value < 10:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def count(value: float | None) -> str:
+    """A whole number with thin spaces between thousands."""
+    return NOTHING if value is None else f"{value:,.0f}".replace(",", "\u202f")
+
+
+def short(text: str, limit: int = 18) -> str:
+    """A name that is safe and short enough to stand in a chart."""
+    clean = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of what is known, ``None`` where nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def gain(summary: Summary) -> float | None:
+    """What federation brought over local-only training, as a fraction."""
+    if summary.gain is not None:
+        return summary.gain
+    if summary.accuracy_mean is None or summary.accuracy_local_only_mean is None:
+        return None
+    return summary.accuracy_mean - summary.accuracy_local_only_mean
+
+
+def lead(summary: Summary) -> str:
+    """The finding in one sentence."""
+    clients = len(summary.clients)
+    who = "The client's own model reaches" if clients == 1 else f"{clients} clients' models reach"
+    if summary.accuracy_mean is None:
+        return "No accuracy has been measured yet."
+    text = f"{who} {percent(summary.accuracy_mean)} on the global test set"
+    if clients > 1:
+        text += " on average"
+    # The model's figure never stands without its two neighbours, here neither.
+    text += beside(summary.accuracy_calibrated_mean, summary.accuracy_control)
+    if summary.accuracy_local_only_mean is not None:
+        text += f"; trained alone, {percent(summary.accuracy_local_only_mean)}"
+    return text + "."
+
+
+def beside(calibrated: float | None, control: float | None) -> str:
+    """What must be read beside a model's accuracy, in brackets; nothing where neither is known."""
+    parts = []
+    if calibrated is not None:
+        parts.append(f"{percent(calibrated)} calibrated")
+    if control is not None:
+        parts.append(f"{percent(control)} for the untrained control")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def against_control(summary: Summary) -> str | None:
+    """How the trained model stands to the classifier that needs no training; never left out."""
+    if summary.accuracy_mean is None:
+        return None
+    if summary.accuracy_control is None:
+        return (
+            "No training-free control was measured: this mode shares no anchor statistics, "
+            "so there is nothing to calibrate with either."
+            if summary.accuracy_calibrated_mean is None
+            else "The training-free control was not measured."
+        )
+    gap = summary.accuracy_mean - summary.accuracy_control
+    if abs(gap) < 0.0005:
+        stands = "is level with"
+    else:
+        stands = f"is {100 * abs(gap):.1f} points {'above' if gap > 0 else 'below'}"
+    text = f"The trained model {stands} the control, which reads the same statistics untrained."
+    if summary.accuracy_calibrated_mean is not None:
+        text += " Calibration joins the two at prediction time."
+    return text
+
+
+def privacy(summary: Summary) -> tuple[str, str]:
+    """The privacy claim as a headline and a line of explanation."""
+    if summary.epsilon is None:
+        return (
+            "Not differentially private",
+            "Nothing bounds what the uploads may reveal about the training data."
+            if summary.upload_bytes_total != 0
+            else "But nothing was uploaded.",
+        )
+    # The tail probability, written 1e-5 rather than 1e-05.
+    at = "" if summary.delta is None else f"At δ = {summary.delta:.3g}. ".replace("e-0", "e-")
+    unit = {"example": "one training example", "client": "one client's whole data set"}.get(
+        summary.privacy_unit or "", summary.privacy_unit or "a unit that the run does not name"
+    )
+    return (f"ε = {summary.epsilon:.3g}", f"{at}Protects {unit}. Smaller ε is stronger.")
+
+
+_OWN = (
+    "Every round: counts, sums and sums of squares per class of the client's own features, "
+    "which become the class codes that everyone paints from."
+)
+_UPLOADS = {
+    "features": [_OWN],
+    "features+decoder": [
+        _OWN,
+        "Every round: the parameters of the client's decoder, the part that paints images. "
+        "The server averages them.",
+    ],
+}
+_ANCHOR = (
+    "Once, before the first round: {what}, measured in the feature space of the anchor, "
+    "a frozen random network that everyone builds from a public seed and that never saw data."
+)
+_MOMENTS = {
+    "covariance": "the number of images and the feature sum of each class, "
+    "and one second-moment matrix pooled over all classes",
+    "diagonal": "the number of images, the feature sum and the sum of squares of each class",
+}
+
+
+def uploads(summary: Summary) -> list[str]:
+    """What left the clients, in plain words: the run's own list, or what its mode implies."""
+    if summary.uploads is not None:
+        return summary.uploads or ["Nothing left the clients."]
+    if summary.method == "local":
+        return ["Nothing: every client trained alone."]
+    if summary.method in (None, "fedvtc"):
+        if summary.share == "anchored":
+            what = _MOMENTS.get(summary.moments or "", "sums of features per class")
+            return [_ANCHOR.format(what=what), _OWN]
+        if summary.share in _UPLOADS:
+            return _UPLOADS[summary.share]
+    return ["This run did not itemise its uploads; the byte counts below are complete."]
+
+
+def stayed(summary: Summary) -> list[str]:
+    """What did not leave the clients, so far as the mode alone can promise it."""
+    if summary.uploads is not None or summary.method != "fedvtc":
+        return []
+    if summary.share == "features+decoder":
+        return ["Images and single labels.", "The classifier's parameters and gradients."]
+    if summary.share in ("anchored", "features"):
+        return ["Images and single labels.", "Model parameters and gradients."]
+    return []
+
+
+def holds(client: ClientRecord, names: list[str]) -> str:
+    """The class counts of a client, read aloud."""
+    pairs = list(zip(names, client.class_counts, strict=False))
+    if len(pairs) > 20:
+        held = sum(1 for _, number in pairs if number)
+        return f"{held} of {len(pairs)} classes held"
+    return "images per class: " + ", ".join(f"{name} {number}" for name, number in pairs)
+
+
+def ranked(comparison: Comparison) -> list[str]:
+    """Method names, most accurate first; those without a result last, by name."""
+    methods = comparison.methods
+
+    def place(name: str) -> tuple[float, str]:
+        accuracy = methods[name].accuracy_mean
+        return (1.0 if accuracy is None else -accuracy, name)
+
+    return sorted(methods, key=place)
