@@ -98,6 +98,7 @@ class TrainingSettings(_Table):
     decoder_rate: float = Field(default=4e-3, gt=0)
     finetune_steps: int = Field(default=20, ge=1, description="per round")
     finetune_from: int = Field(default=3, ge=1, description="first round that fine-tunes")
+    finetune_last: int = Field(default=200, ge=0, description="more in the last round")
 
 
 class PrivacySettings(_Table):

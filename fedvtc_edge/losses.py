@@ -61,10 +61,8 @@ def match_moments(
         spread: Weight of the stds beside the means.
     """
     mean, std = class_moments(values, len(labels))
-    error = ((mean - target.mean[labels]) / scale).square().mean()
-    if spread:
-        error = error + spread * ((std - target.std[labels]) / scale).square().mean()
-    return error
+    centre = ((mean - target.mean[labels]) / scale).square().mean()
+    return centre + spread * ((std - target.std[labels]) / scale).square().mean()
 
 
 def distill(logits: Tensor, teacher: Tensor) -> Tensor:

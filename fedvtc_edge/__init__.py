@@ -1,0 +1,35 @@
+"""Federated learning from statistics alone, for unequal edge devices.
+
+Heavy parts load on first use, so that a device without torch can import the package.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .comparison import compare
+    from .config import Config, load_config
+    from .federation import RunResult, resume, run
+
+__all__ = ["Config", "RunResult", "compare", "load_config", "resume", "run"]
+
+_HOMES = {
+    "Config": "config",
+    "RunResult": "federation",
+    "compare": "comparison",
+    "load_config": "config",
+    "resume": "federation",
+    "run": "federation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

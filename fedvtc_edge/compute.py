@@ -1,0 +1,70 @@
+"""Where tensors live and in what precision training steps run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from .config import EngineSettings
+from .errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and the precision of forward passes in training.
+
+    Weights, losses and everything that is measured or published stay float32.
+    """
+
+    device: torch.device
+    half: bool
+
+    @classmethod
+    def of(cls, settings: EngineSettings) -> Compute:
+        """Resolve ``auto``: the first GPU if there is one, else the CPU; float32.
+
+        Raises:
+            ConfigError: A device that this machine does not have.
+        """
+        name = settings.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        available = {"cpu": True, "cuda": torch.cuda.is_available()}
+        available["mps"] = torch.backends.mps.is_available()
+        device = torch.device(name)
+        missing = not available[device.type] or (
+            device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+        )
+        if missing:
+            raise ConfigError(
+                f"engine.device = {name!r}: this machine has no such device",
+                hint='use "auto" or "cpu"',
+            )
+        return cls(device, settings.precision == "bfloat16")
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Context of a training step's forward pass."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """One thread and deterministic kernels for the time of a run, then as before.
+
+    The networks are so small that a second thread costs more than it brings,
+    and the sum over threads would tie a result's bits to the number of cores.
+    """
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    torch.set_num_threads(1)
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict)
+        torch.backends.cudnn.benchmark = benchmark

@@ -1,0 +1,1 @@
+"""Engines carry out rounds: ``local`` in this process."""

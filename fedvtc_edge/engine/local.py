@@ -1,0 +1,169 @@
+"""The embedded engine: every client in turn, in this process, checkpointed per round."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedvtc_edge.client import Client
+from fedvtc_edge.errors import RunError
+from fedvtc_edge.evaluation import TestSet, averages, evaluate
+from fedvtc_edge.methods import Method
+from fedvtc_edge.progress import Progress
+from fedvtc_edge.runs import Checkpoint
+from fedvtc_edge.streams import generator
+
+Keep = Callable[[Checkpoint], None]
+
+
+class LocalEngine:
+    """Runs the rounds of one method.
+
+    Args:
+        method: What happens in a round.
+        twins: Local-only doubles of the clients; trained beside them as the control.
+        test: Read after each round.
+        keep: Called with the state after each round.
+        progress: Told of each round.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        twins: Sequence[Client],
+        test: TestSet,
+        *,
+        keep: Keep,
+        progress: Progress,
+    ) -> None:
+        self.method = method
+        self.federation = method.federation
+        self.twins = twins
+        self.test = test
+        self.records: list[dict[str, Any]] = []
+        self._keep = keep
+        self._progress = progress
+        self._earlier: dict[str, Any] = {}
+
+    @property
+    def account(self) -> dict[str, Any]:
+        """Running totals: seconds, images and bytes per client."""
+        traffic = self.federation.traffic
+        return {
+            client.id: {
+                "seconds": client.seconds,
+                "samples": client.samples_seen,
+                "up": traffic[client.id].up,
+                "down": traffic[client.id].down,
+            }
+            for client in self.federation.clients
+        }
+
+    def restore(self, state: Checkpoint) -> None:
+        """Continue after ``state``'s round.
+
+        Raises:
+            RunError: The checkpoint is of other networks.
+        """
+        for prefix, module in self._modules().items():
+            own = {
+                name.removeprefix(f"{prefix}/"): value
+                for name, value in state.tensors.items()
+                if name.startswith(f"{prefix}/")
+            }
+            try:
+                module.load_state_dict(own)
+            except RuntimeError as error:
+                raise RunError(
+                    f"the checkpoint does not fit {prefix}: {str(error).splitlines()[0]}",
+                    hint="was an architecture changed? start a new run",
+                ) from None
+        for client in self.federation.clients:
+            spent = state.account[client.id]
+            client.seconds, client.samples_seen = spent["seconds"], spent["samples"]
+            traffic = self.federation.traffic[client.id]
+            traffic.up, traffic.down = spent["up"], spent["down"]
+        self.records = list(state.records)
+        self.method.restore(state.published)
+
+    def run(self) -> None:
+        """All rounds that are not done yet."""
+        rounds = self.federation.config.method.rounds
+        done = len(self.records)
+        self._progress.start(rounds, "rounds")
+        for record in self.records:
+            self._progress.advance(_note(record))
+        for number in range(done + 1, rounds + 1):
+            before, begin = self.account, time.perf_counter()
+            if number == 1:
+                self.method.open()
+            cohort = self._cohort(number)
+            self.method.round(number, cohort)
+            members = {client.id for client in cohort}
+            for twin in self.twins:
+                if twin.id in members:
+                    twin.train(number)
+            self._finish_round(number, members, before, time.perf_counter() - begin)
+
+    def _cohort(self, number: int) -> list[Client]:
+        """A fixed share of the clients, drawn anew each round, in the order of their ids."""
+        clients = self.federation.clients
+        config = self.federation.config
+        size = max(1, round(config.clients.cohort * len(clients)))
+        drawn = torch.randperm(len(clients), generator=generator(config.seed, "cohort", number))
+        return [clients[index] for index in sorted(drawn[:size].tolist())]
+
+    def _finish_round(
+        self, number: int, members: set[str], before: dict[str, Any], seconds: float
+    ) -> None:
+        clients, control = evaluate(self.method, self.twins, self.test)
+        after = self.account
+        for record in clients:
+            old, new = before[record["id"]], after[record["id"]]
+            record["took_part"] = record["id"] in members
+            record["upload_bytes"] = new["up"] - old["up"]
+            record["download_bytes"] = new["down"] - old["down"]
+            record["seconds"] = round(new["seconds"] - old["seconds"], 4)
+        record = {
+            "round": number,
+            **averages(clients),
+            "accuracy_control": control,
+            "seconds": round(seconds, 4),
+            "clients": clients,
+        }
+        self.records.append(record)
+        tensors = {
+            f"{prefix}/{name}": value.detach().cpu().contiguous()
+            for prefix, module in self._modules().items()
+            for name, value in module.state_dict().items()
+        }
+        self._keep(Checkpoint(number, self.records, self.method.published, after, tensors))
+        self._progress.advance(_note(record))
+
+    def _modules(self) -> dict[str, nn.Module]:
+        modules: dict[str, nn.Module] = {}
+        for client in self.federation.clients:
+            modules[f"{client.id}/classifier"] = client.model
+            if client.decoder is not None:
+                modules[f"{client.id}/decoder"] = client.decoder
+        for twin in self.twins:
+            modules[f"{twin.id}/local"] = twin.model
+        return modules
+
+
+def _note(record: dict[str, Any]) -> str:
+    parts = [
+        f"{label} {100 * record[key]:.1f} %"
+        for label, key in (
+            ("f_k", "accuracy_mean"),
+            ("calibrated", "accuracy_calibrated_mean"),
+            ("control", "accuracy_control"),
+            ("local-only", "accuracy_local_only_mean"),
+        )
+        if record.get(key) is not None
+    ]
+    return ", ".join(parts)

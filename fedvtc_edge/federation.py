@@ -1,0 +1,230 @@
+"""From settings to a finished run: the one place where all parts meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import vtc
+from .client import Client
+from .compute import Compute, deterministic
+from .config import Config
+from .data import Dataset, load_dataset, partition
+from .devices import DeviceProfile
+from .engine.local import LocalEngine
+from .errors import ConfigError, RunError
+from .evaluation import TestSet, as_images
+from .methods import METHODS, Federation, Method
+from .models import ImageShape, build
+from .progress import Progress, SilentProgress
+from .runs import Checkpoint, RunDirectory
+from .server import Server, Witness
+from .streams import seed_of
+from .summary import pictures, summarise
+
+_NO_TWINS = ("local",)
+"""Methods that are their own local-only control."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Args:
+        summary: The content of ``summary.json``.
+        directory: The run directory, or None where nothing was written.
+    """
+
+    summary: dict[str, Any]
+    directory: Path | None
+
+
+def run(
+    config: Config, *, out: Path | None = None, progress: Progress | None = None
+) -> RunResult:
+    """Train one federation.
+
+    Args:
+        config: The settings, from :func:`fedvtc_edge.load_config`.
+        out: New or empty folder for the run directory; None writes nothing.
+        progress: Told of each round; None is silent.
+
+    Raises:
+        ConfigError: An architecture, device or size that does not exist or fit.
+        DataError: A data set that cannot be used.
+        RunError: ``out`` cannot be written or is not empty.
+    """
+    _check_names(config)
+    data = load_dataset(config.data)
+    directory = None if out is None else RunDirectory.create(Path(out), config)
+    return _run(config, data, directory, None, progress or SilentProgress())
+
+
+def resume(directory: Path, *, progress: Progress | None = None) -> RunResult:
+    """Go on with a run that was cut off, from its last finished round.
+
+    Raises:
+        RunError: No run there, a finished one, one of another version, or a damaged one.
+    """
+    run_directory = RunDirectory.reopen(Path(directory))
+    if run_directory.finished:
+        raise RunError(
+            f"{directory} is finished already", hint=f"see it: fedvtc-edge report {directory}"
+        )
+    state = run_directory.latest()
+    config = run_directory.config
+    data = load_dataset(config.data)
+    return _run(config, data, run_directory, state, progress or SilentProgress())
+
+
+def run_without_trace(config: Config, data: Dataset) -> dict[str, Any]:
+    """One run of a comparison: no files, and no local-only doubles to slow it down."""
+    _check_names(config)
+    return _run(config, data, None, None, SilentProgress(), with_twins=False).summary
+
+
+def _run(
+    config: Config,
+    data: Dataset,
+    directory: RunDirectory | None,
+    state: Checkpoint | None,
+    progress: Progress,
+    *,
+    with_twins: bool = True,
+) -> RunResult:
+    with deterministic():
+        compute = Compute.of(config.engine)
+        method = assemble(config, data, compute, directory.witness if directory else _unseen)
+        twins = []
+        if with_twins and config.method.name not in _NO_TWINS:
+            twins = clients(config, data, compute, decoders=False)
+        test = TestSet(
+            as_images(data.x_test, compute.device), torch.from_numpy(data.y_test.copy())
+        )
+        engine = LocalEngine(
+            method,
+            twins,
+            test,
+            keep=directory.save if directory else _forget,
+            progress=progress,
+        )
+        if state is not None:
+            engine.restore(state)
+        try:
+            engine.run()
+        finally:
+            progress.close()
+        summary = summarise(engine, data)
+        if directory is not None:
+            _finish(directory, engine, data, summary)
+    return RunResult(summary, directory.path if directory else None)
+
+
+def assemble(config: Config, data: Dataset, compute: Compute, witness: Witness) -> Method:
+    """Clients, server and method of a federation, ready for the first round."""
+    kind = METHODS[config.method.name]
+    height, _, channels = data.image_shape
+    federation = Federation(
+        config,
+        clients(config, data, compute, decoders=kind.has_decoder),
+        Server(data.classes, witness),
+        ImageShape(height, channels),
+        data.classes,
+        compute,
+    )
+    return kind(federation)
+
+
+def clients(config: Config, data: Dataset, compute: Compute, *, decoders: bool) -> list[Client]:
+    """Deal the training data out; architectures and devices are given in turn.
+
+    Raises:
+        ConfigError: An unknown architecture.
+        DataError: Too few samples for so many clients.
+    """
+    settings = config.clients
+    parts = partition(
+        data.y_train,
+        clients=settings.count,
+        classes=data.classes,
+        settings=config.data,
+        seed=seed_of(config.seed, "partition"),
+    )
+    height, _, channels = data.image_shape
+    shape, latent, made = ImageShape(height, channels), config.method.latent, []
+    for index, part in enumerate(parts):
+        name = f"client-{index:02d}"
+        architecture = settings.architectures[index % len(settings.architectures)]
+        model = build(
+            architecture,
+            shape,
+            latent=latent,
+            classes=data.classes,
+            seed=seed_of(config.seed, name, "classifier"),
+        )
+        decoder = None
+        if decoders:
+            decoder = vtc.build(shape, latent=latent, seed=seed_of(config.seed, name, "decoder"))
+            decoder = decoder.to(compute.device)
+        made.append(
+            Client(
+                id=name,
+                architecture=architecture,
+                device_profile=(
+                    settings.devices[index % len(settings.devices)] if settings.devices else None
+                ),
+                images=as_images(data.x_train[part], compute.device),
+                labels=torch.from_numpy(data.y_train[part]).to(compute.device),
+                classes=data.classes,
+                model=model.to(compute.device),
+                decoder=decoder,
+                settings=config.training,
+                compute=compute,
+                seed=config.seed,
+            )
+        )
+    return made
+
+
+def _check_names(config: Config) -> None:
+    """Names that only the registries know, before a folder is made or data are read."""
+    known = set(METHODS)
+    if config.method.name not in known:  # a Literal in the settings, kept in step by a test
+        raise ConfigError(f"unknown method {config.method.name!r}", hint=f"known: {known}")
+    for name in config.clients.devices:
+        DeviceProfile.load(name)
+
+
+def _finish(
+    directory: RunDirectory, engine: LocalEngine, data: Dataset, summary: dict[str, Any]
+) -> None:
+    method = engine.method
+    records = {record["id"]: record for record in summary["clients"]}
+    directory.finish(
+        summary,
+        method.published,
+        {
+            client.id: (
+                {"classifier": client.model}
+                | ({"decoder": client.decoder} if client.decoder is not None else {}),
+                records[client.id],
+            )
+            for client in method.federation.clients
+        },
+        pictures(method, data),
+    )
+    from .report import render
+
+    render(directory.path)
+
+
+def _unseen(round_: int, sender: str, kind: str, data: bytes) -> None:
+    """Witness of a run that leaves nothing on disk."""
+
+
+def _forget(state: Checkpoint) -> None:
+    """Keeper of a run that leaves nothing on disk."""

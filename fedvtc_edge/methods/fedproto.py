@@ -1,0 +1,77 @@
+"""FedProto (Tan et al. 2022, arXiv 2105.00243): prototypes as regularisers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fedvtc_edge import wire
+from fedvtc_edge.client import Client, in_chunks
+from fedvtc_edge.losses import Moments
+from fedvtc_edge.statistics import GlobalStatistics
+
+from .base import Federation, Method
+
+PULL = 1.0
+"""λ of the paper: weight of the squared distance to the global prototype."""
+
+
+class FedProto(Method):
+    """Clients pull their features toward global prototypes and classify by the nearest one.
+
+    The wire carries second moments too, which FedProto does not need: its own
+    format would be half as large.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(federation)
+        self._world: GlobalStatistics | None = None
+
+    def restore(self, published: dict[str, bytes]) -> None:
+        """Take up the prototypes of the last round."""
+        super().restore(published)
+        if "prototypes" in published:
+            self._world = wire.published(published["prototypes"])
+
+    def round(self, number: int, cohort: Sequence[Client]) -> None:
+        """Train with the pull, upload class sums, publish their means."""
+        federation = self.federation
+        for client in cohort:
+            client.train(number, self._prior(), kl=PULL)
+        for client in cohort:
+            data = wire.encode(client.measure())
+            federation.traffic[client.id].up += len(data)
+            federation.server.receive(
+                data,
+                sender=client.id,
+                round_=number,
+                kind="features",
+                width=federation.config.method.latent,
+                pooled=False,
+            )
+        data = federation.server.close(quorum=len(cohort))
+        federation.broadcast(len(data))
+        self.restore({"prototypes": data})
+
+    def _prior(self) -> Moments | None:
+        """Prototypes with the std at which the KL pull, 1/(2σ²), is the squared distance."""
+        if self._world is None:
+            return None
+        mean = torch.from_numpy(self._world.mean).float().to(self.federation.compute.device)
+        return Moments(mean, torch.full_like(mean, 0.5**0.5))
+
+    def scores(self, client: Client, images: Tensor) -> Tensor:
+        """Negative squared distances to the global prototypes, as the paper classifies."""
+        if self._world is None:
+            return super().scores(client, images)
+        mean = torch.from_numpy(self._world.mean).float()
+        features = in_chunks(client.model.eval().features, images)
+        distance = torch.cdist(features, mean).square()
+        known = torch.from_numpy(self._world.present)
+        return (-distance).masked_fill(~known, -1e4).log_softmax(1)
+
+    def uploads(self) -> list[str]:
+        """What travels from a client to the server, in words."""
+        return ["every round: class counts, per-class sums and sums of squares of its own features"]

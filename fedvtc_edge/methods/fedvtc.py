@@ -1,0 +1,156 @@
+"""FedVTC (arXiv 2508.01669) in its three sharing modes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fedvtc_edge import wire
+from fedvtc_edge.anchor import Anchor
+from fedvtc_edge.client import Client, in_chunks
+from fedvtc_edge.knowledge import Knowledge, from_anchor, from_features
+from fedvtc_edge.streams import seed_of
+from fedvtc_edge.training.finetuning import steps_in
+
+from .base import Federation, Method
+
+KL = 0.1
+"""Weight of the pull toward prototypes; the pull itself is divided by 2σ²."""
+
+STD_FLOOR = 0.2
+"""Least published σ of own features; below it painted images become class means."""
+
+
+class FedVTC(Method):
+    """Statistics up, painted images at home.
+
+    ``anchored``: one upload of anchor statistics before the first round; codes are
+    constants, so that rounds need no further message. ``features``: the published
+    text, prototypes and stds of own features in each round. ``features+decoder``:
+    that, and the decoders are averaged.
+    """
+
+    has_decoder = True
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(federation)
+        settings = federation.config.method
+        self.share, self.ablate = settings.share, set(settings.ablate)
+        self.kl = 0.0 if "kl" in self.ablate else KL
+        self._world: Knowledge | None = None
+        self.anchor: Anchor | None = None
+        if self.share == "anchored":
+            seed = seed_of(federation.config.seed, "anchor")
+            anchor = Anchor(federation.shape, settings.anchor, seed)
+            self.anchor = anchor.to(federation.compute.device)
+
+    def open(self) -> None:
+        """Anchored: everyone uploads once, whatever the cohorts later are."""
+        if self.anchor is None:
+            return
+        pooled = self.federation.config.method.moments == "covariance"
+        for client in self.federation.clients:
+            data = wire.encode(client.measure_anchor(self.anchor, pooled=pooled))
+            self._upload(client, 0, "anchor", data, self.anchor.width, pooled)
+        self._publish("anchor", self.federation.server.close(quorum=len(self.federation.clients)))
+
+    def restore(self, published: dict[str, bytes]) -> None:
+        """Rebuild the knowledge from the bytes that were published."""
+        super().restore(published)
+        device = self.federation.compute.device
+        if "anchor" in published and self.anchor is not None:
+            self._world = from_anchor(
+                wire.published(published["anchor"]),
+                self.anchor,
+                latent=self.federation.config.method.latent,
+                device=device,
+                teach="teacher" not in self.ablate,
+            )
+        elif "features" in published:
+            self._world = from_features(wire.published(published["features"]), device=device)
+
+    def round(self, number: int, cohort: Sequence[Client]) -> None:
+        """Phases A, B and C; own features and decoders travel where the mode says so."""
+        for client in cohort:
+            client.train(number, self._world.codes if self._world else None, kl=self.kl)
+        if self.share != "anchored":
+            self._share_features(number, cohort)
+        world = self._world
+        assert world is not None
+        for client in cohort:
+            client.fit_decoder(number, world, match="dm" not in self.ablate)
+        if self.share == "features+decoder":
+            self._average_decoders(cohort)
+        for client in cohort:
+            steps = steps_in(number, self.federation.config.method.rounds, client.settings)
+            if steps:
+                head_only = "head-only" in self.ablate
+                client.finetune(number, world, steps=steps, kl=self.kl, head_only=head_only)
+
+    def control(self, images: Tensor) -> Tensor | None:
+        """The discriminant on the anchor statistics alone."""
+        if self._world is None or self._world.anchored is None:
+            return None
+        known = self._world.anchored
+        return known.classifier(in_chunks(known.anchor, images).to(images.device)).cpu()
+
+    def world(self) -> Knowledge | None:
+        """What clients know of the world by now."""
+        return self._world
+
+    def uploads(self) -> list[str]:
+        """What travels from a client to the server, in words."""
+        if self.share == "anchored":
+            what = (
+                "one pooled second-moment matrix"
+                if self.federation.config.method.moments == "covariance"
+                else "per-class sums of squares"
+            )
+            return [
+                "once, before the first round: class counts, per-class sums and "
+                f"{what} of the frozen anchor's features"
+            ]
+        own = "every round: class counts, per-class sums and sums of squares of its own features"
+        if self.share == "features":
+            return [own]
+        return [own, "every round: all weights of its decoder"]
+
+    def _share_features(self, number: int, cohort: Sequence[Client]) -> None:
+        width = self.federation.config.method.latent
+        for client in cohort:
+            self._upload(client, number, "features", wire.encode(client.measure()), width, False)
+        self._publish(
+            "features", self.federation.server.close(quorum=len(cohort), floor=STD_FLOOR)
+        )
+
+    def _average_decoders(self, cohort: Sequence[Client]) -> None:
+        """Plain FedAvg of ψ, which has one shape for all; weights travel as float32."""
+        uploads = []
+        for client in cohort:
+            assert client.decoder is not None
+            state = {k: v.detach().float().cpu() for k, v in client.decoder.state_dict().items()}
+            data = save(state)
+            self.federation.traffic[client.id].up += len(data)
+            uploads.append(load(data))
+        mean = {
+            name: torch.stack([upload[name] for upload in uploads]).mean(0) for name in uploads[0]
+        }
+        self.federation.broadcast(len(save(mean)), cohort)
+        for client in cohort:
+            assert client.decoder is not None
+            client.decoder.load_state_dict(mean)
+
+    def _upload(
+        self, client: Client, number: int, kind: str, data: bytes, width: int, pooled: bool
+    ) -> None:
+        self.federation.traffic[client.id].up += len(data)
+        self.federation.server.receive(
+            data, sender=client.id, round_=number, kind=kind, width=width, pooled=pooled
+        )
+
+    def _publish(self, kind: str, data: bytes) -> None:
+        self.federation.broadcast(len(data))
+        self.restore({**self.published, kind: data})

@@ -1,0 +1,62 @@
+"""Baselines that exchange nothing (or, centralised, everything)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from fedvtc_edge.client import Client
+from fedvtc_edge.config import TrainingSettings
+from fedvtc_edge.training import finetuning, supervised
+
+from .base import Federation, Method
+
+
+class Local(Method):
+    """Each client alone, with the epochs that FedVTC's phase A gives it."""
+
+    def round(self, number: int, cohort: Sequence[Client]) -> None:
+        """Phase A and nothing else."""
+        for client in cohort:
+            client.train(number)
+
+
+class LocalMatched(Method):
+    """Each client alone, with as many gradient steps as FedVTC takes on f and ψ together."""
+
+    def round(self, number: int, cohort: Sequence[Client]) -> None:
+        """FedVTC's whole budget on local data."""
+        for client in cohort:
+            steps = matched_steps(self.federation, client, number)
+            client.train_on(number, client.images, client.labels, client.present, steps)
+
+
+class Centralised(Method):
+    """Every architecture on the pooled data, with the same matched steps: the ceiling."""
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(federation)
+        self._images = torch.cat([client.images for client in federation.clients])
+        self._labels = torch.cat([client.labels for client in federation.clients])
+        self._present = torch.stack([client.present for client in federation.clients]).any(0)
+
+    def round(self, number: int, cohort: Sequence[Client]) -> None:
+        """FedVTC's whole budget on everybody's data."""
+        for client in cohort:
+            steps = matched_steps(self.federation, client, number)
+            client.train_on(number, self._images, self._labels, self._present, steps)
+
+    def uploads(self) -> list[str]:
+        """What a centralised training would need."""
+        return ["all raw data (a ceiling, not a federation)"]
+
+
+def matched_steps(federation: Federation, client: Client, number: int) -> int:
+    """Gradient steps, on f and on ψ, that FedVTC spends on this client in this round."""
+    settings: TrainingSettings = federation.config.training
+    return (
+        supervised.steps_per_round(len(client.images), settings)
+        + settings.decoder_steps
+        + finetuning.steps_in(number, federation.config.method.rounds, settings)
+    )

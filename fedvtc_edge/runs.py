@@ -1,0 +1,237 @@
+"""The run directory: what a run leaves behind, and how it survives being killed.
+
+A checkpoint is one file, renamed into place after each round, and holds all that
+the next round depends on. Random draws come from named streams, so no generator
+state is needed: a resumed run continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, from_numpy, nn
+
+from .config import Config, load_config
+from .errors import ConfigError, RunError
+from .files import write_atomic
+
+SCHEMA = 1
+
+
+@dataclass
+class Checkpoint:
+    """All that a round depends on besides the configuration and the data.
+
+    Args:
+        round: Rounds done.
+        records: Their lines of metrics.jsonl.
+        published: What the method has published, by kind.
+        account: Running totals: bytes, seconds and images per client.
+        tensors: Weights, by ``client/module/parameter``.
+    """
+
+    round: int
+    records: list[dict[str, Any]]
+    published: dict[str, bytes]
+    account: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+class RunDirectory:
+    """One run on disk; made by :meth:`create` or :meth:`reopen`."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = path
+        self.config = config
+        self._digest = hashlib.sha256(_toml(config)).hexdigest()
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> RunDirectory:
+        """Start a run in a new or empty folder.
+
+        Raises:
+            RunError: The folder cannot be written, or holds something already.
+        """
+        if (path / "config.toml").exists():
+            done = (path / "summary.json").exists()
+            raise RunError(
+                f"{path} holds {'a finished' if done else 'an unfinished'} run already",
+                hint="choose another --out" if done else f"go on with it: --resume {path}",
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise RunError(f"{path} is not empty", hint="choose a new folder for --out")
+            run = cls(path, config)
+            for folder in ("checkpoint", "server", "clients"):
+                (path / folder).mkdir()
+            write_atomic(path / "run.json", _json({"schema": SCHEMA, "version": version()}))
+            write_atomic(path / "config.toml", _toml(config))
+        except OSError as error:
+            raise RunError(
+                f"cannot write {path}: {error.strerror}", hint="choose another --out"
+            ) from None
+        return run
+
+    @classmethod
+    def reopen(cls, path: Path) -> RunDirectory:
+        """Open an existing run to go on with it.
+
+        Raises:
+            RunError: No run there, one that cannot be written, or one of another version.
+        """
+        if not (path / "config.toml").is_file():
+            raise RunError(
+                f"{path} holds no run (no config.toml)", hint="start one: fedvtc-edge run --out DIR"
+            )
+        _check_version(path)
+        if not os.access(path, os.W_OK):
+            raise RunError(f"cannot write {path}", hint="give yourself permission to write there")
+        try:
+            return cls(path, load_config(path / "config.toml"))
+        except ConfigError as error:
+            raise RunError(
+                f"{path / 'config.toml'} is not one of this version: {error}", hint=error.hint
+            ) from None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its summary."""
+        return (self.path / "summary.json").is_file()
+
+    def witness(self, round_: int, sender: str, kind: str, data: bytes) -> None:
+        """Keep an upload exactly as the server saw it, for the audit."""
+        folder = self.path / "server" / f"round-{round_:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / f"{sender}.{kind}.safetensors", data)
+
+    def save(self, state: Checkpoint) -> None:
+        """Write the checkpoint, then the round's line of metrics.jsonl, then drop the old one."""
+        document = {
+            "schema": SCHEMA,
+            "version": version(),
+            "config": self._digest,
+            "round": state.round,
+            "records": state.records,
+            "account": state.account,
+        }
+        tensors = dict(state.tensors)
+        for kind, data in state.published.items():
+            tensors[f"published/{kind}"] = _as_tensor(data)
+        blob = save(tensors, {"state": json.dumps(document)})
+        write_atomic(self._checkpoint(state.round), blob)
+        self._write_metrics(state.records)
+        for old in self._checkpoints():
+            if old != self._checkpoint(state.round):
+                old.unlink(missing_ok=True)
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint, or None where no round was finished.
+
+        Raises:
+            RunError: It is damaged, or belongs to other settings or another version.
+        """
+        files = self._checkpoints()
+        if not files:
+            return None
+        path = files[-1]
+        try:
+            with safe_open(path, framework="pt") as file:
+                document = json.loads((file.metadata() or {})["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise RunError(
+                f"{path} is damaged: {error}", hint="start the run again in a new folder"
+            ) from None
+        if document.get("config") != self._digest:
+            raise RunError(
+                f"{self.path / 'config.toml'} was changed since the run began",
+                hint="restore it, or start a new run with the changed file",
+            )
+        published = {
+            name.removeprefix("published/"): tensors.pop(name).numpy().tobytes()
+            for name in sorted(tensors)
+            if name.startswith("published/")
+        }
+        records = document["records"]
+        self._write_metrics(records)  # a line may be torn, or of a round that must be done again
+        return Checkpoint(document["round"], records, published, document["account"], tensors)
+
+    def finish(
+        self,
+        summary: Mapping[str, Any],
+        published: Mapping[str, bytes],
+        clients: Mapping[str, tuple[Mapping[str, nn.Module], Mapping[str, Any]]],
+        pictures: Mapping[str, np.ndarray],
+    ) -> None:
+        """Write what a finished run leaves; ``summary.json`` last, as the sign of completeness."""
+        for data in published.values():
+            write_atomic(self.path / "statistics.safetensors", data)
+        for name, (modules, record) in clients.items():
+            folder = self.path / "clients" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for file, module in modules.items():
+                state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+                write_atomic(folder / f"{file}.safetensors", save(state))
+            write_atomic(folder / "client.json", _json(record))
+        if pictures:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **pictures)
+            write_atomic(self.path / "samples.npz", buffer.getvalue())
+        write_atomic(self.path / "summary.json", _json(summary))
+
+    def _checkpoint(self, number: int) -> Path:
+        return self.path / "checkpoint" / f"round-{number:06d}.safetensors"
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.path / "checkpoint").glob("round-*.safetensors"))
+
+    def _write_metrics(self, records: list[dict[str, Any]]) -> None:
+        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+        write_atomic(self.path / "metrics.jsonl", lines.encode())
+
+
+def version() -> str:
+    """The installed version of fedvtc-edge."""
+    return metadata.version("fedvtc-edge")
+
+
+def _check_version(path: Path) -> None:
+    """A run goes on with the version that began it, or its statistics would change silently."""
+    try:
+        made = json.loads((path / "run.json").read_text("utf-8"))
+        schema, maker = made["schema"], made["version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunError(
+            f"{path / 'run.json'} does not say which version made the run",
+            hint="start a new run; this one is damaged or not of fedvtc-edge",
+        ) from None
+    if schema != SCHEMA or maker != version():
+        raise RunError(
+            f"{path} was made by fedvtc-edge {maker} (schema {schema}), this is {version()}",
+            hint=f"pip install fedvtc-edge=={maker}, or start a new run",
+        )
+
+
+def _toml(config: Config) -> bytes:
+    return tomli_w.dumps(config.model_dump(mode="json")).encode()
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _as_tensor(data: bytes) -> Tensor:
+    return from_numpy(np.frombuffer(data, np.uint8).copy())

@@ -1,0 +1,112 @@
+"""The last page of a run: ``summary.json`` and the pictures of the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .data import Dataset
+from .engine.local import LocalEngine
+from .evaluation import averages
+from .memory import training_megabytes
+from .methods import Method
+from .runs import SCHEMA, version
+
+_PER_CLASS = 6
+_MOST_PICTURES = 12 * 200 * _PER_CLASS
+
+
+def summarise(engine: LocalEngine, data: Dataset) -> dict[str, Any]:
+    """``summary.json`` of interface.md; accuracies are fractions on the global test set."""
+    method, federation = engine.method, engine.federation
+    config, last = federation.config, engine.records[-1]
+    account = engine.account
+    records = []
+    for client, measured in zip(federation.clients, last["clients"], strict=True):
+        spent = account[client.id]
+        batch = client.images[: config.training.batch]
+        modules = [client.model] + ([client.decoder] if client.decoder is not None else [])
+        records.append(
+            {
+                "id": client.id,
+                "architecture": client.architecture,
+                "device": client.device_profile,
+                "samples": len(client.images),
+                "classes_present": int(client.present.sum()),
+                "class_counts": client.counts.tolist(),
+                "parameters": sum(p.numel() for m in modules for p in m.parameters()),
+                **{key: value for key, value in measured.items() if key.startswith("accuracy")},
+                "upload_bytes": spent["up"],
+                "download_bytes": spent["down"],
+                "peak_memory_mb": round(training_megabytes(client.model, client.decoder, batch), 2),
+                "seconds": round(spent["seconds"], 3),
+                "seconds_virtual": None,
+            }
+        )
+    means = averages(records)
+    seconds = sum(record["seconds"] for record in engine.records)
+    busy = sum(spent["seconds"] for spent in account.values())
+    alone = means["accuracy_local_only_mean"] or 0.0
+    anchored = config.method.name == "fedvtc"
+    return {
+        "schema": SCHEMA,
+        "version": version(),
+        "seed": config.seed,
+        "method": config.method.name,
+        "data": data.name,
+        "evaluated_on": config.data.evaluate,
+        "partition": config.data.partition,
+        "alpha": config.data.alpha if config.data.partition == "dirichlet" else None,
+        "share": config.method.share if anchored else None,
+        "moments": config.method.moments
+        if anchored and config.method.share == "anchored"
+        else None,
+        "ablate": list(config.method.ablate),
+        "engine": config.engine.name,
+        "device": str(federation.compute.device),
+        "rounds": config.method.rounds,
+        "class_names": list(data.class_names),
+        "clients": records,
+        **means,
+        "accuracy_control": last["accuracy_control"],
+        "gain": (means["accuracy_mean"] or 0.0) - alone,
+        "upload_bytes_total": sum(spent["up"] for spent in account.values()),
+        "download_bytes_total": sum(spent["down"] for spent in account.values()),
+        "uploads": method.uploads(),
+        "epsilon": None,
+        "delta": None,
+        "privacy_unit": None,
+        "seconds": round(seconds, 3),
+        "samples_per_second": round(
+            sum(spent["samples"] for spent in account.values()) / max(busy, 1e-9), 1
+        ),
+    }
+
+
+def pictures(method: Method, data: Dataset) -> dict[str, NDArray[np.uint8]]:
+    """Painted and real images for the report.
+
+    Returns:
+        ``painted`` [clients, C, n, H, W, channels] and ``real`` [C, n, H, W, channels]
+        from the public test set, uint8; empty for methods that paint nothing.
+    """
+    world = method.world()
+    clients = method.federation.clients
+    if world is None or any(client.decoder is None for client in clients):
+        return {}
+    per_class = min(_PER_CLASS, max(1, _MOST_PICTURES // (data.classes * len(clients))))
+    labels = torch.arange(data.classes).repeat_interleave(per_class)
+    size, _, channels = data.image_shape
+    painted = [
+        (client.synthesise(world, labels) * 255.0).round().to(torch.uint8) for client in clients
+    ]
+    grid = (data.classes, per_class, size, size, channels)
+    real = np.zeros(grid, np.uint8)
+    for label in range(data.classes):
+        examples = data.x_test[data.y_test == label][:per_class]
+        real[label, : len(examples)] = examples
+    stacked = torch.stack(painted).permute(0, 1, 3, 4, 2)
+    return {"painted": stacked.reshape(len(clients), *grid).numpy(), "real": real}

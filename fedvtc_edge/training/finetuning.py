@@ -1,0 +1,114 @@
+"""Phase C: the whole classifier learns from painted images of every class."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedvtc_edge.compute import Compute
+from fedvtc_edge.config import TrainingSettings
+from fedvtc_edge.knowledge import Knowledge
+from fedvtc_edge.losses import distill, kl_to_prior, masked_cross_entropy
+from fedvtc_edge.models.classifier import Classifier
+from fedvtc_edge.vtc import VTC
+
+from .steps import noisy, optimiser, random_batch, step
+
+TEACHER = 1.0
+"""Weight of the teacher's soft labels beside the hard ones."""
+
+
+def steps_in(number: int, rounds: int, settings: TrainingSettings) -> int:
+    """Fine-tuning steps of round ``number``.
+
+    Few in the middle, where ψ still changes, most at the end, where it is best;
+    a run of any length ends fine-tuned.
+    """
+    steps = settings.finetune_steps if number >= settings.finetune_from else 0
+    return steps + (settings.finetune_last if number == rounds else 0)
+
+
+def finetune(
+    model: Classifier,
+    decoder: VTC,
+    images: Tensor,
+    labels: Tensor,
+    present: Tensor,
+    world: Knowledge,
+    settings: TrainingSettings,
+    compute: Compute,
+    stream: torch.Generator,
+    *,
+    steps: int,
+    kl: float,
+    head_only: bool = False,
+) -> int:
+    """``steps`` steps on f; returns the number of images seen.
+
+    Each batch holds painted images with classes drawn uniformly, as many real
+    ones, and, where the anchor's statistics provide a teacher, twice as many
+    collages of both kinds that only the teacher labels.
+
+    Args:
+        model: f; trained.
+        decoder: ψ; only painted with.
+        images: [N, channels, size, size] in [0, 1].
+        labels: [N].
+        present: Classes [C] that this client has.
+        world: Published statistics; its teacher is used where it has one.
+        settings: The recipe.
+        compute: Where and how precisely steps run.
+        stream: Source of all randomness.
+        steps: Gradient steps.
+        kl: Weight of the pull of real features toward the prototypes.
+        head_only: Ablation: train h and leave g as it is.
+    """
+    model.train()
+    decoder.eval()
+    model.requires_grad_(not head_only)
+    model.head.requires_grad_(True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    adam = optimiser(trained, settings.rate)
+    painted_count, real_count, seen = settings.batch, min(settings.batch, len(images)), 0
+    for _ in range(steps):
+        batch = random_batch(len(images), real_count, stream, images.device)
+        y_painted = world.draw_labels(painted_count, stream)
+        with torch.no_grad():
+            painted = decoder(world.sample(y_painted, stream))
+        x = torch.cat([painted, images[batch]])
+        labelled, taught = len(x), None
+        if world.anchored is not None and world.anchored.teach:
+            x = torch.cat([x, collages(x, 2 * settings.batch, stream)])
+            with torch.no_grad():
+                taught = world.anchored.classifier(world.anchored.anchor(x))
+        with compute.autocast():
+            z = model.features(noisy(x, settings.pixel_noise, stream))
+            logits = model.head(z)
+        z, logits = z.float(), logits.float()
+        real = slice(painted_count, labelled)
+        loss = F.cross_entropy(logits[:painted_count], y_painted)
+        loss = loss + masked_cross_entropy(logits[real], labels[batch], present)
+        if kl:
+            loss = loss + kl * kl_to_prior(z[real], labels[batch], world.codes)
+        if taught is not None:
+            loss = loss + TEACHER * distill(logits, taught)
+        step(loss, adam)
+        seen += len(x)
+    model.requires_grad_(True)
+    return seen
+
+
+def collages(images: Tensor, count: int, stream: torch.Generator) -> Tensor:
+    """Pairs of images joined along a smooth random border, [count, channels, size, size].
+
+    A piece of a known class beside a piece of another shows the strokes of
+    classes that this client has never seen; the teacher says what they look like.
+    """
+    size = images.shape[-1]
+    relief = torch.randn((count, 1, 3, 3), generator=stream)
+    level = 0.7 * torch.randn((count, 1, 1, 1), generator=stream)
+    relief = F.interpolate(relief, size=(size, size), mode="bilinear")
+    mask = (relief > level).to(images)
+    first, second = (random_batch(len(images), count, stream, images.device) for _ in range(2))
+    return mask * images[first] + (1 - mask) * images[second]

@@ -1,0 +1,126 @@
+"""Statistics to bytes and back; whatever comes in is bounded before it is believed."""
+
+from __future__ import annotations
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from .errors import FedVTCError
+from .statistics import ClassStatistics, GlobalStatistics
+
+_HEADER_BYTES = 1024
+_SLACK = 1e-3
+"""Relative rounding allowed when float32 sums are checked against each other."""
+
+_HINT = "the sender must encode with the classes, width and moments that the server announced"
+
+
+class WireError(FedVTCError):
+    """Bytes that are not the statistics that were asked for."""
+
+
+def encode(statistics: ClassStatistics) -> bytes:
+    """float32 safetensors of ``count``, ``total`` and ``square``: (C + C·p + C·p or p·p) · 4 B.
+
+    A pooled second moment is symmetric, so only its upper triangle travels.
+    """
+    square = statistics.square
+    if statistics.pooled:
+        square = square[np.triu_indices(statistics.width)]
+    arrays = {"count": statistics.count, "total": statistics.total, "square": square}
+    return save({name: value.astype(np.float32) for name, value in arrays.items()})
+
+
+def decode(data: bytes, *, classes: int, width: int, pooled: bool | None = None) -> ClassStatistics:
+    """Read what :func:`encode` wrote, for C classes of p features.
+
+    Args:
+        data: Untrusted bytes.
+        classes: Number C of classes that was agreed on.
+        width: Number p of features that was agreed on.
+        pooled: Moments that were agreed on; None accepts either.
+
+    Raises:
+        WireError: Size, keys, types or shapes differ from what was agreed; a value is
+            not finite; a count is negative; a second moment is smaller than its mean allows.
+    """
+    triangle = width * (width + 1) // 2
+    shapes = {True: (triangle,), False: (classes, width)}
+    if pooled is not None:
+        shapes = {pooled: shapes[pooled]}
+    largest = max(int(np.prod(shape)) for shape in shapes.values())
+    limit = _HEADER_BYTES + 4 * (classes + classes * width + largest)
+    if len(data) > limit:  # before any allocation that the sender could choose the size of
+        raise WireError(f"{len(data)} bytes, expected at most {limit}", hint=_HINT)
+    try:
+        arrays = load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise WireError(f"not safetensors: {error}", hint=_HINT) from None
+    if set(arrays) != {"count", "total", "square"}:
+        raise WireError(f"keys {sorted(arrays)}, expected count, square, total", hint=_HINT)
+    for name, value in arrays.items():
+        if value.dtype != np.float32 or not np.isfinite(value).all():
+            raise WireError(f"{name}: expected finite float32, got {value.dtype}", hint=_HINT)
+    count, total, square = arrays["count"], arrays["total"], arrays["square"]
+    kind = next((k for k, shape in shapes.items() if square.shape == shape), None)
+    if kind is None or count.shape != (classes,) or total.shape != (classes, width):
+        raise WireError(
+            f"shapes {count.shape}, {total.shape}, {square.shape} do not fit "
+            f"{classes} classes of {width} features",
+            hint=_HINT,
+        )
+    wide = square.astype(np.float64)
+    statistics = ClassStatistics(count, total, _symmetric(wide, width) if kind else wide, kind)
+    _check_possible(statistics)
+    return statistics
+
+
+def _symmetric(triangle: np.ndarray, width: int) -> np.ndarray:
+    matrix = np.zeros((width, width))
+    matrix[np.triu_indices(width)] = triangle
+    return matrix + np.triu(matrix, 1).T
+
+
+def _check_possible(statistics: ClassStatistics) -> None:
+    """Sums that some data could have: Jensen's inequality for each class and feature."""
+    count, total = statistics.count, statistics.total
+    if (count < 0).any():
+        raise WireError(f"negative count {count.min()}", hint=_HINT)
+    if total[count == 0].any():
+        raise WireError("a class with no samples has a sum", hint=_HINT)
+    least = np.square(total) / np.maximum(count, 1e-12)[:, None]
+    if statistics.pooled:
+        square, least = np.diag(statistics.square), least.sum(0)
+    else:
+        square = statistics.square
+    if (square * (1 + _SLACK) + _SLACK < least).any():
+        raise WireError("a second moment is smaller than its mean allows", hint=_HINT)
+
+
+def publish(world: GlobalStatistics) -> bytes:
+    """float32 safetensors of what the server publishes; the same input gives the same bytes."""
+    arrays = {"count": world.count, "mean": world.mean, "std": world.std}
+    if world.covariance is not None:
+        arrays["covariance"] = world.covariance
+    return save({name: np.ascontiguousarray(v, np.float32) for name, v in arrays.items()})
+
+
+def published(data: bytes) -> GlobalStatistics:
+    """Read what :func:`publish` wrote.
+
+    Raises:
+        WireError: The bytes are not published statistics.
+    """
+    try:
+        arrays = {name: value.astype(np.float64) for name, value in load(data).items()}
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise WireError(f"not safetensors: {error}", hint="the file is damaged") from None
+    shape = arrays["mean"].shape if "mean" in arrays else ()
+    expected = {"count": shape[:1], "mean": shape, "std": shape, "covariance": shape[1:] * 2}
+    if len(shape) != 2 or not {"count", "std"} <= set(arrays) <= set(expected):
+        raise WireError(f"keys {sorted(arrays)}", hint="expected count, mean, std, covariance")
+    for name, value in arrays.items():
+        if value.shape != expected[name] or not np.isfinite(value).all():
+            raise WireError(f"{name}: shape {value.shape} or values are off", hint="damaged file")
+    return GlobalStatistics(**arrays)
