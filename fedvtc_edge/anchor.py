@@ -61,7 +61,8 @@ class Anchor(nn.Module):
         h = F.relu(F.conv2d(h - h.mean(1, keepdim=True), cast(Tensor, self.second), padding=1))
         average = cast(Tensor, self.average)
         h = torch.matmul(torch.matmul(average, h), average.T).flatten(1)
-        return F.normalize(h @ cast(Tensor, self.project), dim=1) * self.width**0.5
+        unit: Tensor = F.normalize(h @ cast(Tensor, self.project), dim=1)
+        return unit.mul(self.width**0.5)
 
 
 def _smooth_filters(draw: np.random.Generator, channels: int) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -162,11 +162,11 @@ class Client:
         assert self.decoder is not None
         noise = self.stream(round_, "synthesise")
         with torch.no_grad():
-            return self.decoder(world.sample(labels.to(self.labels.device), noise)).cpu()
+            painted: Tensor = self.decoder(world.sample(labels.to(self.labels.device), noise))
+        return painted.cpu()
 
 
 @torch.no_grad()
-def in_chunks(function: torch.nn.Module | object, images: Tensor) -> Tensor:
+def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Apply ``function`` to images in bounded pieces, without gradients; the result is on CPU."""
-    assert callable(function)
-    return torch.cat([function(part).float().cpu() for part in images.split(_CHUNK)])
+    return torch.cat([function(part).float().cpu() for part in torch.split(images, _CHUNK)])

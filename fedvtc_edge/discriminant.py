@@ -55,7 +55,7 @@ class Discriminant:
 def whitening(covariance: Array, ridge: float = RIDGE) -> Array:
     """Symmetric W [m, m] with W (Σ + ridge·mean diagonal·I) W = I."""
     values, vectors = np.linalg.eigh(_regular(covariance, ridge))
-    return (vectors / np.sqrt(values)) @ vectors.T
+    return np.asarray((vectors / np.sqrt(values)) @ vectors.T, np.float64)
 
 
 def _regular(covariance: Array, ridge: float) -> Array:
@@ -66,8 +66,8 @@ def _regular(covariance: Array, ridge: float) -> Array:
 
 
 def _shared_covariance(mean: Array, covariance: Array) -> tuple[Array, Array, Array]:
-    linear = np.linalg.solve(_regular(covariance, RIDGE), mean.T)
-    offset = -0.5 * (mean.T * linear).sum(0)
+    linear = np.asarray(np.linalg.solve(_regular(covariance, RIDGE), mean.T), np.float64)
+    offset: Array = -0.5 * (mean.T * linear).sum(0)
     return np.zeros_like(linear), linear, offset
 
 

@@ -46,7 +46,7 @@ class RunError(UsageError):
     """A run directory cannot be written, read or resumed."""
 
 
-class MissingExtra(FedVTCError):
+class MissingExtra(FedVTCError):  # noqa: N818  (what is missing is an extra)
     """A feature needs an optional part of the installation."""
 
 

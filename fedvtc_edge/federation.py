@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from . import vtc
@@ -43,9 +42,7 @@ class RunResult:
     directory: Path | None
 
 
-def run(
-    config: Config, *, out: Path | None = None, progress: Progress | None = None
-) -> RunResult:
+def run(config: Config, *, out: Path | None = None, progress: Progress | None = None) -> RunResult:
     """Train one federation.
 
     Args:
@@ -102,9 +99,7 @@ def _run(
         twins = []
         if with_twins and config.method.name not in _NO_TWINS:
             twins = clients(config, data, compute, decoders=False)
-        test = TestSet(
-            as_images(data.x_test, compute.device), torch.from_numpy(data.y_test.copy())
-        )
+        test = TestSet(as_images(data.x_test, compute.device), torch.from_numpy(data.y_test.copy()))
         engine = LocalEngine(
             method,
             twins,

@@ -11,7 +11,7 @@ from torch import Tensor
 from .anchor import Anchor
 from .discriminant import Discriminant
 from .losses import Moments
-from .statistics import GlobalStatistics
+from .statistics import Array, GlobalStatistics
 
 CODE_STD = 0.5
 """σ of the data-independent class codes, in units of a feature (whose rms is 1)."""
@@ -106,7 +106,7 @@ def from_anchor(
     )
 
 
-def class_codes(classes: int, latent: int) -> np.ndarray:
+def class_codes(classes: int, latent: int) -> Array:
     """C points of norm √p in the hyperplane of zero mean, where LayerNorm puts features.
 
     A regular simplex where C < p, else random directions; one public constant seed.
@@ -117,7 +117,8 @@ def class_codes(classes: int, latent: int) -> np.ndarray:
     if classes < latent:
         points, _ = np.linalg.qr(points)
         points -= points.mean(1, keepdims=True)
-    return (points / np.linalg.norm(points, axis=0)).T * latent**0.5
+    codes: Array = (points / np.linalg.norm(points, axis=0)).T * latent**0.5
+    return codes
 
 
 def _moments(world: GlobalStatistics, device: torch.device) -> Moments:

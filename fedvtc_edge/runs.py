@@ -188,7 +188,7 @@ class RunDirectory:
             write_atomic(folder / "client.json", _json(record))
         if pictures:
             buffer = io.BytesIO()
-            np.savez_compressed(buffer, **pictures)
+            np.savez_compressed(buffer, allow_pickle=False, **pictures)
             write_atomic(self.path / "samples.npz", buffer.getvalue())
         write_atomic(self.path / "summary.json", _json(summary))
 

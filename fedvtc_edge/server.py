@@ -41,9 +41,7 @@ class Server:
         self._witness(round_, sender, kind, upload)
         if sender in self._received:
             raise ServerError(f"{sender} uploads twice in round {round_}", hint="one upload counts")
-        self._received[sender] = decode(
-            upload, classes=self.classes, width=width, pooled=pooled
-        )
+        self._received[sender] = decode(upload, classes=self.classes, width=width, pooled=pooled)
 
     def close(self, *, quorum: int, floor: float = 0.0) -> bytes:
         """Add what was received, in the order of the senders' names, and publish it.

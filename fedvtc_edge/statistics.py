@@ -68,7 +68,11 @@ class ClassStatistics:
         """Measure features [N, p] with integer labels [N] in 0…classes-1; N may be 0."""
         z = np.asarray(features, np.float64)
         y = np.asarray(labels, np.int64)
-        if z.ndim != 2 or y.shape != z.shape[:1] or (y.size and not 0 <= y.min() <= y.max() < classes):
+        if (
+            z.ndim != 2
+            or y.shape != z.shape[:1]
+            or (y.size and not 0 <= y.min() <= y.max() < classes)
+        ):
             raise StatisticsError(
                 f"features {z.shape} and labels {y.shape} do not fit {classes} classes",
                 hint="expected features [N, p] and labels [N] in 0…classes-1",
@@ -94,12 +98,12 @@ class ClassStatistics:
     @property
     def classes(self) -> int:
         """Number C of classes."""
-        return self.total.shape[0]
+        return int(self.total.shape[0])
 
     @property
     def width(self) -> int:
         """Number p of features."""
-        return self.total.shape[1]
+        return int(self.total.shape[1])
 
     @property
     def mean(self) -> Array:
@@ -126,7 +130,8 @@ def _within(statistics: ClassStatistics) -> Array:
     mean = statistics.mean
     between = (mean * statistics.count[:, None]).T @ mean
     within = (statistics.square - between) / max(statistics.count.sum(), 1.0)
-    return (within + within.T) / 2.0
+    symmetric: Array = (within + within.T) / 2.0
+    return symmetric
 
 
 @dataclass(frozen=True, eq=False)

@@ -122,9 +122,7 @@ class FedVTC(Method):
         width = self.federation.config.method.latent
         for client in cohort:
             self._upload(client, number, "features", wire.encode(client.measure()), width, False)
-        self._publish(
-            "features", self.federation.server.close(quorum=len(cohort), floor=STD_FLOOR)
-        )
+        self._publish("features", self.federation.server.close(quorum=len(cohort), floor=STD_FLOOR))
 
     def _average_decoders(self, cohort: Sequence[Client]) -> None:
         """Plain FedAvg of ψ, which has one shape for all; weights travel as float32."""

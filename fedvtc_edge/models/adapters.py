@@ -30,7 +30,7 @@ def _first_conv(module: nn.Module, channels: int) -> None:
     for name, child in module.named_modules():
         if isinstance(child, nn.Conv2d):
             fresh = nn.Conv2d(
-                channels, child.out_channels, 3, child.stride, 1, bias=child.bias is not None
+                channels, child.out_channels, 3, child.stride[0], 1, bias=child.bias is not None
             )
             parent = module.get_submodule(name.rpartition(".")[0])
             setattr(parent, name.rpartition(".")[2], fresh)

@@ -79,9 +79,7 @@ def train_decoder(
     return seen
 
 
-def matching(
-    painted: Tensor, classes: Tensor, model: Classifier, world: Knowledge
-) -> Tensor:
+def matching(painted: Tensor, classes: Tensor, model: Classifier, world: Knowledge) -> Tensor:
     """L_DM: painted images [K · n] of K classes against what is known of those classes.
 
     In the client's own feature space, as published; and in the anchor's space,

@@ -31,5 +31,5 @@ def random_batch(size: int, count: int, stream: torch.Generator, device: torch.d
 def step(loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
     """One gradient step."""
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    torch.autograd.backward(loss)
     optimiser.step()

@@ -54,11 +54,9 @@ def steps_per_round(samples: int, settings: TrainingSettings) -> int:
     return settings.epochs * -(-samples // settings.batch)
 
 
-def _epochs(
-    size: int, settings: TrainingSettings, stream: torch.Generator
-) -> Iterator[Tensor]:
+def _epochs(size: int, settings: TrainingSettings, stream: torch.Generator) -> Iterator[Tensor]:
     for _ in range(settings.epochs):
-        yield from torch.randperm(size, generator=stream).split(settings.batch)
+        yield from torch.split(torch.randperm(size, generator=stream), settings.batch)
 
 
 def _train(
