@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from fedvtc_edge.models.registry import ImageShape
 
-_FIRST, _SECOND, _KERNEL = 32, 64, 5
+_FIRST, _SECOND, _KERNEL, _GRID = 32, 64, 5, 4
 
 
 class Anchor(nn.Module):
@@ -39,17 +39,16 @@ class Anchor(nn.Module):
     def __init__(self, shape: ImageShape, width: int, seed: int) -> None:
         super().__init__()
         draw = np.random.Generator(np.random.Philox(key=seed))
-        grid = 4 if shape.size <= 16 else 3
         self.stride = 1 if shape.size <= 16 else 2
         side = -(-shape.size // self.stride)
         self.width = width
         first = _smooth_filters(draw, shape.channels)
         second = draw.standard_normal((_SECOND, _FIRST, 3, 3)) / np.sqrt(9 * _FIRST)
-        project = draw.standard_normal((_SECOND * grid**2, width)) / np.sqrt(_SECOND * grid**2)
+        project = draw.standard_normal((_SECOND * _GRID**2, width)) / np.sqrt(_SECOND * _GRID**2)
         for name, value in (
             ("first", first),
             ("second", second),
-            ("average", _averages(side, grid)),
+            ("average", _averages(side, _GRID)),
             ("project", project),
         ):
             self.register_buffer(name, torch.from_numpy(value.astype(np.float32)))

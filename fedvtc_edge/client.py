@@ -17,11 +17,12 @@ from .knowledge import Knowledge
 from .losses import Moments
 from .models.classifier import Classifier
 from .statistics import ClassStatistics
-from .streams import generator, seed_of
+from .streams import generator, seed_layers, seed_of
 from .training import finetuning, painting, supervised
 from .vtc import VTC
 
-_CHUNK = 512
+_CHUNK = 256
+"""Images per forward: LeNet's activations of 512 digits no longer fit the cache (twice as slow)."""
 
 
 @dataclass(eq=False)
@@ -63,7 +64,7 @@ class Client:
 
     def stream(self, round_: int, phase: str) -> torch.Generator:
         """The stream of one phase of one round; layers with randomness of their own follow it."""
-        torch.manual_seed(seed_of(self.seed, self.id, round_, phase, "layers"))
+        seed_layers(seed_of(self.seed, self.id, round_, phase, "layers"), self.labels.device)
         return generator(self.seed, self.id, round_, phase)
 
     @contextmanager
@@ -123,7 +124,14 @@ class Client:
             )
 
     def finetune(
-        self, round_: int, world: Knowledge, *, steps: int, kl: float, head_only: bool
+        self,
+        round_: int,
+        world: Knowledge,
+        *,
+        steps: int,
+        kl: float,
+        head_only: bool = False,
+        decay: bool = False,
     ) -> None:
         """Phase C: all of f on painted images of all classes beside real ones."""
         assert self.decoder is not None
@@ -141,6 +149,7 @@ class Client:
                 steps=steps,
                 kl=kl,
                 head_only=head_only,
+                decay=decay,
             )
 
     def measure(self) -> ClassStatistics:

@@ -13,7 +13,7 @@ from .config import Config
 from .data import load_dataset
 from .errors import RunError, UsageError
 from .evaluation import mean
-from .federation import run_without_trace
+from .federation import check_names, run_without_trace
 from .files import write_atomic
 from .progress import Progress, SilentProgress
 
@@ -82,6 +82,7 @@ def compare(
 
     Raises:
         UsageError: An unknown method, or none.
+        ConfigError: An unknown architecture or device.
         RunError: ``out`` cannot be written or is not empty.
     """
     unknown = [name for name in methods if name not in _OVERRIDES]
@@ -90,6 +91,7 @@ def compare(
             f"methods {list(methods)} and seeds {list(seeds)}",
             hint=f"at least one of each; methods: {', '.join(METHODS)}",
         )
+    check_names(config)
     if out is not None:
         _claim(out)
     progress = progress or SilentProgress()

@@ -93,12 +93,12 @@ class TrainingSettings(_Table):
     epochs: int = Field(default=2, ge=1, description="local epochs per round")
     batch: int = Field(default=32, ge=2)
     rate: float = Field(default=1e-3, gt=0)
-    pixel_noise: float = Field(default=0.3, ge=0)
+    pixel_noise: float = Field(default=0.2, ge=0)
     decoder_steps: int = Field(default=30, ge=1, description="per round")
     decoder_rate: float = Field(default=4e-3, gt=0)
     finetune_steps: int = Field(default=20, ge=1, description="per round")
-    finetune_from: int = Field(default=3, ge=1, description="first round that fine-tunes")
-    finetune_last: int = Field(default=200, ge=0, description="more in the last round")
+    finetune_from: int = Field(default=7, ge=1, description="first round that fine-tunes")
+    finetune_last: int = Field(default=400, ge=0, description="more in the last round")
 
 
 class PrivacySettings(_Table):
@@ -145,11 +145,11 @@ class EngineSettings(_Table):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     workers: int = Field(default=1, ge=1, le=256)
 
-    @field_validator("name")
+    @field_validator("name", "workers")
     @classmethod
-    def _available(cls, value: str) -> str:
-        if value != "local":
-            raise _refuse(f"engine {value!r} is not built yet", 'use "local"')
+    def _available(cls, value: str | int) -> str | int:
+        if value not in ("local", 1):
+            raise _refuse("not built yet", 'use engine.name = "local" and engine.workers = 1')
         return value
 
 

@@ -21,7 +21,7 @@ FLOOR = 0.1
 """Least standard deviation in naive Bayes, in units of anchor features (norm √m)."""
 
 _ABSENT = -1e4
-"""Score of a class that no client has; finite, so that no loss turns NaN."""
+"""Log-posterior of a class that no client has; finite, so that no loss turns NaN."""
 
 
 class Discriminant:
@@ -39,8 +39,7 @@ class Discriminant:
             quadratic, linear, offset = _shared_covariance(world.mean, world.covariance)
         else:
             quadratic, linear, offset = _own_deviations(world.mean, np.maximum(world.std, FLOOR))
-        offset = np.where(world.present, offset, _ABSENT * temperature)
-        linear, quadratic = linear * world.present, quadratic * world.present
+        self._absent = torch.from_numpy(~world.present).to(device)
         self._quadratic, self._linear, self._offset = (
             torch.from_numpy(value / temperature).to(device, torch.float32)
             for value in (quadratic, linear, offset)
@@ -49,7 +48,9 @@ class Discriminant:
     def __call__(self, features: Tensor) -> Tensor:
         """Log-posteriors [N, C] of anchor features [N, m]; differentiable."""
         scores = features @ self._linear + features.square() @ self._quadratic + self._offset
-        return torch.log_softmax(scores, dim=1)
+        # Left out of the sum and not merely scored low: far from all means, every score is.
+        rivals = scores.masked_fill(self._absent, float("-inf"))
+        return torch.log_softmax(rivals, dim=1).masked_fill(self._absent, _ABSENT)
 
 
 def whitening(covariance: Array, ridge: float = RIDGE) -> Array:

@@ -4,7 +4,8 @@
     ├── UsageError            the user's input is wrong             exit 2
     │   ├── ConfigError       a key, type or range in the settings
     │   ├── DataError         a data set that cannot be used
-    │   └── RunError          a run directory that cannot be written, read or resumed
+    │   ├── RunError          a run directory that cannot be written, read or resumed
+    │   └── ScoreError        attack scores that nothing can be concluded from
     ├── MissingExtra          a part that this installation leaves out   exit 2
     └── GateError             a verification or gate said no        exit 1
 
@@ -44,6 +45,10 @@ class DataError(UsageError):
 
 class RunError(UsageError):
     """A run directory cannot be written, read or resumed."""
+
+
+class ScoreError(UsageError):
+    """Attack scores, or a rate asked of them, from which nothing can be concluded."""
 
 
 class MissingExtra(FedVTCError):  # noqa: N818  (what is missing is an extra)

@@ -91,5 +91,5 @@ def averages(records: Sequence[dict[str, Any]]) -> dict[str, float | None]:
 
 def as_images(pixels: Any, device: torch.device) -> Tensor:
     """uint8 [N, H, W, C] to float32 [N, C, H, W] in [0, 1]."""
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    images = torch.tensor(pixels).permute(0, 3, 1, 2).contiguous()
     return images.to(device, torch.float32).div_(255.0)

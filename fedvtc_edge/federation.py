@@ -15,10 +15,10 @@ from .config import Config
 from .data import Dataset, load_dataset, partition
 from .devices import DeviceProfile
 from .engine.local import LocalEngine
-from .errors import ConfigError, RunError
+from .errors import RunError
 from .evaluation import TestSet, as_images
 from .methods import METHODS, Federation, Method
-from .models import ImageShape, build
+from .models import ImageShape, build, find
 from .progress import Progress, SilentProgress
 from .runs import Checkpoint, RunDirectory
 from .server import Server, Witness
@@ -55,9 +55,9 @@ def run(config: Config, *, out: Path | None = None, progress: Progress | None = 
         DataError: A data set that cannot be used.
         RunError: ``out`` cannot be written or is not empty.
     """
-    _check_names(config)
+    check_names(config)
+    directory = None if out is None else RunDirectory.vacant(Path(out), config)
     data = load_dataset(config.data)
-    directory = None if out is None else RunDirectory.create(Path(out), config)
     return _run(config, data, directory, None, progress or SilentProgress())
 
 
@@ -80,7 +80,7 @@ def resume(directory: Path, *, progress: Progress | None = None) -> RunResult:
 
 def run_without_trace(config: Config, data: Dataset) -> dict[str, Any]:
     """One run of a comparison: no files, and no local-only doubles to slow it down."""
-    _check_names(config)
+    check_names(config)
     return _run(config, data, None, None, SilentProgress(), with_twins=False).summary
 
 
@@ -109,6 +109,8 @@ def _run(
         )
         if state is not None:
             engine.restore(state)
+        if directory is not None:  # not before all parts fit, or a typing error would leave a run
+            directory.begin()
         try:
             engine.run()
         finally:
@@ -185,13 +187,17 @@ def clients(config: Config, data: Dataset, compute: Compute, *, decoders: bool) 
     return made
 
 
-def _check_names(config: Config) -> None:
-    """Names that only the registries know, before a folder is made or data are read."""
-    known = set(METHODS)
-    if config.method.name not in known:  # a Literal in the settings, kept in step by a test
-        raise ConfigError(f"unknown method {config.method.name!r}", hint=f"known: {known}")
+def check_names(config: Config) -> None:
+    """Names that only the registries and the machine know, before any data are read.
+
+    Raises:
+        ConfigError: An unknown architecture or device.
+    """
+    for name in config.clients.architectures:
+        find(name)
     for name in config.clients.devices:
         DeviceProfile.load(name)
+    Compute.of(config.engine)
 
 
 def _finish(

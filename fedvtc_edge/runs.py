@@ -7,10 +7,12 @@ state is needed: a resumed run continues bit for bit.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -26,8 +28,12 @@ from torch import Tensor, from_numpy, nn
 from .config import Config, load_config
 from .errors import ConfigError, RunError
 from .files import write_atomic
+from .ledger import Ledger
 
 SCHEMA = 1
+
+_TORN = re.compile(r"\..+\.(safetensors|json|jsonl|npz|html)\.[a-z0-9_]{8}")
+"""Temporary files of :func:`write_atomic`, which a killed process leaves behind."""
 
 
 @dataclass
@@ -50,19 +56,20 @@ class Checkpoint:
 
 
 class RunDirectory:
-    """One run on disk; made by :meth:`create` or :meth:`reopen`."""
+    """One run on disk; made by :meth:`create`, :meth:`vacant` or :meth:`reopen`."""
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
         self.config = config
-        self._digest = hashlib.sha256(_toml(config)).hexdigest()
+        self._ledger = Ledger(path / "ledger.json")
+        self._begun = False
 
     @classmethod
-    def create(cls, path: Path, config: Config) -> RunDirectory:
-        """Start a run in a new or empty folder.
+    def vacant(cls, path: Path, config: Config) -> RunDirectory:
+        """A new or empty folder; nothing is written before :meth:`begin`.
 
         Raises:
-            RunError: The folder cannot be written, or holds something already.
+            RunError: The folder holds something already.
         """
         if (path / "config.toml").exists():
             done = (path / "summary.json").exists()
@@ -70,19 +77,21 @@ class RunDirectory:
                 f"{path} holds {'a finished' if done else 'an unfinished'} run already",
                 hint="choose another --out" if done else f"go on with it: --resume {path}",
             )
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file", hint="choose a new folder for --out")
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise RunError(f"{path} is not empty", hint="choose a new folder for --out")
-            run = cls(path, config)
-            for folder in ("checkpoint", "server", "clients"):
-                (path / folder).mkdir()
-            write_atomic(path / "run.json", _json({"schema": SCHEMA, "version": version()}))
-            write_atomic(path / "config.toml", _toml(config))
+            occupied = path.exists() and any(path.iterdir())
         except OSError as error:
-            raise RunError(
-                f"cannot write {path}: {error.strerror}", hint="choose another --out"
-            ) from None
+            raise _unwritable(path, error) from None
+        if occupied:
+            raise RunError(f"{path} is not empty", hint="choose a new folder for --out")
+        return cls(path, config)
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> RunDirectory:
+        """:meth:`vacant` and :meth:`begin` in one."""
+        run = cls.vacant(path, config)
+        run.begin()
         return run
 
     @classmethod
@@ -90,21 +99,52 @@ class RunDirectory:
         """Open an existing run to go on with it.
 
         Raises:
-            RunError: No run there, one that cannot be written, or one of another version.
+            RunError: No run there, one that cannot be written, one of another version,
+                or one whose settings or ledger are not what they were.
         """
         if not (path / "config.toml").is_file():
             raise RunError(
                 f"{path} holds no run (no config.toml)", hint="start one: fedvtc-edge run --out DIR"
             )
-        _check_version(path)
+        made = _made(path)
         if not os.access(path, os.W_OK):
             raise RunError(f"cannot write {path}", hint="give yourself permission to write there")
         try:
-            return cls(path, load_config(path / "config.toml"))
+            run = cls(path, load_config(path / "config.toml"))
         except ConfigError as error:
             raise RunError(
                 f"{path / 'config.toml'} is not one of this version: {error}", hint=error.hint
             ) from None
+        if made != _digest(run.config):
+            raise RunError(
+                f"{path / 'config.toml'} was changed since the run began",
+                hint="restore it, or start a new run with the changed file",
+            )
+        run._ledger.reopen()
+        run._begun = True
+        return run
+
+    def begin(self) -> None:
+        """Lay out the folder; a reopened one has been, and only loses what a kill left torn.
+
+        Raises:
+            RunError: The folder cannot be written.
+        """
+        if self._begun:
+            for leftover in self.path.rglob(".*"):
+                if _TORN.fullmatch(leftover.name):
+                    leftover.unlink()
+            return
+        path, made = self.path, {"schema": SCHEMA, "version": version()}
+        try:
+            for folder in ("checkpoint", "server", "clients"):
+                (path / folder).mkdir(parents=True, exist_ok=True)
+            self._ledger.begin()
+            write_atomic(path / "run.json", _json(made | {"config": _digest(self.config)}))
+            write_atomic(path / "config.toml", _toml(self.config))
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        self._begun = True
 
     @property
     def finished(self) -> bool:
@@ -112,7 +152,8 @@ class RunDirectory:
         return (self.path / "summary.json").is_file()
 
     def witness(self, round_: int, sender: str, kind: str, data: bytes) -> None:
-        """Keep an upload exactly as the server saw it, for the audit."""
+        """Enter an upload in the ledger, then keep it exactly as the server sees it."""
+        self._ledger.record(round_, sender, kind, data)
         folder = self.path / "server" / f"round-{round_:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / f"{sender}.{kind}.safetensors", data)
@@ -122,7 +163,7 @@ class RunDirectory:
         document = {
             "schema": SCHEMA,
             "version": version(),
-            "config": self._digest,
+            "config": _digest(self.config),
             "round": state.round,
             "records": state.records,
             "account": state.account,
@@ -141,7 +182,7 @@ class RunDirectory:
         """The newest checkpoint, or None where no round was finished.
 
         Raises:
-            RunError: It is damaged, or belongs to other settings or another version.
+            RunError: It is damaged.
         """
         files = self._checkpoints()
         if not files:
@@ -151,23 +192,20 @@ class RunDirectory:
             with safe_open(path, framework="pt") as file:
                 document = json.loads((file.metadata() or {})["state"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            published = {
+                name.removeprefix("published/"): tensors.pop(name).numpy().tobytes()
+                for name in sorted(tensors)
+                if name.startswith("published/")
+            }
+            number, records, account = (document[key] for key in ("round", "records", "account"))
+            if document["config"] != _digest(self.config):
+                raise ValueError("it is of another run")
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise RunError(
                 f"{path} is damaged: {error}", hint="start the run again in a new folder"
             ) from None
-        if document.get("config") != self._digest:
-            raise RunError(
-                f"{self.path / 'config.toml'} was changed since the run began",
-                hint="restore it, or start a new run with the changed file",
-            )
-        published = {
-            name.removeprefix("published/"): tensors.pop(name).numpy().tobytes()
-            for name in sorted(tensors)
-            if name.startswith("published/")
-        }
-        records = document["records"]
         self._write_metrics(records)  # a line may be torn, or of a round that must be done again
-        return Checkpoint(document["round"], records, published, document["account"], tensors)
+        return Checkpoint(number, records, published, account, tensors)
 
     def finish(
         self,
@@ -190,6 +228,9 @@ class RunDirectory:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, allow_pickle=False, **pictures)
             write_atomic(self.path / "samples.npz", buffer.getvalue())
+        metrics = self.path / "metrics.jsonl"
+        if metrics.exists():
+            write_atomic(metrics, metrics.read_bytes())  # durable now: no resume will mend it
         write_atomic(self.path / "summary.json", _json(summary))
 
     def _checkpoint(self, number: int) -> Path:
@@ -200,19 +241,24 @@ class RunDirectory:
 
     def _write_metrics(self, records: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
-        write_atomic(self.path / "metrics.jsonl", lines.encode())
+        # Not durable, for two stalls fewer a round: the checkpoint holds the same records.
+        write_atomic(self.path / "metrics.jsonl", lines.encode(), durable=False)
 
 
+@functools.cache  # reads the installed metadata, and every checkpoint asks
 def version() -> str:
     """The installed version of fedvtc-edge."""
     return metadata.version("fedvtc-edge")
 
 
-def _check_version(path: Path) -> None:
-    """A run goes on with the version that began it, or its statistics would change silently."""
+def _made(path: Path) -> str:
+    """The digest of the settings that a run of this version was begun with.
+
+    A run goes on with the version that began it, or its statistics would change silently.
+    """
     try:
         made = json.loads((path / "run.json").read_text("utf-8"))
-        schema, maker = made["schema"], made["version"]
+        schema, maker, digest = made["schema"], made["version"], made["config"]
     except (OSError, ValueError, KeyError, TypeError):
         raise RunError(
             f"{path / 'run.json'} does not say which version made the run",
@@ -223,6 +269,15 @@ def _check_version(path: Path) -> None:
             f"{path} was made by fedvtc-edge {maker} (schema {schema}), this is {version()}",
             hint=f"pip install fedvtc-edge=={maker}, or start a new run",
         )
+    return str(digest)
+
+
+def _unwritable(path: Path, error: OSError) -> RunError:
+    return RunError(f"cannot write {path}: {error.strerror}", hint="choose another --out")
+
+
+def _digest(config: Config) -> str:
+    return hashlib.sha256(_toml(config)).hexdigest()
 
 
 def _toml(config: Config) -> bytes:

@@ -53,10 +53,10 @@ class Server:
         Raises:
             ServerError: Fewer than ``quorum`` clients uploaded.
         """
-        if len(self._received) < quorum:
+        if len(self._received) < max(quorum, 1):
             raise ServerError(
                 f"{len(self._received)} uploads, the quorum is {quorum}",
-                hint="wait for more clients, or lower the quorum",
+                hint="wait for more clients, or lower the quorum (to 1 at least)",
             )
         total = sum_of([self._received[sender] for sender in sorted(self._received)])
         self._received = {}

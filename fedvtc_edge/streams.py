@@ -21,3 +21,16 @@ def seed_of(seed: int, *names: str | int) -> int:
 def generator(seed: int, *names: str | int) -> torch.Generator:
     """A CPU generator for the stream ``names``; draws are moved to the device."""
     return torch.Generator().manual_seed(seed_of(seed, *names))
+
+
+def seed_layers(seed: int, device: torch.device) -> None:
+    """Seed torch's global streams, which layers with randomness of their own draw from.
+
+    What ``torch.manual_seed`` does, but only for the CPU and ``device``: that one
+    also formats the call stack for every accelerator that is not in use.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

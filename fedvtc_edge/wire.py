@@ -13,6 +13,9 @@ _HEADER_BYTES = 1024
 _SLACK = 1e-3
 """Relative rounding allowed when float32 sums are checked against each other."""
 
+_LARGEST = 1e30
+"""Largest magnitude allowed, so that no sum over clients overflows float32 when published."""
+
 _HINT = "the sender must encode with the classes, width and moments that the server announced"
 
 
@@ -43,7 +46,8 @@ def decode(data: bytes, *, classes: int, width: int, pooled: bool | None = None)
 
     Raises:
         WireError: Size, keys, types or shapes differ from what was agreed; a value is
-            not finite; a count is negative; a second moment is smaller than its mean allows.
+            not finite or absurdly large; a count is negative; a class without samples has a
+            sum; a second moment is smaller than its mean allows.
     """
     triangle = width * (width + 1) // 2
     shapes = {True: (triangle,), False: (classes, width)}
@@ -60,8 +64,10 @@ def decode(data: bytes, *, classes: int, width: int, pooled: bool | None = None)
     if set(arrays) != {"count", "total", "square"}:
         raise WireError(f"keys {sorted(arrays)}, expected count, square, total", hint=_HINT)
     for name, value in arrays.items():
-        if value.dtype != np.float32 or not np.isfinite(value).all():
-            raise WireError(f"{name}: expected finite float32, got {value.dtype}", hint=_HINT)
+        if value.dtype != np.float32:
+            raise WireError(f"{name}: expected float32, got {value.dtype}", hint=_HINT)
+        if not (np.abs(value) <= _LARGEST).all():  # a NaN compares false
+            raise WireError(f"{name}: a value is not finite or beyond {_LARGEST:g}", hint=_HINT)
     count, total, square = arrays["count"], arrays["total"], arrays["square"]
     kind = next((k for k, shape in shapes.items() if square.shape == shape), None)
     if kind is None or count.shape != (classes,) or total.shape != (classes, width):
@@ -87,13 +93,13 @@ def _check_possible(statistics: ClassStatistics) -> None:
     count, total = statistics.count, statistics.total
     if (count < 0).any():
         raise WireError(f"negative count {count.min()}", hint=_HINT)
-    if total[count == 0].any():
-        raise WireError("a class with no samples has a sum", hint=_HINT)
+    square, empty = statistics.square, count == 0
     least = np.square(total) / np.maximum(count, 1e-12)[:, None]
+    nothing = total[empty]
     if statistics.pooled:
-        square, least = np.diag(statistics.square), least.sum(0)
-    else:
-        square = statistics.square
+        square, least, empty = np.diag(square)[None], least.sum(0)[None], empty.all()[None]
+    if nothing.any() or square[empty].any():
+        raise WireError("a class with no samples has a sum", hint=_HINT)
     if (square * (1 + _SLACK) + _SLACK < least).any():
         raise WireError("a second moment is smaller than its mean allows", hint=_HINT)
 
@@ -113,7 +119,7 @@ def published(data: bytes) -> GlobalStatistics:
         WireError: The bytes are not published statistics.
     """
     try:
-        arrays = {name: value.astype(np.float64) for name, value in load(data).items()}
+        arrays = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise WireError(f"not safetensors: {error}", hint="the file is damaged") from None
     shape = arrays["mean"].shape if "mean" in arrays else ()
@@ -121,6 +127,14 @@ def published(data: bytes) -> GlobalStatistics:
     if len(shape) != 2 or not {"count", "std"} <= set(arrays) <= set(expected):
         raise WireError(f"keys {sorted(arrays)}", hint="expected count, mean, std, covariance")
     for name, value in arrays.items():
-        if value.shape != expected[name] or not np.isfinite(value).all():
-            raise WireError(f"{name}: shape {value.shape} or values are off", hint="damaged file")
-    return GlobalStatistics(**arrays)
+        if (
+            value.shape != expected[name]
+            or value.dtype != np.float32
+            or not np.isfinite(value).all()
+            or (name in ("count", "std") and (value < 0).any())
+        ):
+            raise WireError(
+                f"{name}: {value.dtype} {value.shape} or its values are off",
+                hint="the file is damaged",
+            )
+    return GlobalStatistics(**{name: value.astype(np.float64) for name, value in arrays.items()})

@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,12 +22,15 @@ from typing import Any
 
 import click
 import pytest
+import tomli_w
 from click.testing import CliRunner
 
 from fedvtc_edge import __main__ as front
 from fedvtc_edge.commands import _common, _discovery
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import GateError, RunError
+
+Tiny = Callable[..., Config]
 
 COMMANDS = ["compare", "devices", "report", "run"]
 
@@ -36,7 +39,7 @@ CLIENT = {
     "architecture": "lenet",
     "device": None,
     "samples": 120,
-    "classes_present": [0, 3],
+    "classes_present": 2,
     "accuracy": 0.9012,
     "accuracy_local_only": 0.38,
     "accuracy_absent_classes": 0.5,
@@ -132,6 +135,7 @@ class Fakes:
         progress.advance("accuracy 0.9")
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
+            (directory / "config.toml").touch()
             if self.draws_report:
                 (directory / "report.html").write_text("")
         if self.error is not None:
@@ -277,6 +281,115 @@ def test_it_is_an_ordinary_click_group() -> None:
     result = CliRunner().invoke(front.command_line, ["devices", "rpi4"])
     assert result.exit_code == 0
     assert result.output.startswith("rpi4: Raspberry Pi 4")
+
+
+# The real thing, on a federation small enough to train at once.
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny: Tiny) -> str:
+    """Name, in the current directory of ``call``, of a tiny configuration."""
+    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(tiny().model_dump(mode="json")))
+    return "tiny.toml"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_real_run(call: Call, settings: str, tmp_path: Path) -> None:
+    answer = call("run", settings, "--set", "clients.devices=['rpi4']", "--out", "there")
+    assert answer.code == 0
+    summary = json.loads((tmp_path / "there" / "summary.json").read_text())
+    lines = answer.out.splitlines()
+    for line, client in zip(lines[1:4], summary["clients"], strict=True):
+        shown = [client["id"], client["architecture"], "rpi4", str(client["samples"])]
+        shown += [str(client["classes_present"]), f"{100 * client['accuracy_local_only']:.1f}"]
+        assert line.split()[:6] == shown
+    assert lines[5] == f"mean accuracy, f_k alone: {100 * summary['accuracy_mean']:.1f} %"
+    assert lines[9].startswith("digits, fedvtc, 3 rounds, seed 0: ")
+    assert lines[9].endswith(f"{summary['upload_bytes_total'] / 1000:.1f} kB up")
+    assert lines[10] == "privacy: none claimed (Not differentially private)"
+    assert lines[11] == "run: there"
+    progress = answer.err.splitlines()
+    assert progress[0] == "rounds: 3 to do"
+    assert [line.split(" f_k ")[0] for line in progress[1:]] == [
+        "rounds: 1/3",
+        "rounds: 2/3",
+        "rounds: 3/3",
+    ]
+    call("run", settings, "--out", "there").refuses("a finished run already", "another --out")
+    call("run", "--resume", "there").refuses("finished already", "fedvtc-edge report there")
+
+
+def test_a_real_report(call: Call, settings: str, tmp_path: Path) -> None:
+    answer = call("run", settings, "--out", "there", "--quiet", "--set", "method.rounds=1")
+    assert answer.out.splitlines()[-1] == "report: there/report.html"
+    page = tmp_path / "there" / "report.html"
+    drawn = page.read_bytes()
+    page.unlink()
+    assert call("report", "there") == Answer(0, "there/report.html\n", "")
+    assert page.read_bytes() == drawn, "the same run is the same page"
+    call("report", "nowhere").refuses("no run directory at 'nowhere'", "fedvtc-edge run")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_real_run_is_resumed(
+    call: Call, settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedvtc_edge.runs import RunDirectory
+
+    def stop(self: RunDirectory, records: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunDirectory, "_write_metrics", stop)
+        hint = "go on with: fedvtc-edge run --resume there"
+        call("run", settings, "--out", "there", "--quiet").refuses("interrupted", hint, 130)
+    answer = call("run", "--resume", "there", "--json")
+    assert answer.code == 0
+    assert json.loads(answer.out) == json.loads((tmp_path / "there/summary.json").read_text())
+    assert "rounds: 3/3" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        ("clients.architectures=['lent']", "unknown architecture 'lent'", "did you mean lenet?"),
+        ("clients.devices=['rpi6']", "unknown device 'rpi6'", "did you mean rpi5?"),
+        ("clients.count=99", "200 samples for 99 clients", "lower clients.count"),
+        ("data.name=digit", "unknown data set 'digit'", "did you mean digits?"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_a_real_slip_leaves_no_run(
+    call: Call, settings: str, tmp_path: Path, command: str, words: str, message: str, hint: str
+) -> None:
+    answer = call(command, settings, "--set", words, "--out", "new", "--quiet")
+    answer.refuses(message, hint)
+    assert not list(tmp_path.glob("new/*"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_real_comparison(call: Call, settings: str, tmp_path: Path) -> None:
+    words = ["compare", settings, "--methods", "fedvtc,local", "--seeds", "1,0", "--out", "new"]
+    answer = call(*words)
+    assert answer.code == 0
+    document = json.loads((tmp_path / "new" / "comparison.json").read_text())
+    assert list(document["methods"]) == ["fedvtc", "local"]
+    lines = answer.out.splitlines()
+    entry = document["methods"]["fedvtc"]
+    shown = f"fedvtc {100 * entry['accuracy_mean']:.1f} ± {100 * entry['accuracy_std']:.1f} "
+    assert re.sub(" +", " ", lines[1]).startswith(shown)
+    assert lines[-2:] == ["digits, alpha 0.1, seeds 1, 0", "report: new/comparison.html"]
+    assert (tmp_path / "new" / "comparison.html").stat().st_size > 1000
+    assert [line.split(":")[0] for line in answer.err.splitlines()] == ["runs"] * 5
+    call(*words).refuses("new is not empty", "a new folder")
+    call("compare", "--methods", "fedvtc-no-kd").refuses("'fedvtc-no-kd'", "fedvtc-no-kl?")
+
+
+def test_what_compare_does_by_itself_exists() -> None:
+    from fedvtc_edge.commands.compare import DEFAULT_METHODS
+    from fedvtc_edge.comparison import METHODS
+
+    assert set(DEFAULT_METHODS.split(",")) <= set(METHODS)
 
 
 # What can go wrong while a command works.
@@ -595,6 +708,56 @@ def test_as_a_module() -> None:
     )
 
 
+@pytest.mark.slow
+def test_json_is_pure_and_a_seed_is_a_run_in_any_process(
+    settings: str, tmp_path: Path, quick: None, contents: Callable[[Path], dict[str, Any]]
+) -> None:
+    done = cold("run", settings, "--out", "there", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary == json.loads((tmp_path / "there" / "summary.json").read_text())
+    assert all(line.startswith("rounds: ") for line in done.stderr.splitlines()), done.stderr
+    from fedvtc_edge.config import load_config
+    from fedvtc_edge.federation import run
+
+    run(load_config(tmp_path / settings), out=tmp_path / "here")
+    assert contents(tmp_path / "here") == contents(tmp_path / "there")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_real_ctrl_c(
+    settings: str, tmp_path: Path, quick: None, contents: Callable[[Path], dict[str, Any]]
+) -> None:
+    words = ["run", settings, "--out", "my run", "--set", "method.rounds=40"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "fedvtc_edge", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    ) as process:
+        assert process.stderr is not None
+        while not process.stderr.readline().startswith("rounds: 2/40"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    lines = [line for line in err.splitlines() if not line.startswith("rounds: ")]
+    assert lines == [
+        "fedvtc-edge: error: interrupted",
+        "fedvtc-edge: hint: go on with: fedvtc-edge run --resume 'my run'",
+    ]
+    from fedvtc_edge.federation import resume, run
+
+    resume(tmp_path / "my run")
+    from fedvtc_edge.config import load_config
+
+    config = load_config(tmp_path / settings, overrides=["method.rounds=40"])
+    run(config, out=tmp_path / "whole")
+    assert contents(tmp_path / "my run") == contents(tmp_path / "whole")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
 def test_a_full_disk() -> None:
     with open("/dev/full", "w") as full:
@@ -640,45 +803,6 @@ def test_a_terminal_without_the_sign_still_gets_its_table() -> None:
         env=os.environ | {"PYTHONIOENCODING": "iso8859-5", "PYTHONUTF8": "0"},
     )
     assert (done.returncode, done.stdout) == (0, "1 ? 2\n")
-
-
-@pytest.fixture
-def sleeping_run() -> Iterator[subprocess.Popen[str]]:
-    program = (
-        "import sys, time, types\n"
-        "fake = types.ModuleType('fedvtc_edge.federation')\n"
-        "def run(config, *, out, progress):\n"
-        "    out.mkdir(); print('begun', flush=True); time.sleep(60)\n"
-        "fake.run, fake.resume = run, None\n"
-        "sys.modules['fedvtc_edge.federation'] = fake\n"
-        "from fedvtc_edge.__main__ import main\n"
-        "main(sys.argv[1:])\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, "run", "--out", "here"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield process
-        process.kill()
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_a_real_ctrl_c(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    process: subprocess.Popen[str] = request.getfixturevalue("sleeping_run")
-    assert process.stdout is not None
-    assert process.stdout.readline() == "begun\n"
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert err == (
-        "fedvtc-edge: error: interrupted\n"
-        "fedvtc-edge: hint: go on with: fedvtc-edge run --resume here\n"
-    )
 
 
 def test_tables_align() -> None:

@@ -87,7 +87,7 @@ def _new_directory(config: Config | None) -> Path:
 
 
 def _how_to_go_on(directory: Path) -> str:
-    if not directory.exists():
+    if not (directory / "config.toml").is_file():
         return "nothing was written yet: give the same command to start again"
     return f"go on with: fedvtc-edge run --resume {shlex.quote(str(directory))}"
 
@@ -110,7 +110,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
             client["architecture"],
             client["device"] or "-",
             str(client["samples"]),
-            _classes(client["classes_present"]),
+            str(client["classes_present"]),
             common.percent(client["accuracy_local_only"]),
             common.percent(client["accuracy"]),
             common.percent(client["accuracy_absent_classes"]),
@@ -135,10 +135,6 @@ def _print_summary(summary: dict[str, Any]) -> None:
         f"{common.kilobytes(summary['upload_bytes_total'])} kB up"
     )
     click.echo(f"privacy: {_privacy(summary)}")
-
-
-def _classes(present: int | list[Any]) -> str:
-    return str(present if isinstance(present, int) else len(present))
 
 
 def _privacy(summary: dict[str, Any]) -> str:

@@ -84,11 +84,18 @@ class FedVTC(Method):
             client.fit_decoder(number, world, match="dm" not in self.ablate)
         if self.share == "features+decoder":
             self._average_decoders(cohort)
+        rounds = self.federation.config.method.rounds
         for client in cohort:
-            steps = steps_in(number, self.federation.config.method.rounds, client.settings)
+            steps = steps_in(number, rounds, client.settings)
             if steps:
-                head_only = "head-only" in self.ablate
-                client.finetune(number, world, steps=steps, kl=self.kl, head_only=head_only)
+                client.finetune(
+                    number,
+                    world,
+                    steps=steps,
+                    kl=self.kl,
+                    head_only="head-only" in self.ablate,
+                    decay=number == rounds,
+                )
 
     def control(self, images: Tensor) -> Tensor | None:
         """The discriminant on the anchor statistics alone."""

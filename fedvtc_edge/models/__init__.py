@@ -3,6 +3,6 @@
 from . import adapters as _adapters  # noqa: F401  registers torchvision's networks
 from . import small as _small  # noqa: F401  registers the five built-in bodies
 from .classifier import Classifier, build
-from .registry import ImageShape, architectures, body, register
+from .registry import ImageShape, architectures, body, find, register
 
-__all__ = ["Classifier", "ImageShape", "architectures", "body", "build", "register"]
+__all__ = ["Classifier", "ImageShape", "architectures", "body", "build", "find", "register"]

@@ -51,8 +51,8 @@ def architectures() -> tuple[str, ...]:
     return tuple(_BODIES)
 
 
-def body(name: str, shape: ImageShape) -> nn.Module:
-    """Build the body called ``name``.
+def find(name: str) -> Body:
+    """The constructor of the body called ``name``.
 
     Raises:
         ConfigError: No such architecture.
@@ -61,4 +61,13 @@ def body(name: str, shape: ImageShape) -> nn.Module:
         near = difflib.get_close_matches(name, _BODIES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_BODIES)}"
         raise ConfigError(f"unknown architecture {name!r} in clients.architectures", hint=hint)
-    return _BODIES[name](shape)
+    return _BODIES[name]
+
+
+def body(name: str, shape: ImageShape) -> nn.Module:
+    """Build the body called ``name``.
+
+    Raises:
+        ConfigError: No such architecture.
+    """
+    return find(name)(shape)

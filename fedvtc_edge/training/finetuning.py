@@ -15,7 +15,7 @@ from fedvtc_edge.vtc import VTC
 
 from .steps import noisy, optimiser, random_batch, step
 
-TEACHER = 1.0
+TEACHER = 2.0
 """Weight of the teacher's soft labels beside the hard ones."""
 
 
@@ -43,6 +43,7 @@ def finetune(
     steps: int,
     kl: float,
     head_only: bool = False,
+    decay: bool = False,
 ) -> int:
     """``steps`` steps on f; returns the number of images seen.
 
@@ -63,6 +64,7 @@ def finetune(
         steps: Gradient steps.
         kl: Weight of the pull of real features toward the prototypes.
         head_only: Ablation: train h and leave g as it is.
+        decay: Let the rate fall linearly to zero, for the last round.
     """
     model.train()
     decoder.eval()
@@ -71,7 +73,9 @@ def finetune(
     trained = [p for p in model.parameters() if p.requires_grad]
     adam = optimiser(trained, settings.rate)
     painted_count, real_count, seen = settings.batch, min(settings.batch, len(images)), 0
-    for _ in range(steps):
+    for index in range(steps):
+        if decay:
+            adam.param_groups[0]["lr"] = settings.rate * (1 - index / steps)
         batch = random_batch(len(images), real_count, stream, images.device)
         y_painted = world.draw_labels(painted_count, stream)
         with torch.no_grad():

@@ -1,0 +1,76 @@
+"""The ledger: every release of a client's data, on disk before it leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from .errors import RunError
+from .files import write_atomic
+
+SCHEMA = 1
+
+_FIELDS = {"round", "client", "kind", "bytes", "sha256", "mechanism", "epsilon"}
+
+
+class Ledger:
+    """``ledger.json`` of one run.
+
+    An entry is written before the bytes are handed over, so that a crash can leave
+    one release too many in it, never one too few. A resumed run repeats a round bit
+    for bit: the same bytes again are the same release, other bytes are another.
+
+    ``mechanism`` and ``epsilon`` are null: what is released here is exact, and no
+    privacy is claimed for it.
+
+    Args:
+        path: Of the file; nothing is read or written before :meth:`begin` or :meth:`reopen`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines: dict[str, None] = {}  # entries as they stand in the file, in order
+
+    def begin(self) -> None:
+        """Start the file: nothing was released."""
+        self._write([])
+
+    def reopen(self) -> None:
+        """Read back what an earlier process released.
+
+        Raises:
+            RunError: The file is missing or damaged.
+        """
+        try:
+            document = json.loads(self.path.read_text("utf-8"))
+            releases = document["releases"]
+            if document["schema"] != SCHEMA or any(set(entry) != _FIELDS for entry in releases):
+                raise ValueError(document["schema"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            raise RunError(
+                f"{self.path} does not say what was released",
+                hint="the run cannot account for its releases any more: start a new one",
+            ) from None
+        self._lines = {json.dumps(entry): None for entry in releases}
+
+    def record(self, round_: int, client: str, kind: str, data: bytes) -> None:
+        """Note that ``client`` is about to release ``data``."""
+        line = json.dumps(
+            {
+                "round": round_,
+                "client": client,
+                "kind": kind,
+                "bytes": len(data),
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "mechanism": None,
+                "epsilon": None,
+            }
+        )
+        if line not in self._lines:
+            self._write([*self._lines, line])
+            self._lines[line] = None
+
+    def _write(self, lines: list[str]) -> None:
+        releases = "".join(f"\n  {line}," for line in lines).removesuffix(",")
+        write_atomic(self.path, f'{{"schema": {SCHEMA}, "releases": [{releases}\n]}}\n'.encode())

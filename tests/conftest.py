@@ -1,0 +1,155 @@
+"""A federation small enough to train in a tenth of a second."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedvtc_edge.config import Config, load_config
+
+Tiny = Callable[..., Config]
+
+TINY: dict[str, Any] = {
+    "data": {"limit": 200, "test_limit": 60},
+    "clients": {"count": 3, "architectures": ["mlp", "lenet"]},
+    "method": {"rounds": 3, "latent": 8, "anchor": 12},
+    "training": {
+        "epochs": 1,
+        "decoder_steps": 2,
+        "finetune_steps": 2,
+        "finetune_from": 2,
+        "finetune_last": 2,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Tiny:
+    """``tiny(method={"share": "features"})``: the tiny settings with some keys changed."""
+    return load_config(TINY).replace
+
+
+@pytest.fixture(scope="session")
+def quickly() -> Callable[[], AbstractContextManager[None]]:
+    """Within it no report.html is drawn, which takes longer than training, and no disk awaited."""
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("fedvtc_edge.report.render", lambda directory: directory)
+            patched.setattr(os, "fsync", lambda descriptor: None)
+            yield
+
+    return context
+
+
+@pytest.fixture
+def quick(quickly: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """The whole test :func:`quickly`."""
+    with quickly():
+        yield
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Callable[..., str]:
+    """Writes an .npz data set of brightness-coded classes and returns its path."""
+
+    def write(labels: Any, *, size: int = 8, channels: int = 1, classes: int | None = None) -> str:
+        y = np.asarray(labels)
+        classes = classes or int(y.max()) + 1
+        rng = np.random.default_rng(5)
+        patterns = rng.integers(0, 256, (classes, size, size, channels))
+
+        def images(of: Any) -> Any:
+            noise = rng.integers(-30, 31, (len(of), size, size, channels))
+            return np.clip(patterns[of] + noise, 0, 255).astype(np.uint8)
+
+        y_test = np.arange(2 * classes) % classes
+        path = tmp_path / f"made-{size}-{channels}.npz"
+        names = np.array([f"class {label}" for label in range(classes)])
+        np.savez(
+            path,
+            x_train=images(y),
+            y_train=y,
+            x_test=images(y_test),
+            y_test=y_test,
+            class_names=names,
+        )
+        return str(path)
+
+    return write
+
+
+def strict_json(text: str) -> Any:
+    """Parse JSON as the standard has it: NaN and Infinity are no numbers."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} in JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def all_finite(value: Any) -> bool:
+    """Whether no number in a JSON document is NaN or infinite."""
+    if isinstance(value, dict):
+        return all(all_finite(inner) for inner in value.values())
+    if isinstance(value, (list, tuple)):
+        return all(all_finite(inner) for inner in value)
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def untimed(value: Any) -> Any:
+    """A summary or a round's record without what a clock measured."""
+    if isinstance(value, dict):
+        clocks = ("seconds", "samples_per_second")
+        return {key: untimed(inner) for key, inner in value.items() if key not in clocks}
+    if isinstance(value, list):
+        return [untimed(inner) for inner in value]
+    return value
+
+
+def contents(directory: Path) -> dict[str, Any]:
+    """All that a run left, by path, comparable bit for bit: clocks and the report are left out."""
+    found: dict[str, Any] = {}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if path.is_dir() or name.startswith("checkpoint/") or name == "report.html":
+            continue
+        if path.suffix == ".jsonl":
+            found[name] = [untimed(strict_json(line)) for line in path.read_text().splitlines()]
+        elif path.suffix == ".json":
+            found[name] = untimed(strict_json(path.read_text()))
+        elif path.suffix == ".npz":
+            with np.load(path) as arrays:
+                found[name] = {key: arrays[key].tobytes() for key in arrays.files}
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+@pytest.fixture(name="contents", scope="session")
+def _contents() -> Callable[[Path], dict[str, Any]]:
+    return contents
+
+
+@pytest.fixture(name="untimed", scope="session")
+def _untimed() -> Callable[[Any], Any]:
+    return untimed
+
+
+@pytest.fixture(name="strict_json", scope="session")
+def _strict_json() -> Callable[[str], Any]:
+    return strict_json
+
+
+@pytest.fixture(name="all_finite", scope="session")
+def _all_finite() -> Callable[[Any], bool]:
+    return all_finite

@@ -1,0 +1,114 @@
+"""The server adds, whatever the order, and refuses what does not belong."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from fedvtc_edge.server import Server, ServerError
+from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
+from fedvtc_edge.wire import WireError, decode, encode, publish, published
+
+CLASSES, WIDTH = 3, 4
+
+
+def uploads(*, pooled: bool = False) -> dict[str, bytes]:
+    rng = np.random.default_rng(7)
+    made = {}
+    for index, size in enumerate((5, 0, 11, 1)):
+        z, y = rng.standard_normal((size, WIDTH)), rng.integers(0, CLASSES, size)
+        statistics = ClassStatistics.of(z, y, classes=CLASSES, pooled=pooled)
+        made[f"client-{index:02d}"] = encode(statistics)
+    return made
+
+
+def ignore(round_: int, sender: str, kind: str, data: bytes) -> None:
+    """A witness that keeps nothing."""
+
+
+def send(server: Server, sender: str, data: bytes, *, pooled: bool = False) -> None:
+    server.receive(data, sender=sender, round_=1, kind="features", width=WIDTH, pooled=pooled)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_the_order_of_uploads_does_not_change_a_bit(pooled: bool) -> None:
+    made = uploads(pooled=pooled)
+    results = set()
+    for order in itertools.permutations(made):
+        server = Server(CLASSES, ignore)
+        for sender in order:
+            send(server, sender, made[sender], pooled=pooled)
+        results.add(server.close(quorum=len(made), floor=0.2))
+    assert len(results) == 1
+
+    total = None  # the slow twin: plain sums in the order of the names
+    for sender in sorted(made):
+        part = decode(made[sender], classes=CLASSES, width=WIDTH, pooled=pooled)
+        total = part if total is None else total + part
+    assert total is not None
+    assert results == {publish(GlobalStatistics.from_sum(total, floor=0.2))}
+
+
+def test_one_upload_counts() -> None:
+    (sender, data), *_ = uploads().items()
+    server = Server(CLASSES, ignore)
+    send(server, sender, data)
+    with pytest.raises(ServerError, match="client-00 uploads twice in round 1"):
+        send(server, sender, data)
+    once = Server(CLASSES, ignore)
+    send(once, sender, data)
+    assert server.close(quorum=1) == once.close(quorum=1)
+
+
+def test_too_few_uploads_do_not_close_a_round_and_more_may_still_come() -> None:
+    server = Server(CLASSES, ignore)
+    (first, a), (second, b), *_ = uploads().items()
+    send(server, first, a)
+    with pytest.raises(ServerError, match="1 uploads, the quorum is 2"):
+        server.close(quorum=2)
+    send(server, second, b)
+    assert published(server.close(quorum=2)).count.sum() == 5
+
+
+def test_no_upload_at_all_never_closes_a_round() -> None:
+    with pytest.raises(ServerError, match="0 uploads"):
+        Server(CLASSES, ignore).close(quorum=0)
+
+
+def test_rounds_do_not_run_into_each_other() -> None:
+    (first, a), _, (third, c), _ = uploads().items()
+    server = Server(CLASSES, ignore)
+    send(server, first, a)
+    alone = server.close(quorum=1)
+    send(server, third, c)
+    server.close(quorum=1)
+    send(server, first, a)  # heard in an earlier round, and welcome in this one
+    assert server.close(quorum=1) == alone
+
+
+def test_the_witness_sees_the_exact_bytes_even_of_what_is_refused() -> None:
+    seen = []
+    server = Server(CLASSES, lambda *upload: seen.append(upload))
+    made = uploads()
+    send(server, "client-00", made["client-00"])
+    with pytest.raises(ServerError):
+        send(server, "client-00", made["client-02"])
+    with pytest.raises(WireError):
+        server.receive(b"junk", sender="x", round_=9, kind="anchor", width=WIDTH, pooled=True)
+    assert seen == [
+        (1, "client-00", "features", made["client-00"]),
+        (1, "client-00", "features", made["client-02"]),
+        (9, "x", "anchor", b"junk"),
+    ]
+
+
+def test_a_refused_upload_is_not_counted() -> None:
+    server = Server(CLASSES, ignore)
+    with pytest.raises(WireError):
+        send(server, "client-00", uploads(pooled=True)["client-00"])
+    with pytest.raises(ServerError):
+        server.close(quorum=1)
+    send(server, "client-00", uploads()["client-00"])
+    server.close(quorum=1)

@@ -1,0 +1,383 @@
+"""The three phases: what each one changes, what it leaves alone, and what it repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedvtc_edge import vtc
+from fedvtc_edge.anchor import Anchor
+from fedvtc_edge.compute import Compute
+from fedvtc_edge.config import EngineSettings, TrainingSettings
+from fedvtc_edge.knowledge import Knowledge, from_anchor, from_features
+from fedvtc_edge.losses import Moments
+from fedvtc_edge.models import Classifier, ImageShape, build
+from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
+from fedvtc_edge.training import finetuning, painting, supervised
+from fedvtc_edge.training.finetuning import collages, finetune, steps_in
+from fedvtc_edge.training.painting import matching, train_decoder
+from fedvtc_edge.training.steps import noisy, optimiser, random_batch, step
+from fedvtc_edge.training.supervised import steps_per_round, train_epochs, train_steps
+
+SHAPE, LATENT, CLASSES, WIDTH = ImageShape(8, 1), 8, 4, 12
+SETTINGS = TrainingSettings(epochs=2, batch=4, pixel_noise=0.1, decoder_steps=2)
+COMPUTE = Compute.of(EngineSettings(device="cpu", precision="float32"))
+LABELS = torch.tensor([0, 1, 1, 3, 0, 3, 3, 0, 1, 1])
+PRESENT = torch.tensor([True, True, False, True])
+
+State = dict[str, torch.Tensor]
+
+
+def stream(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(count: int = len(LABELS)) -> torch.Tensor:
+    return torch.rand((count, 1, 8, 8), generator=stream(99))
+
+
+def classifier() -> Classifier:
+    return build("lenet", SHAPE, latent=LATENT, classes=CLASSES, seed=0)
+
+
+def decoder() -> vtc.VTC:
+    return vtc.build(SHAPE, latent=LATENT, seed=0)
+
+
+def world(kind: str = "anchored", *, teach: bool = True) -> Knowledge:
+    rng, anchor = np.random.default_rng(0), Anchor(SHAPE, WIDTH, seed=0)
+    y = np.arange(40) % CLASSES
+    width = WIDTH if kind == "anchored" else LATENT
+    z = rng.standard_normal((40, width)) + y[:, None]
+    published = GlobalStatistics.from_sum(ClassStatistics.of(z, y, classes=CLASSES), floor=0.2)
+    device = torch.device("cpu")
+    if kind == "anchored":
+        return from_anchor(published, anchor, latent=LATENT, device=device, teach=teach)
+    return from_features(published, device=device)
+
+
+def state(network: nn.Module) -> State:
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def changed(before: State, network: nn.Module) -> set[str]:
+    return {key for key, value in network.state_dict().items() if not before[key].equal(value)}
+
+
+def all_trainable(network: nn.Module) -> bool:
+    return all(p.requires_grad for p in network.parameters())
+
+
+# ---------------------------------------------------------------- the phases, made short
+
+
+def phase_a(model: Classifier, seed: int = 0, size: int = len(LABELS), **keys: Any) -> int:
+    present = keys.pop("present", PRESENT)
+    return train_epochs(
+        model, images()[:size], LABELS[:size], present, SETTINGS, COMPUTE, stream(seed), **keys
+    )
+
+
+def plain_steps(model: Classifier, seed: int = 0, size: int = len(LABELS)) -> int:
+    return train_steps(
+        model, images()[:size], LABELS[:size], PRESENT, SETTINGS, COMPUTE, stream(seed), steps=3
+    )
+
+
+def phase_b(
+    model: Classifier,
+    psi: vtc.VTC,
+    known: Knowledge,
+    seed: int = 0,
+    size: int = len(LABELS),
+    *,
+    match: bool = True,
+) -> int:
+    x, y = images()[:size], LABELS[:size]
+    return train_decoder(model, psi, x, y, known, SETTINGS, COMPUTE, stream(seed), match=match)
+
+
+def phase_c(
+    model: Classifier,
+    psi: vtc.VTC,
+    known: Knowledge,
+    seed: int = 0,
+    size: int = len(LABELS),
+    *,
+    head_only: bool = False,
+    kl: float = 0.1,
+) -> int:
+    return finetune(
+        model,
+        psi,
+        images()[:size],
+        LABELS[:size],
+        PRESENT,
+        known,
+        SETTINGS,
+        COMPUTE,
+        stream(seed),
+        steps=2,
+        kl=kl,
+        head_only=head_only,
+    )
+
+
+# ---------------------------------------------------------------- phase A
+
+
+def test_an_epoch_shows_every_sample_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[torch.Tensor] = []
+    monkeypatch.setattr(supervised, "noisy", lambda x, scale, _: shown.append(x) or x)
+    assert phase_a(classifier()) == SETTINGS.epochs * len(LABELS)
+    assert [len(x) for x in shown] == [4, 4, 2] * SETTINGS.epochs
+    assert len(shown) == steps_per_round(len(LABELS), SETTINGS)
+    for epoch in (shown[:3], shown[3:]):
+        seen = sorted(x.flatten().tolist() for x in torch.cat(epoch))
+        assert seen == sorted(x.flatten().tolist() for x in images())
+    assert not torch.equal(shown[0], shown[3])  # another order
+
+
+@pytest.mark.parametrize(("samples", "steps"), [(1, 2), (4, 2), (5, 4), (8, 4), (9, 6)])
+def test_steps_per_round(samples: int, steps: int) -> None:
+    assert steps_per_round(samples, SETTINGS) == steps
+
+
+def test_training_learns() -> None:
+    model, x, y = classifier(), images(12), torch.arange(12) % 2
+    x = 0.3 * x + 0.6 * y[:, None, None, None]
+    settings = TrainingSettings(epochs=15, batch=4, pixel_noise=0.1, rate=3e-3)
+    present = torch.tensor([True, True, False, False])
+    train_epochs(model, x, y, present, settings, COMPUTE, stream())
+    assert model.eval()(x)[:, :2].argmax(1).equal(y)
+
+
+def test_the_head_learns_nothing_about_absent_classes() -> None:
+    model = classifier()
+    before = state(model)
+    phase_a(model)
+    assert changed(before, model) == set(before)
+    for key in ("head.weight", "head.bias"):
+        assert before[key][~PRESENT].equal(model.state_dict()[key][~PRESENT])
+        assert not before[key][PRESENT].equal(model.state_dict()[key][PRESENT])
+
+
+def test_the_prior_pulls_features_to_their_prototypes() -> None:
+    target = torch.randn((CLASSES, LATENT), generator=stream(1))
+    prior = Moments(target, torch.full((CLASSES, LATENT), 0.5))
+
+    def distance(**keys: Any) -> float:
+        model = classifier()
+        for seed in range(5):
+            phase_a(model, seed, **keys)
+        return (model.features(images()) - target[LABELS]).square().mean().item()
+
+    assert distance(prior=prior, kl=1.0) < 0.9 * distance()
+    assert distance(prior=prior, kl=0.0) == distance()
+
+
+def test_plain_steps_see_what_they_say() -> None:
+    assert plain_steps(classifier()) == 3 * 4
+    assert plain_steps(classifier(), size=2) == 3 * 2
+
+
+# ---------------------------------------------------------------- phase B
+
+
+@pytest.mark.parametrize("match", [True, False])
+@pytest.mark.parametrize("kind", ["anchored", "features"])
+def test_painting_leaves_the_classifier_bit_for_bit(kind: str, match: bool) -> None:
+    model, psi = classifier(), decoder()
+    f, painter = state(model), state(psi)
+    seen = phase_b(model, psi, world(kind), match=match)
+    assert changed(f, model) == set()
+    assert changed(painter, psi) == set(painter)
+    assert all_trainable(model)
+    assert all(p.grad is None for p in model.parameters())
+    assert seen == 2 * (4 + (4 * 12 if match else 0))
+
+
+def test_painting_has_an_optimiser_for_the_decoder_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, psi, held = classifier(), decoder(), []
+
+    def spy(parameters: Any, rate: float) -> torch.optim.Adam:
+        assert rate == SETTINGS.decoder_rate
+        assert not any(p.requires_grad for p in model.parameters())
+        held.extend(parameters)
+        return optimiser(held, rate)
+
+    monkeypatch.setattr(painting, "optimiser", spy)
+    phase_b(model, psi, world())
+    assert {id(p) for p in held} == {id(p) for p in psi.parameters()}
+
+
+@pytest.mark.parametrize("kind", ["anchored", "features"])
+def test_gradients_flow_through_the_frozen_classifier(kind: str) -> None:
+    model = classifier().eval().requires_grad_(False)
+    known = world(kind)
+    painted = images(6).requires_grad_()
+    loss = matching(painted, torch.tensor([2, 0]), model, known)
+    torch.autograd.backward(loss)
+    assert painted.grad is not None
+    assert (painted.grad.flatten(1).abs().sum(1) > 0).all()
+
+
+def test_anchored_matching_adds_the_anchor_to_the_clients_own_view() -> None:
+    model, anchored, x = classifier(), world(), images(6)
+    assert anchored.anchored is not None
+    own = matching(x, torch.tensor([2, 0]), model, Knowledge(anchored.codes, anchored.known))
+    both = matching(x, torch.tensor([2, 0]), model, anchored)
+    expected = torch.zeros(())
+    seen, view = anchored.anchored.anchor(x), anchored.anchored
+    for place, label in enumerate((2, 0)):
+        group = seen[3 * place : 3 * place + 3]
+        centre = (group.mean(0) - view.moments.mean[label]) / view.scale
+        spread = (group.std(0) - view.moments.std[label]) / view.scale
+        expected += (centre.square().mean() + painting.SPREAD * spread.square().mean()) / 2
+    expected = painting.MATCH_ANCHOR * expected
+    expected += painting.MATCH_FEATURES / painting.MATCH_ANCHOR * own
+    torch.testing.assert_close(both, expected, rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- phase C
+
+
+@pytest.mark.parametrize("head_only", [True, False])
+def test_head_only_leaves_the_extractor_alone(head_only: bool) -> None:
+    model, psi = classifier(), decoder()
+    f, painter = state(model), state(psi)
+    phase_c(model, psi, world(), head_only=head_only)
+    heads = {"head.weight", "head.bias"}
+    assert changed(f, model) == (heads if head_only else set(f))
+    assert changed(painter, psi) == set()
+    assert all_trainable(model)
+    assert all(p.grad is None for p in psi.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kind", "teach", "seen"),
+    [("anchored", True, 4 + 4 + 8), ("anchored", False, 4 + 4), ("features", True, 4 + 4)],
+)
+def test_the_teacher_teaches_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, kind: str, teach: bool, seen: int
+) -> None:
+    lessons: list[torch.Size] = []
+    distill = finetuning.distill
+
+    def counted(logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        lessons.append(teacher.shape)
+        assert not teacher.requires_grad
+        torch.testing.assert_close(teacher.exp().sum(1), torch.ones(len(teacher)))
+        return distill(logits, teacher)
+
+    monkeypatch.setattr(finetuning, "distill", counted)
+    assert phase_c(classifier(), decoder(), world(kind, teach=teach)) == 2 * seen
+    taught = kind == "anchored" and teach
+    assert lessons == ([torch.Size((seen, CLASSES))] * 2 if taught else [])
+
+
+def test_fine_tuning_teaches_the_head_absent_classes() -> None:
+    model = classifier()
+    before = state(model)
+    phase_c(model, decoder(), world(teach=False))
+    assert not before["head.weight"][2].equal(model.head.weight[2])
+
+
+ROUNDS = TrainingSettings(finetune_steps=20, finetune_from=3, finetune_last=200)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "steps"),
+    [
+        (1, [200]),  # shorter than finetune_from: still ends fine-tuned
+        (2, [0, 200]),
+        (3, [0, 0, 220]),
+        (5, [0, 0, 20, 20, 220]),
+    ],
+)
+def test_steps_of_each_round(rounds: int, steps: list[int]) -> None:
+    assert [steps_in(number, rounds, ROUNDS) for number in range(1, rounds + 1)] == steps
+
+
+def test_nothing_more_in_the_last_round() -> None:
+    settings = TrainingSettings(finetune_steps=7, finetune_from=2, finetune_last=0)
+    assert [steps_in(number, 3, settings) for number in (1, 2, 3)] == [0, 7, 7]
+    assert steps_in(1, 1, settings) == 0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_collages_hold_pixels_of_two_images_and_no_others(channels: int) -> None:
+    sources = (torch.arange(6.0) / 7 + 0.1)[:, None, None, None].expand(6, channels, 8, 8)
+    made = collages(sources.contiguous(), 300, stream())
+    assert made.shape == (300, channels, 8, 8)
+    known = set(sources[:, 0, 0, 0].tolist())
+    pairs = 0
+    for one in made:
+        values = set(one.flatten().tolist())
+        assert values <= known  # nothing blended: the mask is 0 or 1
+        assert len(values) <= 2
+        assert all(torch.equal(one[0], plane) for plane in one)  # one border for all channels
+        pairs += len(values) == 2
+    assert 100 < pairs < 300
+    assert set(made.flatten().tolist()) == known
+    assert torch.equal(made, collages(sources.contiguous(), 300, stream()))
+
+
+# ---------------------------------------------------------------- all phases
+
+PHASES: dict[str, Callable[[Classifier, vtc.VTC, int, int], int]] = {
+    "epochs": lambda f, psi, seed, size: phase_a(f, seed, size),
+    "steps": lambda f, psi, seed, size: plain_steps(f, seed, size),
+    "decoder": lambda f, psi, seed, size: phase_b(f, psi, world(), seed, size),
+    "decoder-features": lambda f, psi, seed, size: phase_b(f, psi, world("features"), seed, size),
+    "finetune": lambda f, psi, seed, size: phase_c(f, psi, world(), seed, size),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_one_stream_one_result(phase: str) -> None:
+    results = []
+    for seed, hidden in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(hidden)  # the global stream must not matter
+        f, psi = classifier(), decoder()
+        PHASES[phase](f, psi, seed, len(LABELS))
+        results.append(state(f) | {f"psi.{key}": value for key, value in state(psi).items()})
+    one, same, other = results
+    assert all(torch.equal(one[key], same[key]) for key in one)
+    assert not all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_client_with_one_sample_trains_too(phase: str) -> None:
+    f, psi = classifier(), decoder()
+    assert PHASES[phase](f, psi, 0, 1) > 0
+    for network in (f, psi):
+        assert all(torch.isfinite(p).all() for p in network.parameters())
+    assert all_trainable(f)
+
+
+def test_noise_has_the_scale_that_was_asked_for() -> None:
+    x = images(200)
+    assert noisy(x, 0.0, stream()) is x
+    gap = noisy(x, 0.3, stream()) - x
+    assert gap.std().item() == pytest.approx(0.3, rel=0.05)
+    assert gap.mean().item() == pytest.approx(0.0, abs=0.01)
+
+
+def test_random_batches_stay_in_range() -> None:
+    batch = random_batch(3, 200, stream(), torch.device("cpu"))
+    assert batch.shape == (200,)
+    assert set(batch.tolist()) == {0, 1, 2}
+
+
+def test_a_step_forgets_the_gradients_before_it() -> None:
+    weight = nn.Parameter(torch.tensor(1.0))
+    adam = optimiser([weight], 0.1)
+    weight.grad = torch.tensor(-100.0)
+    step(2 * weight, adam)
+    assert weight.item() == pytest.approx(0.9)  # Adam's first step is the rate, downhill
