@@ -21,7 +21,8 @@ Neither pays for what happens once per run: reading data, building networks.
 
 Both run in one process in turn, and the first to run changes from one repeat to
 the next; figures are medians of the process's CPU time, user and system, so that
-waiting (for a busy machine, for a disk) counts for neither.
+waiting (for a busy machine, for a disk) counts for neither. Many short repeats
+are steadier than few long ones: a neighbour's burst then spoils only a few of them.
 """
 
 from __future__ import annotations
@@ -221,8 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="fedvtc_edge.benchmarks.engine", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--rounds", type=_positive, default=10, help="per repeat (default: 10)")
-    parser.add_argument("--repeats", type=_positive, default=9, help="default: 9")
+    parser.add_argument("--rounds", type=_positive, default=3, help="per repeat (default: 3)")
+    parser.add_argument("--repeats", type=_positive, default=25, help="default: 25")
     given = parser.parse_args(arguments)
     result = measure(given.rounds, given.repeats)
     if given.json:

@@ -71,7 +71,8 @@ def deterministic() -> Iterator[None]:
     # reads memory before writing it; nothing here does.
     filling.fill_uninitialized_memory = False
     try:
-        yield
+        with torch.random.fork_rng():  # phases seed the global generator; the caller's goes on
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict)

@@ -47,7 +47,8 @@ class Knowledge:
 
     Args:
         codes: Means c^y and stds σ^y of the latents, [C, p].
-        known: Classes [C] of which at least one client has samples.
+        known: Classes [C] of which at least one client has samples; on the CPU, where
+            labels are drawn.
         anchored: The anchor's view, or None.
     """
 
@@ -62,20 +63,20 @@ class Knowledge:
 
     def draw_labels(self, count: int, stream: torch.Generator) -> Tensor:
         """``count`` labels, uniform over the known classes."""
-        classes = torch.nonzero(self.known.cpu()).flatten()
+        classes = torch.nonzero(self.known).flatten()
         picked = classes[torch.randint(len(classes), (count,), generator=stream)]
-        return picked.to(self.known.device)
+        return picked.to(self.codes.mean.device)
 
     def draw_classes(self, count: int, stream: torch.Generator) -> Tensor:
         """Up to ``count`` different known classes."""
-        classes = torch.nonzero(self.known.cpu()).flatten()
+        classes = torch.nonzero(self.known).flatten()
         order = torch.randperm(len(classes), generator=stream)
-        return classes[order[:count]].to(self.known.device)
+        return classes[order[:count]].to(self.codes.mean.device)
 
 
 def from_features(world: GlobalStatistics, *, device: torch.device) -> Knowledge:
     """Codes as published: prototypes and stds of the clients' own features."""
-    return Knowledge(_moments(world, device), torch.from_numpy(world.present).to(device))
+    return Knowledge(_moments(world, device), torch.from_numpy(world.present))
 
 
 def from_anchor(
@@ -91,11 +92,11 @@ def from_anchor(
         torch.from_numpy(mean.astype(np.float32)).to(device),
         torch.full(mean.shape, CODE_STD, device=device),
     )
-    spread = np.square(world.std).mean(0) + world.mean[world.present].var(0)
+    spread = np.square(world.std[world.present]).mean(0) + world.mean[world.present].var(0)
     scale = np.sqrt(np.maximum(spread, LEAST_SPREAD**2)).astype(np.float32)
     return Knowledge(
         codes,
-        torch.from_numpy(world.present).to(device),
+        torch.from_numpy(world.present),
         Anchored(
             anchor,
             _moments(world, device),

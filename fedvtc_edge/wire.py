@@ -105,10 +105,13 @@ def _check_possible(statistics: ClassStatistics) -> None:
 
 
 def publish(world: GlobalStatistics) -> bytes:
-    """float32 safetensors of what the server publishes; the same input gives the same bytes."""
+    """float32 safetensors of what the server publishes; the same input gives the same bytes.
+
+    Of a pooled covariance, as of an upload, the upper triangle travels.
+    """
     arrays = {"count": world.count, "mean": world.mean, "std": world.std}
     if world.covariance is not None:
-        arrays["covariance"] = world.covariance
+        arrays["covariance"] = world.covariance[np.triu_indices(len(world.covariance))]
     return save({name: np.ascontiguousarray(v, np.float32) for name, v in arrays.items()})
 
 
@@ -123,7 +126,9 @@ def published(data: bytes) -> GlobalStatistics:
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise WireError(f"not safetensors: {error}", hint="the file is damaged") from None
     shape = arrays["mean"].shape if "mean" in arrays else ()
-    expected = {"count": shape[:1], "mean": shape, "std": shape, "covariance": shape[1:] * 2}
+    width = shape[-1] if shape else 0
+    triangle = (width * (width + 1) // 2,)
+    expected = {"count": shape[:1], "mean": shape, "std": shape, "covariance": triangle}
     if len(shape) != 2 or not {"count", "std"} <= set(arrays) <= set(expected):
         raise WireError(f"keys {sorted(arrays)}", hint="expected count, mean, std, covariance")
     for name, value in arrays.items():
@@ -137,4 +142,7 @@ def published(data: bytes) -> GlobalStatistics:
                 f"{name}: {value.dtype} {value.shape} or its values are off",
                 hint="the file is damaged",
             )
-    return GlobalStatistics(**{name: value.astype(np.float64) for name, value in arrays.items()})
+    wide = {name: value.astype(np.float64) for name, value in arrays.items()}
+    if "covariance" in wide:
+        wide["covariance"] = _symmetric(wide["covariance"], width)
+    return GlobalStatistics(**wide)

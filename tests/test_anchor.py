@@ -36,7 +36,7 @@ def convolved(image: Any, filters: Any, *, stride: int, padding: int) -> Any:
 
 @pytest.mark.parametrize(("size", "channels"), [(8, 1), (20, 3)])
 def test_it_is_what_the_loops_say(size: int, channels: int) -> None:
-    width, grid, stride = 6, 4 if size <= 16 else 3, 1 if size <= 16 else 2
+    width, grid, stride = 6, 4, 1 if size <= 16 else 2
     anchor = Anchor(ImageShape(size, channels), width, seed=3)
     first, second, project = (
         anchor.get_buffer(name).double().numpy() for name in ("first", "second", "project")
@@ -100,7 +100,7 @@ def test_the_seed_decides_and_no_global_state_does() -> None:
 
 GOLDEN = {
     (8, 1): [1.18894, 1.21324, 0.51932, -0.91912, -0.18909, 0.41189, 0.09187, -1.9458],
-    (28, 3): [-0.48289, 1.7862, 0.75643, -0.06407, -0.71483, 1.04662, 1.41921, 0.61601],
+    (28, 3): [-1.29143, 0.35952, 1.3824, 0.54029, -1.04279, 1.14828, 1.1222, 0.57853],
 }
 
 

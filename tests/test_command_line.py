@@ -729,7 +729,7 @@ def test_json_is_pure_and_a_seed_is_a_run_in_any_process(
 def test_a_real_ctrl_c(
     settings: str, tmp_path: Path, quick: None, contents: Callable[[Path], dict[str, Any]]
 ) -> None:
-    words = ["run", settings, "--out", "my run", "--set", "method.rounds=40"]
+    words = ["run", settings, "--out", "my run", "--set", "method.rounds=8"]
     with subprocess.Popen(
         [sys.executable, "-m", "fedvtc_edge", *words],
         stdout=subprocess.PIPE,
@@ -738,7 +738,7 @@ def test_a_real_ctrl_c(
         cwd=tmp_path,
     ) as process:
         assert process.stderr is not None
-        while not process.stderr.readline().startswith("rounds: 2/40"):
+        while not process.stderr.readline().startswith("rounds: 1/8"):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
@@ -753,7 +753,7 @@ def test_a_real_ctrl_c(
     resume(tmp_path / "my run")
     from fedvtc_edge.config import load_config
 
-    config = load_config(tmp_path / settings, overrides=["method.rounds=40"])
+    config = load_config(tmp_path / settings, overrides=["method.rounds=8"])
     run(config, out=tmp_path / "whole")
     assert contents(tmp_path / "my run") == contents(tmp_path / "whole")
 

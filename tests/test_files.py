@@ -74,6 +74,14 @@ def test_the_data_are_on_the_disk_before_the_name(
     assert order[2:] == (["fsync"] if os.name == "posix" else [])  # the folder's
 
 
+def test_what_can_be_made_again_need_not_wait_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", full)  # never called
+    write_atomic(tmp_path / "a", b"new", durable=False)
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
 @pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
 @pytest.mark.parametrize("old", [None, b"old"])
 def test_a_full_disk_leaves_everything_as_it_was(

@@ -44,7 +44,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-class Cut(Exception):
+class Cut(Exception):  # noqa: N818  (what it stands for is no error)
     """Stands for the end of a process."""
 
 
@@ -238,9 +238,10 @@ def test_an_entry_is_on_disk_before_the_upload_leaves(
             raise Cut
         return opened(data, **agreed)
 
-    with monkeypatch.context() as patched, pytest.raises(Cut):
+    with monkeypatch.context() as patched:
         patched.setattr(server, "decode", cut_at_the_second)
-        run(config, out=out)
+        with pytest.raises(Cut):
+            run(config, out=out)
     assert before == [1, 2]
     resume(out)
     assert len(releases(out)) == 3, "none twice, none lost"
@@ -252,9 +253,11 @@ def test_a_ledger_counts_releases_not_attempts(tmp_path: Path) -> None:
     ledger.begin()
     ledger.record(1, "a", "anchor", b"same")
     ledger.record(1, "a", "anchor", b"same")
+    assert len(releases(tmp_path)) == 1
     again = Ledger(tmp_path / "ledger.json")
     again.reopen()
     again.record(1, "a", "anchor", b"same")
+    assert len(releases(tmp_path)) == 1
     again.record(1, "b", "anchor", b"same")
     again.record(1, "a", "anchor", b"other")
     assert [(entry["client"], entry["bytes"]) for entry in releases(tmp_path)] == [
@@ -273,9 +276,10 @@ def test_a_release_that_cannot_be_written_down_is_not_made(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+    with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        ledger.record(1, "a", "anchor", b"x")
+        with pytest.raises(OSError, match="No space"):
+            ledger.record(1, "a", "anchor", b"x")
     assert releases(tmp_path) == []
     ledger.record(1, "a", "anchor", b"x")
     assert len(releases(tmp_path)) == 1
@@ -429,9 +433,10 @@ def test_a_kill_while_the_results_are_written(
             raise Cut
         write_atomic(path, data, **options)
 
-    with monkeypatch.context() as patched, pytest.raises(Cut):
+    with monkeypatch.context() as patched:
         patched.setattr(runs, "write_atomic", killed)
-        resume(unfinished)
+        with pytest.raises(Cut):
+            resume(unfinished)
     assert not (unfinished / "summary.json").exists()
     resume(unfinished)
     assert contents(unfinished) == finished
@@ -458,9 +463,10 @@ def test_a_full_disk_costs_one_round(
 
     file, out = tmp_path / "tiny.toml", tmp_path / "run"
     file.write_text(tomli_w.dumps(tiny().model_dump(mode="json")))
-    with monkeypatch.context() as patched, pytest.raises(SystemExit) as left:
+    with monkeypatch.context() as patched:
         patched.setattr(runs, "write_atomic", at_the_second)
-        main(["run", str(file), "--out", str(out), "--quiet"])
+        with pytest.raises(SystemExit) as left:
+            main(["run", str(file), "--out", str(out), "--quiet"])
     assert left.value.code == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -520,9 +526,10 @@ def test_changed_settings(
     if rounds:
         cut(tiny(), out, rounds)
     else:
-        with monkeypatch.context() as patched, pytest.raises(Cut):
+        with monkeypatch.context() as patched:
             patched.setattr(RunDirectory, "save", lambda *_: (_ for _ in ()).throw(Cut()))
-            run(tiny(), out=out)
+            with pytest.raises(Cut):
+                run(tiny(), out=out)
     file = out / "config.toml"
     original = file.read_text()
     file.write_text(original.replace("count = 3", "count = 2"))
@@ -568,8 +575,15 @@ def test_a_checkpoint_of_another_run(tiny: Tiny, unfinished: Path, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "text",
-    [None, "", "[]", '{"schema": 1}', '{"schema": 2, "releases": []}']
-    + ['{"schema": 1, "releases": [{}]}', '{"schema": 1, "releases": 3}'],
+    [
+        None,
+        "",
+        "[]",
+        '{"schema": 1}',
+        '{"schema": 2, "releases": []}',
+        '{"schema": 1, "releases": [{}]}',
+        '{"schema": 1, "releases": 3}',
+    ],
 )
 def test_a_damaged_ledger(unfinished: Path, text: str | None) -> None:
     path = unfinished / "ledger.json"

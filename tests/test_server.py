@@ -51,6 +51,21 @@ def test_the_order_of_uploads_does_not_change_a_bit(pooled: bool) -> None:
     assert results == {publish(GlobalStatistics.from_sum(total, floor=0.2))}
 
 
+def test_not_even_where_rounding_depends_on_the_order() -> None:
+    """1e10 + 1e-8 − 1e10 is 0 or 1e-8, as one adds; only sorting makes it one of them."""
+    made = {
+        name: encode(ClassStatistics.of(np.full((1, WIDTH), z), [0], classes=CLASSES))
+        for name, z in (("a", 1e10), ("b", 1e-8), ("c", -1e10))
+    }
+    results = set()
+    for order in itertools.permutations(made):
+        server = Server(CLASSES, ignore)
+        for sender in order:
+            send(server, sender, made[sender])
+        results.add(server.close(quorum=3))
+    assert len(results) == 1
+
+
 def test_one_upload_counts() -> None:
     (sender, data), *_ = uploads().items()
     server = Server(CLASSES, ignore)

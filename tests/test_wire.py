@@ -105,7 +105,7 @@ def test_golden_upload(pooled: bool, size: int, digest: str) -> None:
     ("pooled", "size", "digest"),
     [
         (False, 300, "1e47ee7c2dc946db301b19250a39ec48303b9df51165f217980c1b7fc2dc4673"),
-        (True, 428, "c69ec7e8aaf1e4c093601ab36d2ff456fc5b7c30de62404d9f79717a26b8c0bd"),
+        (True, 404, "65b41a20a44f70a12d42b65dc5911a38b0975027d55edd8b05700550695f5526"),
     ],
 )
 def test_golden_publication(pooled: bool, size: int, digest: str) -> None:

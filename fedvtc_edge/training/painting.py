@@ -69,10 +69,11 @@ def train_decoder(
         if match:
             latents.append(world.sample(foreign, stream))
         with compute.autocast():
-            painted = decoder(torch.cat(latents))
-            loss = RECONSTRUCTION * F.mse_loss(painted[: len(x)].float(), x)
-            if match:
-                loss = loss + matching(painted[len(x) :], classes, model, world)
+            painted = decoder(torch.cat(latents)).float()
+        # Statistics are compared in float32: half precision would shift what is matched.
+        loss = RECONSTRUCTION * F.mse_loss(painted[: len(x)], x)
+        if match:
+            loss = loss + matching(painted[len(x) :], classes, model, world)
         step(loss, adam)
         seen += len(painted)
     model.requires_grad_(True)
@@ -86,11 +87,11 @@ def matching(painted: Tensor, classes: Tensor, model: Classifier, world: Knowled
     where alone it ties a class that this client never saw to pixels.
     """
     one = torch.ones((), device=painted.device)
-    features = model.features(painted).float()
+    features = model.features(painted)
     own = match_moments(features, world.codes, classes, scale=one, spread=1.0)
     if world.anchored is None:
         return MATCH_ANCHOR * own
     known = world.anchored
-    seen = known.anchor(painted.float())
+    seen = known.anchor(painted)
     anchored = match_moments(seen, known.moments, classes, scale=known.scale, spread=SPREAD)
     return MATCH_ANCHOR * anchored + MATCH_FEATURES * own

@@ -110,7 +110,8 @@ def phase_c(
     size: int = len(LABELS),
     *,
     head_only: bool = False,
-    kl: float = 0.1,
+    steps: int = 2,
+    decay: bool = False,
 ) -> int:
     return finetune(
         model,
@@ -122,9 +123,10 @@ def phase_c(
         SETTINGS,
         COMPUTE,
         stream(seed),
-        steps=2,
-        kl=kl,
+        steps=steps,
+        kl=0.1,
         head_only=head_only,
+        decay=decay,
     )
 
 
@@ -281,6 +283,20 @@ def test_the_teacher_teaches_where_there_is_one(
     assert lessons == ([torch.Size((seen, CLASSES))] * 2 if taught else [])
 
 
+@pytest.mark.parametrize("decay", [False, True])
+def test_the_rate_falls_to_zero_where_asked(monkeypatch: pytest.MonkeyPatch, decay: bool) -> None:
+    rates: list[float] = []
+
+    def noted(loss: torch.Tensor, adam: torch.optim.Optimizer) -> None:
+        rates.append(adam.param_groups[0]["lr"])
+        step(loss, adam)
+
+    monkeypatch.setattr(finetuning, "step", noted)
+    phase_c(classifier(), decoder(), world(), steps=4, decay=decay)
+    shares = [1.0, 0.75, 0.5, 0.25] if decay else [1.0] * 4
+    assert rates == pytest.approx([SETTINGS.rate * share for share in shares])
+
+
 def test_fine_tuning_teaches_the_head_absent_classes() -> None:
     model = classifier()
     before = state(model)
@@ -381,3 +397,36 @@ def test_a_step_forgets_the_gradients_before_it() -> None:
     weight.grad = torch.tensor(-100.0)
     step(2 * weight, adam)
     assert weight.item() == pytest.approx(0.9)  # Adam's first step is the rate, downhill
+
+
+# ---------------------------------------------------------------- what a phase holds
+
+
+def test_no_gradient_outlives_its_phase() -> None:
+    """Modelled memory counts the gradients of one network at a time."""
+    model, psi, known = classifier(), decoder(), world()
+    phase_a(model)
+    assert all(p.grad is None for p in model.parameters())
+    phase_b(model, psi, known)
+    assert all(p.grad is None for p in psi.parameters())
+    phase_c(model, psi, known)
+    assert all(p.grad is None for p in (*model.parameters(), *psi.parameters()))
+
+
+def test_half_precision_never_reaches_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under bfloat16 the anchor still sees and answers in float32."""
+    half = Compute.of(EngineSettings(device="cpu", precision="bfloat16"))
+    seen: list[torch.dtype] = []
+    plain = Anchor.forward
+
+    def watched(self: Anchor, x: torch.Tensor) -> torch.Tensor:
+        answer = plain(self, x)
+        seen.extend((x.dtype, answer.dtype))
+        return answer
+
+    monkeypatch.setattr(Anchor, "forward", watched)
+    train_decoder(
+        classifier(), decoder(), images(), LABELS, world(), SETTINGS, half, stream(), match=True
+    )
+    assert seen
+    assert set(seen) == {torch.float32}
