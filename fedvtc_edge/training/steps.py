@@ -30,6 +30,7 @@ def random_batch(size: int, count: int, stream: torch.Generator, device: torch.d
 
 def step(loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
     """One gradient step; gradients are freed after it, so that no phase holds another's."""
+    optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
