@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from . import wire
 from .anchor import Anchor
 from .compute import Compute
 from .config import TrainingSettings
@@ -165,6 +166,19 @@ class Client:
             return ClassStatistics.of(
                 features, self.labels.cpu(), classes=self.classes, pooled=pooled
             )
+
+    def decoder_weights(self) -> wire.Weights:
+        """ψ's parameters as float32 arrays, by name."""
+        assert self.decoder is not None
+        return {
+            name: value.detach().float().cpu().numpy()
+            for name, value in self.decoder.state_dict().items()
+        }
+
+    def load_decoder(self, weights: wire.Weights) -> None:
+        """Replace ψ's parameters."""
+        assert self.decoder is not None
+        self.decoder.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
 
     def synthesise(self, world: Knowledge, labels: Tensor, round_: int = 0) -> Tensor:
         """Paint one image per label [N] from the published statistics."""

@@ -126,4 +126,5 @@ def _moments(world: GlobalStatistics, device: torch.device) -> Moments:
     return Moments(
         torch.from_numpy(world.mean.astype(np.float32)).to(device),
         torch.from_numpy(world.std.astype(np.float32)).to(device),
+        None if world.present.all() else torch.from_numpy(world.present).to(device),
     )

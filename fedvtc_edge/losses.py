@@ -12,10 +12,18 @@ _SMALL = 1e-6
 
 
 class Moments(NamedTuple):
-    """A class-conditional distribution to be matched: mean [C, d] and std [C, d]."""
+    """A class-conditional distribution to be matched.
+
+    Args:
+        mean: [C, d].
+        std: [C, d].
+        known: Boolean [C], False for classes of which nobody uploaded a sample;
+            None where all are known.
+    """
 
     mean: Tensor
     std: Tensor
+    known: Tensor | None = None
 
 
 def masked_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor) -> Tensor:
@@ -38,7 +46,10 @@ def kl_to_prior(features: Tensor, labels: Tensor, prior: Moments) -> Tensor:
     weight of the pull is 1/(2σ²), so that σ must not be driven to zero.
     """
     gap = features - prior.mean[labels]
-    return (gap.square() / (2.0 * prior.std[labels].square())).mean()
+    pull = gap.square() / (2.0 * prior.std[labels].square())
+    if prior.known is not None:  # a class that the last cohort did not have has no prototype
+        pull = pull * prior.known[labels][:, None]
+    return pull.mean()
 
 
 def class_moments(values: Tensor, classes: int) -> tuple[Tensor, Tensor]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from .errors import FedVTCError
 from .statistics import ClassStatistics, GlobalStatistics, sum_of
-from .wire import decode, publish
+from .wire import Weights, decode, decode_weights, encode_weights, publish
 
 Witness = Callable[[int, str, str, bytes], None]
 """Told of each upload: round, sender, kind, bytes."""
@@ -17,7 +19,7 @@ class ServerError(FedVTCError):
 
 
 class Server:
-    """Adds one kind of statistics per round.
+    """Adds one kind of statistics per round, and averages decoders where they are shared.
 
     Args:
         classes: Number C of classes, agreed on beforehand.
@@ -28,6 +30,7 @@ class Server:
         self.classes = classes
         self._witness = witness
         self._received: dict[str, ClassStatistics] = {}
+        self._decoders: dict[str, Weights] = {}
 
     def receive(
         self, upload: bytes, *, sender: str, round_: int, kind: str, width: int, pooled: bool
@@ -53,11 +56,49 @@ class Server:
         Raises:
             ServerError: Fewer than ``quorum`` clients uploaded.
         """
-        if len(self._received) < max(quorum, 1):
-            raise ServerError(
-                f"{len(self._received)} uploads, the quorum is {quorum}",
-                hint="wait for more clients, or lower the quorum (to 1 at least)",
-            )
+        self._check_quorum(len(self._received), quorum)
         total = sum_of([self._received[sender] for sender in sorted(self._received)])
         self._received = {}
         return publish(GlobalStatistics.from_sum(total, floor=floor))
+
+    def receive_decoder(self, upload: bytes, *, sender: str, round_: int, like: Weights) -> None:
+        """Open and check one client's decoder.
+
+        Args:
+            upload: float32 safetensors.
+            sender: The client.
+            round_: The round it belongs to.
+            like: Weights of the agreed names and shapes.
+
+        Raises:
+            WireError: The bytes are not a decoder of the agreed shapes.
+            ServerError: The sender was heard already in this round.
+        """
+        self._witness(round_, sender, "decoder", upload)
+        if sender in self._decoders:
+            raise ServerError(f"{sender} uploads twice in round {round_}", hint="one upload counts")
+        self._decoders[sender] = decode_weights(upload, like=like)
+
+    def close_decoders(self, *, quorum: int) -> bytes:
+        """Plain average over clients (FedAvg, McMahan et al. 2017), float32 safetensors.
+
+        Raises:
+            ServerError: Fewer than ``quorum`` clients uploaded.
+        """
+        self._check_quorum(len(self._decoders), quorum)
+        uploads = [self._decoders[sender] for sender in sorted(self._decoders)]
+        self._decoders = {}
+        return encode_weights(
+            {
+                name: np.mean([upload[name] for upload in uploads], axis=0, dtype=np.float64)
+                for name in uploads[0]
+            }
+        )
+
+    @staticmethod
+    def _check_quorum(heard: int, quorum: int) -> None:
+        if heard < max(quorum, 1):
+            raise ServerError(
+                f"{heard} uploads, the quorum is {quorum}",
+                hint="wait for more clients, or lower the quorum (to 1 at least)",
+            )

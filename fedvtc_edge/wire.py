@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -17,6 +21,11 @@ _LARGEST = 1e30
 """Largest magnitude allowed, so that no sum over clients overflows float32 when published."""
 
 _HINT = "the sender must encode with the classes, width and moments that the server announced"
+
+_SHAPES_HINT = "all decoders must have the shape that the settings give them"
+
+Weights = Mapping[str, NDArray[Any]]
+"""A network's parameters by name."""
 
 
 class WireError(FedVTCError):
@@ -57,10 +66,7 @@ def decode(data: bytes, *, classes: int, width: int, pooled: bool | None = None)
     limit = _HEADER_BYTES + 4 * (classes + classes * width + largest)
     if len(data) > limit:  # before any allocation that the sender could choose the size of
         raise WireError(f"{len(data)} bytes, expected at most {limit}", hint=_HINT)
-    try:
-        arrays = load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise WireError(f"not safetensors: {error}", hint=_HINT) from None
+    arrays = _load(data, _HINT)
     if set(arrays) != {"count", "total", "square"}:
         raise WireError(f"keys {sorted(arrays)}, expected count, square, total", hint=_HINT)
     for name, value in arrays.items():
@@ -80,6 +86,13 @@ def decode(data: bytes, *, classes: int, width: int, pooled: bool | None = None)
     statistics = ClassStatistics(count, total, _symmetric(wide, width) if kind else wide, kind)
     _check_possible(statistics)
     return statistics
+
+
+def _load(data: bytes, hint: str) -> dict[str, NDArray[Any]]:
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise WireError(f"not safetensors: {error}", hint=hint) from None
 
 
 def _symmetric(triangle: np.ndarray, width: int) -> np.ndarray:
@@ -121,10 +134,7 @@ def published(data: bytes) -> GlobalStatistics:
     Raises:
         WireError: The bytes are not published statistics.
     """
-    try:
-        arrays = load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise WireError(f"not safetensors: {error}", hint="the file is damaged") from None
+    arrays = _load(data, "the file is damaged")
     shape = arrays["mean"].shape if "mean" in arrays else ()
     width = shape[-1] if shape else 0
     triangle = (width * (width + 1) // 2,)
@@ -146,3 +156,34 @@ def published(data: bytes) -> GlobalStatistics:
     if "covariance" in wide:
         wide["covariance"] = _symmetric(wide["covariance"], width)
     return GlobalStatistics(**wide)
+
+
+def encode_weights(weights: Weights) -> bytes:
+    """float32 safetensors of named arrays."""
+    return save({name: np.ascontiguousarray(v, np.float32) for name, v in weights.items()})
+
+
+def decode_weights(data: bytes, *, like: Weights) -> Weights:
+    """Read what :func:`encode_weights` wrote.
+
+    Args:
+        data: Untrusted bytes.
+        like: Arrays of the agreed names and shapes.
+
+    Raises:
+        WireError: Size, names, types or shapes differ, or a value is not finite.
+    """
+    limit = _HEADER_BYTES * len(like) + 4 * sum(value.size for value in like.values())
+    if len(data) > limit:
+        raise WireError(f"{len(data)} bytes, expected at most {limit}", hint=_SHAPES_HINT)
+    arrays = _load(data, _SHAPES_HINT)
+    if set(arrays) != set(like):
+        raise WireError(f"{len(arrays)} arrays of other names", hint=_SHAPES_HINT)
+    for name, value in arrays.items():
+        if (
+            value.shape != like[name].shape
+            or value.dtype != np.float32
+            or not np.isfinite(value).all()
+        ):
+            raise WireError(f"{name}: {value.dtype} {value.shape} is off", hint=_SHAPES_HINT)
+    return arrays

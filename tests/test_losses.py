@@ -109,3 +109,12 @@ def test_distillation_is_zero_at_equality() -> None:
     logits = drawn(5, 4)
     same = distill(logits + 3.0, torch.log_softmax(logits, 1))
     assert same.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_class_that_nobody_uploaded_pulls_nothing() -> None:
+    """A cohort without a class publishes no prototype of it, not a prototype at the origin."""
+    z = torch.randn((6, 4), generator=torch.Generator().manual_seed(3))
+    labels = torch.tensor([0, 1, 0, 1, 0, 0])
+    prior = Moments(torch.ones(2, 4), torch.full((2, 4), 0.5), torch.tensor([True, False]))
+    expected = ((z[labels == 0] - 1.0) ** 2 / 0.5).sum() / z.numel()
+    torch.testing.assert_close(kl_to_prior(z, labels, prior), expected)

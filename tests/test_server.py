@@ -9,7 +9,15 @@ import pytest
 
 from fedvtc_edge.server import Server, ServerError
 from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
-from fedvtc_edge.wire import WireError, decode, encode, publish, published
+from fedvtc_edge.wire import (
+    WireError,
+    decode,
+    decode_weights,
+    encode,
+    encode_weights,
+    publish,
+    published,
+)
 
 CLASSES, WIDTH = 3, 4
 
@@ -127,3 +135,58 @@ def test_a_refused_upload_is_not_counted() -> None:
         server.close(quorum=1)
     send(server, "client-00", uploads()["client-00"])
     server.close(quorum=1)
+
+
+# ---------------------------------------------------------------- decoders
+
+
+def _weights(value: float) -> dict[str, np.ndarray]:
+    return {"a": np.full((2, 3), value, np.float32), "b": np.arange(4, dtype=np.float32) * value}
+
+
+def test_decoders_are_averaged_whatever_the_order_and_seen_by_the_witness() -> None:
+    seen: list[tuple[int, str, str, bytes]] = []
+    answers = []
+    for order in ((1.0, 2.0, 6.0), (6.0, 1.0, 2.0)):
+        server = Server(2, lambda *upload: seen.append(upload))
+        for value in order:
+            upload = encode_weights(_weights(value))
+            server.receive_decoder(upload, sender=f"c{value}", round_=3, like=_weights(0.0))
+        answers.append(server.close_decoders(quorum=3))
+    assert answers[0] == answers[1]
+    mean = decode_weights(answers[0], like=_weights(0.0))
+    np.testing.assert_allclose(mean["b"], np.arange(4) * 3.0)
+    assert seen[0] == (3, "c1.0", "decoder", encode_weights(_weights(1.0)))
+
+
+def test_a_decoder_counts_once_and_only_with_a_quorum() -> None:
+    server = Server(2, lambda *_: None)
+    upload = encode_weights(_weights(1.0))
+    server.receive_decoder(upload, sender="a", round_=1, like=_weights(0.0))
+    with pytest.raises(ServerError, match="twice"):
+        server.receive_decoder(upload, sender="a", round_=1, like=_weights(0.0))
+    with pytest.raises(ServerError, match="quorum is 2"):
+        server.close_decoders(quorum=2)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"a": np.zeros((2, 3), np.float32)},
+        {"a": np.zeros((3, 2), np.float32), "b": np.zeros(4, np.float32)},
+        {"a": np.full((2, 3), np.nan, np.float32), "b": np.zeros(4, np.float32)},
+        {"a": np.zeros((2, 3), np.float32), "b": np.zeros(4000, np.float32)},
+    ],
+    ids=["missing", "shape", "nan", "huge"],
+)
+def test_a_decoder_of_another_shape_is_refused(bad: dict[str, np.ndarray]) -> None:
+    server = Server(2, lambda *_: None)
+    with pytest.raises(WireError):
+        server.receive_decoder(encode_weights(bad), sender="a", round_=1, like=_weights(0.0))
+
+
+def test_garbage_is_no_decoder() -> None:
+    with pytest.raises(WireError, match="safetensors"):
+        Server(2, lambda *_: None).receive_decoder(
+            b"garbage", sender="a", round_=1, like=_weights(0.0)
+        )

@@ -60,7 +60,8 @@ class FedProto(Method):
         if self._world is None:
             return None
         mean = torch.from_numpy(self._world.mean).float().to(self.federation.compute.device)
-        return Moments(mean, torch.full_like(mean, 0.5**0.5))
+        known = torch.from_numpy(self._world.present).to(mean.device)
+        return Moments(mean, torch.full_like(mean, 0.5**0.5), known)
 
     def scores(self, client: Client, images: Tensor) -> Tensor:
         """Negative squared distances to the global prototypes, as the paper classifies."""

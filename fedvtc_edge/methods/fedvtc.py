@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from fedvtc_edge import wire
@@ -83,7 +81,7 @@ class FedVTC(Method):
         for client in cohort:
             client.fit_decoder(number, world, match="dm" not in self.ablate)
         if self.share == "features+decoder":
-            self._average_decoders(cohort)
+            self._average_decoders(number, cohort)
         rounds = self.federation.config.method.rounds
         for client in cohort:
             steps = steps_in(number, rounds, client.settings)
@@ -131,22 +129,18 @@ class FedVTC(Method):
             self._upload(client, number, "features", wire.encode(client.measure()), width, False)
         self._publish("features", self.federation.server.close(quorum=len(cohort), floor=STD_FLOOR))
 
-    def _average_decoders(self, cohort: Sequence[Client]) -> None:
-        """Plain FedAvg of ψ, which has one shape for all; weights travel as float32."""
-        uploads = []
+    def _average_decoders(self, number: int, cohort: Sequence[Client]) -> None:
+        """ψ has one shape for all; its weights travel as float32."""
+        server = self.federation.server
         for client in cohort:
-            assert client.decoder is not None
-            state = {k: v.detach().float().cpu() for k, v in client.decoder.state_dict().items()}
-            data = save(state)
+            weights = client.decoder_weights()
+            data = wire.encode_weights(weights)
             self.federation.traffic[client.id].up += len(data)
-            uploads.append(load(data))
-        mean = {
-            name: torch.stack([upload[name] for upload in uploads]).mean(0) for name in uploads[0]
-        }
-        self.federation.broadcast(len(save(mean)), cohort)
+            server.receive_decoder(data, sender=client.id, round_=number, like=weights)
+        data = server.close_decoders(quorum=len(cohort))
+        self.federation.broadcast(len(data), cohort)
         for client in cohort:
-            assert client.decoder is not None
-            client.decoder.load_state_dict(mean)
+            client.load_decoder(wire.decode_weights(data, like=client.decoder_weights()))
 
     def _upload(
         self, client: Client, number: int, kind: str, data: bytes, width: int, pooled: bool
