@@ -90,7 +90,7 @@ class Server:
         self._decoders = {}
         return encode_weights(
             {
-                name: np.mean([upload[name] for upload in uploads], axis=0, dtype=np.float64)
+                name: np.stack([upload[name] for upload in uploads]).mean(0, dtype=np.float64)
                 for name in uploads[0]
             }
         )

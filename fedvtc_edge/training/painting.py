@@ -88,10 +88,10 @@ def matching(painted: Tensor, classes: Tensor, model: Classifier, world: Knowled
     """
     one = torch.ones((), device=painted.device)
     features = model.features(painted)
-    own = match_moments(features, world.codes, classes, scale=one, spread=1.0)
+    own = MATCH_FEATURES * match_moments(features, world.codes, classes, scale=one, spread=1.0)
     if world.anchored is None:
-        return MATCH_ANCHOR * own
+        return own
     known = world.anchored
     seen = known.anchor(painted)
     anchored = match_moments(seen, known.moments, classes, scale=known.scale, spread=SPREAD)
-    return MATCH_ANCHOR * anchored + MATCH_FEATURES * own
+    return MATCH_ANCHOR * anchored + own
