@@ -736,6 +736,8 @@ def test_a_real_ctrl_c(
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
+        # A shell's background job ignores SIGINT, and so would every child of it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stderr is not None
         while not process.stderr.readline().startswith("rounds: 1/8"):

@@ -242,7 +242,7 @@ def test_anchored_matching_adds_the_anchor_to_the_clients_own_view() -> None:
         spread = (group.std(0) - view.moments.std[label]) / view.scale
         expected += (centre.square().mean() + painting.SPREAD * spread.square().mean()) / 2
     expected = painting.MATCH_ANCHOR * expected
-    expected += painting.MATCH_FEATURES / painting.MATCH_ANCHOR * own
+    expected += own
     torch.testing.assert_close(both, expected, rtol=1e-4, atol=1e-5)
 
 
