@@ -16,7 +16,8 @@ from .methods import Method
 from .runs import SCHEMA, version
 
 _PER_CLASS = 6
-_MOST_PICTURES = 12 * 200 * _PER_CLASS
+_PICTURE_BYTES = 8_000_000
+"""About how many painted pixels samples.npz may hold; at least one picture a class."""
 
 
 def summarise(engine: LocalEngine, data: Dataset) -> dict[str, Any]:
@@ -97,9 +98,10 @@ def pictures(method: Method, data: Dataset) -> dict[str, NDArray[np.uint8]]:
     clients = method.federation.clients
     if world is None or any(client.decoder is None for client in clients):
         return {}
-    per_class = min(_PER_CLASS, max(1, _MOST_PICTURES // (data.classes * len(clients))))
-    labels = torch.arange(data.classes).repeat_interleave(per_class)
     size, _, channels = data.image_shape
+    row = len(clients) * data.classes * size * size * channels
+    per_class = min(_PER_CLASS, max(1, _PICTURE_BYTES // row))
+    labels = torch.arange(data.classes).repeat_interleave(per_class)
     painted = [
         (client.synthesise(world, labels) * 255.0).round().to(torch.uint8) for client in clients
     ]
