@@ -45,10 +45,11 @@ def evaluate(
         alone = correct
         if twins:
             alone = in_chunks(twins[index].model.eval(), test.images).argmax(1) == test.labels
-        absent = ~client.present.cpu()[test.labels]
+        present = client.present.cpu()
+        absent = ~present[test.labels]
         both = None
         if control is not None:
-            both = share(calibrated(own, control).argmax(1) == test.labels)
+            both = share(calibrated(own, control, present).argmax(1) == test.labels)
         records.append(
             {
                 "id": client.id,

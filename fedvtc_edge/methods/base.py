@@ -96,6 +96,25 @@ class Method:
         return []
 
 
-def calibrated(own: Tensor, control: Tensor) -> Tensor:
-    """Log-posteriors of the product of both experts: log f_k(y|x) + log t(y|x)."""
-    return torch.log_softmax(own + control, dim=1)
+CALIBRATION = 0.5
+"""Weight of f_k beside the control: it learned from it, so their errors are not independent."""
+
+
+def calibrated(own: Tensor, control: Tensor, present: Tensor) -> Tensor:
+    """Log-posteriors of both experts, each where it knows more.
+
+    The control says how likely the client's own classes are as a group, and
+    decides among the others alone; *within* the group the prediction is
+    log t(y|x) + ½ log f_k(y|x), because there f_k learned from real images. The
+    plain product over all classes lets f_k's guesses about classes that it only
+    knows from paintings spoil the control's (docs/decisions/0007).
+
+    Args:
+        own: log f_k, [N, C].
+        control: log t, [N, C].
+        present: Classes [C] of which the client has samples.
+    """
+    outside = torch.full_like(control, float("-inf"))
+    group = torch.logsumexp(torch.where(present, control, outside), 1, keepdim=True)
+    within = torch.where(present, control + CALIBRATION * own, outside).log_softmax(1)
+    return torch.where(present, within + group, control)

@@ -17,6 +17,7 @@ from fedvtc_edge.data import load_dataset
 from fedvtc_edge.evaluation import as_images
 from fedvtc_edge.federation import assemble
 from fedvtc_edge.methods import METHODS, Method, calibrated
+from fedvtc_edge.methods.base import CALIBRATION
 from fedvtc_edge.methods.fedvtc import STD_FLOOR
 from fedvtc_edge.methods.supervised import matched_steps
 from fedvtc_edge.statistics import GlobalStatistics
@@ -273,11 +274,35 @@ def test_fedproto_classifies_by_the_nearest_prototype(tiny: Tiny) -> None:
     assert torch.allclose(scores.exp().sum(1), torch.ones(len(images)))
 
 
-def test_the_calibrated_prediction_is_the_product_of_both() -> None:
+def test_the_calibrated_prediction_trusts_each_expert_where_it_knows_more() -> None:
+    """The slow twin: sample by sample, in probabilities."""
     own, control = (torch.randn(5, 4).log_softmax(1) for _ in range(2))
-    product = own.exp() * control.exp()
-    expected = product / product.sum(1, keepdim=True)
-    assert torch.allclose(calibrated(own, control).exp(), expected, atol=1e-6)
+    held, others = [0, 2], [1, 3]
+    present = torch.tensor([True, False, True, False])
+    answer = calibrated(own, control, present).exp()
+    for row in range(5):
+        t, f = control[row].exp().tolist(), own[row].exp().tolist()
+        group = sum(t[y] for y in held)
+        inner = {y: t[y] * f[y] ** CALIBRATION for y in held}
+        for y in held:
+            assert answer[row, y].item() == pytest.approx(group * inner[y] / sum(inner.values()))
+        for y in others:
+            assert answer[row, y].item() == pytest.approx(t[y])
+    assert torch.allclose(answer.sum(1), torch.ones(5))
+
+
+def test_a_client_with_every_class_weighs_both_experts() -> None:
+    own, control = (torch.randn(3, 4).log_softmax(1) for _ in range(2))
+    everything = calibrated(own, control, torch.ones(4, dtype=torch.bool))
+    torch.testing.assert_close(everything, (control + CALIBRATION * own).log_softmax(1))
+
+
+def test_a_class_that_nobody_has_stays_impossible() -> None:
+    own = torch.randn(3, 4).log_softmax(1)
+    control = torch.tensor([[0.0, 1.0, 2.0, float("-inf")]]).log_softmax(1).repeat(3, 1)
+    answer = calibrated(own, control, torch.tensor([True, True, False, False]))
+    assert not answer.isnan().any()
+    assert (answer[:, 3] == float("-inf")).all()
 
 
 @pytest.mark.parametrize("name", ["local-matched", "centralised"])
