@@ -93,9 +93,17 @@ class Client:
             )
 
     def train_on(
-        self, round_: int, images: Tensor, labels: Tensor, present: Tensor, steps: int
+        self,
+        round_: int,
+        images: Tensor,
+        labels: Tensor,
+        present: Tensor,
+        steps: int,
+        *,
+        prior: Moments | None = None,
+        kl: float = 0.0,
     ) -> None:
-        """So many plain gradient steps on any labelled images: the baselines' phase A."""
+        """So many gradient steps on any labelled images: the baselines' phase A."""
         with self.working():
             self.samples_seen += supervised.train_steps(
                 self.model,
@@ -106,6 +114,8 @@ class Client:
                 self.compute,
                 self.stream(round_, "train"),
                 steps=steps,
+                prior=prior,
+                kl=kl,
             )
 
     def fit_decoder(self, round_: int, world: Knowledge, *, match: bool) -> None:

@@ -13,6 +13,7 @@ from fedvtc_edge.losses import Moments
 from fedvtc_edge.statistics import GlobalStatistics
 
 from .base import Federation, Method
+from .supervised import matched_steps
 
 PULL = 1.0
 """λ of the paper: weight of the squared distance to the global prototype."""
@@ -20,6 +21,8 @@ PULL = 1.0
 
 class FedProto(Method):
     """Clients pull their features toward global prototypes and classify by the nearest one.
+
+    Trained for as many gradient steps as FedVTC takes on f and ψ together.
 
     The wire carries second moments too, which FedProto does not need: its own
     format would be half as large.
@@ -39,7 +42,9 @@ class FedProto(Method):
         """Train with the pull, upload class sums, publish their means."""
         federation = self.federation
         for client in cohort:
-            client.train(number, self._prior(), kl=PULL)
+            steps = matched_steps(federation, client, number)
+            own = (client.images, client.labels, client.present)
+            client.train_on(number, *own, steps, prior=self._prior(), kl=PULL)
         for client in cohort:
             data = wire.encode(client.measure())
             federation.traffic[client.id].up += len(data)

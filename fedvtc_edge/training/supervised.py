@@ -42,11 +42,13 @@ def train_steps(
     stream: torch.Generator,
     *,
     steps: int,
+    prior: Moments | None = None,
+    kl: float = 0.0,
 ) -> int:
     """``steps`` random batches; returns the number of images seen."""
     size, device = min(settings.batch, len(images)), torch.device("cpu")
     batches = (random_batch(len(images), size, stream, device) for _ in range(steps))
-    return _train(model, images, labels, present, settings, compute, stream, batches, None, 0.0)
+    return _train(model, images, labels, present, settings, compute, stream, batches, prior, kl)
 
 
 def steps_per_round(samples: int, settings: TrainingSettings) -> int:

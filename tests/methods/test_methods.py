@@ -305,7 +305,7 @@ def test_a_class_that_nobody_has_stays_impossible() -> None:
     assert (answer[:, 3] == float("-inf")).all()
 
 
-@pytest.mark.parametrize("name", ["local-matched", "centralised"])
+@pytest.mark.parametrize("name", ["local-matched", "fedproto", "centralised"])
 def test_matched_baselines_spend_the_budget_of_fedvtc(tiny: Tiny, name: str) -> None:
     """Counted, not computed: every step of every optimiser while all rounds are played."""
 
