@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -55,7 +56,7 @@ class Federation:
             self.traffic[client.id].down += size
 
 
-class Method:
+class Method(ABC):
     """How clients learn; the engine calls :meth:`open` once, then :meth:`round` per round.
 
     Whatever of the outside world a method needs again after a restart, it keeps in
@@ -68,16 +69,16 @@ class Method:
         self.federation = federation
         self.published: dict[str, bytes] = {}
 
-    def open(self) -> None:
+    def open(self) -> None:  # noqa: B027  (most methods have nothing to do before round 1)
         """What happens once, before the first round."""
 
     def restore(self, published: dict[str, bytes]) -> None:
         """Take up again what an earlier process published."""
         self.published = dict(published)
 
+    @abstractmethod
     def round(self, number: int, cohort: Sequence[Client]) -> None:
         """One federated round with the clients in ``cohort``; rounds count from 1."""
-        raise NotImplementedError
 
     def scores(self, client: Client, images: Tensor) -> Tensor:
         """Log-posteriors [N, C] of a client's own model on images, on the CPU."""
