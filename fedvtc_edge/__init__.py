@@ -5,6 +5,7 @@ Heavy parts load on first use, so that a device without torch can import the pac
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from .comparison import compare
     from .config import Config, load_config
     from .federation import RunResult, resume, run
+
+# Read once, when onnxruntime is first imported: since 1.29 its wheels otherwise write a device
+# id into the user's cache folder. Set here, so that no order of our imports can be too late.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __all__ = ["Config", "RunResult", "compare", "load_config", "resume", "run"]
 

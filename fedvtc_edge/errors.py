@@ -5,9 +5,13 @@
     │   ├── ConfigError       a key, type or range in the settings
     │   ├── DataError         a data set that cannot be used
     │   ├── RunError          a run directory that cannot be written, read or resumed
-    │   └── ScoreError        attack scores that nothing can be concluded from
+    │   ├── ScoreError        attack scores that nothing can be concluded from
+    │   ├── KeyFileError      a signing or verifying key that cannot be used
+    │   └── BundleError       what a bundle is given, or asked for and does not hold
     ├── MissingExtra          a part that this installation leaves out   exit 2
     └── GateError             a verification or gate said no        exit 1
+        ├── VerificationError a bundle is not, byte for byte, what was exported
+        └── ParityError       the exported graph does not compute what torch computes
 
 An error names what it got and what it expected; its ``hint`` is one line that
 says what to do next. The command line prints both and never a traceback.
@@ -51,6 +55,14 @@ class ScoreError(UsageError):
     """Attack scores, or a rate asked of them, from which nothing can be concluded."""
 
 
+class KeyFileError(UsageError):
+    """A key file that is missing, damaged, locked or of another kind."""
+
+
+class BundleError(UsageError):
+    """What a bundle is given does not fit it, or it does not hold what is asked of it."""
+
+
 class MissingExtra(FedVTCError):  # noqa: N818  (what is missing is an extra)
     """A feature needs an optional part of the installation."""
 
@@ -59,3 +71,11 @@ class GateError(FedVTCError):
     """A verification or a gate failed."""
 
     exit_code = 1
+
+
+class VerificationError(GateError):
+    """A bundle is not, byte for byte, what was exported and signed."""
+
+
+class ParityError(GateError):
+    """An exported graph does not compute what the trained network computes."""

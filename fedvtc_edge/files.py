@@ -1,14 +1,17 @@
-"""Files that are either whole or absent."""
+"""Files and folders that are either whole or absent."""
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
+def write_atomic(path: Path, data: bytes, *, durable: bool = True, mode: int = 0o644) -> None:
     """Write ``data`` under a temporary name, flush it to the disk, rename it.
 
     After a crash at any moment ``path`` holds the old content or the new, never a
@@ -20,6 +23,7 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
         data: Its new content.
         durable: False leaves the flush to the operating system: a killed process
             loses nothing, a power cut may. For what can be made again.
+        mode: Permissions of the file.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -28,7 +32,7 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp's 0600 would hide reports from a group
+        os.chmod(name, mode)  # mkstemp's 0600 would hide reports from a group
         os.replace(name, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -47,3 +51,42 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that takes its name when all went well.
+
+    What stood under that name before is replaced as a whole: whoever opens ``path``
+    sees the old folder or the new one. A killed process leaves ``.NAME.…`` folders;
+    see :func:`recover_folder`.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
+    try:
+        os.chmod(scratch, 0o755)  # noqa: S103  (mkdtemp's 0700 would hide the result from a group)
+        yield scratch
+        _sync_folder(scratch)
+        old = _old(path)
+        if path.exists():
+            os.rename(path, old)
+        os.rename(scratch, path)
+        _sync_folder(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        recover_folder(path)
+        raise
+
+
+def recover_folder(path: Path) -> None:
+    """Undo what a process killed inside :func:`new_folder` left; harmless otherwise."""
+    old = _old(path)
+    if old.exists() and not path.exists():
+        os.rename(old, path)
+    for leftover in [old, *path.parent.glob(f".{glob.escape(path.name)}.new-*")]:
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")

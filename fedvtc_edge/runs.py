@@ -106,7 +106,7 @@ class RunDirectory:
             raise RunError(
                 f"{path} holds no run (no config.toml)", hint="start one: fedvtc-edge run --out DIR"
             )
-        made = _made(path)
+        made = digest_at_start(path)
         if not os.access(path, os.W_OK):
             raise RunError(f"cannot write {path}", hint="give yourself permission to write there")
         try:
@@ -115,7 +115,7 @@ class RunDirectory:
             raise RunError(
                 f"{path / 'config.toml'} is not one of this version: {error}", hint=error.hint
             ) from None
-        if made != _digest(run.config):
+        if made != digest(run.config):
             raise RunError(
                 f"{path / 'config.toml'} was changed since the run began",
                 hint="restore it, or start a new run with the changed file",
@@ -140,7 +140,7 @@ class RunDirectory:
             for folder in ("checkpoint", "server", "clients"):
                 (path / folder).mkdir(parents=True, exist_ok=True)
             self._ledger.begin()
-            write_atomic(path / "run.json", _json(made | {"config": _digest(self.config)}))
+            write_atomic(path / "run.json", _json(made | {"config": digest(self.config)}))
             write_atomic(path / "config.toml", _toml(self.config))
         except OSError as error:
             raise _unwritable(path, error) from None
@@ -163,7 +163,7 @@ class RunDirectory:
         document = {
             "schema": SCHEMA,
             "version": version(),
-            "config": _digest(self.config),
+            "config": digest(self.config),
             "round": state.round,
             "records": state.records,
             "account": state.account,
@@ -198,7 +198,7 @@ class RunDirectory:
                 if name.startswith("published/")
             }
             number, records, account = (document[key] for key in ("round", "records", "account"))
-            if document["config"] != _digest(self.config):
+            if document["config"] != digest(self.config):
                 raise ValueError("it is of another run")
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise RunError(
@@ -251,14 +251,14 @@ def version() -> str:
     return metadata.version("fedvtc-edge")
 
 
-def _made(path: Path) -> str:
+def digest_at_start(path: Path) -> str:
     """The digest of the settings that a run of this version was begun with.
 
     A run goes on with the version that began it, or its statistics would change silently.
     """
     try:
         made = json.loads((path / "run.json").read_text("utf-8"))
-        schema, maker, digest = made["schema"], made["version"], made["config"]
+        schema, maker, settings = made["schema"], made["version"], made["config"]
     except (OSError, ValueError, KeyError, TypeError):
         raise RunError(
             f"{path / 'run.json'} does not say which version made the run",
@@ -269,14 +269,15 @@ def _made(path: Path) -> str:
             f"{path} was made by fedvtc-edge {maker} (schema {schema}), this is {version()}",
             hint=f"pip install fedvtc-edge=={maker}, or start a new run",
         )
-    return str(digest)
+    return str(settings)
 
 
 def _unwritable(path: Path, error: OSError) -> RunError:
     return RunError(f"cannot write {path}: {error.strerror}", hint="choose another --out")
 
 
-def _digest(config: Config) -> str:
+def digest(config: Config) -> str:
+    """What tells this run's settings from all others."""
     return hashlib.sha256(_toml(config)).hexdigest()
 
 

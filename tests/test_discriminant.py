@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedvtc_edge.discriminant import FLOOR, RIDGE, Discriminant, whitening
+from fedvtc_edge.discriminant import Discriminant
+from fedvtc_edge.gaussian import FLOOR, RIDGE
 from fedvtc_edge.losses import distill
 from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
 
@@ -142,14 +143,3 @@ def test_gradients_reach_the_features_and_absent_classes_bring_no_nan(pooled: bo
     assert torch.isfinite(loss)
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
-
-
-def test_whitening_whitens() -> None:
-    z, y = labelled((9, 4, 12, 6))
-    covariance = world_of(z, y, pooled=True).covariance
-    assert covariance is not None
-    w = whitening(covariance, ridge=0.2)
-    np.testing.assert_array_equal(np.round(w, 12), np.round(w.T, 12))
-    ridged = covariance + 0.2 * np.trace(covariance) / WIDTH * np.eye(WIDTH)
-    np.testing.assert_allclose(w @ ridged @ w, np.eye(WIDTH), atol=1e-10)
-    assert np.isfinite(whitening(np.zeros((3, 3)))).all()

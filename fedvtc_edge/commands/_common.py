@@ -14,7 +14,7 @@ from fedvtc_edge.errors import MissingExtra
 from fedvtc_edge.progress import BarProgress, Progress, SilentProgress
 
 EXTRAS = {
-    **dict.fromkeys(("torch", "torchvision", "sklearn", "jinja2", "matplotlib", "PIL"), "train"),
+    **dict.fromkeys(("torch", "torchvision", "sklearn", "jinja2", "matplotlib"), "train"),
     **dict.fromkeys(("onnx", "onnxscript", "opacus", "tomli_w", "tqdm"), "train"),
     "flwr": "flower",
 }

@@ -13,11 +13,11 @@ from fedvtc_edge.errors import DataError, MissingExtra
 from .dataset import Pixels
 
 try:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 except ImportError as error:  # pragma: no cover - the tests need Pillow
     raise MissingExtra(
         f"reading or resizing images needs Pillow: {error}",
-        hint="pip install 'fedvtc-edge[train]'",
+        hint="pip install pillow",
     ) from None
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".webp"})
@@ -93,6 +93,11 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
             yield image
     except DataError:
         raise
+    except UnidentifiedImageError:  # its own message names a buffer's address
+        raise DataError(
+            f"{where}: not an image of a known format",
+            hint=f"expected one of {', '.join(_FORMATS)}",
+        ) from None
     except Exception as error:  # decoders raise whatever damaged bytes lead them to
         raise DataError(
             f"{where}: cannot be read as an image: {str(error) or type(error).__name__}",

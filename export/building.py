@@ -1,0 +1,169 @@
+"""The content of one client's bundle: graphs, statistics, and the proof that they fit."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from fedvtc_edge.data import Dataset
+from fedvtc_edge.errors import RunError
+from fedvtc_edge.finished import FinishedRun
+from fedvtc_edge.knowledge import CODE_STD, class_codes
+from fedvtc_edge.models import ImageShape
+from fedvtc_edge.runs import version
+
+from . import noise
+from .codes import Codes
+from .manifest import STATISTICS, File, Image, Manifest, Privacy
+from .writing import GraphWriter
+
+_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+class Builder:
+    """Makes the bundles of one run.
+
+    Args:
+        finished: The run.
+        data: Its data set; only the evaluation images are looked at.
+        int8: Whether to add int8 variants.
+
+    Raises:
+        RunError: int8 is wanted and there is nothing to calibrate it with, or the
+            published statistics do not fit the settings.
+    """
+
+    def __init__(self, finished: FinishedRun, data: Dataset, *, int8: bool) -> None:
+        size, _, channels = data.image_shape
+        self.finished, self.data, self.int8 = finished, data, int8
+        self.shape = ImageShape(size, channels)
+        self.latent = finished.config.method.latent
+        self.form = Image(
+            size=size,
+            channels=1 if channels == 1 else 3,
+            colour="grey" if channels == 1 else "rgb",
+            resize="bilinear, antialiased, stretched to the square",
+        )
+        self.published = finished.published()
+        self.anchor = finished.anchor(self.shape)
+        if self.published is not None:
+            width = self.anchor.width if self.anchor else self.latent
+            if self.published.mean.shape != (data.classes, width):
+                raise RunError(
+                    f"{finished.path}: statistics of shape {self.published.mean.shape} "
+                    f"do not fit {data.classes} classes of {width} features",
+                    hint="the run is damaged, or its data set has changed: run it again",
+                )
+        if int8 and finished.config.method.name != "fedvtc":
+            raise RunError(
+                f"int8 is calibrated with synthesised images, and "
+                f"{finished.config.method.name!r} synthesises none",
+                hint="leave out --int8, or export a run of method.name = fedvtc",
+            )
+
+    def would_be(self, manifest: Manifest, client: str) -> bool:
+        """Whether :meth:`build` would write this manifest's bundle again."""
+        return (
+            manifest.run == self.finished.digest
+            and manifest.client == client
+            and manifest.revision == 0
+            and bool(manifest.int8) == self.int8
+            and manifest.source == self._source(client)
+            and manifest.tools == _tools()
+        )
+
+    def build(self, client: str, folder: Path) -> Manifest:
+        """Write a client's graphs and statistics into ``folder`` and return its manifest.
+
+        Raises:
+            ParityError: onnxruntime does not compute what torch computes, or the
+                accuracy is not the run's.
+        """
+        record, codes = self.finished.record(client), self._codes(client)
+        writer = GraphWriter(
+            folder,
+            self.form,
+            codes,
+            classes=self.data.classes,
+            latent=self.latent,
+            images=self.data.x_test,
+            labels=self.data.y_test,
+        )
+        model = self.finished.classifier(client, self.shape, self.data.classes)
+        decoder = self.finished.decoder(client, self.shape)
+        writer.classifier(model, record.get("accuracy"))
+        if codes is not None:
+            (folder / STATISTICS).write_bytes(codes.to_bytes())
+            writer.files.append(STATISTICS)
+            if decoder is not None:
+                writer.synthesizer(decoder)
+        if self.anchor is not None:
+            writer.anchor(self.anchor, record.get("accuracy_calibrated"))
+        if self.int8:
+            writer.quantized()
+        summary = self.finished.summary
+        return Manifest(
+            schema=1,
+            kind="fedvtc-edge bundle",
+            client=client,
+            architecture=record["architecture"],
+            device=record.get("device"),
+            run=self.finished.digest,
+            source=self._source(client),
+            method=self.finished.config.method.name,
+            share=summary.get("share"),
+            classes=self.data.class_names,
+            latent=self.latent,
+            anchor=self.anchor.width if self.anchor else None,
+            image=self.form,
+            noise=noise.described(self.latent) if "synthesizer" in writer.graphs else None,
+            files={name: _described(folder / name) for name in sorted(writer.files)},
+            graphs=writer.graphs,
+            privacy=Privacy(
+                mode=self.finished.config.privacy.mode,
+                epsilon=summary.get("epsilon"),
+                delta=summary.get("delta"),
+                unit=summary.get("privacy_unit"),
+            ),
+            accuracy=writer.accuracy,
+            parity=writer.parity,
+            int8=writer.int8,
+            tools=_tools(),
+        )
+
+    def _source(self, client: str) -> dict[str, str]:
+        folder = self.finished.path / "clients" / client
+        names = ("classifier.safetensors", "decoder.safetensors")
+        return {
+            name: _described(folder / name).sha256 for name in names if (folder / name).exists()
+        }
+
+    def _codes(self, client: str) -> Codes | None:
+        world = self.published
+        if world is None:
+            return None
+        counts = self.finished.record(client).get("class_counts")
+        if not isinstance(counts, list) or len(counts) != self.data.classes:
+            raise RunError(
+                f"{self.finished.path}: {client} lacks counts of {self.data.classes} classes",
+                hint="the run is damaged, or its data set has changed: run it again",
+            )
+        own = np.array(counts) > 0
+        if self.anchor is None:
+            mean, std = world.mean.astype(np.float32), world.std.astype(np.float32)
+            return Codes(mean, std, world.present, own, None)
+        mean = class_codes(self.data.classes, self.latent).astype(np.float32)
+        return Codes(mean, np.full_like(mean, CODE_STD), world.present, own, world)
+
+
+def _described(path: Path) -> File:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return File(sha256=digest, size=path.stat().st_size)
+
+
+def _tools() -> dict[str, str]:
+    return {"fedvtc-edge": version()} | {name: metadata.version(name) for name in _TOOLS}

@@ -1,0 +1,265 @@
+"""One client's bundle on a device: verified, then painting and classifying."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fedvtc_edge.errors import BundleError, VerificationError
+
+from . import control as controls
+from . import inputs
+from . import noise as noises
+from .codes import Codes
+from .control import Control
+from .manifest import INT8_AGREEMENT, STATISTICS, GraphName, Manifest, Variant
+from .runtime import Arrays, Session, is_faster
+from .verification import Verified, verify
+
+if TYPE_CHECKING:
+    from fedvtc_edge.signing import PublicKey
+
+Choice = Literal["auto", "fp32", "int8"]
+Images = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+CHUNK = 32
+"""Images per inference: what bounds a device's memory, whatever is asked for."""
+
+_TYPES = {"uint8": "tensor(uint8)", "int64": "tensor(int64)", "float32": "tensor(float)"}
+
+
+class Bundle:
+    """What a device does with a client's bundle; needs neither torch nor onnx.
+
+    Made by :meth:`open`. Graphs are loaded when first used, from bytes that are
+    hashed again.
+    """
+
+    def __init__(self, verified: Verified, variant: Choice, threads: int) -> None:
+        self._verified = verified
+        self._variant: Choice = variant
+        self._threads = threads
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        public_key: PublicKey | None = None,
+        *,
+        variant: Choice = "auto",
+        threads: int = 1,
+    ) -> Bundle:
+        """Verify a bundle and make it ready.
+
+        Args:
+            path: The bundle's folder.
+            public_key: The exporter's Ed25519 key, its PEM, or the path of a file of
+                it; None checks hashes alone.
+            variant: ``fp32``, ``int8``, or ``auto``: int8 for the classifier where it
+                is measured to be faster on this machine and agrees with fp32 on
+                synthesised images; the synthesiser stays fp32, which is no slower.
+            threads: Of one inference.
+
+        Raises:
+            BundleError: No such folder or variant.
+            KeyFileError: The key cannot be used.
+            VerificationError: A byte is not what was exported or signed.
+        """
+        if variant not in ("auto", "fp32", "int8"):
+            raise BundleError(f"variant {variant!r}", hint="expected auto, fp32 or int8")
+        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
+            raise BundleError(f"threads {threads!r}, expected 1 to 1024", hint="one is the default")
+        bundle = cls(verify(path, public_key), variant, threads)
+        if variant == "int8" and "int8" not in bundle.manifest.graphs["classifier"].variants:
+            raise BundleError("this bundle has no int8 variant", hint="export with --int8")
+        return bundle
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self._verified.manifest
+
+    @property
+    def signer(self) -> str | None:
+        """Fingerprint of the key that the signature was checked with, or None."""
+        return self._verified.signer
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the C classes."""
+        return self.manifest.classes
+
+    @cached_property
+    def codes(self) -> Codes:
+        """The statistics that the graphs take as inputs."""
+        manifest = self.manifest
+        if STATISTICS not in manifest.files:
+            raise BundleError(
+                f"the method {manifest.method!r} published no statistics",
+                hint="export a run of method.name = fedvtc",
+            )
+        return Codes.from_bytes(
+            self._verified.read(STATISTICS),
+            classes=len(manifest.classes),
+            latent=manifest.latent,
+            anchor=manifest.anchor,
+        )
+
+    def noise(self, count: int, seed: int) -> Floats:
+        """The noise [count, p] of a seed: the same everywhere, fewer rows a prefix of more.
+
+        Raises:
+            BundleError: An impossible count or seed, or a NumPy that draws otherwise.
+        """
+        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+            raise BundleError(f"count {count!r}, expected 1 or more", hint="one row per image")
+        promised = self.manifest.noise
+        if promised is None:
+            raise self._no_decoder()
+        noises.check(promised, self.manifest.latent)
+        return noises.draw(seed, int(count), self.manifest.latent)
+
+    def synthesize(self, labels: ArrayLike, seed: int) -> Images:
+        """Paint one image per label.
+
+        Args:
+            labels: [N] whole numbers in 0…C-1, of classes that some client had.
+            seed: 0…2^63-1; the same seed and labels give the same images.
+
+        Returns:
+            uint8 [N, H, W, channels].
+
+        Raises:
+            BundleError: Labels or a seed that do not fit.
+        """
+        wanted = self._labels(labels)
+        return self.paint(wanted, self.noise(len(wanted), seed))
+
+    def paint(self, labels: ArrayLike, noise: Floats) -> Images:
+        """Paint with noise of your own: [N, p] float32, finite; as :meth:`synthesize`."""
+        wanted = self._labels(labels)
+        inputs.check_noise(noise, len(wanted), self.manifest.latent)
+        codes, session = self.codes, self._synthesizer
+        parts = [
+            session(
+                {
+                    "labels": wanted[start : start + CHUNK],
+                    "means": codes.mean,
+                    "stds": codes.std,
+                    "noise": noise[start : start + CHUNK],
+                }
+            )
+            for start in range(0, len(wanted), CHUNK)
+        ]
+        return np.concatenate(parts)
+
+    def classify(self, images: Images, *, calibrated: bool = False) -> Floats:
+        """Scores of every class for images.
+
+        Args:
+            images: uint8 [N, H, W, channels] of the bundle's size.
+            calibrated: Use the training-free classifier on the published statistics
+                beside the client's own: more accurate, above all on classes that the
+                client never saw, for one more graph per image.
+
+        Returns:
+            float32 [N, C]: the client's logits, or calibrated log-probabilities.
+
+        Raises:
+            BundleError: Images of another type or shape, or a bundle without statistics.
+        """
+        inputs.check_images(images, self.manifest.image)
+        logits = _in_chunks(self._classifier, images)
+        if not calibrated:
+            return logits
+        control = self._control(_in_chunks(self._anchor, images))
+        own = controls.log_softmax(logits)
+        return controls.calibrated(own, control, self.codes.own)
+
+    @property
+    def classifier_variant(self) -> Variant:
+        """Which variant classifies; with ``auto`` this measures, once."""
+        return self._chosen[0]
+
+    @cached_property
+    def _chosen(self) -> tuple[Variant, Session]:
+        graph = self.manifest.graphs["classifier"]
+        if self._variant != "auto":
+            return self._variant, self._load("classifier", self._variant)
+        reference = self._load("classifier", "fp32")
+        agreement = self.manifest.int8.get("classifier", {}).get("agreement", 0.0)
+        if "int8" not in graph.variants or agreement < INT8_AGREEMENT:
+            return "fp32", reference
+        image = self.manifest.image
+        blank = np.full((1, image.size, image.size, image.channels), 127, np.uint8)
+        candidate = self._load("classifier", "int8")
+        if is_faster(candidate, reference, {"images": blank}):
+            return "int8", candidate
+        return "fp32", reference
+
+    @property
+    def _classifier(self) -> Session:
+        return self._chosen[1]
+
+    @cached_property
+    def _synthesizer(self) -> Session:
+        graph = self.manifest.graphs.get("synthesizer")
+        if graph is None:
+            raise self._no_decoder()
+        smaller = self._variant == "int8" and "int8" in graph.variants
+        return self._load("synthesizer", "int8" if smaller else "fp32")
+
+    @cached_property
+    def _anchor(self) -> Session:
+        if "anchor" not in self.manifest.graphs:
+            raise BundleError(
+                "this bundle holds no anchor statistics to calibrate with",
+                hint="leave calibrated out, or export a run of method.share = anchored",
+            )
+        return self._load("anchor", "fp32")
+
+    @cached_property
+    def _control(self) -> Control:
+        world = self.codes.world
+        assert world is not None  # the manifest has an anchor, so the statistics were read with it
+        return Control(world)
+
+    def _load(self, name: GraphName, variant: Variant) -> Session:
+        graph = self.manifest.graphs[name]
+        file = graph.variants[variant]
+        external = self._verified.folder if f"{file}.data" in self.manifest.files else None
+        session = Session(
+            self._verified.read(file), name=file, folder=external, threads=self._threads
+        )
+        for promised, actual in ((graph.inputs, session.inputs), (graph.outputs, session.outputs)):
+            if {key: _TYPES[port.dtype] for key, port in promised.items()} != {
+                key: kind for key, (kind, _) in actual.items()
+            }:
+                raise VerificationError(
+                    f"{file}: inputs and outputs are not those of the manifest",
+                    hint="export the bundle again",
+                )
+        return session
+
+    def _labels(self, labels: ArrayLike) -> NDArray[np.int64]:
+        if self.manifest.noise is None:
+            raise self._no_decoder()
+        return inputs.as_labels(labels, self.classes, self.codes.known)
+
+    def _no_decoder(self) -> BundleError:
+        return BundleError(
+            f"this bundle holds no synthesiser: the method {self.manifest.method!r} paints nothing",
+            hint="export a run of method.name = fedvtc",
+        )
+
+
+def _in_chunks(session: Session, images: Images) -> Floats:
+    parts: list[Arrays] = [
+        {"images": images[start : start + CHUNK]} for start in range(0, len(images), CHUNK)
+    ]
+    return np.concatenate([session(part) for part in parts])

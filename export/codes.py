@@ -1,0 +1,160 @@
+"""``statistics.safetensors`` of a bundle: what its graphs take as inputs.
+
+Inputs, not weights, so that newer statistics need no new export.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fedvtc_edge.errors import BundleError, VerificationError
+from fedvtc_edge.statistics import GlobalStatistics
+
+Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+_HINT = "fetch the bundle again, or export it again"
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """Where the classes lie, for the synthesiser and for the training-free control.
+
+    Args:
+        mean: Centres of the latents, [C, p].
+        std: Their spread, [C, p].
+        known: Classes [C] of which at least one client had samples; no other was
+            ever painted.
+        own: Classes [C] of which this client had samples.
+        world: Statistics in the anchor's space, [C, m], or None.
+    """
+
+    mean: Floats
+    std: Floats
+    known: Mask
+    own: Mask
+    world: GlobalStatistics | None
+
+    def refreshed(self, published: GlobalStatistics) -> Codes:
+        """With what a server published later in place of what this holds.
+
+        Anchored bundles keep their class codes, which are constants, and take over
+        the anchor's statistics; all others take over prototypes and stds.
+
+        Raises:
+            BundleError: Statistics of other classes, another width or other moments.
+        """
+        old = self.world.mean.shape if self.world is not None else self.mean.shape
+        if published.mean.shape != old:
+            raise BundleError(
+                f"statistics of {published.mean.shape[0]} classes and {published.mean.shape[1]} "
+                f"features, the bundle has {old[0]} and {old[1]}",
+                hint="give the statistics.safetensors of a run with the same settings",
+            )
+        if self.world is None:
+            if published.covariance is not None:
+                raise BundleError(
+                    "pooled statistics of an anchor, the bundle has those of own features",
+                    hint="give the statistics.safetensors of a run with the same settings",
+                )
+            return replace(
+                self,
+                mean=published.mean.astype(np.float32),
+                std=published.std.astype(np.float32),
+                known=published.present,
+            )
+        if (published.covariance is None) != (self.world.covariance is None):
+            raise BundleError(
+                "statistics of other moments (diagonal, covariance) than the bundle's",
+                hint="give the statistics.safetensors of a run with the same method.moments",
+            )
+        return replace(self, known=published.present, world=published)
+
+    def to_bytes(self) -> bytes:
+        """float32 and uint8 safetensors; of a covariance the upper triangle is kept."""
+        arrays: dict[str, NDArray[Any]] = {
+            "mean": self.mean,
+            "std": self.std,
+            "known": self.known.astype(np.uint8),
+            "own": self.own.astype(np.uint8),
+        }
+        if self.world is not None:
+            arrays["anchor.mean"] = self.world.mean.astype(np.float32)
+            if self.world.covariance is None:
+                arrays["anchor.std"] = self.world.std.astype(np.float32)
+            else:
+                triangle = np.triu_indices(self.world.mean.shape[1])
+                arrays["anchor.covariance"] = self.world.covariance[triangle].astype(np.float32)
+        return save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, classes: int, latent: int, anchor: int | None) -> Codes:
+        """Read what :meth:`to_bytes` wrote.
+
+        Args:
+            data: Bytes of the size that the manifest gave.
+            classes: Number C of classes.
+            latent: Width p of the latents.
+            anchor: Width m of the anchor's features, or None.
+
+        Raises:
+            VerificationError: Other keys, types or shapes, or a value that cannot be.
+        """
+        try:
+            arrays = load(data)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise VerificationError(
+                f"statistics are not safetensors: {error}", hint=_HINT
+            ) from None
+        shapes: dict[str, tuple[tuple[int, ...], type]] = {
+            "mean": ((classes, latent), np.float32),
+            "std": ((classes, latent), np.float32),
+            "known": ((classes,), np.uint8),
+            "own": ((classes,), np.uint8),
+        }
+        pooled = "anchor.covariance" in arrays
+        if anchor is not None:
+            shapes["anchor.mean"] = ((classes, anchor), np.float32)
+            if pooled:
+                shapes["anchor.covariance"] = ((anchor * (anchor + 1) // 2,), np.float32)
+            else:
+                shapes["anchor.std"] = ((classes, anchor), np.float32)
+        if set(arrays) != set(shapes):
+            raise VerificationError(
+                f"statistics hold {', '.join(sorted(arrays))[:200]}, "
+                f"expected {', '.join(sorted(shapes))}",
+                hint=_HINT,
+            )
+        for name, (shape, dtype) in shapes.items():
+            value = arrays[name]
+            if value.shape != shape or value.dtype != dtype or not np.isfinite(value).all():
+                raise VerificationError(
+                    f"statistics: {name} is {value.dtype} {list(value.shape)} or not finite, "
+                    f"expected {np.dtype(dtype)} {list(shape)}",
+                    hint=_HINT,
+                )
+            if name.endswith("std") and (value < 0).any():
+                raise VerificationError(f"statistics: {name} is negative", hint=_HINT)
+        known, own = arrays["known"] != 0, arrays["own"] != 0
+        world = None if anchor is None else _world(arrays, known, pooled)
+        return cls(arrays["mean"], arrays["std"], known, own, world)
+
+
+def _world(arrays: dict[str, NDArray[Any]], known: Mask, pooled: bool) -> GlobalStatistics:
+    mean = arrays["anchor.mean"].astype(np.float64)
+    covariance = None
+    if pooled:
+        covariance = np.zeros((mean.shape[1],) * 2)
+        covariance[np.triu_indices(len(covariance))] = arrays["anchor.covariance"]
+        covariance = covariance + np.triu(covariance, 1).T
+        std = np.sqrt(np.maximum(np.diag(covariance), 0.0))[None].repeat(len(mean), 0)
+    else:
+        std = arrays["anchor.std"].astype(np.float64)
+    # The number of samples is nobody's business on a device; that there were some is.
+    return GlobalStatistics(known.astype(np.float64), mean, std, covariance)

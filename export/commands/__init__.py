@@ -1,0 +1,1 @@
+"""The sub-commands around bundles; found through entry points, as all others are."""

@@ -1,0 +1,89 @@
+"""``fedvtc-edge classify``: name what is on images, on a device that has no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedvtc_edge.commands import _common as common
+
+from . import _options as options
+
+if TYPE_CHECKING:
+    from ..bundle import Choice
+
+
+@click.command()
+@options.bundle_argument
+@click.argument(
+    "images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--top", type=click.IntRange(1), default=3, show_default=True, help="Classes to print."
+)
+@click.option(
+    "--calibrated",
+    is_flag=True,
+    help="Use the published statistics beside the client's own model: more accurate.",
+)
+@options.variant_option
+@options.key_option
+@common.json_option
+def command(
+    bundle: Path,
+    images: tuple[Path, ...],
+    top: int,
+    calibrated: bool,
+    variant: Choice,
+    key: Path | None,
+    as_json: bool,
+) -> None:
+    """Classify image files with BUNDLE, resized and scaled as in training."""
+    import numpy as np
+
+    from .. import Bundle
+    from ..control import log_softmax
+    from ..pictures import read
+
+    opened = Bundle.open(bundle, key, variant=variant)
+    results: list[dict[str, Any]] = []
+    for path in images:  # one at a time: a thousand photographs must not lie in memory
+        pixels = read(path, opened.manifest.image)[None]
+        scores = opened.classify(pixels, calibrated=calibrated)
+        shares = np.exp(log_softmax(scores.astype(np.float64)))[0]
+        best = np.argsort(-shares, kind="stable")[:top]
+        results.append(
+            {
+                "image": str(path),
+                "top": [
+                    {
+                        "label": int(label),
+                        "class": opened.classes[label],
+                        "probability": float(shares[label]),
+                    }
+                    for label in best
+                ],
+            }
+        )
+    if as_json:
+        common.emit_json(
+            {
+                "schema": 1,
+                "variant": opened.classifier_variant,
+                "calibrated": calibrated,
+                "signed_by": opened.signer,
+                "results": results,
+            }
+        )
+        return
+    rows = [
+        (
+            result["image"],
+            *(f"{entry['class']} {100 * entry['probability']:.1f} %" for entry in result["top"]),
+        )
+        for result in results
+    ]
+    header = ("image", *(f"top {rank}" for rank in range(1, len(rows[0]))))
+    common.emit_table(header, rows)

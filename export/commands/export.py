@@ -1,0 +1,108 @@
+"""``fedvtc-edge export``: one bundle per client."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fedvtc_edge.commands import _common as common
+
+from . import _options as options
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="New or empty folder; an export that was cut off is completed.",
+)
+@click.option("--client", "clients", multiple=True, metavar="ID", help="Only this one; repeatable.")
+@click.option("--int8", is_flag=True, help="Add int8 variants, calibrated with painted images.")
+@options.sign_option
+@common.json_option
+@common.quiet_option
+def command(
+    run: Path,
+    out: Path,
+    clients: tuple[str, ...],
+    int8: bool,
+    sign: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Write one bundle per client of RUN: classifier and synthesiser as ONNX.
+
+    A bundle is written only if onnxruntime computes what torch computes.
+    """
+    from fedvtc_edge import signing
+
+    key = None
+    if sign is not None:
+        key = signing.load_private(sign, passphrase=os.environ.get(signing.PASSPHRASE))
+    try:
+        with common.needing_extras(), common.reporting(quiet) as progress:
+            from ..exporting import export
+
+            document = export(
+                run, out, clients=clients, int8=int8, signing_key=key, progress=progress
+            )
+    except KeyboardInterrupt:
+        raise common.Interrupted(
+            "finished bundles are whole; the same command makes the others"
+        ) from None
+    if as_json:
+        common.emit_json(document)
+    else:
+        _print(document)
+
+
+def _print(document: dict[str, Any]) -> None:
+    int8 = any(entry["int8"] for entry in document["bundles"])
+    header = ["client", "architecture", "run %", "ONNX %", "calibrated %", "rel. error", "pixels"]
+    header += ["classifier kB", "synthesiser kB"]
+    if int8:
+        header += ["int8 %", "int8 agrees %", "int8 kB", "synthesiser int8 kB", "PSNR dB"]
+    common.emit_table(header, [_row(entry, int8) for entry in document["bundles"]], left=2)
+    click.echo()
+    signed = document["signed_by"]
+    click.echo(f"accuracy on the run's {document['evaluated_on']} images; kB of 1,000 bytes")
+    click.echo(f"signed by {signed}" if signed else "NOT signed: --sign KEY signs the manifests")
+    click.echo(f"bundles: {document['out']}")
+
+
+def _row(entry: dict[str, Any], int8: bool) -> list[str]:
+    accuracy, parity, size = entry["accuracy"], entry["parity"], entry["size_bytes"]
+    errors = [report["max_relative_error"] for report in parity["classifier"].values()]
+    painted = parity.get("synthesizer")
+    row = [
+        entry["client"],
+        entry["architecture"],
+        common.percent(accuracy["classifier_run"]),
+        common.percent(accuracy["classifier"]),
+        common.percent(accuracy.get("calibrated")),
+        f"{max(errors):.1e}",
+        "-" if painted is None else _pixels(painted),
+        common.kilobytes(size["classifier"]),
+        common.kilobytes(size.get("synthesizer")),
+    ]
+    if int8:
+        psnr = entry["int8"]["synthesizer"]["psnr_db"]
+        row += [
+            common.percent(accuracy["classifier_int8"]),
+            common.percent(entry["int8"]["classifier"]["agreement"]),
+            common.kilobytes(size["classifier.int8"]),
+            common.kilobytes(size["synthesizer.int8"]),
+            "equal" if psnr is None else f"{psnr:.1f}",
+        ]
+    return row
+
+
+def _pixels(report: dict[str, int]) -> str:
+    ties = report["rounding_ties"]
+    return "equal" if not ties else f"equal but {ties} ties"

@@ -1,0 +1,56 @@
+"""``fedvtc-edge verify``: is every byte what was exported?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fedvtc_edge.commands import _common as common
+
+from . import _options as options
+
+
+@click.command()
+@options.bundle_argument
+@options.key_option
+@common.json_option
+def command(bundle: Path, key: Path | None, as_json: bool) -> None:
+    """Check every byte of BUNDLE against its manifest, and that against a key.
+
+    Exit code 0 only if all is as it was exported, else 1.
+    """
+    from ..verification import verify
+
+    verified = verify(bundle, key)
+    manifest = verified.manifest
+    if as_json:
+        common.emit_json(
+            {
+                "schema": 1,
+                "verified": True,
+                "signed_by": verified.signer,
+                "signature": _signature(verified.signer, verified.signed),
+                "client": manifest.client,
+                "revision": manifest.revision,
+                "files": {name: file.model_dump() for name, file in manifest.files.items()},
+            }
+        )
+        return
+    rows = [(name, str(file.size), file.sha256) for name, file in manifest.files.items()]
+    common.emit_table(("file", "bytes", "SHA-256"), rows)
+    click.echo()
+    click.echo(f"{manifest.client}, revision {manifest.revision}: every byte is as exported")
+    click.echo(
+        {
+            "valid": f"signed by {verified.signer}",
+            "unchecked": "signed, but the signature was NOT checked: give --key PUB",
+            "none": "NOT signed: whoever can write here could have changed it",
+        }[_signature(verified.signer, verified.signed)]
+    )
+
+
+def _signature(signer: str | None, signed: bool) -> str:
+    if signer is not None:
+        return "valid"
+    return "unchecked" if signed else "none"

@@ -1,0 +1,210 @@
+"""``manifest.json``: what a bundle says of itself, and what is believed of it.
+
+docs/bundle-format.md describes every key. Unknown keys are left alone, so that a
+later version may add some; a change of meaning changes ``schema``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from fedvtc_edge.errors import VerificationError
+
+SCHEMA = 1
+KIND = "fedvtc-edge bundle"
+MANIFEST, SIGNATURE, STATISTICS = "manifest.json", "manifest.sig", "statistics.safetensors"
+MAX_MANIFEST_BYTES = 4_000_000
+MAX_FILE_BYTES = 2**33
+
+# A closed set of names, so that no path can be smuggled in: what is not of it is refused.
+_FILE = re.compile(r"(classifier|synthesizer|anchor)(\.int8)?\.onnx(\.data)?")
+
+GraphName = Literal["classifier", "synthesizer", "anchor"]
+Variant = Literal["fp32", "int8"]
+
+INT8_AGREEMENT = 0.98
+"""Least share of synthesised images on which int8 and fp32 agree, for ``auto`` to consider int8."""
+
+_HINT = "the bundle is damaged or was changed: fetch it again, or export it again"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+
+class File(_Record):
+    """What a file must be, byte for byte."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0, le=MAX_FILE_BYTES)
+
+
+class Port(_Record):
+    """One input or output of a graph: ``N`` is the batch, any number from 1."""
+
+    dtype: Literal["uint8", "int64", "float32"]
+    shape: Annotated[tuple[Literal["N"] | int, ...], Field(strict=False)]
+    range: str
+
+
+class Graph(_Record):
+    """One ONNX graph, in one file per variant."""
+
+    variants: dict[Variant, str]
+    opset: int = Field(ge=1)
+    ir: int = Field(ge=1)
+    inputs: dict[str, Port]
+    outputs: dict[str, Port]
+
+
+class Image(_Record):
+    """The images, and how a picture of any other form is brought into theirs."""
+
+    size: int = Field(ge=8, le=64)
+    channels: Literal[1, 3]
+    colour: Literal["grey", "rgb"]
+    resize: Literal["bilinear, antialiased, stretched to the square"]
+    dtype: Literal["uint8"] = "uint8"
+    layout: Literal["NHWC"] = "NHWC"
+    scale: Literal["x / 255, inside the graph"] = "x / 255, inside the graph"
+
+
+class Golden(_Record):
+    """A sample of the noise, so that another generator of the same name is noticed."""
+
+    seed: int = Field(ge=0)
+    count: int = Field(ge=1, le=1024)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Noise(_Record):
+    """Where the synthesiser's noise comes from."""
+
+    algorithm: Literal["numpy Generator(Philox(key=seed)).standard_normal([N, p], float32)"]
+    golden: Golden
+
+
+class Privacy(_Record):
+    """What was spent on the statistics in the bundle, with its unit; null: nothing is claimed."""
+
+    mode: str
+    epsilon: float | None
+    delta: float | None
+    unit: str | None
+
+
+class Manifest(_Record):
+    """The whole document; see docs/bundle-format.md."""
+
+    schema_: Literal[1] = Field(alias="schema", default=1)
+    kind: Literal["fedvtc-edge bundle"]
+    client: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    architecture: str = Field(max_length=200)
+    device: str | None = None
+    run: str = Field(pattern=r"^[0-9a-f]{64}$")
+    source: dict[str, str]
+    method: str
+    share: str | None
+    revision: int = Field(ge=0, default=0)
+    classes: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=200)], ...],
+        Field(strict=False, min_length=2, max_length=10_000),
+    ]
+    latent: int = Field(ge=1, le=65_536)
+    anchor: int | None = Field(ge=1, le=65_536, default=None)
+    image: Image
+    noise: Noise | None
+    files: dict[str, File]
+    graphs: dict[GraphName, Graph]
+    privacy: Privacy
+    accuracy: dict[str, Any]
+    parity: dict[str, Any]
+    int8: dict[str, Any]
+    tools: dict[str, str]
+
+    @field_validator("files")
+    @classmethod
+    def _only_known_names(cls, files: Mapping[str, File]) -> Mapping[str, File]:
+        for name in files:
+            if name != STATISTICS and not _FILE.fullmatch(name):
+                raise ValueError(f"{name[:80]!r} is no file of a bundle")
+        return files
+
+    @field_validator("classes")
+    @classmethod
+    def _printable(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not name.isprintable():  # they are printed on terminals
+                raise ValueError(f"{name[:40]!r} is no class name")
+        return names
+
+    def model_post_init(self, _: Any) -> None:
+        """What holds between the parts."""
+        if "classifier" not in self.graphs:
+            raise ValueError("graphs: no classifier")
+        for name, graph in self.graphs.items():
+            wanted = {"fp32": f"{name}.onnx", "int8": f"{name}.int8.onnx"}
+            if "fp32" not in graph.variants:
+                raise ValueError(f"graphs: {name} has no fp32 variant")
+            for variant, file in graph.variants.items():
+                if file != wanted[variant] or file not in self.files:
+                    raise ValueError(f"graphs: {name} {variant} is {file[:80]!r}, expected a file")
+        needs = {"synthesizer", "anchor"} & set(self.graphs)
+        if needs and STATISTICS not in self.files:
+            raise ValueError(f"files: {STATISTICS} is missing")
+        if "synthesizer" in self.graphs and self.noise is None:
+            raise ValueError("noise is missing")
+        if "anchor" in self.graphs and self.anchor is None:
+            raise ValueError("anchor: its width is missing")
+
+    def to_bytes(self) -> bytes:
+        """The exact bytes that are written, hashed and signed; the same input gives the same."""
+        document = self.model_dump(mode="json", by_alias=True)
+        return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode("ascii")
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Read untrusted bytes.
+
+        Raises:
+            VerificationError: Not JSON, an unknown schema, or a key that is off.
+        """
+        try:
+            document = json.loads(
+                data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+            )
+        except (ValueError, RecursionError) as error:
+            raise VerificationError(f"{MANIFEST} is not JSON: {error}", hint=_HINT) from None
+        if not isinstance(document, dict) or document.get("kind") != KIND:
+            raise VerificationError(f"{MANIFEST} is not one of a {KIND}", hint=_HINT)
+        if document.get("schema") != SCHEMA:
+            raise VerificationError(
+                f"{MANIFEST}: schema {str(document.get('schema'))[:40]}, expected {SCHEMA}",
+                hint="the bundle is of another version of fedvtc-edge: install that one",
+            )
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part)[:80] for part in first["loc"])
+            message = first["msg"].removeprefix("Value error, ")
+            raise VerificationError(
+                f"{MANIFEST}: {where + ': ' if where else ''}{message}", hint=_HINT
+            ) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Two readers may take different ones of two equal keys: one of them would be deceived.
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return document
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")

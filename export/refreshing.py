@@ -1,0 +1,125 @@
+"""Newer statistics in a bundle, without torch and without a new export."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedvtc_edge import wire
+from fedvtc_edge.errors import BundleError
+from fedvtc_edge.files import new_folder, recover_folder, write_atomic
+from fedvtc_edge.statistics import GlobalStatistics
+
+from .codes import Codes
+from .manifest import MANIFEST, SIGNATURE, STATISTICS, File, Manifest
+from .verification import verify
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from fedvtc_edge.signing import PublicKey
+
+_SLACK = 4096
+
+
+def refresh(
+    path: str | os.PathLike[str],
+    statistics: str | os.PathLike[str],
+    *,
+    signing_key: Ed25519PrivateKey | None = None,
+    public_key: PublicKey | None = None,
+) -> Manifest:
+    """Put what a server published later into a bundle, and raise its revision.
+
+    The bundle is replaced as a whole: a device sees the old one or the new one.
+
+    Args:
+        path: The bundle's folder.
+        statistics: A ``statistics.safetensors`` as a run publishes it.
+        signing_key: Signs the new manifest; needed where the old one is signed.
+        public_key: Of the old signature; None takes the public part of ``signing_key``.
+
+    Returns:
+        The new manifest.
+
+    Raises:
+        BundleError: Statistics that do not fit, or a signed bundle without a key.
+        VerificationError: The bundle is not what was exported or signed.
+        WireError: The statistics are damaged.
+    """
+    folder = Path(path)
+    recover_folder(folder)
+    verified = verify(folder)
+    if verified.signed:
+        if signing_key is None:
+            raise BundleError(
+                f"{path} is signed, and would lose its signature",
+                hint="sign it again: --sign KEY",
+            )
+        verified = verify(folder, public_key or signing_key.public_key())
+    manifest = verified.manifest
+    if STATISTICS not in manifest.files:
+        raise BundleError(
+            f"{path}: the method {manifest.method!r} published no statistics",
+            hint="only bundles of method.name = fedvtc hold any",
+        )
+    codes = Codes.from_bytes(
+        verified.read(STATISTICS),
+        classes=len(manifest.classes),
+        latent=manifest.latent,
+        anchor=manifest.anchor,
+    ).refreshed(_published(Path(statistics), manifest))
+    data = codes.to_bytes()
+    # What was measured of the calibrated prediction holds for the statistics it was measured with.
+    accuracy = {k: v for k, v in manifest.accuracy.items() if not k.startswith("calibrated")}
+    renewed = manifest.model_copy(
+        update={
+            "revision": manifest.revision + 1,
+            "files": manifest.files | {STATISTICS: described(data)},
+            "accuracy": accuracy,
+        }
+    )
+    with new_folder(folder) as scratch:
+        for name in manifest.files:
+            if name != STATISTICS:
+                shutil.copyfile(folder / name, scratch / name)
+        write_atomic(scratch / STATISTICS, data)
+        write_manifest(scratch, renewed, signing_key)
+        verify(scratch, signing_key.public_key() if signing_key else None)
+    return renewed
+
+
+def described(data: bytes) -> File:
+    """Hash and size of a file's content."""
+    return File(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+
+
+def write_manifest(folder: Path, manifest: Manifest, key: Ed25519PrivateKey | None) -> None:
+    """Write the manifest, and its signature where there is a key."""
+    data = manifest.to_bytes()
+    write_atomic(folder / MANIFEST, data)
+    if key is not None:
+        from fedvtc_edge.signing import sign
+
+        write_atomic(folder / SIGNATURE, sign(key, data))
+
+
+def _published(path: Path, manifest: Manifest) -> GlobalStatistics:
+    classes, width = len(manifest.classes), manifest.anchor or manifest.latent
+    limit = 4 * (classes + 2 * classes * width + width * (width + 1) // 2) + _SLACK
+    try:
+        if not path.is_file():
+            raise BundleError(f"{path}: no such file", hint="give a run's statistics.safetensors")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}", hint="check the path") from None
+    if len(data) > limit:
+        raise BundleError(
+            f"{path}: over {limit} bytes, more than statistics of this bundle's shape have",
+            hint="give the statistics.safetensors of a run with the same settings",
+        )
+    return wire.published(data)

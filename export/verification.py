@@ -1,0 +1,162 @@
+"""Every byte of a bundle is what was hashed, and the manifest what was signed.
+
+All of this happens before any graph is parsed: a parser is the part of a device
+that an attacker would aim at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedvtc_edge.errors import BundleError, VerificationError
+
+from .manifest import MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE, Manifest
+
+if TYPE_CHECKING:
+    from fedvtc_edge.signing import PublicKey
+
+_SIGNATURE_BYTES = 64
+_HINT = "fetch the bundle again from whoever exported it, or export it again"
+
+
+@dataclass(frozen=True, eq=False)
+class Verified:
+    """A folder whose files were, when looked at, what its manifest says.
+
+    Args:
+        folder: The bundle.
+        manifest: What it says of itself.
+        signer: Fingerprint of the key that its signature was checked with, or None.
+        signed: Whether there is a signature, checked or not.
+    """
+
+    folder: Path
+    manifest: Manifest
+    signer: str | None
+    signed: bool
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file, checked again: it may have changed since.
+
+        Raises:
+            VerificationError: It has.
+        """
+        expected = self.manifest.files[name]
+        with _open(self.folder, name) as file:
+            data = file.read(expected.size + 1)
+        _compare(name, len(data), expected.size, hashlib.sha256(data), expected.sha256)
+        return data
+
+
+def verify(path: str | os.PathLike[str], public_key: PublicKey | None = None) -> Verified:
+    """Check a bundle against its manifest, and that against a key.
+
+    Args:
+        path: The bundle's folder.
+        public_key: Ed25519 key, its PEM, or the path of a file of it. None checks
+            hashes alone: against damage, not against a forger.
+
+    Raises:
+        BundleError: No such folder.
+        KeyFileError: The key cannot be used.
+        VerificationError: A file is missing, unlisted, a link, changed; the manifest
+            cannot be understood; with a key, the signature is missing or wrong.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        what = "not a folder" if folder.exists() else "no such folder"
+        raise BundleError(f"{path}: {what}", hint="give a folder that export wrote")
+    names = set(os.listdir(folder))
+    if MANIFEST not in names:
+        raise VerificationError(
+            f"{path} is no bundle: {MANIFEST} is missing", hint=_no_bundle(folder)
+        )
+    data = _bounded(folder, MANIFEST, MAX_MANIFEST_BYTES)
+    signature = None
+    if SIGNATURE in names:
+        signature = _bounded(folder, SIGNATURE, _SIGNATURE_BYTES)
+        if len(signature) != _SIGNATURE_BYTES:
+            raise VerificationError(
+                f"{SIGNATURE}: {len(signature)} bytes, expected {_SIGNATURE_BYTES}", hint=_HINT
+            )
+    signer = None if public_key is None else _check_signature(public_key, signature, data)
+    manifest = Manifest.from_bytes(data)
+    _check_names(folder, names - {MANIFEST, SIGNATURE}, set(manifest.files))
+    for name, expected in manifest.files.items():
+        with _open(folder, name) as file:
+            size = os.fstat(file.fileno()).st_size
+            # Size first: a file that grew to gigabytes is not worth hashing.
+            digest = hashlib.file_digest(file, "sha256") if size == expected.size else None
+        _compare(name, size, expected.size, digest, expected.sha256)
+    return Verified(folder, manifest, signer, signature is not None)
+
+
+def _check_signature(public_key: PublicKey, signature: bytes | None, data: bytes) -> str:
+    from fedvtc_edge import signing  # a device that checks no signature needs no cryptography
+
+    key = signing.load_public(public_key)
+    name = signing.fingerprint(key)
+    if signature is None:
+        raise VerificationError(
+            f"{SIGNATURE} is missing: nobody signed this bundle, expected {name}",
+            hint="export it with --sign, or ask whoever exported it",
+        )
+    if not signing.is_signed(key, signature, data):
+        raise VerificationError(
+            f"{SIGNATURE} is not {name}'s signature of {MANIFEST}",
+            hint="it was signed by another key or changed since: do not use it",
+        )
+    return name
+
+
+def _check_names(folder: Path, found: set[str], listed: set[str]) -> None:
+    for name in sorted(found - listed):
+        kind = "a link" if (folder / name).is_symlink() else "not listed in the manifest"
+        raise VerificationError(f"{name[:120]}: {kind}", hint=_HINT)
+    for name in sorted(listed - found):
+        raise VerificationError(f"{name} is missing", hint=_HINT)
+
+
+def _compare(name: str, size: int, expected: int, digest: object, sha256: str) -> None:
+    if size != expected:
+        raise VerificationError(f"{name}: {size} bytes, expected {expected}", hint=_HINT)
+    actual = digest.hexdigest()  # type: ignore[attr-defined]
+    if actual != sha256:
+        raise VerificationError(
+            f"{name}: SHA-256 {actual[:16]}…, expected {sha256[:16]}…", hint=_HINT
+        )
+
+
+def _bounded(folder: Path, name: str, limit: int) -> bytes:
+    with _open(folder, name) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise VerificationError(f"{name}: more than {limit} bytes", hint=_HINT)
+    return data
+
+
+def _open(folder: Path, name: str) -> BufferedReader:
+    """Open a regular file; a link would lead out of what is verified, a pipe would block."""
+    path = folder / name
+    try:
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode):
+            what = "a link" if stat.S_ISLNK(mode) else "not a regular file"
+            raise VerificationError(f"{name}: {what}", hint=_HINT)
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        return os.fdopen(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb")
+    except OSError as error:
+        raise VerificationError(f"{name}: {error.strerror}", hint=_HINT) from None
+
+
+def _no_bundle(folder: Path) -> str:
+    inside = sorted(entry.name for entry in folder.iterdir() if (entry / MANIFEST).is_file())
+    if inside:
+        return f"it holds bundles; give one of them: {folder / inside[0]}"
+    return "give a folder that export wrote"

@@ -1,0 +1,257 @@
+"""Writes one client's graphs, and proves each as it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedvtc_edge.anchor import Anchor
+from fedvtc_edge.client import in_chunks
+from fedvtc_edge.errors import ParityError
+from fedvtc_edge.models import Classifier
+from fedvtc_edge.vtc import VTC
+
+from . import control, noise, parity
+from .codes import Codes
+from .conversion import Converted, convert
+from .graphs import AnchorGraph, ClassifierGraph, SynthesizerGraph
+from .manifest import Graph, GraphName, Image, Port
+from .quantization import quantize
+from .runtime import Arrays, Session
+
+Images = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+RANDOM_IMAGES, PAINTED, CALIBRATION_IMAGES, CHUNK = 256, 512, 256, 32
+_PARITY_SEED, _CALIBRATION_SEED, _HELD_OUT_SEED = 101, 102, 103
+
+ACCURACY_SLACK = 0.001
+"""How far an exported accuracy may be from the run's; one image may always differ."""
+
+
+class GraphWriter:
+    """The graphs of one bundle in the making.
+
+    Args:
+        folder: Where they go.
+        form: Of the images.
+        codes: The inputs of the synthesiser and of the calibrated prediction; None
+            where the method published nothing.
+        classes: Number C of classes.
+        latent: Width p of the latents.
+        images: The run's evaluation images, uint8 [n, H, W, channels].
+        labels: Their labels [n].
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        form: Image,
+        codes: Codes | None,
+        *,
+        classes: int,
+        latent: int,
+        images: Images,
+        labels: NDArray[np.int64],
+    ) -> None:
+        self.folder, self.form, self.codes = folder, form, codes
+        self.classes, self.latent = classes, latent
+        self.images, self.labels = images, labels
+        self.graphs: dict[GraphName, Graph] = {}
+        self.files: list[str] = []
+        self.parity: dict[str, Any] = {}
+        self.int8: dict[str, Any] = {}
+        self.accuracy: dict[str, Any] = {"images": len(images)}
+        draw = np.random.Generator(np.random.Philox(key=_PARITY_SEED))
+        shape = (RANDOM_IMAGES, *images.shape[1:])
+        self._random: Images = draw.integers(0, 256, shape, np.uint8)
+        self._pixels = Port(dtype="uint8", shape=("N", *images.shape[1:]), range="0 to 255")
+
+    def classifier(self, model: Classifier, expected: float | None) -> None:
+        """``classifier.onnx``; its accuracy must be the run's.
+
+        Raises:
+            ParityError: It computes something else, or is more or less accurate.
+        """
+        graph = ClassifierGraph(model)
+        logits = Port(dtype="float32", shape=("N", self.classes), range="logits")
+        session = self._write(
+            "classifier", graph, self._example(), {"images": self._pixels}, {"logits": logits}
+        )
+        report = {
+            what: parity.compare_logits(
+                _torch(graph, images), _run(session, images), f"classifier.onnx, {what} images"
+            )
+            for what, images in (("random", self._random), ("evaluation", self.images))
+        }
+        self.parity["classifier"] = report
+        self._record_accuracy("classifier", _run(session, self.images), expected)
+
+    def synthesizer(self, decoder: VTC) -> None:
+        """``synthesizer.onnx``: labels, means, stds and noise to pixels.
+
+        Raises:
+            ParityError: A pixel differs from torch's.
+        """
+        graph, latents = SynthesizerGraph(decoder), (self.classes, self.latent)
+        feed = self._latents(PAINTED, _PARITY_SEED)
+        example = {name: torch.from_numpy(value) for name, value in feed.items()}
+        for name in ("labels", "noise"):
+            example[name] = example[name][:2]
+        session = self._write(
+            "synthesizer",
+            graph,
+            example,
+            {
+                "labels": Port(dtype="int64", shape=("N",), range=f"0 to {self.classes - 1}"),
+                "means": Port(dtype="float32", shape=latents, range="finite"),
+                "stds": Port(dtype="float32", shape=latents, range="finite, not negative"),
+                "noise": Port(
+                    dtype="float32", shape=("N", self.latent), range="finite, standard normal"
+                ),
+            },
+            {"images": self._pixels},
+            fixed=("means", "stds"),
+        )
+        with torch.no_grad():
+            levels = graph.levels(*(torch.from_numpy(value) for value in feed.values())).numpy()
+        self.parity["synthesizer"] = parity.compare_pixels(
+            levels, session(feed), "synthesizer.onnx"
+        )
+
+    def anchor(self, anchor: Anchor, expected: float | None) -> None:
+        """``anchor.onnx``: what the calibrated prediction needs beside the statistics.
+
+        Raises:
+            ParityError: It computes something else, or the calibrated accuracy is not
+                the run's.
+        """
+        graph, codes = AnchorGraph(anchor), self.codes
+        assert codes is not None
+        assert codes.world is not None
+        features = Port(dtype="float32", shape=("N", anchor.width), range="of norm √m")
+        session = self._write(
+            "anchor", graph, self._example(), {"images": self._pixels}, {"features": features}
+        )
+        self.parity["anchor"] = {
+            what: parity.compare_floats(
+                _torch(graph, images), _run(session, images), f"anchor.onnx, {what} images"
+            )
+            for what, images in (("random", self._random), ("evaluation", self.images))
+        }
+        own = control.log_softmax(_run(self._session("classifier.onnx"), self.images))
+        known = control.Control(codes.world)(_run(session, self.images))
+        both = control.calibrated(own.astype(np.float32), known, codes.own)
+        self._record_accuracy("calibrated", both, expected)
+
+    def quantized(self) -> None:
+        """int8 variants of classifier and synthesiser, and how far they are from fp32."""
+        painter, reference = self._session("synthesizer.onnx"), self._session("classifier.onnx")
+        latents = self._latents(CALIBRATION_IMAGES, _CALIBRATION_SEED)
+        fresh = self._latents(PAINTED, _HELD_OUT_SEED)
+        painted, held_out = painter(latents), painter(fresh)
+
+        smaller = self._quantize("classifier", [{"images": part} for part in _split(painted)])
+        same = _run(smaller, held_out).argmax(1) == _run(reference, held_out).argmax(1)
+        self.int8["classifier"] = {
+            "calibration_images": CALIBRATION_IMAGES,
+            "agreement_images": PAINTED,
+            "agreement": round(float(same.mean()), 6),
+        }
+        self.accuracy["classifier_int8"] = self._accuracy(_run(smaller, self.images))
+
+        parts = [
+            {**latents, "labels": labels, "noise": noise_}
+            for labels, noise_ in zip(
+                _split(latents["labels"]), _split(latents["noise"]), strict=True
+            )
+        ]
+        error = self._quantize("synthesizer", parts)(fresh).astype(np.float64) - held_out
+        power = float(np.square(error).mean())
+        self.int8["synthesizer"] = {
+            "calibration_images": CALIBRATION_IMAGES,
+            "psnr_db": round(10 * np.log10(255.0**2 / power), 2) if power else None,
+            "largest_difference": int(np.abs(error).max()),
+        }
+
+    def _write(
+        self,
+        name: GraphName,
+        module: nn.Module,
+        example: Mapping[str, Tensor],
+        inputs: dict[str, Port],
+        outputs: dict[str, Port],
+        *,
+        fixed: tuple[str, ...] = (),
+    ) -> Session:
+        path = self.folder / f"{name}.onnx"
+        written = convert(module, example, path, output=next(iter(outputs)), fixed=fixed)
+        self.graphs[name] = Graph(
+            variants={"fp32": path.name},
+            opset=written.opset,
+            ir=written.ir,
+            inputs=inputs,
+            outputs=outputs,
+        )
+        self.files += written.files
+        return self._session(path.name)
+
+    def _quantize(self, name: GraphName, calibration: Sequence[Arrays]) -> Session:
+        path = self.folder / f"{name}.int8.onnx"
+        written: Converted = quantize(self.folder / f"{name}.onnx", path, calibration)
+        graph = self.graphs[name]
+        self.graphs[name] = graph.model_copy(
+            update={"variants": {**graph.variants, "int8": path.name}}
+        )
+        self.files += written.files
+        return self._session(path.name)
+
+    def _session(self, name: str) -> Session:
+        return Session((self.folder / name).read_bytes(), name=name, folder=self.folder)
+
+    def _example(self) -> dict[str, Tensor]:
+        return {"images": torch.from_numpy(self._random[:2])}
+
+    def _latents(self, count: int, seed: int) -> dict[str, NDArray[Any]]:
+        assert self.codes is not None
+        known = np.flatnonzero(self.codes.known)
+        return {
+            "labels": np.resize(known, count).astype(np.int64),
+            "means": self.codes.mean,
+            "stds": self.codes.std,
+            "noise": noise.draw(seed, count, self.latent),
+        }
+
+    def _accuracy(self, scores: Floats) -> float:
+        return float((scores.argmax(1) == self.labels).mean())
+
+    def _record_accuracy(self, what: str, scores: Floats, expected: float | None) -> None:
+        reached = self._accuracy(scores)
+        self.accuracy[what], self.accuracy[f"{what}_run"] = reached, expected
+        slack = max(ACCURACY_SLACK, 1.5 / len(self.images))
+        if expected is not None and abs(reached - expected) > slack:
+            raise ParityError(
+                f"{what}: {100 * reached:.2f} % on the evaluation images, "
+                f"the run's summary says {100 * expected:.2f} %",
+                hint="the data set or the weights are not those of the run: run it again",
+            )
+
+
+@torch.no_grad()
+def _torch(graph: nn.Module, images: Images) -> Floats:
+    result: Floats = in_chunks(graph.eval(), torch.from_numpy(images)).numpy()
+    return result
+
+
+def _run(session: Session, images: Images) -> Floats:
+    return np.concatenate([session({"images": part}) for part in _split(images)])
+
+
+def _split(array: NDArray[Any]) -> list[NDArray[Any]]:
+    return [array[start : start + CHUNK] for start in range(0, len(array), CHUNK)]
