@@ -95,7 +95,7 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
         raise
     except UnidentifiedImageError:  # its own message names a buffer's address
         raise DataError(
-            f"{where}: not an image of a known format",
+            f"{where}: cannot be read as an image: its format is not known",
             hint=f"expected one of {', '.join(_FORMATS)}",
         ) from None
     except Exception as error:  # decoders raise whatever damaged bytes lead them to
