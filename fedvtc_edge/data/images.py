@@ -96,7 +96,7 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
     except UnidentifiedImageError:  # its own message names a buffer's address
         raise DataError(
             f"{where}: cannot be read as an image: its format is not known",
-            hint=f"expected one of {', '.join(_FORMATS)}",
+            hint="the image is damaged or of another format: replace it or leave it out",
         ) from None
     except Exception as error:  # decoders raise whatever damaged bytes lead them to
         raise DataError(
