@@ -684,7 +684,7 @@ def cold(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("words", [["--help"], ["devices"], ["devices", "rpi4"], ["run", "--help"]])
-def test_asking_never_imports_torch(words: list[str]) -> None:
+def test_asking_never_imports_torch(words: list[str], tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from fedvtc_edge.__main__ import main\n"
@@ -695,7 +695,11 @@ def test_asking_never_imports_torch(words: list[str]) -> None:
         "assert not heavy, heavy\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,  # what lies in the current folder would be found first
     )
     assert done.returncode == 0, done.stderr
 
