@@ -232,10 +232,15 @@ class Bundle:
     def _load(self, name: GraphName, variant: Variant) -> Session:
         graph = self.manifest.graphs[name]
         file = graph.variants[variant]
-        external = self._verified.folder if f"{file}.data" in self.manifest.files else None
+        external = f"{file}.data" in self.manifest.files
         session = Session(
-            self._verified.read(file), name=file, folder=external, threads=self._threads
+            self._verified.read(file),
+            name=file,
+            folder=self._verified.folder if external else None,
+            threads=self._threads,
         )
+        if external:  # onnxruntime read it by its name, not from bytes that were hashed
+            self._verified.check(f"{file}.data")
         for promised, actual in ((graph.inputs, session.inputs), (graph.outputs, session.outputs)):
             if {key: _TYPES[port.dtype] for key, port in promised.items()} != {
                 key: kind for key, (kind, _) in actual.items()
