@@ -192,7 +192,7 @@ class Bundle:
         if self._variant != "auto":
             return self._variant, self._load("classifier", self._variant)
         reference = self._load("classifier", "fp32")
-        agreement = self.manifest.int8.get("classifier", {}).get("agreement", 0.0)
+        agreement = self.manifest.int8.get("classifier", {}).get("agreement") or 0.0
         if "int8" not in graph.variants or agreement < INT8_AGREEMENT:
             return "fp32", reference
         image = self.manifest.image

@@ -61,7 +61,7 @@ def export(
         ParityError: onnxruntime does not compute what torch computes.
     """
     finished, folder = FinishedRun.open(Path(run)), Path(out)
-    wanted = tuple(clients) if clients else finished.clients
+    wanted = tuple(dict.fromkeys(clients)) if clients else finished.clients
     for client in wanted:
         finished.record(client)
     _check_out(folder, finished)
@@ -69,12 +69,18 @@ def export(
     entries = []
     with deterministic():
         builder = Builder(finished, load_dataset(finished.config.data), int8=int8)
-        folder.mkdir(parents=True, exist_ok=True)
+        # All of them before anything is written: a refusal touches nothing.
+        kept = {client: _already(folder / client, builder, client, signing_key) for client in wanted}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"cannot write {folder}: {error.strerror}", hint="choose another --out"
+            ) from None
         progress.start(len(wanted), "export")
         try:
             for client in wanted:
-                target = folder / client
-                manifest = _already(target, builder, client, signing_key)
+                target, manifest = folder / client, kept[client]
                 if manifest is None:
                     with new_folder(target) as scratch:
                         manifest = builder.build(client, scratch)

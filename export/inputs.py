@@ -30,8 +30,11 @@ def as_labels(
     Raises:
         BundleError: Another type or shape, a label outside 0…C-1 or of an unknown class.
     """
-    given = np.asarray(labels)
-    if given.ndim != 1 or not np.issubdtype(given.dtype, np.integer) or not given.size:
+    try:
+        given = np.asarray(labels)
+    except (TypeError, ValueError) as error:  # rows of unequal length
+        raise BundleError(f"labels: {error}", hint="for example [0, 1, 2]") from None
+    if given.ndim != 1 or given.dtype.kind not in "iu" or not given.size:
         raise BundleError(
             f"labels: {given.dtype} of shape {list(given.shape)}, expected whole numbers [N], "
             "at least one",

@@ -7,6 +7,7 @@ later version may add some; a change of meaning changes ``schema``.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -124,7 +125,7 @@ class Manifest(_Record):
     privacy: Privacy
     accuracy: dict[str, Any]
     parity: dict[str, Any]
-    int8: dict[str, Any]
+    int8: dict[str, dict[str, int | float | None]]
     tools: dict[str, str]
 
     @field_validator("files")
@@ -176,19 +177,24 @@ class Manifest(_Record):
         """
         try:
             document = json.loads(
-                data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+                data.decode("utf-8"),
+                object_pairs_hook=_unique,
+                parse_constant=_no_constant,
+                parse_float=_finite,
             )
         except (ValueError, RecursionError) as error:
             raise VerificationError(f"{MANIFEST} is not JSON: {error}", hint=_HINT) from None
         if not isinstance(document, dict) or document.get("kind") != KIND:
             raise VerificationError(f"{MANIFEST} is not one of a {KIND}", hint=_HINT)
-        if document.get("schema") != SCHEMA:
+        schema = document.get("schema")
+        if schema != SCHEMA or type(schema) is not int:  # True and 1.0 are equal to 1
             raise VerificationError(
-                f"{MANIFEST}: schema {str(document.get('schema'))[:40]}, expected {SCHEMA}",
+                f"{MANIFEST}: schema {str(schema)[:40]}, expected {SCHEMA}",
                 hint="the bundle is of another version of fedvtc-edge: install that one",
             )
         try:
-            return cls.model_validate(document)
+            manifest = cls.model_validate(document)
+            manifest.to_bytes()  # what is believed can be written again, as a refresh does
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part)[:80] for part in first["loc"])
@@ -196,6 +202,9 @@ class Manifest(_Record):
             raise VerificationError(
                 f"{MANIFEST}: {where + ': ' if where else ''}{message}", hint=_HINT
             ) from None
+        except ValueError as error:
+            raise VerificationError(f"{MANIFEST}: {error}", hint=_HINT) from None
+        return manifest
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -204,6 +213,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(document) != len(pairs):
         raise ValueError("a key stands there twice")
     return document
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large")
+    return value
 
 
 def _no_constant(name: str) -> float:

@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from fedvtc_edge.errors import ParityError
 
-TOLERANCE = 1e-5
-"""Largest difference, as a share of the sample's largest value; float32 in another order
-of summation stays below 1e-6 on all built-in networks."""
+TOLERANCE = 1e-4
+"""Largest difference, as a share of the sample's largest value. float32 in another order of
+summation reaches 5e-6 on the small built-in networks and 2.5e-5 on torchvision's deeper ones,
+where torch itself is as far from float64, and from itself at another batch size."""
 
 TIE = 0.01
 """How near to a half, in levels of 255, a pixel must be for its rounding to depend on the
-last bits of a sum: ``TOLERANCE`` of the whole range, with room."""
+last bits of a sum; 3e-5 is the most that was seen."""
 
 Floats = NDArray[np.float32]
 Report = dict[str, Any]
@@ -27,7 +28,8 @@ def compare_floats(reference: Floats, actual: Floats, what: str) -> Report:
     Raises:
         ParityError: Another shape, a value that is not finite, or an error above tolerance.
     """
-    if reference.shape != actual.shape or not np.isfinite(actual).all():
+    finite = np.isfinite(reference).all() and np.isfinite(actual).all()
+    if reference.shape != actual.shape or not finite:
         raise _failed(what, f"shape {actual.shape} or a value that is not finite")
     scale = np.maximum(np.abs(reference).max(axis=1), np.finfo(np.float32).tiny)
     error = float((np.abs(reference - actual).max(axis=1) / scale).max())
@@ -70,6 +72,8 @@ def compare_pixels(levels: Floats, actual: NDArray[np.uint8], what: str) -> Repo
     """
     if levels.shape != actual.shape or actual.dtype != np.uint8:
         raise _failed(what, f"{actual.dtype} of shape {actual.shape}")
+    if not np.isfinite(levels).all():  # both would paint them black, and agree
+        raise _failed(what, "a pixel that is not finite")
     expected = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
     differs = expected != actual
     ties = differs & (np.abs(levels - np.floor(levels) - 0.5) <= TIE)

@@ -40,7 +40,8 @@ def refresh(
         path: The bundle's folder.
         statistics: A ``statistics.safetensors`` as a run publishes it.
         signing_key: Signs the new manifest; needed where the old one is signed.
-        public_key: Of the old signature; None takes the public part of ``signing_key``.
+        public_key: Of the old signature, which must then be there; None takes the
+            public part of ``signing_key`` if it is.
 
     Returns:
         The new manifest.
@@ -50,9 +51,9 @@ def refresh(
         VerificationError: The bundle is not what was exported or signed.
         WireError: The statistics are damaged.
     """
-    folder = Path(path)
+    folder = Path(path).resolve()  # "." has no name to replace, and a link is none to rename
     recover_folder(folder)
-    verified = verify(folder)
+    verified = verify(folder, public_key)
     if verified.signed:
         if signing_key is None:
             raise BundleError(

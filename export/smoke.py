@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fedvtc_edge.errors import ParityError
+
 from .bundle import Bundle, Choice
 
 
@@ -22,14 +24,21 @@ def use(path: Path) -> None:
     variants: list[Choice] = ["fp32", "int8"]
     for variant in variants[: len(first.manifest.graphs["classifier"].variants)]:
         bundle = Bundle.open(path, variant=variant)
-        assert np.isfinite(bundle.classify(images)).all()
+        _must(np.isfinite(bundle.classify(images)).all(), f"{variant}: scores are not finite")
         if "anchor" in bundle.manifest.graphs:
-            assert np.isfinite(bundle.classify(images, calibrated=True)).all()
+            scores = bundle.classify(images, calibrated=True)
+            _must(np.isfinite(scores).all(), f"{variant}: calibrated scores are not finite")
         if "synthesizer" in bundle.manifest.graphs:
             labels = np.flatnonzero(bundle.codes.known)
-            assert len(bundle.synthesize(labels, 0)) == len(labels)
+            painted = bundle.synthesize(labels, 0)
+            _must(painted.shape == (len(labels), *shape[1:]), f"{variant}: {painted.shape} painted")
     heavy = {"torch", "onnx"} & set(sys.modules)
-    assert not heavy, f"{heavy} were imported"
+    _must(not heavy, f"{', '.join(sorted(heavy))} imported")
+
+
+def _must(holds: bool | np.bool_, problem: str) -> None:
+    if not holds:  # not assert: PYTHONOPTIMIZE would take the gate away
+        raise ParityError(problem, hint="report this")
 
 
 if __name__ == "__main__":

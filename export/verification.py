@@ -82,8 +82,8 @@ def verify(path: str | os.PathLike[str], public_key: PublicKey | None = None) ->
             cannot be understood; with a key, the signature is missing or wrong.
     """
     folder = Path(path)
-    if not folder.is_dir():
-        what = "not a folder" if folder.exists() else "no such folder"
+    if not os.path.isdir(folder):  # unlike Path.is_dir, it takes names that are too long
+        what = "not a folder" if os.path.exists(folder) else "no such folder"
         raise BundleError(f"{path}: {what}", hint="give a folder that export wrote")
     names = set(os.listdir(folder))
     if MANIFEST not in names:

@@ -39,14 +39,14 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True, mode: int = 0
             os.unlink(name)
         raise
     if durable:
-        _sync_folder(path.parent)
+        _sync(path.parent)  # the rename itself
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where folders can be opened (not on Windows)."""
+def _sync(path: Path) -> None:
+    """Flush a file or a folder to the disk, where folders can be opened (not on Windows)."""
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -65,12 +65,14 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         os.chmod(scratch, 0o755)  # noqa: S103  (mkdtemp's 0700 would hide the result from a group)
         yield scratch
-        _sync_folder(scratch)
+        for file in scratch.iterdir():
+            _sync(file)  # a rename that outlives a power cut must not find empty files
+        _sync(scratch)
         old = _old(path)
         if path.exists():
             os.rename(path, old)
         os.rename(scratch, path)
-        _sync_folder(path.parent)
+        _sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)

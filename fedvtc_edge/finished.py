@@ -7,6 +7,7 @@ checked against what the settings say.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -111,9 +112,9 @@ class FinishedRun:
         """Decoder ψ of one client, or None where the method has none.
 
         Raises:
-            RunError: Weights that are damaged or of another shape.
+            RunError: Weights that are missing, damaged or of another shape.
         """
-        if not (self.path / "clients" / client / "decoder.safetensors").exists():
+        if self.config.method.name != "fedvtc":
             return None
         decoder = vtc.build(shape, latent=self.config.method.latent, seed=0)
         return self._filled(decoder, client, "decoder")
@@ -129,10 +130,10 @@ class FinishedRun:
         """What the server published last, or None where it published nothing.
 
         Raises:
-            RunError: It is damaged.
+            RunError: It is missing or damaged.
         """
         path = self.path / "statistics.safetensors"
-        if not path.is_file():
+        if self.config.method.name != "fedvtc" and not path.is_file():
             return None
         try:
             return wire.published(path.read_bytes())
@@ -155,6 +156,33 @@ class FinishedRun:
         return module.eval()
 
 
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "accuracy": (int, float),
+    "accuracy_calibrated": (int, float),
+    "device": str,
+    "share": str,
+    "epsilon": (int, float),
+    "delta": (int, float),
+    "privacy_unit": str,
+    "evaluated_on": str,
+}
+
+
+def _check(document: Mapping[str, Any], where: str) -> None:
+    """Refuse values that are neither absent nor of the type that a run writes."""
+    for key, kinds in _KINDS.items():
+        value = document.get(key)
+        if value is None or (key == "device" and not where):  # where it ran: always told
+            continue
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise ValueError(f"{where}{key} is a {type(value).__name__}")
+        if not isinstance(value, str) and not math.isfinite(value):
+            raise ValueError(f"{where}{key} is {value}")
+    counts = document.get("class_counts", [])
+    if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):
+        raise ValueError(f"{where}class_counts are no counts")
+
+
 def _summary(path: Path) -> Mapping[str, Any]:
     try:
         if path.stat().st_size > _LARGEST_SUMMARY:
@@ -166,9 +194,12 @@ def _summary(path: Path) -> Mapping[str, Any]:
         named = all(isinstance(name, str) and _ID.fullmatch(name) for name in ids)
         if not ids or not named or len(set(ids)) != len(ids):
             raise ValueError("its clients have no proper ids")
-        if not all(isinstance(record["architecture"], str) for record in document["clients"]):
-            raise ValueError("a client has no architecture")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for record in document["clients"]:
+            if not isinstance(record["architecture"], str):
+                raise ValueError("a client has no architecture")
+            _check(record, f"{record['id']}.")
+        _check(document, "")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(
             f"{path} is damaged: {error}", hint="the run cannot be trusted: run it again"
         ) from None

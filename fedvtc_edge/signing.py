@@ -24,6 +24,7 @@ PASSPHRASE = "FEDVTC_PASSPHRASE"  # noqa: S105  (a name, not the secret)
 """Environment variable with the passphrase of private keys: never typed on a command line."""
 
 _LARGEST_FILE = 65_536
+_LONGEST_PASSPHRASE = 1023  # in bytes; OpenSSL's limit
 
 PublicKey = Ed25519PublicKey | bytes | str | os.PathLike[str]
 """A public key, its PEM bytes, or the path of a file of them."""
@@ -47,15 +48,24 @@ def save(key: Ed25519PrivateKey, path: Path, *, passphrase: str | None = None) -
         The path of the public key.
 
     Raises:
-        KeyFileError: A file of that name exists, or none can be written there.
+        KeyFileError: A file of that name exists, or none can be written there; a
+            passphrase that is too long.
     """
+    if path.is_dir():
+        raise KeyFileError(f"{path} is a folder", hint="give the name of a new file in it")
     public_path = path.with_name(path.name + ".pub")
     for file in (path, public_path):
         if file.exists():
             raise KeyFileError(f"{file} exists", hint="choose another name: keys are not replaced")
     locked: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase:
-        locked = serialization.BestAvailableEncryption(passphrase.encode())
+        secret = _encoded(passphrase)
+        if len(secret) > _LONGEST_PASSPHRASE:
+            raise KeyFileError(
+                f"a passphrase of {len(secret)} bytes, expected at most {_LONGEST_PASSPHRASE}",
+                hint=f"shorten {PASSPHRASE}",
+            )
+        locked = serialization.BestAvailableEncryption(secret)
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked
     )
@@ -89,7 +99,7 @@ def load_private(path: Path, *, passphrase: str | None = None) -> Ed25519Private
         KeyFileError: Missing, damaged, locked, or not an Ed25519 private key.
     """
     data = _read(path)
-    unlock = passphrase.encode() if passphrase else None
+    unlock = _encoded(passphrase) if passphrase else None
     try:
         key = serialization.load_pem_private_key(data, unlock)
     except TypeError as error:  # a passphrase too few, or one too many
@@ -158,6 +168,10 @@ def is_signed(key: Ed25519PublicKey, signature: bytes, data: bytes) -> bool:
     except InvalidSignature:
         return False
     return True
+
+
+def _encoded(passphrase: str) -> bytes:
+    return passphrase.encode(errors="surrogateescape")  # os.environ's way with odd bytes
 
 
 def _read(path: Path) -> bytes:

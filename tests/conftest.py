@@ -7,12 +7,14 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fedvtc_edge import __main__ as front
 from fedvtc_edge.config import Config, load_config
 
 Tiny = Callable[..., Config]
@@ -56,6 +58,42 @@ def quick(quickly: Callable[[], AbstractContextManager[None]]) -> Iterator[None]
     """The whole test :func:`quickly`."""
     with quickly():
         yield
+
+
+@dataclass
+class Answer:
+    """What a command said and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def refuses(self, message: str, hint: str = "", code: int = 2) -> None:
+        lines = self.err.splitlines()
+        assert len(lines) == 2, self.err
+        assert lines[0].startswith("fedvtc-edge: error: ")
+        assert message in lines[0]
+        assert lines[1].startswith("fedvtc-edge: hint: ")
+        assert hint in lines[1]
+        assert self.out == ""
+        assert self.code == code
+
+
+@pytest.fixture
+def call(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Answer]:
+    """``call("verify", folder)``: one command, in ``tmp_path``."""
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*words: str | Path) -> Answer:
+        with pytest.raises(SystemExit) as left:
+            front.main([str(word) for word in words])
+        captured = capsys.readouterr()
+        assert isinstance(left.value.code, int)
+        return Answer(left.value.code, captured.out, captured.err)
+
+    return invoke
 
 
 @pytest.fixture

@@ -58,6 +58,8 @@ def command(
         raise click.UsageError(f"--out {out}: expected a name that ends in .png or .npz")
     if not out.parent.is_dir():
         raise BundleError(f"--out {out}: no such folder", hint=f"make it: mkdir -p {out.parent}")
+    if out.is_dir():
+        raise BundleError(f"--out {out}: a folder", hint="choose another name")
     import numpy as np
 
     from fedvtc_edge.files import write_atomic
@@ -99,7 +101,7 @@ def command(
 
 def _class(bundle: Bundle, text: str) -> int:
     """A class's number from its number or its name; numbers win."""
-    if text.isascii() and text.lstrip("-").isdigit() and len(text) < 10:
+    if text.isascii() and text.removeprefix("-").isdigit() and len(text) < 10:
         return int(text)  # Bundle says which numbers there are
     if text in bundle.classes:
         return bundle.classes.index(text)
