@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ def write(model: onnx.ModelProto, path: Path) -> Converted:
             model, location=files[1], size_threshold=1024, convert_attribute=False
         )
         onnx.external_data_helper.write_external_data_tensors(model, str(path.parent))
+        os.chmod(path.with_name(files[1]), 0o644)  # onnx's 0600 would lock out a device's user
     path.write_bytes(model.SerializeToString(deterministic=True))
     return Converted(tuple(files), opset, model.ir_version)
 

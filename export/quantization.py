@@ -34,8 +34,9 @@ def quantize(source: Path, target: Path, calibration: Sequence[Arrays]) -> Conve
         calibration: Inputs to measure ranges on.
     """
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, _quiet():
-        prepared, raw = Path(scratch) / "prepared.onnx", Path(scratch) / "raw.onnx"
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        whole, prepared, raw = (Path(scratch) / f"{n}.onnx" for n in ("whole", "prepared", "raw"))
+        onnx.save(onnx.load(source), whole)  # copies lose sight of weights beside the graph
+        quant_pre_process(whole, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
             raw,
