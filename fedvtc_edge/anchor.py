@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from fedvtc_edge.models.registry import ImageShape
 
 _FIRST, _SECOND, _KERNEL, _GRID = 32, 64, 5, 4
+_NOISE_IMAGES, _NOISE_SEED = 256, 2508_01670
 
 
 class Anchor(nn.Module):
@@ -62,6 +63,20 @@ class Anchor(nn.Module):
         h = torch.matmul(torch.matmul(average, h), average.T).flatten(1)
         unit: Tensor = F.normalize(h @ cast(Tensor, self.project), dim=1)
         return unit.mul(self.width**0.5)
+
+
+@torch.no_grad()
+def centre(anchor: Anchor, shape: ImageShape) -> NDArray[np.float64]:
+    """Mean direction of R over public noise images, [m]: where features lie without any data.
+
+    Private releases are about this point: what all pictures share needs no sensitivity.
+    """
+    draw = np.random.Generator(np.random.Philox(key=_NOISE_SEED))
+    noise = draw.random((_NOISE_IMAGES, shape.channels, shape.size, shape.size), np.float32)
+    device = cast(Tensor, anchor.first).device
+    features = anchor(torch.from_numpy(noise).to(device)).double().cpu().numpy()
+    mean: NDArray[np.float64] = features.mean(0) / anchor.width**0.5
+    return mean
 
 
 def _smooth_filters(draw: np.random.Generator, channels: int) -> NDArray[np.float64]:

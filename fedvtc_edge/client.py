@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from . import wire
@@ -17,6 +19,8 @@ from .config import TrainingSettings
 from .knowledge import Knowledge
 from .losses import Moments
 from .models.classifier import Classifier
+from .privacy.design import Design
+from .privacy.release import release
 from .statistics import ClassStatistics
 from .streams import generator, seed_layers, seed_of
 from .training import finetuning, painting, supervised
@@ -176,6 +180,14 @@ class Client:
             return ClassStatistics.of(
                 features, self.labels.cpu(), classes=self.classes, pooled=pooled
             )
+
+    def release_anchor(
+        self, anchor: Anchor, design: Design, centre: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """Noised sums of the anchor's features; see :class:`~fedvtc_edge.privacy.design.Design`."""
+        with self.working():
+            features = in_chunks(anchor, self.images).numpy()
+            return release(design, features, self.labels.cpu().numpy(), centre)
 
     def decoder_weights(self) -> wire.Weights:
         """ψ's parameters as float32 arrays, by name."""

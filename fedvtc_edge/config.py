@@ -105,17 +105,18 @@ class PrivacySettings(_Table):
     """Differential privacy of the upload."""
 
     mode: Literal["none", "anchored", "example", "client"] = "none"
-    epsilon: float = Field(default=4.0, gt=0)
+    epsilon: float = Field(default=4.0, gt=0, le=1000)
     delta: float = Field(default=1e-5, gt=0, lt=1)
-    clip: float = Field(default=1.0, gt=0)
+    clip: float = Field(default=1.0, ge=1e-3, le=1e3)
+    population: int = Field(default=1000, ge=1, description="public guess of all samples")
 
     @field_validator("mode")
     @classmethod
     def _available(cls, value: str) -> str:
-        if value != "none":
+        if value not in ("none", "anchored"):
             raise _refuse(
                 f"mode {value!r} is not built yet",
-                'this version makes no privacy claim: use "none"',
+                'use "anchored", one noised release per client, or "none"',
             )
         return value
 

@@ -6,6 +6,7 @@
     │   ├── DataError         a data set that cannot be used
     │   ├── RunError          a run directory that cannot be written, read or resumed
     │   ├── ScoreError        attack scores that nothing can be concluded from
+    │   ├── PrivacyError      a privacy claim that cannot be made
     │   ├── KeyFileError      a signing or verifying key that cannot be used
     │   └── BundleError       what a bundle is given, or asked for and does not hold
     ├── MissingExtra          a part that this installation leaves out   exit 2
@@ -53,6 +54,10 @@ class RunError(UsageError):
 
 class ScoreError(UsageError):
     """Attack scores, or a rate asked of them, from which nothing can be concluded."""
+
+
+class PrivacyError(UsageError):
+    """A privacy claim that cannot be made, or a setting under which none could."""
 
 
 class KeyFileError(UsageError):

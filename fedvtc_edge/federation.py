@@ -19,7 +19,9 @@ from .errors import RunError
 from .evaluation import TestSet, as_images
 from .methods import METHODS, Federation, Method
 from .models import ImageShape, build, find
+from .privacy.plan import check_claim
 from .progress import Progress, SilentProgress
+from .releases import ReleaseStore
 from .runs import Checkpoint, RunDirectory
 from .server import Server, Witness
 from .streams import seed_of
@@ -95,7 +97,9 @@ def _run(
 ) -> RunResult:
     with deterministic():
         compute = Compute.of(config.engine)
-        method = assemble(config, data, compute, directory.witness if directory else _unseen)
+        releases = ReleaseStore(directory.path if directory else None)
+        witness = directory.witness if directory else _unseen
+        method = assemble(config, data, compute, witness, releases)
         twins = []
         if with_twins and config.method.name not in _NO_TWINS:
             twins = clients(config, data, compute, decoders=False)
@@ -121,7 +125,13 @@ def _run(
     return RunResult(summary, directory.path if directory else None)
 
 
-def assemble(config: Config, data: Dataset, compute: Compute, witness: Witness) -> Method:
+def assemble(
+    config: Config,
+    data: Dataset,
+    compute: Compute,
+    witness: Witness,
+    releases: ReleaseStore | None = None,
+) -> Method:
     """Clients, server and method of a federation, ready for the first round."""
     kind = METHODS[config.method.name]
     height, _, channels = data.image_shape
@@ -132,6 +142,7 @@ def assemble(config: Config, data: Dataset, compute: Compute, witness: Witness) 
         ImageShape(height, channels),
         data.classes,
         compute,
+        releases or ReleaseStore(None),
     )
     return kind(federation)
 
@@ -188,11 +199,12 @@ def clients(config: Config, data: Dataset, compute: Compute, *, decoders: bool) 
 
 
 def check_names(config: Config) -> None:
-    """Names that only the registries and the machine know, before any data are read.
+    """What only the registries, the machine and the privacy plan know, before data are read.
 
     Raises:
-        ConfigError: An unknown architecture or device.
+        ConfigError: An unknown architecture or device, or a claim that cannot be made.
     """
+    check_claim(config)
     for name in config.clients.architectures:
         find(name)
     for name in config.clients.devices:

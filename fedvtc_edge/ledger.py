@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import RunError
+from .errors import PrivacyError, RunError
 from .files import write_atomic
 
 SCHEMA = 1
 
 _FIELDS = {"round", "client", "kind", "bytes", "sha256", "mechanism", "epsilon"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one release costs its client, and how many the budget allows.
+
+    Args:
+        mechanism: In words, with its parameters.
+        epsilon: Spent by ``releases`` of them together.
+        releases: Of each client, of all kinds.
+    """
+
+    mechanism: str
+    epsilon: float
+    releases: int
 
 
 class Ledger:
@@ -21,15 +37,18 @@ class Ledger:
     one release too many in it, never one too few. A resumed run repeats a round bit
     for bit: the same bytes again are the same release, other bytes are another.
 
-    ``mechanism`` and ``epsilon`` are null: what is released here is exact, and no
-    privacy is claimed for it.
+    Where nothing is claimed, ``mechanism`` and ``epsilon`` are null: what is released
+    is exact. Under a claim an entry beyond the budget is refused before it is written,
+    and so before a byte leaves.
 
     Args:
         path: Of the file; nothing is read or written before :meth:`begin` or :meth:`reopen`.
+        claim: What releases cost, or None.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, claim: Claim | None = None) -> None:
         self.path = path
+        self.claim = claim
         self._lines: dict[str, None] = {}  # entries as they stand in the file, in order
 
     def begin(self) -> None:
@@ -55,7 +74,12 @@ class Ledger:
         self._lines = {json.dumps(entry): None for entry in releases}
 
     def record(self, round_: int, client: str, kind: str, data: bytes) -> None:
-        """Note that ``client`` is about to release ``data``."""
+        """Note that ``client`` is about to release ``data``.
+
+        Raises:
+            PrivacyError: Its budget is spent, and these are not the bytes it spent it on.
+        """
+        claim = self.claim
         line = json.dumps(
             {
                 "round": round_,
@@ -63,13 +87,24 @@ class Ledger:
                 "kind": kind,
                 "bytes": len(data),
                 "sha256": hashlib.sha256(data).hexdigest(),
-                "mechanism": None,
-                "epsilon": None,
+                "mechanism": claim.mechanism if claim else None,
+                "epsilon": claim.epsilon if claim else None,
             }
         )
         if line not in self._lines:
+            self._check_budget(client)
             self._write([*self._lines, line])
             self._lines[line] = None
+
+    def _check_budget(self, client: str) -> None:
+        if self.claim is None:
+            return
+        spent = sum(json.loads(line)["client"] == client for line in self._lines)
+        if spent >= self.claim.releases:
+            raise PrivacyError(
+                f"{client} has released {spent} times, epsilon {self.claim.epsilon:g} is spent",
+                hint=f"{self.claim.releases} release fits the budget; a retry sends the same bytes",
+            )
 
     def _write(self, lines: list[str]) -> None:
         releases = "".join(f"\n  {line}," for line in lines).removesuffix(",")

@@ -29,6 +29,7 @@ from .config import Config, load_config
 from .errors import ConfigError, RunError
 from .files import write_atomic
 from .ledger import Ledger
+from .privacy.plan import claim_of
 
 SCHEMA = 1
 
@@ -61,7 +62,7 @@ class RunDirectory:
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
         self.config = config
-        self._ledger = Ledger(path / "ledger.json")
+        self._ledger = Ledger(path / "ledger.json", claim_of(config))
         self._begun = False
 
     @classmethod

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import FedVTCError
+from .privacy.design import Array, Design
+from .privacy.estimation import estimate
 from .statistics import ClassStatistics, GlobalStatistics, sum_of
-from .wire import Weights, decode, decode_weights, encode_weights, publish
+from .wire import Weights, decode, decode_release, decode_weights, encode_weights, publish
 
 Witness = Callable[[int, str, str, bytes], None]
 """Told of each upload: round, sender, kind, bytes."""
@@ -30,6 +33,7 @@ class Server:
         self.classes = classes
         self._witness = witness
         self._received: dict[str, ClassStatistics] = {}
+        self._releases: dict[str, NDArray[np.int64]] = {}
         self._decoders: dict[str, Weights] = {}
 
     def receive(
@@ -60,6 +64,32 @@ class Server:
         total = sum_of([self._received[sender] for sender in sorted(self._received)])
         self._received = {}
         return publish(GlobalStatistics.from_sum(total, floor=floor))
+
+    def receive_release(
+        self, upload: bytes, *, sender: str, round_: int, kind: str, design: Design
+    ) -> None:
+        """Open and check one client's noised release.
+
+        Raises:
+            WireError: The bytes are not a release of this design.
+            ServerError: The sender was heard already in this round.
+            PrivacyError: The sender's budget is spent.
+        """
+        self._witness(round_, sender, kind, upload)
+        if sender in self._releases:
+            raise ServerError(f"{sender} uploads twice in round {round_}", hint="one upload counts")
+        self._releases[sender] = decode_release(upload, size=design.size)
+
+    def close_releases(self, *, quorum: int, design: Design, centre: Array) -> bytes:
+        """Add the releases and publish what the sum says of the data: post-processing.
+
+        Raises:
+            ServerError: Fewer than ``quorum`` clients uploaded.
+        """
+        self._check_quorum(len(self._releases), quorum)
+        total = np.sum([self._releases[sender] for sender in sorted(self._releases)], axis=0)
+        contributors, self._releases = len(self._releases), {}
+        return publish(estimate(design, total, contributors, centre))
 
     def receive_decoder(self, upload: bytes, *, sender: str, round_: int, like: Weights) -> None:
         """Open and check one client's decoder.

@@ -13,6 +13,7 @@ from .engine.local import LocalEngine
 from .evaluation import averages
 from .memory import training_megabytes
 from .methods import Method
+from .privacy.plan import UNIT
 from .runs import SCHEMA, version
 
 _PER_CLASS = 6
@@ -51,7 +52,7 @@ def summarise(engine: LocalEngine, data: Dataset) -> dict[str, Any]:
     seconds = sum(record["seconds"] for record in engine.records)
     busy = sum(spent["seconds"] for spent in account.values())
     alone = means["accuracy_local_only_mean"] or 0.0
-    anchored = config.method.name == "fedvtc"
+    anchored, epsilon = config.method.name == "fedvtc", method.epsilon()
     return {
         "schema": SCHEMA,
         "version": version(),
@@ -77,9 +78,9 @@ def summarise(engine: LocalEngine, data: Dataset) -> dict[str, Any]:
         "upload_bytes_total": sum(spent["up"] for spent in account.values()),
         "download_bytes_total": sum(spent["down"] for spent in account.values()),
         "uploads": method.uploads(),
-        "epsilon": None,
-        "delta": None,
-        "privacy_unit": None,
+        "epsilon": epsilon,
+        "delta": config.privacy.delta if epsilon is not None else None,
+        "privacy_unit": UNIT if epsilon is not None else None,
         "seconds": round(seconds, 3),
         "samples_per_second": round(
             sum(spent["samples"] for spent in account.values()) / max(busy, 1e-9), 1

@@ -20,6 +20,9 @@ _SLACK = 1e-3
 _LARGEST = 1e30
 """Largest magnitude allowed, so that no sum over clients overflows float32 when published."""
 
+_LARGEST_RELEASE = 2**52
+"""Largest magnitude in a private release: thousands of clients add up within int64."""
+
 _HINT = "the sender must encode with the classes, width and moments that the server announced"
 
 _SHAPES_HINT = "all decoders must have the shape that the settings give them"
@@ -86,6 +89,35 @@ def decode(data: bytes, *, classes: int, width: int, pooled: bool | None = None)
     statistics = ClassStatistics(count, total, _symmetric(wide, width) if kind else wide, kind)
     _check_possible(statistics)
     return statistics
+
+
+def encode_release(release: NDArray[np.int64]) -> bytes:
+    """int64 safetensors of one vector: as many bytes whatever a client has."""
+    return save({"release": np.ascontiguousarray(release, np.int64)})
+
+
+def decode_release(data: bytes, *, size: int) -> NDArray[np.int64]:
+    """Read what :func:`encode_release` wrote.
+
+    Args:
+        data: Untrusted bytes.
+        size: How many numbers were agreed on.
+
+    Raises:
+        WireError: Another size, key, type or shape, or a value that no sum can have.
+    """
+    limit = _HEADER_BYTES + 8 * size
+    if len(data) > limit:
+        raise WireError(f"{len(data)} bytes, expected at most {limit}", hint=_HINT)
+    arrays = _load(data, _HINT)
+    release = arrays.get("release")
+    if release is None or len(arrays) != 1:
+        raise WireError(f"keys {sorted(arrays)[:5]}, expected release", hint=_HINT)
+    if release.dtype != np.int64 or release.shape != (size,):
+        raise WireError(f"{release.dtype} {release.shape}, expected int64 ({size},)", hint=_HINT)
+    if (release > _LARGEST_RELEASE).any() or (release < -_LARGEST_RELEASE).any():
+        raise WireError(f"a value beyond {_LARGEST_RELEASE}", hint=_HINT)
+    return release
 
 
 def _load(data: bytes, hint: str) -> dict[str, NDArray[Any]]:

@@ -20,10 +20,10 @@ SIDES = ("attacks", "benchmarks", "export")
 LAYERS: list[set[str]] = [
     {"errors"},
     {"config", "files", "progress", "streams"},
-    {"compute", "ledger", "signing"},
+    {"compute", "ledger", "releases", "signing"},
     {"data", "devices", "models"},
     {"anchor", "losses", "statistics", "vtc"},
-    {"gaussian", "memory", "wire"},
+    {"gaussian", "memory", "privacy", "wire"},
     {"discriminant"},
     {"knowledge"},
     {"training"},

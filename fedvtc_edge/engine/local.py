@@ -128,6 +128,7 @@ class LocalEngine:
             record["upload_bytes"] = new["up"] - old["up"]
             record["download_bytes"] = new["down"] - old["down"]
             record["seconds"] = round(new["seconds"] - old["seconds"], 4)
+            record["epsilon"] = self.method.epsilon()
         record = {
             "round": number,
             **averages(clients),

@@ -14,6 +14,7 @@ from fedvtc_edge.compute import Compute
 from fedvtc_edge.config import Config
 from fedvtc_edge.knowledge import Knowledge
 from fedvtc_edge.models.registry import ImageShape
+from fedvtc_edge.releases import ReleaseStore
 from fedvtc_edge.server import Server
 
 
@@ -36,6 +37,7 @@ class Federation:
         shape: Of the images.
         classes: Number C of classes.
         compute: Where tensors live.
+        releases: Noised releases, kept so that a retry sends the same bytes.
         traffic: Bytes per client id.
     """
 
@@ -45,6 +47,7 @@ class Federation:
     shape: ImageShape
     classes: int
     compute: Compute
+    releases: ReleaseStore = field(default_factory=lambda: ReleaseStore(None))
     traffic: dict[str, Traffic] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,6 +93,10 @@ class Method(ABC):
 
     def world(self) -> Knowledge | None:
         """What clients paint from, or None for methods that paint nothing."""
+        return None
+
+    def epsilon(self) -> float | None:
+        """ε that each client has spent by now, or None where nothing is claimed."""
         return None
 
     def uploads(self) -> list[str]:

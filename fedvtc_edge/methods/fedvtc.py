@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fedvtc_edge import wire
-from fedvtc_edge.anchor import Anchor
+from fedvtc_edge.anchor import Anchor, centre
 from fedvtc_edge.client import Client, in_chunks
 from fedvtc_edge.knowledge import Knowledge, from_anchor, from_features
+from fedvtc_edge.privacy.design import Design
+from fedvtc_edge.privacy.plan import design_of
 from fedvtc_edge.streams import seed_of
 from fedvtc_edge.training.finetuning import steps_in
 
@@ -38,16 +40,21 @@ class FedVTC(Method):
         settings = federation.config.method
         self.share, self.ablate = settings.share, set(settings.ablate)
         self.kl = 0.0 if "kl" in self.ablate else KL
+        self.design = design_of(federation.config, federation.classes)
         self._world: Knowledge | None = None
         self.anchor: Anchor | None = None
         if self.share == "anchored":
             seed = seed_of(federation.config.seed, "anchor")
-            anchor = Anchor(federation.shape, settings.anchor, seed)
+            width = self.design.width if self.design else settings.anchor
+            anchor = Anchor(federation.shape, width, seed)
             self.anchor = anchor.to(federation.compute.device)
 
     def open(self) -> None:
         """Anchored: everyone uploads once, whatever the cohorts later are."""
         if self.anchor is None:
+            return
+        if self.design is not None:
+            self._open_privately(self.anchor, self.design)
             return
         pooled = self.federation.config.method.moments == "covariance"
         for client in self.federation.clients:
@@ -106,8 +113,20 @@ class FedVTC(Method):
         """What clients know of the world by now."""
         return self._world
 
+    def epsilon(self) -> float | None:
+        """All of the budget, from the one release on; None where nothing is claimed."""
+        if self.design is None:
+            return None
+        return self.design.epsilon if self._world is not None else 0.0
+
     def uploads(self) -> list[str]:
         """What travels from a client to the server, in words."""
+        if self.design is not None:
+            what = ", and all classes' second moments" if self.design.second else ""
+            return [
+                "once, before the first round, noised: counts and sums of the frozen anchor's "
+                f"{self.design.width} features per class of the public list{what}"
+            ]
         if self.share == "anchored":
             what = (
                 "one pooled second-moment matrix"
@@ -122,6 +141,26 @@ class FedVTC(Method):
         if self.share == "features":
             return [own]
         return [own, "every round: all weights of its decoder"]
+
+    def _open_privately(self, anchor: Anchor, design: Design) -> None:
+        """The same, noised: what is kept was drawn once, and is sent again as it is."""
+        federation, about = self.federation, centre(anchor, self.federation.shape)
+        for client in federation.clients:
+            data = federation.releases.once(
+                client.id,
+                "anchor",
+                lambda client=client: wire.encode_release(  # type: ignore[misc]
+                    client.release_anchor(anchor, design, about)
+                ),
+            )
+            federation.traffic[client.id].up += len(data)
+            federation.server.receive_release(
+                data, sender=client.id, round_=0, kind="anchor", design=design
+            )
+        quorum = len(federation.clients)
+        self._publish(
+            "anchor", federation.server.close_releases(quorum=quorum, design=design, centre=about)
+        )
 
     def _share_features(self, number: int, cohort: Sequence[Client]) -> None:
         width = self.federation.config.method.latent

@@ -1,0 +1,121 @@
+"""What a private release looks like: fixed before any data are read, and public.
+
+Everything here follows from public numbers: the classes, the settings, the number of
+clients and a public guess of how many examples there are. Nothing is ever taken from a
+client's data, or the choice itself would have to be paid for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .accountant import noise_for
+
+Array = NDArray[np.float64]
+
+GRID = 2**20
+"""Steps of the integer grid per unit of the clip bound's space."""
+
+RADIUS = 0.7
+"""Length that features about the public centre are divided by, so that they are about 1."""
+
+SECOND, COUNT = 1.0, 0.3
+"""Weights of the second moments and of the count in one example's vector."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """One client's one release, and how much noise it carries.
+
+    Guarantee: (ε, δ)-differential privacy of each client's release against whoever
+    reads it, the server too. *Unit*: one training example. *Neighbouring relation*:
+    data sets that differ in one example, added or removed. *Mechanism*: discrete
+    Gaussian noise of scale z·C on integer sums whose L2 sensitivity is C, the clip
+    bound. *Not covered*: replacing one example costs twice the sensitivity; several
+    examples of one person are several units; what a client's own model, decoder and
+    bundle give away; the simulator's own files, which hold every client's counts.
+
+    Args:
+        classes: Number C of classes, a public list; absent ones are released too.
+        width: Number m of anchor features.
+        second: Whether second moments are released.
+        clip: Bound on the L2 norm of one example's vector.
+        epsilon: Privacy budget of one client.
+        delta: Its δ.
+    """
+
+    classes: int
+    width: int
+    second: bool
+    clip: float
+    epsilon: float
+    delta: float
+
+    @property
+    def noise_multiplier(self) -> float:
+        """Noise per sensitivity, z; calibrated, never typed."""
+        return noise_for(self.epsilon, self.delta)
+
+    @property
+    def sigma(self) -> Fraction:
+        """Scale of the discrete noise, in steps of the grid."""
+        return Fraction(self.noise_multiplier) * self.sensitivity
+
+    @property
+    def sensitivity(self) -> Fraction:
+        """What one example changes the released sums by at most, in L2 and grid steps."""
+        return Fraction(self.clip) * GRID
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Numbers of counts, class sums and second moments, in the order of release."""
+        triangle = self.width * (self.width + 1) // 2 if self.second else 0
+        return self.classes, self.classes * self.width, triangle
+
+    @property
+    def size(self) -> int:
+        """Numbers in a release: the same whatever a client has."""
+        return sum(self.sizes)
+
+
+def designed(
+    *,
+    classes: int,
+    clients: int,
+    population: int,
+    epsilon: float,
+    delta: float,
+    clip: float,
+    widest: int,
+    second: bool,
+) -> Design:
+    """The public rule: the narrower, the noisier.
+
+    r = z·√K·C / (n / classes) is the noise of a class mean's coordinate in units of
+    the features' length. Chosen on held-out training digits (docs/decisions/0011):
+    second moments pay for themselves up to r = 0.03, and 64 features up to 0.05.
+
+    Args:
+        classes: Number C of classes.
+        clients: Number K of clients, each with noise of its own.
+        population: Public guess of the number n of examples of all clients together.
+        epsilon: Privacy budget of one client.
+        delta: Its δ.
+        clip: Bound on one example's vector.
+        widest: Most features allowed.
+        second: Whether second moments may be released.
+    """
+    noise = noise_for(epsilon, delta) * clients**0.5 * clip * classes / population
+    widest_useful = 128 if noise < 0.01 else 64 if noise < 0.05 else 32
+    return Design(
+        classes=classes,
+        width=min(widest, widest_useful),
+        second=second and noise < 0.03,
+        clip=clip,
+        epsilon=epsilon,
+        delta=delta,
+    )

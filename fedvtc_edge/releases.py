@@ -1,0 +1,37 @@
+"""Noised releases, kept before they leave, so that a retry sends the same bytes.
+
+Noise drawn twice is spent twice: two noised answers to one question average to a
+better one. What was drawn once is therefore on disk before anybody sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from .files import write_atomic
+
+
+class ReleaseStore:
+    """Each client's releases of one run.
+
+    Args:
+        folder: The run directory; None keeps them for the time of the process.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._kept: dict[tuple[str, str], bytes] = {}
+
+    def once(self, sender: str, kind: str, draw: Callable[[], bytes]) -> bytes:
+        """The bytes that ``sender`` releases as ``kind``: drawn the first time, then kept."""
+        if self._folder is None:
+            if (sender, kind) not in self._kept:
+                self._kept[sender, kind] = draw()
+            return self._kept[sender, kind]
+        path = self._folder / "clients" / sender / f"{kind}.release.safetensors"
+        if not path.is_file():
+            data = draw()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, data)
+        return path.read_bytes()
