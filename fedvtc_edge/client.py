@@ -211,6 +211,16 @@ class Client:
         return painted.cpu()
 
 
+def one_by_one(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """:func:`in_chunks`, bit for bit the same for an image whatever the others are.
+
+    A short batch is multiplied by another kernel, whose last bits differ: all chunks
+    are made equally long, or one image more would change the others' features.
+    """
+    padding = torch.zeros(-len(images) % _CHUNK, *images.shape[1:]).to(images)
+    return in_chunks(function, torch.cat([images, padding]))[: len(images)]
+
+
 @torch.no_grad()
 def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Apply ``function`` to images in bounded pieces, without gradients; the result is on CPU."""

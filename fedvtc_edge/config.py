@@ -113,10 +113,10 @@ class PrivacySettings(_Table):
     @field_validator("mode")
     @classmethod
     def _available(cls, value: str) -> str:
-        if value not in ("none", "anchored"):
+        if value == "client":
             raise _refuse(
                 f"mode {value!r} is not built yet",
-                'use "anchored", one noised release per client, or "none"',
+                'use "anchored", one noised release per client, "example", DP-SGD, or "none"',
             )
         return value
 

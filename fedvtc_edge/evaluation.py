@@ -49,7 +49,8 @@ def evaluate(
         absent = ~present[test.labels]
         both = None
         if control is not None:
-            both = share(calibrated(own, control, present).argmax(1) == test.labels)
+            known = method.own_classes(client).cpu()
+            both = share(calibrated(own, control, known).argmax(1) == test.labels)
         records.append(
             {
                 "id": client.id,

@@ -18,6 +18,7 @@ from .engine.local import LocalEngine
 from .errors import RunError
 from .evaluation import TestSet, as_images
 from .methods import METHODS, Federation, Method
+from .methods.example import ExampleFedVTC
 from .models import ImageShape, build, find
 from .privacy.plan import check_claim
 from .progress import Progress, SilentProgress
@@ -133,7 +134,7 @@ def assemble(
     releases: ReleaseStore | None = None,
 ) -> Method:
     """Clients, server and method of a federation, ready for the first round."""
-    kind = METHODS[config.method.name]
+    kind = ExampleFedVTC if config.privacy.mode == "example" else METHODS[config.method.name]
     height, _, channels = data.image_shape
     federation = Federation(
         config,

@@ -176,7 +176,7 @@ def _check(document: Mapping[str, Any], where: str) -> None:
             continue
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise ValueError(f"{where}{key} is a {type(value).__name__}")
-        if not isinstance(value, str) and not math.isfinite(value):
+        if isinstance(value, (int, float)) and not math.isfinite(value):
             raise ValueError(f"{where}{key} is {value}")
     counts = document.get("class_counts", [])
     if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +23,16 @@ class Claim:
     Args:
         mechanism: In words, with its parameters.
         epsilon: Spent by ``releases`` of them together.
-        releases: Of each client, of all kinds.
+        releases: Of each client, of all kinds; of each kind where there are ``rounds``.
+        at: ε that an upload of a round and a kind brings its client to, where that grows.
+        rounds: How many rounds so many releases are, where there are several.
     """
 
     mechanism: str
     epsilon: float
     releases: int
+    at: Callable[[int, str], float] | None = None
+    rounds: int = 0
 
 
 class Ledger:
@@ -88,24 +93,40 @@ class Ledger:
                 "bytes": len(data),
                 "sha256": hashlib.sha256(data).hexdigest(),
                 "mechanism": claim.mechanism if claim else None,
-                "epsilon": claim.epsilon if claim else None,
+                "epsilon": _epsilon(claim, round_, kind),
             }
         )
         if line not in self._lines:
-            self._check_budget(client)
+            self._check_budget(client, kind)
             self._write([*self._lines, line])
             self._lines[line] = None
 
-    def _check_budget(self, client: str) -> None:
+    def _check_budget(self, client: str, kind: str) -> None:
         if self.claim is None:
             return
-        spent = sum(json.loads(line)["client"] == client for line in self._lines)
+        entries = [json.loads(line) for line in self._lines]
+        spent = sum(
+            entry["client"] == client and (not self.claim.rounds or entry["kind"] == kind)
+            for entry in entries
+        )
         if spent >= self.claim.releases:
             raise PrivacyError(
                 f"{client} has released {spent} times, epsilon {self.claim.epsilon:g} is spent",
-                hint=f"{self.claim.releases} release fits the budget; a retry sends the same bytes",
+                hint=f"{_fits(self.claim)} the budget; a retry sends the same bytes",
             )
 
     def _write(self, lines: list[str]) -> None:
         releases = "".join(f"\n  {line}," for line in lines).removesuffix(",")
         write_atomic(self.path, f'{{"schema": {SCHEMA}, "releases": [{releases}\n]}}\n'.encode())
+
+
+def _epsilon(claim: Claim | None, round_: int, kind: str) -> float | None:
+    if claim is None:
+        return None
+    return claim.at(round_, kind) if claim.at else claim.epsilon
+
+
+def _fits(claim: Claim) -> str:
+    if claim.rounds:
+        return f"{claim.rounds} rounds fit"
+    return f"{claim.releases} release fits"

@@ -35,3 +35,13 @@ class ReleaseStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, data)
         return path.read_bytes()
+
+    def secret(self, sender: str, draw: Callable[[], bytes]) -> bytes:
+        """The key of ``sender``'s noise: whoever reads it can take the noise off again."""
+        if self._folder is None:
+            return self.once(sender, "key", draw)
+        path = self._folder / "clients" / sender / "noise.key"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, draw(), mode=0o600)
+        return path.read_bytes()

@@ -88,6 +88,7 @@ class LocalEngine:
             traffic = self.federation.traffic[client.id]
             traffic.up, traffic.down = spent["up"], spent["down"]
         self.records = list(state.records)
+        self.method.done = len(self.records)
         self.method.restore(state.published)
 
     def run(self) -> None:
@@ -103,6 +104,7 @@ class LocalEngine:
                 self.method.open()
             cohort = self._cohort(number)
             self.method.round(number, cohort)
+            self.method.done = number
             members = {client.id for client in cohort}
             for twin in self.twins:
                 if twin.id in members:

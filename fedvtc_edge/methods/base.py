@@ -71,6 +71,8 @@ class Method(ABC):
     def __init__(self, federation: Federation) -> None:
         self.federation = federation
         self.published: dict[str, bytes] = {}
+        self.done = 0
+        """Rounds behind it, as the engine counts them."""
 
     def open(self) -> None:  # noqa: B027  (most methods have nothing to do before round 1)
         """What happens once, before the first round."""
@@ -90,6 +92,10 @@ class Method(ABC):
     def control(self, images: Tensor) -> Tensor | None:
         """Log-posteriors [N, C] of the training-free classifier, or None without an anchor."""
         return None
+
+    def own_classes(self, client: Client) -> Tensor:
+        """Classes [C] that a client's prediction treats as its own."""
+        return client.present
 
     def world(self) -> Knowledge | None:
         """What clients paint from, or None for methods that paint nothing."""

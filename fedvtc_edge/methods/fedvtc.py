@@ -80,27 +80,20 @@ class FedVTC(Method):
     def round(self, number: int, cohort: Sequence[Client]) -> None:
         """Phases A, B and C; own features and decoders travel where the mode says so."""
         for client in cohort:
-            client.train(number, self._world.codes if self._world else None, kl=self.kl)
+            self._train(client, number)
         if self.share != "anchored":
             self._share_features(number, cohort)
         world = self._world
         assert world is not None
         for client in cohort:
-            client.fit_decoder(number, world, match="dm" not in self.ablate)
+            self._fit_decoder(client, number, world)
         if self.share == "features+decoder":
             self._average_decoders(number, cohort)
         rounds = self.federation.config.method.rounds
         for client in cohort:
             steps = steps_in(number, rounds, client.settings)
             if steps:
-                client.finetune(
-                    number,
-                    world,
-                    steps=steps,
-                    kl=self.kl,
-                    head_only="head-only" in self.ablate,
-                    decay=number == rounds,
-                )
+                self._finetune(client, number, world, steps)
 
     def control(self, images: Tensor) -> Tensor | None:
         """The discriminant on the anchor statistics alone."""
@@ -141,6 +134,22 @@ class FedVTC(Method):
         if self.share == "features":
             return [own]
         return [own, "every round: all weights of its decoder"]
+
+    def _train(self, client: Client, number: int) -> None:
+        client.train(number, self._world.codes if self._world else None, kl=self.kl)
+
+    def _fit_decoder(self, client: Client, number: int, world: Knowledge) -> None:
+        client.fit_decoder(number, world, match="dm" not in self.ablate)
+
+    def _finetune(self, client: Client, number: int, world: Knowledge, steps: int) -> None:
+        client.finetune(
+            number,
+            world,
+            steps=steps,
+            kl=self.kl,
+            head_only="head-only" in self.ablate,
+            decay=number == self.federation.config.method.rounds,
+        )
 
     def _open_privately(self, anchor: Anchor, design: Design) -> None:
         """The same, noised: what is kept was drawn once, and is sent again as it is."""

@@ -46,6 +46,7 @@ class Design:
         clip: Bound on the L2 norm of one example's vector.
         epsilon: Privacy budget of one client.
         delta: Its δ.
+        releases: How many such releases share the budget.
     """
 
     classes: int
@@ -54,11 +55,12 @@ class Design:
     clip: float
     epsilon: float
     delta: float
+    releases: int = 1
 
     @property
     def noise_multiplier(self) -> float:
         """Noise per sensitivity, z; calibrated, never typed."""
-        return noise_for(self.epsilon, self.delta)
+        return noise_for(self.epsilon, self.delta, self.releases)
 
     @property
     def sigma(self) -> Fraction:

@@ -7,20 +7,32 @@ from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.ledger import Claim
 
 from .design import Design, designed
+from .schedule import Schedule, schedule_of
 
 UNIT = "one training example of one client, added or removed"
 
 
 def design_of(config: Config, classes: int) -> Design | None:
-    """The release of ``privacy.mode = anchored``; None where nothing is claimed."""
+    """One noised release of the run; None where nothing is claimed."""
     privacy = config.privacy
-    if privacy.mode != "anchored":
+    if privacy.mode == "none":
         return None
+    example = schedule_of(config) if privacy.mode == "example" else None
+    if example is not None and config.method.share != "anchored":
+        return Design(
+            classes=classes,
+            width=config.method.latent,
+            second=False,
+            clip=privacy.clip,
+            epsilon=example.release_epsilon,
+            delta=privacy.delta,
+            releases=example.releases,
+        )
     return designed(
         classes=classes,
         clients=config.clients.count,
         population=privacy.population,
-        epsilon=privacy.epsilon,
+        epsilon=example.release_epsilon if example is not None else privacy.epsilon,
         delta=privacy.delta,
         clip=privacy.clip,
         widest=config.method.anchor,
@@ -33,6 +45,7 @@ def check_claim(config: Config) -> None:
 
     Raises:
         ConfigError: A privacy mode together with something that it does not cover.
+        PrivacyError: An ε that no noise keeps.
     """
     privacy, method = config.privacy, config.method
     if privacy.mode == "none":
@@ -43,25 +56,36 @@ def check_claim(config: Config) -> None:
             "method uploads is not noised",
             hint='use method.name = "fedvtc", or privacy.mode = "none"',
         )
-    if method.share != "anchored":
+    if privacy.mode == "example" and config.engine.precision == "bfloat16":
+        raise ConfigError(
+            "privacy.mode = 'example' with engine.precision = 'bfloat16': clipped gradients "
+            "would be rounded to three digits, beyond the bound that the noise is made for",
+            hint='use engine.precision = "float32"',
+        )
+    if privacy.mode == "anchored" and method.share != "anchored":
         raise ConfigError(
             f"privacy.mode = {privacy.mode!r} with method.share = {method.share!r}: those features "
             "were trained on the very samples, so their sensitivity is not bounded by a clip",
-            hint='use method.share = "anchored", whose extractor saw no data',
+            hint='use method.share = "anchored", whose extractor saw no data, or '
+            'privacy.mode = "example"',
         )
     if privacy.delta > 1 / privacy.population:
         raise ConfigError(
-            f"privacy.delta = {privacy.delta:g} is above 1/population = {1 / privacy.population:g}: "
-            "it would allow to publish somebody's sample outright",
+            f"privacy.delta = {privacy.delta:g} is above 1/{privacy.population}, one over "
+            "privacy.population: it would allow to publish somebody's sample outright",
             hint="lower privacy.delta",
         )
+    if privacy.mode == "example":
+        _claim_of_schedule(schedule_of(config))  # calibrated here, or refused
 
 
 def claim_of(config: Config) -> Claim | None:
     """What each release costs, for the ledger; None where nothing is claimed."""
     privacy = config.privacy
-    if privacy.mode != "anchored":
+    if privacy.mode == "none":
         return None
+    if privacy.mode == "example":
+        return _claim_of_schedule(schedule_of(config))
     design = design_of(config, 2)  # neither noise nor clip depend on the classes
     assert design is not None
     return Claim(
@@ -69,4 +93,18 @@ def claim_of(config: Config) -> Claim | None:
         f"L2 sensitivity {privacy.clip:g}, delta {privacy.delta:g}",
         epsilon=privacy.epsilon,
         releases=1,
+    )
+
+
+def _claim_of_schedule(schedule: Schedule) -> Claim:
+    steps = schedule.rounds * (schedule.train_steps + schedule.decoder_steps)
+    return Claim(
+        mechanism=f"DP-SGD, noise multiplier {schedule.noise_multiplier:.6g}, sampling rate "
+        f"{schedule.rate:.6g}, {steps} steps; discrete Gaussian, noise multiplier "
+        f"{schedule.release_noise:.6g}, {schedule.releases} times; L2 sensitivity "
+        f"{schedule.clip:g}, delta {schedule.delta:g}",
+        epsilon=schedule.spent(schedule.rounds, schedule.rounds, schedule.releases),
+        releases=schedule.releases,
+        at=schedule.at_upload,
+        rounds=schedule.rounds if schedule.repeated else 0,
     )

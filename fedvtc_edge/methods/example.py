@@ -1,0 +1,143 @@
+"""FedVTC under ``privacy.mode = example``: the same rounds, every look at data accounted for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedvtc_edge import wire
+from fedvtc_edge.client import Client, one_by_one
+from fedvtc_edge.knowledge import CODE_STD, Knowledge
+from fedvtc_edge.privacy.dpsgd import check_private
+from fedvtc_edge.privacy.release import release
+from fedvtc_edge.privacy.schedule import schedule_of
+from fedvtc_edge.privacy.secret import KEY_BYTES, SecretStream, fingerprint
+from fedvtc_edge.training import private
+
+from .base import Federation
+from .fedvtc import FedVTC
+
+
+class ExampleFedVTC(FedVTC):
+    """FedVTC by DP-SGD and noised releases.
+
+    Guarantee: see :class:`~fedvtc_edge.privacy.schedule.Schedule`. Noise and samples
+    follow from a secret key of each client, its data, the round and the phase: a round
+    repeated after a crash repeats them, so that nothing is spent twice.
+
+    Raises:
+        ConfigError: An architecture that DP-SGD cannot train.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(federation)
+        self.schedule = schedule_of(federation.config)
+        self._keys: dict[str, bytes] = {}
+        self._data: dict[str, str] = {}
+        checked = set()
+        for client in federation.clients:
+            if client.architecture not in checked:
+                checked.add(client.architecture)
+                check_private(client.architecture, client.model, client.images[:1])
+
+    def own_classes(self, client: Client) -> Tensor:
+        """All: which ones a client has is private."""
+        return torch.ones_like(client.present)
+
+    def epsilon(self) -> float | None:
+        """All that was spent by the end of the last round."""
+        return self.schedule.after_round(self.done)
+
+    def uploads(self) -> list[str]:
+        """What travels from a client to the server, in words."""
+        if self.share == "anchored":
+            return super().uploads()
+        own = (
+            "every round, noised: counts and sums of its own features per class of the public list"
+        )
+        if self.share == "features":
+            return [own]
+        return [own, "every round: all weights of its decoder, trained by DP-SGD"]
+
+    def _train(self, client: Client, number: int) -> None:
+        with client.working():
+            client.samples_seen += private.train(
+                client.model,
+                client.images,
+                client.labels,
+                client.settings,
+                self.schedule,
+                partial(self._secret, client, number, "train"),
+                prior=self._world.codes if self._world else None,
+                kl=self.kl,
+            )
+
+    def _fit_decoder(self, client: Client, number: int, world: Knowledge) -> None:
+        assert client.decoder is not None
+        with client.working():
+            client.samples_seen += private.train_decoder(
+                client.model,
+                client.decoder,
+                client.images,
+                client.labels,
+                world,
+                client.settings,
+                self.schedule,
+                partial(self._secret, client, number, "decoder"),
+                client.stream(number, "decoder"),
+                match="dm" not in self.ablate,
+            )
+
+    def _finetune(self, client: Client, number: int, world: Knowledge, steps: int) -> None:
+        assert client.decoder is not None
+        with client.working():
+            client.samples_seen += private.finetune(
+                client.model,
+                client.decoder,
+                world,
+                client.settings,
+                client.compute,
+                client.stream(number, "finetune"),
+                steps=steps,
+                head_only="head-only" in self.ablate,
+                decay=number == self.federation.config.method.rounds,
+            )
+
+    def _share_features(self, number: int, cohort: Sequence[Client]) -> None:
+        """Own features, noised: g is private already, so that one example moves one term."""
+        federation, design = self.federation, self.design
+        assert design is not None
+        about = np.zeros(design.width)
+        for client in cohort:
+
+            def draw(client: Client = client) -> bytes:
+                with client.working():
+                    features = one_by_one(client.model.eval().features, client.images).numpy()
+                    labels = client.labels.cpu().numpy()
+                    return wire.encode_release(release(design, features, labels, about))
+
+            data = federation.releases.once(client.id, f"features-{number:04d}", draw)
+            federation.traffic[client.id].up += len(data)
+            federation.server.receive_release(
+                data, sender=client.id, round_=number, kind="features", design=design
+            )
+        self._publish(
+            "features",
+            federation.server.close_releases(
+                quorum=len(cohort), design=design, centre=about, std=CODE_STD
+            ),
+        )
+
+    def _secret(self, client: Client, number: int, phase: str, purpose: str) -> SecretStream:
+        """The data are among the names: a round repeated on other data draws other noise."""
+        if client.id not in self._keys:
+            self._keys[client.id] = self.federation.releases.secret(
+                client.id, lambda: os.urandom(KEY_BYTES)
+            )
+            self._data[client.id] = fingerprint(client.images, client.labels)
+        return SecretStream(self._keys[client.id], self._data[client.id], number, phase, purpose)
