@@ -186,7 +186,7 @@ class Client:
     ) -> NDArray[np.int64]:
         """Noised sums of the anchor's features; see :class:`~fedvtc_edge.privacy.design.Design`."""
         with self.working():
-            features = in_chunks(anchor, self.images).numpy()
+            features = one_by_one(anchor, self.images).numpy()
             return release(design, features, self.labels.cpu().numpy(), centre)
 
     def decoder_weights(self) -> wire.Weights:
@@ -209,6 +209,16 @@ class Client:
         with torch.no_grad():
             painted: Tensor = self.decoder(world.sample(labels.to(self.labels.device), noise))
         return painted.cpu()
+
+
+def one_by_one(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """:func:`in_chunks`, bit for bit the same for an image whatever the others are.
+
+    A short batch is multiplied by another kernel, whose last bits differ: all chunks
+    are made equally long, or one image more would change the others' features.
+    """
+    padding = torch.zeros(-len(images) % _CHUNK, *images.shape[1:]).to(images)
+    return in_chunks(function, torch.cat([images, padding]))[: len(images)]
 
 
 @torch.no_grad()

@@ -19,9 +19,10 @@ def estimate(design: Design, total: Integers, contributors: int, centre: Array) 
 
     Class means are shrunk toward their common mean by as much as the known noise
     explains of their distance (James and Stein 1961), and so are counts. With second
-    moments, their sum about the public centre stands in for the covariance: its discriminant is the same as the
-    within-class one's, and it needs no noised means; eigenvalues below the noise's own
-    are raised to it. Classes whose count is below its noise are left out.
+    moments, their sum about the public centre stands in for the covariance: its
+    discriminant is the same as the within-class one's, and it needs no noised means;
+    eigenvalues below the noise's own are raised to it. Classes whose count is below its
+    noise are left out, unless all are: then nothing is known, and nothing is left out.
 
     Args:
         design: Public.
@@ -51,7 +52,8 @@ def estimate(design: Design, total: Integers, contributors: int, centre: Array) 
         # One for all classes: by differences of noise, one class would swallow the others.
         spread = WITHIN + width * float(np.median(error))
         std = np.full((classes, width), np.sqrt(spread))
-    heard = np.where(numbers > noise, count, 0.0)
+    present = numbers > noise
+    heard = np.where(present | ~present.any(), count, 0.0)
     return GlobalStatistics(heard, (mean + centre) * width**0.5, std, covariance)
 
 
