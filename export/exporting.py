@@ -70,7 +70,9 @@ def export(
     with deterministic():
         builder = Builder(finished, load_dataset(finished.config.data), int8=int8)
         # All of them before anything is written: a refusal touches nothing.
-        kept = {client: _already(folder / client, builder, client, signing_key) for client in wanted}
+        kept = {
+            client: _already(folder / client, builder, client, signing_key) for client in wanted
+        }
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
