@@ -24,7 +24,8 @@ Call = Callable[..., Any]
 COLUMNS = [
     ["client", "architecture", "run %", "ONNX %", "calibrated %", "rel. error", "pixels"],
     ["classifier kB", "synthesiser kB"],
-    ["int8 %", "int8 agrees %", "int8 kB", "synthesiser int8 kB", "PSNR dB"],
+    ["client", "fp32 %", "int8 %", "agrees %", "fp32 kB", "int8 kB"]
+    + ["synthesiser fp32 kB", "int8 kB", "PSNR dB"],
 ]
 
 
@@ -57,10 +58,11 @@ def test_a_table_of_what_was_written(
     answer = call("export", tiny_run, "--out", exported, "--int8")
     assert answer.code == 0
     lines = answer.out.splitlines()
-    assert cells(lines[0]) == [name for group in COLUMNS for name in group]
-    assert len(lines) == 8
-    for line, entry in zip(lines[1:4], export_document["bundles"], strict=True):
-        row = dict(zip(cells(lines[0]), cells(line), strict=True))
+    assert cells(lines[0]) == COLUMNS[0] + COLUMNS[1]
+    assert cells(lines[5]) == COLUMNS[2]
+    assert len(lines) == 13
+    for index, entry in enumerate(export_document["bundles"]):
+        row = dict(zip(cells(lines[0]), cells(lines[1 + index]), strict=True))
         accuracy, size = entry["accuracy"], entry["size_bytes"]
         worst = max(one["max_relative_error"] for one in entry["parity"]["classifier"].values())
         assert row["client"] == entry["client"]
@@ -70,13 +72,19 @@ def test_a_table_of_what_was_written(
         assert float(row["rel. error"]) == pytest.approx(worst, rel=0.1)
         assert row["pixels"].startswith("equal")
         assert row["classifier kB"] == f"{size['classifier'] / 1000:.1f}"
-        assert row["synthesiser int8 kB"] == f"{size['synthesizer.int8'] / 1000:.1f}"
-        assert row["int8 %"] == f"{100 * accuracy['classifier_int8']:.1f}"
-        assert float(row["PSNR dB"]) > 30
-    assert lines[4] == ""
-    assert lines[5] == "accuracy on the run's test images; kB of 1,000 bytes"
-    assert lines[6] == "NOT signed: --sign KEY signs the manifests"
-    assert lines[7] == f"bundles: {exported}"
+        small = cells(lines[6 + index])
+        assert small[:3] == [
+            entry["client"],
+            f"{100 * accuracy['classifier']:.1f}",
+            f"{100 * accuracy['classifier_int8']:.1f}",
+        ]
+        names = ("classifier", "classifier.int8", "synthesizer", "synthesizer.int8")
+        assert small[4:8] == [f"{size[name] / 1000:.1f}" for name in names]
+        assert float(small[8]) > 30
+    assert lines[4] == lines[9] == ""
+    assert lines[10] == "accuracy on the run's test images; kB of 1,000 bytes"
+    assert lines[11] == "NOT signed: --sign KEY signs the manifests"
+    assert lines[12] == f"bundles: {exported}"
     told = answer.err.splitlines()
     assert told[0] == "export: 3 to do"
     assert "client-02" in told[-1]
