@@ -24,8 +24,17 @@ Call = Callable[..., Any]
 COLUMNS = [
     ["client", "architecture", "run %", "ONNX %", "calibrated %", "rel. error", "pixels"],
     ["classifier kB", "synthesiser kB"],
-    ["client", "fp32 %", "int8 %", "agrees %", "fp32 kB", "int8 kB"]
-    + ["synthesiser fp32 kB", "int8 kB", "PSNR dB"],
+    [
+        "client",
+        "fp32 %",
+        "int8 %",
+        "agrees %",
+        "fp32 kB",
+        "int8 kB",
+        "synthesiser fp32 kB",
+        "int8 kB",
+        "PSNR dB",
+    ],
 ]
 
 
