@@ -7,7 +7,6 @@ checked against what the settings say.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -133,7 +132,7 @@ class FinishedRun:
             RunError: It is missing or damaged.
         """
         path = self.path / "statistics.safetensors"
-        if self.config.method.name != "fedvtc" and not path.is_file():
+        if self.config.method.name not in ("fedvtc", "fedproto") and not path.is_file():
             return None
         try:
             return wire.published(path.read_bytes())
@@ -171,12 +170,12 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 def _check(document: Mapping[str, Any], where: str) -> None:
     """Refuse values that are neither absent nor of the type that a run writes."""
     for key, kinds in _KINDS.items():
-        value = document.get(key)
-        if value is None or (key == "device" and not where):  # where it ran: always told
+        value: Any = document.get(key)
+        if value is None:
             continue
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise ValueError(f"{where}{key} is a {type(value).__name__}")
-        if not isinstance(value, str) and not math.isfinite(value):
+        if isinstance(value, (int, float)) and not abs(value) < 1e300:  # NaN is not, either
             raise ValueError(f"{where}{key} is {value}")
     counts = document.get("class_counts", [])
     if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):
