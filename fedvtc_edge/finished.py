@@ -23,6 +23,7 @@ from .anchor import Anchor
 from .config import Config, load_config
 from .errors import ConfigError, RunError
 from .models import Classifier, ImageShape, build
+from .privacy.plan import design_of
 from .runs import SCHEMA, digest, digest_at_start
 from .statistics import GlobalStatistics
 from .streams import seed_of
@@ -119,11 +120,17 @@ class FinishedRun:
         return self._filled(decoder, client, "decoder")
 
     def anchor(self, shape: ImageShape) -> Anchor | None:
-        """Anchor R as the run's clients built it, or None where the run used none."""
-        method = self.config.method
-        if method.name != "fedvtc" or method.share != "anchored":
+        """Anchor R as the run's clients built it, or None where the run used none.
+
+        Raises:
+            RunError: The published statistics are missing or damaged.
+        """
+        method, world = self.config.method, self.published()
+        if method.name != "fedvtc" or method.share != "anchored" or world is None:
             return None
-        return Anchor(shape, method.anchor, seed_of(self.config.seed, "anchor")).eval()
+        design = design_of(self.config, world.mean.shape[0])
+        width = design.width if design else method.anchor
+        return Anchor(shape, width, seed_of(self.config.seed, "anchor")).eval()
 
     def published(self) -> GlobalStatistics | None:
         """What the server published last, or None where it published nothing.
