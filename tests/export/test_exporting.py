@@ -430,3 +430,21 @@ def test_an_architecture_of_ones_own(
     with pytest.raises(ConfigError, match="unknown architecture 'wide'"):
         export(tmp_path / "run", tmp_path / "elsewhere")
     assert digests(tmp_path / "elsewhere") == {}
+
+
+@pytest.mark.parametrize("moments", ["covariance", "diagonal"])
+def test_a_private_run_is_exported_with_its_claim(
+    tmp_path: Path, tiny: Any, quick: None, moments: str
+) -> None:
+    """The release may be narrower than method.anchor: the anchor must be as wide."""
+    config = tiny(
+        method={"anchor": 48, "rounds": 1, "moments": moments},
+        privacy={"mode": "anchored", "epsilon": 2.0, "population": 200},
+    )
+    summary = run(config, out=tmp_path / "run").summary
+    export(tmp_path / "run", tmp_path / "out", clients=["client-01"])
+    bundle = Bundle.open(tmp_path / "out" / "client-01")
+    assert bundle.manifest.privacy.epsilon == summary["epsilon"] == 2.0
+    assert bundle.manifest.privacy.unit == summary["privacy_unit"]
+    assert bundle.manifest.anchor == 32
+    assert bundle.manifest.accuracy["calibrated"] == summary["clients"][1]["accuracy_calibrated"]
