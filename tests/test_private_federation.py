@@ -23,7 +23,7 @@ from fedvtc_edge.client import in_chunks, one_by_one
 from fedvtc_edge.compute import Compute, deterministic
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
-from fedvtc_edge.errors import PrivacyError
+from fedvtc_edge.errors import DataError, PrivacyError
 from fedvtc_edge.federation import clients, resume, run, run_without_trace
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.privacy.design import Design
@@ -430,3 +430,12 @@ def test_kill_minus_nine_around_a_release(config: Config, tmp_path: Path) -> Non
     assert len(kept) == 3
     assert json.loads((out / "summary.json").read_text())["epsilon"] == 4.0
     assert not list(out.rglob(".*")), "torn files are swept away"
+
+
+def test_a_class_list_that_labels_tell_is_refused(tiny: Any, tmp_path: Path) -> None:
+    path, x, y = tmp_path / "unnamed.npz", np.zeros((60, 8, 8), np.uint8), np.arange(60) % 3
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    config = tiny(data={"name": str(path)}, privacy={"mode": "anchored", "population": 60})
+    with pytest.raises(DataError, match="must be public"):
+        run(config, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
