@@ -12,11 +12,12 @@ from fedvtc_edge.data import Dataset
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.finished import FinishedRun
 from fedvtc_edge.knowledge import CODE_STD, class_codes
-from fedvtc_edge.models import ImageShape
+from fedvtc_edge.models import Classifier, ImageShape
 from fedvtc_edge.runs import version
 
 from . import noise
 from .codes import Codes
+from .graphs import Nearest
 from .manifest import STATISTICS, File, Image, Manifest, Privacy
 from .writing import GraphWriter
 
@@ -92,7 +93,10 @@ class Builder:
             images=self.data.x_test,
             labels=self.data.y_test,
         )
+        model: Classifier | Nearest
         model = self.finished.classifier(client, self.shape, self.data.classes)
+        if self.finished.config.method.name == "fedproto" and self.published is not None:
+            model = Nearest(model, self.published)
         decoder = self.finished.decoder(client, self.shape)
         writer.classifier(model, record.get("accuracy"))
         if codes is not None:

@@ -177,9 +177,9 @@ class Bundle:
         logits = _in_chunks(self._classifier, images)
         if not calibrated:
             return logits
-        control = self._control(_in_chunks(self._anchor, images))
+        features = _in_chunks(self._anchor, images)  # first: it refuses where there is none
         own = controls.log_softmax(logits)
-        return controls.calibrated(own, control, self.codes.own)
+        return controls.calibrated(own, self._control(features), self.codes.own)
 
     @property
     def classifier_variant(self) -> Variant:
@@ -242,8 +242,9 @@ class Bundle:
         if external:  # onnxruntime read it by its name, not from bytes that were hashed
             self._verified.check(f"{file}.data")
         for promised, actual in ((graph.inputs, session.inputs), (graph.outputs, session.outputs)):
-            if {key: _TYPES[port.dtype] for key, port in promised.items()} != {
-                key: kind for key, (kind, _) in actual.items()
+            if {key: (_TYPES[port.dtype], port.shape) for key, port in promised.items()} != {
+                key: (kind, tuple(size if isinstance(size, int) else "N" for size in shape))
+                for key, (kind, shape) in actual.items()
             }:
                 raise VerificationError(
                     f"{file}: inputs and outputs are not those of the manifest",

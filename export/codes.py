@@ -19,6 +19,9 @@ from fedvtc_edge.statistics import GlobalStatistics
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
+LARGEST = 1e6
+"""Largest magnitude of a statistic: far beyond any feature, far below float32's overflow."""
+
 _HINT = "fetch the bundle again, or export it again"
 
 
@@ -50,6 +53,12 @@ class Codes:
         Raises:
             BundleError: Statistics of other classes, another width or other moments.
         """
+        values = (published.mean, published.std, published.covariance)
+        if not published.present.any() or not all(_moderate(v) for v in values if v is not None):
+            raise BundleError(
+                f"statistics without any class, or with a value beyond {LARGEST:g}",
+                hint="give a statistics.safetensors that a finished run published",
+            )
         old = self.world.mean.shape if self.world is not None else self.mean.shape
         if published.mean.shape != old:
             raise BundleError(
@@ -133,17 +142,23 @@ class Codes:
             )
         for name, (shape, dtype) in shapes.items():
             value = arrays[name]
-            if value.shape != shape or value.dtype != dtype or not np.isfinite(value).all():
+            if value.shape != shape or value.dtype != dtype or not _moderate(value):
                 raise VerificationError(
                     f"statistics: {name} is {value.dtype} {list(value.shape)} or not finite, "
-                    f"expected {np.dtype(dtype)} {list(shape)}",
+                    f"expected {np.dtype(dtype)} {list(shape)} up to {LARGEST:g}",
                     hint=_HINT,
                 )
             if name.endswith("std") and (value < 0).any():
                 raise VerificationError(f"statistics: {name} is negative", hint=_HINT)
         known, own = arrays["known"] != 0, arrays["own"] != 0
+        if not known.any():
+            raise VerificationError("statistics: no class is known", hint=_HINT)
         world = None if anchor is None else _world(arrays, known, pooled)
         return cls(arrays["mean"], arrays["std"], known, own, world)
+
+
+def _moderate(value: NDArray[Any]) -> bool:
+    return bool((np.abs(value) <= LARGEST).all())  # NaN compares false
 
 
 def _world(arrays: dict[str, NDArray[Any]], known: Mask, pooled: bool) -> GlobalStatistics:

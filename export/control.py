@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fedvtc_edge.errors import BundleError
 from fedvtc_edge.gaussian import coefficients
 from fedvtc_edge.statistics import GlobalStatistics
 
@@ -24,13 +25,20 @@ class Control:
 
     Args:
         world: Statistics in the anchor's space.
+
+    Raises:
+        BundleError: A covariance that no data have.
     """
 
     def __init__(self, world: GlobalStatistics) -> None:
         self._absent = ~world.present
-        self._quadratic, self._linear, self._offset = (
-            value.astype(np.float32) for value in coefficients(world)
-        )
+        try:
+            found = coefficients(world)
+        except np.linalg.LinAlgError:
+            raise BundleError(
+                "the published covariance cannot be inverted", hint="export or refresh the bundle"
+            ) from None
+        self._quadratic, self._linear, self._offset = (value.astype(np.float32) for value in found)
 
     def __call__(self, features: Floats) -> Floats:
         """[N, m] → log-posteriors [N, C]."""

@@ -87,6 +87,9 @@ def write(model: onnx.ModelProto, path: Path) -> Converted:
         ParityError: Its opset is not the one asked for.
     """
     strip(model)
+    used = {node.domain for node in model.graph.node} | {""}
+    for entry in [entry for entry in model.opset_import if entry.domain not in used]:
+        model.opset_import.remove(entry)  # the quantiser names domains that no node is of
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if opset != OPSET:
         raise ParityError(

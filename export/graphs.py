@@ -9,19 +9,44 @@ from torch import Tensor, nn
 
 from fedvtc_edge.anchor import Anchor
 from fedvtc_edge.models import Classifier
+from fedvtc_edge.statistics import GlobalStatistics
 from fedvtc_edge.vtc import VTC
 
 
 class ClassifierGraph(nn.Module):
     """images uint8 [N, H, W, channels] → logits [N, C]; scaled as in training."""
 
-    def __init__(self, model: Classifier) -> None:
+    def __init__(self, model: Classifier | Nearest) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
         """Scale, then f."""
         return cast(Tensor, self.model(_scaled(images)))
+
+
+class Nearest(nn.Module):
+    """How FedProto classifies: minus the squared distance to each published prototype.
+
+    Args:
+        model: Its features are compared; its head is not used.
+        world: The prototypes; a class that nobody had is farther than any can be.
+    """
+
+    mean: Tensor
+    known: Tensor
+
+    def __init__(self, model: Classifier, world: GlobalStatistics) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.from_numpy(world.mean).float())
+        self.register_buffer("known", torch.from_numpy(world.present))
+        self._beyond = -4.0 * world.mean.shape[1] - 1  # features and prototypes: norm √p at most
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, channels, H, W] in [0, 1] → [N, C]."""
+        apart = self.model.features(x)[:, None] - self.mean
+        return torch.where(self.known, -apart.square().sum(2), self._beyond)
 
 
 class AnchorGraph(nn.Module):

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedvtc_edge.errors import BundleError
 
+from .codes import LARGEST
 from .manifest import Image
 
 
@@ -72,8 +73,11 @@ def check_noise(noise: Any, count: int, latent: int) -> None:
             f"noise of shape {list(noise.shape)}, expected [{count}, {latent}]",
             hint="one row of the bundle's latent width per label",
         )
-    if not np.isfinite(noise).all():
-        raise BundleError("noise holds NaN or infinity", hint="draw it with Bundle.noise")
+    if not (np.abs(noise) <= LARGEST).all():  # NaN compares false
+        raise BundleError(
+            f"noise holds NaN or infinity, or a value beyond {LARGEST:g}",
+            hint="draw it with Bundle.noise",
+        )
 
 
 def check_images(images: Any, form: Image) -> None:

@@ -99,8 +99,35 @@ class Privacy(_Record):
     unit: str | None
 
 
+def ports(
+    name: GraphName, image: Image, *, classes: int, latent: int, anchor: int | None
+) -> tuple[dict[str, Port], dict[str, Port]]:
+    """Inputs and outputs of a graph: they follow from the rest of the manifest."""
+    pixels = Port(
+        dtype="uint8", shape=("N", image.size, image.size, image.channels), range="0 to 255"
+    )
+    if name == "classifier":
+        logits = Port(dtype="float32", shape=("N", classes), range="logits")
+        return {"images": pixels}, {"logits": logits}
+    if name == "anchor":
+        features = Port(dtype="float32", shape=("N", anchor or 0), range="of norm √m")
+        return {"images": pixels}, {"features": features}
+    inputs = {
+        "labels": Port(dtype="int64", shape=("N",), range=f"0 to {classes - 1}"),
+        "means": Port(dtype="float32", shape=(classes, latent), range="finite"),
+        "stds": Port(dtype="float32", shape=(classes, latent), range="finite, not negative"),
+        "noise": Port(dtype="float32", shape=("N", latent), range="finite, standard normal"),
+    }
+    return inputs, {"images": pixels}
+
+
 class Manifest(_Record):
-    """The whole document; see docs/bundle-format.md."""
+    """The whole document; see docs/bundle-format.md.
+
+    Keys that are not known here are kept: a later version's must survive a refresh.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
     schema_: Literal[1] = Field(alias="schema", default=1)
     kind: Literal["fedvtc-edge bundle"]
@@ -162,6 +189,16 @@ class Manifest(_Record):
             raise ValueError("noise is missing")
         if "anchor" in self.graphs and self.anchor is None:
             raise ValueError("anchor: its width is missing")
+        for name, graph in self.graphs.items():
+            expected = ports(
+                name,
+                self.image,
+                classes=len(self.classes),
+                latent=self.latent,
+                anchor=self.anchor,
+            )
+            if (graph.inputs, graph.outputs) != expected:
+                raise ValueError(f"graphs: {name} has other inputs or outputs than it must")
 
     def to_bytes(self) -> bytes:
         """The exact bytes that are written, hashed and signed; the same input gives the same."""

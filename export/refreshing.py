@@ -31,10 +31,12 @@ def refresh(
     *,
     signing_key: Ed25519PrivateKey | None = None,
     public_key: PublicKey | None = None,
+    trust_unsigned: bool = False,
 ) -> Manifest:
     """Put what a server published later into a bundle, and raise its revision.
 
-    The bundle is replaced as a whole: a device sees the old one or the new one.
+    The bundle is replaced as a whole: a device sees the old one, the new one or, for
+    an instant, none; never a mixture.
 
     Args:
         path: The bundle's folder.
@@ -42,18 +44,26 @@ def refresh(
         signing_key: Signs the new manifest; needed where the old one is signed.
         public_key: Of the old signature, which must then be there; None takes the
             public part of ``signing_key`` if it is.
+        trust_unsigned: Sign a bundle that nobody signed so far. Whoever strips a
+            signature must not get a new one for the asking.
 
     Returns:
         The new manifest.
 
     Raises:
-        BundleError: Statistics that do not fit, or a signed bundle without a key.
+        BundleError: Statistics that do not fit; a signed bundle without a key, or a
+            key for an unsigned one without ``trust_unsigned``.
         VerificationError: The bundle is not what was exported or signed.
         WireError: The statistics are damaged.
     """
     folder = Path(path).resolve()  # "." has no name to replace, and a link is none to rename
     recover_folder(folder)
     verified = verify(folder, public_key)
+    if signing_key is not None and not verified.signed and not trust_unsigned:
+        raise BundleError(
+            f"{path} is not signed: to sign it now would vouch for whatever it holds",
+            hint="export it again with --sign, or say --trust-unsigned",
+        )
     if verified.signed:
         if signing_key is None:
             raise BundleError(

@@ -36,7 +36,7 @@ class Session:
         threads: Of one inference.
 
     Raises:
-        BundleError: onnxruntime cannot load the graph.
+        BundleError: onnxruntime cannot load the graph, or later not run it.
     """
 
     def __init__(
@@ -57,11 +57,8 @@ class Session:
                 model, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime has a class of its own for each status
-            raise BundleError(
-                f"onnxruntime {onnxruntime.__version__} cannot load {name}: "
-                f"{str(error).splitlines()[0]}",
-                hint="install the onnxruntime that the manifest names under tools, or a later one",
-            ) from error
+            raise _failed("load", name, error) from error
+        self._name = name
         self.inputs = {
             port.name: (port.type, tuple(port.shape)) for port in self._session.get_inputs()
         }
@@ -71,8 +68,19 @@ class Session:
 
     def __call__(self, arrays: Arrays) -> NDArray[Any]:
         """The graph's one output."""
-        result: NDArray[Any] = self._session.run(None, dict(arrays))[0]
+        try:
+            result: NDArray[Any] = self._session.run(None, dict(arrays))[0]
+        except Exception as error:
+            raise _failed("run", self._name, error) from error
         return result
+
+
+def _failed(what: str, name: str, error: Exception) -> BundleError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return BundleError(
+        f"onnxruntime {onnxruntime.__version__} cannot {what} {name}: {reason}",
+        hint="install the onnxruntime that the manifest names under tools, or a later one",
+    )
 
 
 def is_faster(candidate: Run, reference: Run, arrays: Arrays, *, repeats: int = 15) -> bool:

@@ -160,7 +160,11 @@ def _open(folder: Path, name: str) -> BufferedReader:
             what = "a link" if stat.S_ISLNK(mode) else "not a regular file"
             raise VerificationError(f"{name}: {what}", hint=_HINT)
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        return os.fdopen(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb")
+        file = os.fdopen(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb")
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # exchanged since the look at it
+            file.close()
+            raise VerificationError(f"{name}: not a regular file", hint=_HINT)
+        return file
     except OSError as error:
         raise VerificationError(f"{name}: {error.strerror}", hint=_HINT) from None
 

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from fedvtc_edge.anchor import Anchor
 from fedvtc_edge.client import in_chunks
-from fedvtc_edge.errors import ParityError
+from fedvtc_edge.errors import BundleError, ParityError
 from fedvtc_edge.models import Classifier
 from fedvtc_edge.vtc import VTC
 
 from . import control, noise, parity
 from .codes import Codes
 from .conversion import Converted, convert
-from .graphs import AnchorGraph, ClassifierGraph, SynthesizerGraph
-from .manifest import Graph, GraphName, Image, Port
+from .graphs import AnchorGraph, ClassifierGraph, Nearest, SynthesizerGraph
+from .manifest import Graph, GraphName, Image, ports
 from .quantization import quantize
 from .runtime import Arrays, Session
 
@@ -71,19 +71,15 @@ class GraphWriter:
         draw = np.random.Generator(np.random.Philox(key=_PARITY_SEED))
         shape = (RANDOM_IMAGES, *images.shape[1:])
         self._random: Images = draw.integers(0, 256, shape, np.uint8)
-        self._pixels = Port(dtype="uint8", shape=("N", *images.shape[1:]), range="0 to 255")
 
-    def classifier(self, model: Classifier, expected: float | None) -> None:
+    def classifier(self, model: Classifier | Nearest, expected: float | None) -> None:
         """``classifier.onnx``; its accuracy must be the run's.
 
         Raises:
             ParityError: It computes something else, or is more or less accurate.
         """
         graph = ClassifierGraph(model)
-        logits = Port(dtype="float32", shape=("N", self.classes), range="logits")
-        session = self._write(
-            "classifier", graph, self._example(), {"images": self._pixels}, {"logits": logits}
-        )
+        session = self._write("classifier", graph, self._example())
         report = {
             what: parity.compare_logits(
                 _torch(graph, images), _run(session, images), f"classifier.onnx, {what} images"
@@ -99,26 +95,12 @@ class GraphWriter:
         Raises:
             ParityError: A pixel differs from torch's.
         """
-        graph, latents = SynthesizerGraph(decoder), (self.classes, self.latent)
+        graph = SynthesizerGraph(decoder)
         feed = self._latents(PAINTED, _PARITY_SEED)
         example = {name: torch.from_numpy(value) for name, value in feed.items()}
         for name in ("labels", "noise"):
             example[name] = example[name][:2]
-        session = self._write(
-            "synthesizer",
-            graph,
-            example,
-            {
-                "labels": Port(dtype="int64", shape=("N",), range=f"0 to {self.classes - 1}"),
-                "means": Port(dtype="float32", shape=latents, range="finite"),
-                "stds": Port(dtype="float32", shape=latents, range="finite, not negative"),
-                "noise": Port(
-                    dtype="float32", shape=("N", self.latent), range="finite, standard normal"
-                ),
-            },
-            {"images": self._pixels},
-            fixed=("means", "stds"),
-        )
+        session = self._write("synthesizer", graph, example, fixed=("means", "stds"))
         with torch.no_grad():
             levels = graph.levels(*(torch.from_numpy(value) for value in feed.values())).numpy()
         self.parity["synthesizer"] = parity.compare_pixels(
@@ -135,10 +117,7 @@ class GraphWriter:
         graph, codes = AnchorGraph(anchor), self.codes
         assert codes is not None
         assert codes.world is not None
-        features = Port(dtype="float32", shape=("N", anchor.width), range="of norm √m")
-        session = self._write(
-            "anchor", graph, self._example(), {"images": self._pixels}, {"features": features}
-        )
+        session = self._write("anchor", graph, self._example(), anchor=anchor.width)
         self.parity["anchor"] = {
             what: parity.compare_floats(
                 _torch(graph, images), _run(session, images), f"anchor.onnx, {what} images"
@@ -185,12 +164,14 @@ class GraphWriter:
         name: GraphName,
         module: nn.Module,
         example: Mapping[str, Tensor],
-        inputs: dict[str, Port],
-        outputs: dict[str, Port],
         *,
         fixed: tuple[str, ...] = (),
+        anchor: int | None = None,
     ) -> Session:
         path = self.folder / f"{name}.onnx"
+        inputs, outputs = ports(
+            name, self.form, classes=self.classes, latent=self.latent, anchor=anchor
+        )
         written = convert(module, example, path, output=next(iter(outputs)), fixed=fixed)
         self.graphs[name] = Graph(
             variants={"fp32": path.name},
@@ -213,7 +194,12 @@ class GraphWriter:
         return self._session(path.name)
 
     def _session(self, name: str) -> Session:
-        return Session((self.folder / name).read_bytes(), name=name, folder=self.folder)
+        try:
+            return Session((self.folder / name).read_bytes(), name=name, folder=self.folder)
+        except BundleError as error:  # here the exporter is at fault, not what it was given
+            raise ParityError(
+                str(error), hint="install the versions that pyproject.toml asks for"
+            ) from None
 
     def _example(self) -> dict[str, Tensor]:
         return {"images": torch.from_numpy(self._random[:2])}

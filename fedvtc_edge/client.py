@@ -186,7 +186,7 @@ class Client:
     ) -> NDArray[np.int64]:
         """Noised sums of the anchor's features; see :class:`~fedvtc_edge.privacy.design.Design`."""
         with self.working():
-            features = in_chunks(anchor, self.images).numpy()
+            features = one_by_one(anchor, self.images).numpy()
             return release(design, features, self.labels.cpu().numpy(), centre)
 
     def decoder_weights(self) -> wire.Weights:

@@ -96,7 +96,7 @@ def compare(
         _claim(out)
     progress = progress or SilentProgress()
     progress.start(len(methods) * len(seeds), "runs")
-    data = load_dataset(config.data)
+    data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
     entries: dict[str, Any] = {}
     document = {
         "schema": SCHEMA,

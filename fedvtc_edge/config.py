@@ -105,7 +105,7 @@ class PrivacySettings(_Table):
     """Differential privacy of the upload."""
 
     mode: Literal["none", "anchored", "example", "client"] = "none"
-    epsilon: float = Field(default=4.0, gt=0, le=1000)
+    epsilon: float = Field(default=4.0, ge=1e-6, le=1000)
     delta: float = Field(default=1e-5, gt=0, lt=1)
     clip: float = Field(default=1.0, ge=1e-3, le=1e3)
     population: int = Field(default=1000, ge=1, description="public guess of all samples")

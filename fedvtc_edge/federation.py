@@ -60,7 +60,7 @@ def run(config: Config, *, out: Path | None = None, progress: Progress | None = 
     """
     check_names(config)
     directory = None if out is None else RunDirectory.vacant(Path(out), config)
-    data = load_dataset(config.data)
+    data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
     return _run(config, data, directory, None, progress or SilentProgress())
 
 
@@ -77,7 +77,7 @@ def resume(directory: Path, *, progress: Progress | None = None) -> RunResult:
         )
     state = run_directory.latest()
     config = run_directory.config
-    data = load_dataset(config.data)
+    data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
     return _run(config, data, run_directory, state, progress or SilentProgress())
 
 

@@ -58,8 +58,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside ``path`` that takes its name when all went well.
 
     What stood under that name before is replaced as a whole: whoever opens ``path``
-    sees the old folder or the new one. A killed process leaves ``.NAME.…`` folders;
-    see :func:`recover_folder`.
+    sees the old folder, the new one or, for an instant, none; never a mixture. A killed
+    process leaves ``.NAME.…`` folders; see :func:`recover_folder`.
     """
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
     try:
@@ -83,10 +83,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 def recover_folder(path: Path) -> None:
     """Undo what a process killed inside :func:`new_folder` left; harmless otherwise."""
     old = _old(path)
-    if old.exists() and not path.exists():
+    if os.path.exists(old) and not os.path.exists(path):  # False for a name that is too long
         os.rename(old, path)
     for leftover in [old, *path.parent.glob(f".{glob.escape(path.name)}.new-*")]:
-        if leftover.is_dir() and not leftover.is_symlink():
+        if os.path.isdir(leftover) and not os.path.islink(leftover):
             shutil.rmtree(leftover, ignore_errors=True)
 
 

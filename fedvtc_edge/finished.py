@@ -7,7 +7,6 @@ checked against what the settings say.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from .anchor import Anchor
 from .config import Config, load_config
 from .errors import ConfigError, RunError
 from .models import Classifier, ImageShape, build
+from .privacy.plan import design_of
 from .runs import SCHEMA, digest, digest_at_start
 from .statistics import GlobalStatistics
 from .streams import seed_of
@@ -120,11 +120,17 @@ class FinishedRun:
         return self._filled(decoder, client, "decoder")
 
     def anchor(self, shape: ImageShape) -> Anchor | None:
-        """Anchor R as the run's clients built it, or None where the run used none."""
-        method = self.config.method
-        if method.name != "fedvtc" or method.share != "anchored":
+        """Anchor R as the run's clients built it, or None where the run used none.
+
+        Raises:
+            RunError: The published statistics are missing or damaged.
+        """
+        method, world = self.config.method, self.published()
+        if method.name != "fedvtc" or method.share != "anchored" or world is None:
             return None
-        return Anchor(shape, method.anchor, seed_of(self.config.seed, "anchor")).eval()
+        design = design_of(self.config, world.mean.shape[0])
+        width = design.width if design else method.anchor
+        return Anchor(shape, width, seed_of(self.config.seed, "anchor")).eval()
 
     def published(self) -> GlobalStatistics | None:
         """What the server published last, or None where it published nothing.
@@ -133,7 +139,7 @@ class FinishedRun:
             RunError: It is missing or damaged.
         """
         path = self.path / "statistics.safetensors"
-        if self.config.method.name != "fedvtc" and not path.is_file():
+        if self.config.method.name not in ("fedvtc", "fedproto") and not path.is_file():
             return None
         try:
             return wire.published(path.read_bytes())
@@ -171,12 +177,12 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 def _check(document: Mapping[str, Any], where: str) -> None:
     """Refuse values that are neither absent nor of the type that a run writes."""
     for key, kinds in _KINDS.items():
-        value = document.get(key)
-        if value is None or (key == "device" and not where):  # where it ran: always told
+        value: Any = document.get(key)
+        if value is None:
             continue
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise ValueError(f"{where}{key} is a {type(value).__name__}")
-        if isinstance(value, (int, float)) and not math.isfinite(value):
+        if isinstance(value, (int, float)) and not abs(value) < 1e300:  # NaN is not, either
             raise ValueError(f"{where}{key} is {value}")
     counts = document.get("class_counts", [])
     if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):

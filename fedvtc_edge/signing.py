@@ -51,11 +51,11 @@ def save(key: Ed25519PrivateKey, path: Path, *, passphrase: str | None = None) -
         KeyFileError: A file of that name exists, or none can be written there; a
             passphrase that is too long.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise KeyFileError(f"{path} is a folder", hint="give the name of a new file in it")
     public_path = path.with_name(path.name + ".pub")
     for file in (path, public_path):
-        if file.exists():
+        if os.path.lexists(file):
             raise KeyFileError(f"{file} exists", hint="choose another name: keys are not replaced")
     locked: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase:

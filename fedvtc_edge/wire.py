@@ -20,8 +20,8 @@ _SLACK = 1e-3
 _LARGEST = 1e30
 """Largest magnitude allowed, so that no sum over clients overflows float32 when published."""
 
-_LARGEST_RELEASE = 2**52
-"""Largest magnitude in a private release: thousands of clients add up within int64."""
+_LARGEST_RELEASE = 2**49
+"""Largest magnitude in a private release: 10,000 clients add up within int64."""
 
 _HINT = "the sender must encode with the classes, width and moments that the server announced"
 

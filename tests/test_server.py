@@ -7,13 +7,18 @@ import itertools
 import numpy as np
 import pytest
 
+from fedvtc_edge.errors import PrivacyError
+from fedvtc_edge.privacy.design import Design
+from fedvtc_edge.privacy.estimation import estimate
 from fedvtc_edge.server import Server, ServerError
 from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.wire import (
     WireError,
     decode,
+    decode_release,
     decode_weights,
     encode,
+    encode_release,
     encode_weights,
     publish,
     published,
@@ -190,3 +195,79 @@ def test_garbage_is_no_decoder() -> None:
         Server(2, lambda *_: None).receive_decoder(
             b"garbage", sender="a", round_=1, like=_weights(0.0)
         )
+
+
+# ---------------------------------------------------------------- private releases
+
+DESIGN = Design(CLASSES, WIDTH, True, 1.0, 4.0, 1e-5)
+CENTRE = np.full(WIDTH, 0.1)
+
+
+def _releases() -> dict[str, bytes]:
+    draw = np.random.default_rng(3)
+    return {
+        f"client-{index:02d}": encode_release(draw.integers(-(2**24), 2**26, DESIGN.size))
+        for index in range(3)
+    }
+
+
+def _release(server: Server, sender: str, data: bytes) -> None:
+    server.receive_release(data, sender=sender, round_=0, kind="anchor", design=DESIGN)
+
+
+def test_releases_add_up_whatever_the_order_and_are_seen_by_the_witness() -> None:
+    made, results = _releases(), set()
+    for order in itertools.permutations(made):
+        seen: list[tuple[int, str, str, bytes]] = []
+        server = Server(CLASSES, lambda *upload, seen=seen: seen.append(upload))
+        for sender in order:
+            _release(server, sender, made[sender])
+        assert seen == [(0, sender, "anchor", made[sender]) for sender in order]
+        results.add(server.close_releases(quorum=3, design=DESIGN, centre=CENTRE))
+    arrays = [decode_release(data, size=DESIGN.size) for data in made.values()]
+    assert results == {publish(estimate(DESIGN, sum(arrays[1:], arrays[0]), 3, CENTRE))}
+
+
+def test_a_release_counts_once_and_only_with_a_quorum() -> None:
+    made, server = _releases(), Server(CLASSES, ignore)
+    _release(server, "client-00", made["client-00"])
+    with pytest.raises(ServerError, match="client-00 uploads twice in round 0"):
+        _release(server, "client-00", made["client-00"])
+    with pytest.raises(ServerError, match="1 uploads, the quorum is 3"):
+        server.close_releases(quorum=3, design=DESIGN, centre=CENTRE)
+    server.close_releases(quorum=1, design=DESIGN, centre=CENTRE)
+    with pytest.raises(ServerError, match="0 uploads"):
+        server.close_releases(quorum=0, design=DESIGN, centre=CENTRE)
+
+
+def test_a_release_beyond_the_budget_is_never_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spent(*_: object) -> None:
+        raise PrivacyError("spent", hint="-")
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr("fedvtc_edge.server.decode_release", never)
+    server = Server(CLASSES, spent)
+    with pytest.raises(PrivacyError):
+        _release(server, "a", _releases()["client-00"])
+    with pytest.raises(ServerError):
+        server.close_releases(quorum=1, design=DESIGN, centre=CENTRE)
+
+
+def test_a_release_of_another_design_is_refused() -> None:
+    server = Server(CLASSES, ignore)
+    for data in (uploads()["client-00"], encode_release(np.zeros(DESIGN.size + 1, np.int64)), b""):
+        with pytest.raises(WireError):
+            _release(server, "a", data)
+    _release(server, "a", _releases()["client-00"])
+
+
+def test_hostile_releases_do_not_wrap() -> None:
+    """Every client at the largest value allowed: the sum is what Python's integers say."""
+    server = Server(CLASSES, ignore)
+    data = encode_release(np.full(DESIGN.size, 2**49))
+    for index in range(10_000):
+        server._releases[f"{index}"] = decode_release(data, size=DESIGN.size)
+    world = published(server.close_releases(quorum=1, design=DESIGN, centre=CENTRE))
+    assert world.count.min() > 1e10

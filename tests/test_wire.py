@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
-from fedvtc_edge.wire import WireError, decode, encode, publish, published
+from fedvtc_edge.wire import (
+    WireError,
+    decode,
+    decode_release,
+    encode,
+    encode_release,
+    publish,
+    published,
+)
 
 CLASSES, WIDTH = 3, 4
 
@@ -337,3 +345,86 @@ def test_damaged_publications_are_refused(changes: dict[str, Any]) -> None:
     data = save({k: v.astype(np.float32) for k, v in arrays.items() if v is not None})
     with pytest.raises(WireError):
         published(data)
+
+
+# ---------------------------------------------------------------- private releases
+
+LARGEST = 2**49
+
+
+@hypothesis_settings(deadline=None, max_examples=60)
+@given(values=st.lists(st.integers(-LARGEST, LARGEST), max_size=40))
+def test_a_release_keeps_every_integer(values: list[int]) -> None:
+    data = encode_release(np.array(values, np.int64))
+    got = decode_release(data, size=len(values))
+    assert got.dtype == np.int64
+    assert got.tolist() == values
+    assert encode_release(got) == data
+
+
+def test_a_release_is_as_long_as_its_size_alone() -> None:
+    made = [np.zeros(50, np.int64), np.full(50, LARGEST), np.arange(100)[::2] - 7]
+    assert {len(encode_release(release)) for release in made} == {len(encode_release(made[0]))}
+    assert len(encode_release(made[0])) < 8 * 50 + 120
+
+
+def test_golden_release() -> None:
+    """The byte format: changing it breaks every client in the field."""
+    data = encode_release(np.array([0, 1, -1, LARGEST, -LARGEST], np.int64))
+    digest = "a068b06a3a19846dc6d09caa093d54fc859ac14cf5cabd44d06983b56d0b8946"
+    assert (len(data), hashlib.sha256(data).hexdigest()) == (112, digest)
+
+
+def test_every_truncated_release_is_refused() -> None:
+    data = encode_release(np.arange(5))
+    for length in range(len(data)):
+        with pytest.raises(WireError):
+            decode_release(data[:length], size=5)
+    with pytest.raises(WireError):
+        decode_release(data + bytes(8), size=5)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"release": np.arange(4)}, "expected int64"),
+        ({"release": np.arange(6)}, "expected int64"),
+        ({"release": np.zeros((5, 1), np.int64)}, "expected int64"),
+        ({"release": np.zeros(5)}, "expected int64"),
+        ({"release": np.zeros(5, np.int32)}, "expected int64"),
+        ({"release": np.zeros(5, np.uint64)}, "expected int64"),
+        ({"noise": np.arange(5)}, "expected release"),
+        ({}, "expected release"),
+        ({"release": np.arange(5), "more": np.arange(2)}, "expected release"),
+        ({"release": np.full(5, LARGEST + 1)}, "a value beyond"),
+        ({"release": np.full(5, -LARGEST - 1)}, "a value beyond"),
+        ({"release": np.full(5, np.iinfo(np.int64).min)}, "a value beyond"),
+        ({"release": np.zeros(500, np.int64)}, "expected at most"),
+    ],
+)
+def test_what_is_no_release(arrays: dict[str, Any], message: str) -> None:
+    with pytest.raises(WireError, match=message) as refused:
+        decode_release(save(arrays), size=5)
+    assert refused.value.hint
+
+
+def test_mutated_releases_are_refused_or_harmless() -> None:
+    rng = np.random.default_rng(4)
+    original, taken = encode_release(np.arange(5)), 0
+    for _ in range(2000):
+        data = bytearray(original)
+        for _ in range(int(rng.integers(1, 4))):
+            data[int(rng.integers(len(data)))] = int(rng.integers(256))
+        try:
+            release = decode_release(bytes(data), size=5)
+        except WireError:
+            continue
+        taken += 1
+        assert release.shape == (5,)
+        assert np.abs(release).max() <= LARGEST
+    assert taken
+
+
+def test_ten_thousand_hostile_releases_add_up() -> None:
+    """The most that a federation may have; a sum that wraps would be anything."""
+    assert 10_000 * LARGEST < 2**63

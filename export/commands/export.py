@@ -63,12 +63,15 @@ def command(
 
 
 def _print(document: dict[str, Any]) -> None:
-    int8 = any(entry["int8"] for entry in document["bundles"])
+    bundles = document["bundles"]
     header = ["client", "architecture", "run %", "ONNX %", "calibrated %", "rel. error", "pixels"]
     header += ["classifier kB", "synthesiser kB"]
-    if int8:
-        header += ["int8 %", "int8 agrees %", "int8 kB", "synthesiser int8 kB", "PSNR dB"]
-    common.emit_table(header, [_row(entry, int8) for entry in document["bundles"]], left=2)
+    common.emit_table(header, [_row(entry) for entry in bundles], left=2)
+    if any(entry["int8"] for entry in bundles):
+        click.echo()
+        header = ["client", "fp32 %", "int8 %", "agrees %", "fp32 kB", "int8 kB"]
+        header += ["synthesiser fp32 kB", "int8 kB", "PSNR dB"]
+        common.emit_table(header, [_int8_row(entry) for entry in bundles])
     click.echo()
     signed = document["signed_by"]
     click.echo(f"accuracy on the run's {document['evaluated_on']} images; kB of 1,000 bytes")
@@ -76,11 +79,11 @@ def _print(document: dict[str, Any]) -> None:
     click.echo(f"bundles: {document['out']}")
 
 
-def _row(entry: dict[str, Any], int8: bool) -> list[str]:
+def _row(entry: dict[str, Any]) -> list[str]:
     accuracy, parity, size = entry["accuracy"], entry["parity"], entry["size_bytes"]
     errors = [report["max_relative_error"] for report in parity["classifier"].values()]
     painted = parity.get("synthesizer")
-    row = [
+    return [
         entry["client"],
         entry["architecture"],
         common.percent(accuracy["classifier_run"]),
@@ -91,16 +94,22 @@ def _row(entry: dict[str, Any], int8: bool) -> list[str]:
         common.kilobytes(size["classifier"]),
         common.kilobytes(size.get("synthesizer")),
     ]
-    if int8:
-        psnr = entry["int8"]["synthesizer"]["psnr_db"]
-        row += [
-            common.percent(accuracy["classifier_int8"]),
-            common.percent(entry["int8"]["classifier"]["agreement"]),
-            common.kilobytes(size["classifier.int8"]),
-            common.kilobytes(size["synthesizer.int8"]),
-            "equal" if psnr is None else f"{psnr:.1f}",
-        ]
-    return row
+
+
+def _int8_row(entry: dict[str, Any]) -> list[str]:
+    accuracy, size, int8 = entry["accuracy"], entry["size_bytes"], entry["int8"]
+    psnr = int8["synthesizer"]["psnr_db"]
+    return [
+        entry["client"],
+        common.percent(accuracy["classifier"]),
+        common.percent(accuracy["classifier_int8"]),
+        common.percent(int8["classifier"]["agreement"]),
+        common.kilobytes(size["classifier"]),
+        common.kilobytes(size["classifier.int8"]),
+        common.kilobytes(size["synthesizer"]),
+        common.kilobytes(size["synthesizer.int8"]),
+        "equal" if psnr is None else f"{psnr:.1f}",
+    ]
 
 
 def _pixels(report: dict[str, int]) -> str:

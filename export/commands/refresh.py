@@ -17,9 +17,15 @@ from . import _options as options
 @click.argument("statistics", type=click.Path(path_type=Path))
 @options.sign_option
 @options.key_option
+@click.option("--trust-unsigned", is_flag=True, help="Sign a bundle that has no signature yet.")
 @common.json_option
 def command(
-    bundle: Path, statistics: Path, sign: Path | None, key: Path | None, as_json: bool
+    bundle: Path,
+    statistics: Path,
+    sign: Path | None,
+    key: Path | None,
+    trust_unsigned: bool,
+    as_json: bool,
 ) -> None:
     """Put a newer statistics.safetensors, as a server published it, into BUNDLE.
 
@@ -33,7 +39,9 @@ def command(
     private = None
     if sign is not None:
         private = signing.load_private(sign, passphrase=os.environ.get(signing.PASSPHRASE))
-    manifest = refresh(bundle, statistics, signing_key=private, public_key=key)
+    manifest = refresh(
+        bundle, statistics, signing_key=private, public_key=key, trust_unsigned=trust_unsigned
+    )
     if as_json:
         common.emit_json(
             {

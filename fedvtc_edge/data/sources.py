@@ -28,7 +28,7 @@ _DIGITS_TEST = 500
 _HOLDOUT_SHARE = 5  # one in five
 
 
-def load_dataset(settings: DataSettings) -> Dataset:
+def load_dataset(settings: DataSettings, *, public_classes: bool = False) -> Dataset:
     """Find, read and check the data set that the settings name.
 
     ``settings.name`` is looked up as: the built-in ``digits``; a path; ``<name>.npz``,
@@ -40,12 +40,23 @@ def load_dataset(settings: DataSettings) -> Dataset:
     each draw a random subset. Which samples are held out and drawn is fixed: it does not
     depend on ``Config.seed``.
 
+    Args:
+        settings: What to read.
+        public_classes: Refuse a set that does not say what its classes are: a list taken
+            from the labels tells of them, and privacy needs one that does not.
+
     Raises:
         DataError: Not found, damaged, or not what `Dataset` expects.
         MissingExtra: The source needs a package that is not installed.
     """
     source = _find(settings)
     train = source.open("train")
+    if public_classes and not source.class_names:
+        raise DataError(
+            f"{train.origin}: no class_names, and under a privacy mode the list of classes "
+            "must be public, not counted from the labels",
+            hint="save the names too: np.savez(path, …, class_names=np.array([…]))",
+        )
     class_names = source.class_names or _numbered(train)
     if settings.evaluate == "validation":
         held = max(1, round(len(train.labels) / _HOLDOUT_SHARE))

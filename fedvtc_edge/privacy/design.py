@@ -26,6 +26,13 @@ RADIUS = 0.7
 SECOND, COUNT = 1.0, 0.3
 """Weights of the second moments and of the count in one example's vector."""
 
+MARGIN = 1.0 + 2.0**-14
+"""Noise over what the accountant asks for. It accounts for continuous noise, and discrete
+noise of at least LEAST_SIGMA in up to 2^18 numbers differs from that, rounded, by less."""
+
+LEAST_SIGMA, LARGEST_SIGMA = 2.0**12, 2.0**44
+"""Scales of the noise in grid steps under which the claim holds and the sums fit the wire."""
+
 
 @dataclass(frozen=True)
 class Design:
@@ -35,9 +42,14 @@ class Design:
     reads it, the server too. *Unit*: one training example. *Neighbouring relation*:
     data sets that differ in one example, added or removed. *Mechanism*: discrete
     Gaussian noise of scale z·C on integer sums whose L2 sensitivity is C, the clip
-    bound. *Not covered*: replacing one example costs twice the sensitivity; several
-    examples of one person are several units; what a client's own model, decoder and
-    bundle give away; the simulator's own files, which hold every client's counts.
+    bound, whatever the features are: each is computed from its own example alone, and
+    a norm never passes C in exact arithmetic. *Assumed public*: the list of classes,
+    the number of clients, the population, the clip and when a release is made. *Not
+    covered*: replacing one example costs twice the sensitivity; several examples of
+    one person are several units; a second run on the same data, which spends as much
+    again; how long a client takes, which tells of its number of examples; what a
+    client's own model, decoder and bundle give away; the simulator's own files, which
+    hold every client's counts and accuracies.
 
     Args:
         classes: Number C of classes, a public list; absent ones are released too.
@@ -60,7 +72,7 @@ class Design:
     @property
     def noise_multiplier(self) -> float:
         """Noise per sensitivity, z; calibrated, never typed."""
-        return noise_for(self.epsilon, self.delta, self.releases)
+        return noise_for(self.epsilon, self.delta, self.releases) * MARGIN
 
     @property
     def sigma(self) -> Fraction:

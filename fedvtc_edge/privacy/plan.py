@@ -6,7 +6,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.ledger import Claim
 
-from .design import Design, designed
+from .design import LARGEST_SIGMA, LEAST_SIGMA, Design, designed
 from .schedule import Schedule, schedule_of
 
 UNIT = "one training example of one client, added or removed"
@@ -77,6 +77,15 @@ def check_claim(config: Config) -> None:
         )
     if privacy.mode == "example":
         _claim_of_schedule(schedule_of(config))  # calibrated here, or refused
+    design = design_of(config, 2)  # neither noise nor clip depend on the classes
+    assert design is not None
+    if not LEAST_SIGMA <= design.sigma <= LARGEST_SIGMA:
+        small = design.sigma < LEAST_SIGMA
+        raise ConfigError(
+            f"privacy.clip = {privacy.clip:g} with privacy.epsilon = {privacy.epsilon:g}: "
+            f"the noise would be too {'fine' if small else 'coarse'} for the integer grid",
+            hint=f"{'raise' if small else 'lower'} privacy.clip; 1 is a good value",
+        )
 
 
 def claim_of(config: Config) -> Claim | None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fedvtc_edge.errors import PrivacyError
+
 from .design import COUNT, GRID, RADIUS, SECOND, Array, Design
 from .sampler import discrete_gaussian
 
 Integers = NDArray[np.int64]
 
 _CHUNK = 512
-_SHRINK = 1.0 - 2.0**-40
-"""More than float64 can be off in a norm; less than anybody notices in a feature."""
+_SHRINK = 1.0 - 2.0**-30
+"""More than float64 can be off in a norm of 2^23 numbers; less than a feature shows."""
 
 
 def release(design: Design, features: ArrayLike, labels: ArrayLike, centre: Array) -> Integers:
@@ -29,14 +31,28 @@ def release(design: Design, features: ArrayLike, labels: ArrayLike, centre: Arra
 
     Returns:
         int64 [design.size]: counts, class sums, second moments.
+
+    Raises:
+        PrivacyError: Shapes or labels that do not fit the design.
     """
     exact = bounded_sums(design, features, labels, centre)
     return exact + discrete_gaussian(design.sigma, design.size)
 
 
 def bounded_sums(design: Design, features: ArrayLike, labels: ArrayLike, centre: Array) -> Integers:
-    """The sums before noise; one example changes them by at most the sensitivity."""
+    """The sums before noise; one example changes them by at most the sensitivity.
+
+    Raises:
+        PrivacyError: Shapes or labels that do not fit the design.
+    """
     z, y = np.asarray(features, np.float64), np.asarray(labels, np.int64)
+    fits = z.shape == (*y.shape, design.width) and np.shape(centre) == (design.width,)
+    if not fits or y.ndim != 1 or (y.size and not 0 <= y.min() <= y.max() < design.classes):
+        raise PrivacyError(
+            f"features {z.shape}, labels {y.shape} and a centre {np.shape(centre)} do not fit "
+            f"{design.classes} classes of {design.width} features",
+            hint="expected features [N, m], labels [N] in 0…classes-1 and a centre [m]",
+        )
     counts, sums, seconds = (np.zeros(size, np.int64) for size in design.sizes)
     per_class = sums.reshape(design.classes, design.width)
     for start in range(0, len(z), _CHUNK):
@@ -60,18 +76,19 @@ def contributions(
     finite adds nothing.
     """
     with np.errstate(all="ignore"):  # what is huge or not a number is dealt with below
-        phi = (features / np.sqrt(design.width) - centre) / RADIUS
+        phi = (np.ascontiguousarray(features) / np.sqrt(design.width) - centre) / RADIUS
         length = np.sqrt(np.square(phi).sum(1))
     sound = np.isfinite(length)
     phi = np.where(sound[:, None], phi, 0.0)
     # Far beyond the clip bound only the direction is left; squares must not overflow.
     far = np.where(sound, np.maximum(length / 1e3, 1.0), 1.0)
-    phi, length = phi / far[:, None], np.where(sound, length / far, 0.0)
+    phi = phi / far[:, None]
     parts = [np.where(sound, COUNT, 0.0)[:, None], phi]
     if design.second:
         rows, columns = np.triu_indices(design.width)
         weight = SECOND * np.where(rows == columns, 1.0, np.sqrt(2.0))
-        parts.append(phi[:, rows] * phi[:, columns] * weight)
+        # take, not an index: rows stay rows in memory, and are summed alike however many
+        parts.append(np.take(phi, rows, 1) * np.take(phi, columns, 1) * weight)
     norm = np.sqrt(sum(np.square(part).sum(1) for part in parts))
     factor = np.minimum(1.0, design.clip * _SHRINK / np.maximum(norm, 1e-300)) * GRID
     whole = [np.trunc(part * factor[:, None]).astype(np.int64) for part in parts]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fedvtc_edge.privacy.plan import UNIT
+
 from .reading import ClientRecord, Comparison, Summary
 
 NOTHING = "\u2013"  # an en dash: not measured, or not applicable
@@ -129,7 +131,12 @@ def privacy(summary: Summary) -> tuple[str, str]:
         )
     # The tail probability, written 1e-5 rather than 1e-05.
     at = "" if summary.delta is None else f"At δ = {summary.delta:.3g}. ".replace("e-0", "e-")
-    unit = {"example": "one training example", "client": "one client's whole data set"}.get(
+    units = {
+        "example": "one training example",
+        "client": "one client's whole data set",
+        UNIT: "any one training example of a client: whether it was there or not",
+    }
+    unit = units.get(
         summary.privacy_unit or "", summary.privacy_unit or "a unit that the run does not name"
     )
     return (f"ε = {summary.epsilon:.3g}", f"{at}Protects {unit}. Smaller ε is stronger.")

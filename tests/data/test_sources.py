@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedvtc_edge.config import DataSettings
+from fedvtc_edge.config import DataSettings, load_config
 from fedvtc_edge.data import Dataset, load_dataset
 from fedvtc_edge.data.splits import stratified, subset
 from fedvtc_edge.errors import DataError
@@ -195,3 +195,17 @@ def test_real_image_archive(root: str) -> None:
     assert data.classes == 200
     assert data.class_names[0] == "n01443537"
     assert 80 < data.x_train.mean() < 150
+
+
+def test_under_privacy_the_list_of_classes_is_not_counted_from_labels(tmp_path: Path) -> None:
+    path = tmp_path / "unnamed.npz"
+    x, y = np.zeros((6, 8, 8), np.uint8), np.array([0, 1, 2, 0, 1, 2])
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    settings = load_config({"data": {"name": str(path)}}).data
+    assert load_dataset(settings).classes == 3
+    with pytest.raises(DataError, match="must be public") as caught:
+        load_dataset(settings, public_classes=True)
+    assert "class_names" in caught.value.hint
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y, class_names=np.array(list("abcd")))
+    assert load_dataset(settings, public_classes=True).classes == 4
+    assert load_dataset(load_config({}).data, public_classes=True).classes == 10

@@ -1,0 +1,116 @@
+"""The device's NumPy twins compute what torch computes in training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from fedvtc_edge import discriminant
+from fedvtc_edge.discriminant import Discriminant
+from fedvtc_edge.export import control
+from fedvtc_edge.export.control import Control, calibrated, log_softmax
+from fedvtc_edge.gaussian import coefficients
+from fedvtc_edge.methods import base
+from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
+
+CPU = torch.device("cpu")
+
+
+def world_of(
+    seed: int, sizes: list[int], width: int, *, pooled: bool, scale: float = 1.0
+) -> tuple[GlobalStatistics, Any]:
+    """Statistics of classes of these sizes, and features to classify, some far away."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat(np.arange(len(sizes)), sizes)
+    centre = 2 * rng.standard_normal((len(sizes), width))
+    z = scale * (centre[y] + rng.standard_normal((len(y), width)))
+    total = ClassStatistics.of(z, y, classes=len(sizes), pooled=pooled)
+    x = scale * 3 * rng.standard_normal((12, width))
+    x[-2:] *= 50
+    return GlobalStatistics.from_sum(total, floor=0.05), x.astype(np.float32)
+
+
+def near(mine: Any, torchs: Any, scale: Any = 0.0) -> None:
+    """Equal but for float32's rounding of the scores, up to ``scale``, that are subtracted."""
+    assert mine.dtype == np.float32
+    assert mine.shape == torchs.shape
+    assert (np.abs(mine - torchs) <= 2e-5 * np.abs(torchs) + 1e-6 * scale + 2e-5).all()
+
+
+sizes = st.lists(st.integers(0, 9), min_size=2, max_size=6).filter(any)
+
+
+@hypothesis_settings(deadline=None, max_examples=120)
+@given(seed=st.integers(0, 2**32), sizes=sizes, width=st.integers(1, 8), pooled=st.booleans())
+def test_control_is_the_discriminant(seed: int, sizes: list[int], width: int, pooled: bool) -> None:
+    world, x = world_of(seed, sizes, width, pooled=pooled)
+    got = Control(world)(x)
+    quadratic, linear, offset = map(np.abs, coefficients(world))
+    largest = np.max(np.square(x) @ quadratic + np.abs(x) @ linear + offset, 1, keepdims=True)
+    near(got, Discriminant(world, device=CPU)(torch.from_numpy(x)).numpy(), largest)
+    assert np.isfinite(got).all()
+    assert (got[:, np.array(sizes) == 0] == -1e4).all()
+
+
+@hypothesis_settings(deadline=None, max_examples=120)
+@given(seed=st.integers(0, 2**32), classes=st.integers(2, 7), data=st.data())
+def test_calibrated_is_the_trainers(seed: int, classes: int, data: st.DataObject) -> None:
+    present = np.array(data.draw(st.lists(st.booleans(), min_size=classes, max_size=classes)))
+    absent = np.array(data.draw(st.lists(st.booleans(), min_size=classes, max_size=classes)))
+    absent[0] = False
+    scale = data.draw(st.sampled_from([0.1, 1.0, 30.0]))
+    rng = np.random.default_rng(seed)
+    own, known = (
+        np.asarray(log_softmax(scale * rng.standard_normal((9, classes))), np.float32)
+        for _ in range(2)
+    )
+    known[:, absent] = -1e4
+    got = calibrated(own, known, present)
+    if present.any():
+        tensors = (torch.from_numpy(value) for value in (own, known, present))
+        near(got, base.calibrated(*tensors).numpy())
+    else:  # a client of no class has no opinion; torch's sum over nothing is minus infinity
+        assert got is known
+
+
+def test_a_client_of_every_class_corrects_the_control_everywhere() -> None:
+    rng = np.random.default_rng(0)
+    own, known = (
+        np.asarray(log_softmax(rng.standard_normal((9, 4))), np.float32) for _ in range(2)
+    )
+    got = calibrated(own, known, np.ones(4, bool))
+    np.testing.assert_allclose(got, log_softmax(known + 0.5 * own), atol=1e-5)
+
+
+def test_the_share_of_the_group_is_the_controls() -> None:
+    rng = np.random.default_rng(0)
+    own, known = (
+        np.asarray(log_softmax(rng.standard_normal((9, 4))), np.float32) for _ in range(2)
+    )
+    present = np.array([True, True, False, False])
+    got = calibrated(own, known, present)
+    np.testing.assert_array_equal(got[:, ~present], known[:, ~present])
+    for scores in (got, known):
+        np.testing.assert_allclose(np.exp(scores).sum(1), 1, rtol=1e-5)
+    shares = [np.exp(scores[:, present]).sum(1) for scores in (got, known)]
+    np.testing.assert_allclose(*shares, rtol=1e-5)
+
+
+def test_constants_are_the_trainers() -> None:
+    assert control.CALIBRATION == base.CALIBRATION
+    assert control._ABSENT == discriminant._ABSENT
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e4, 1e30])
+def test_log_softmax_neither_overflows_nor_underflows(scale: float) -> None:
+    scores = scale * np.array([[0.0, 1.0, -1.0], [-np.inf, 0.0, -2.0]])
+    got = log_softmax(scores)
+    np.testing.assert_allclose(np.exp(got).sum(1), 1)
+    np.testing.assert_allclose(got, torch.log_softmax(torch.from_numpy(scores), 1).numpy())
+    assert np.isneginf(got[1, 0])
