@@ -123,7 +123,6 @@ def test_releases_carry_their_part_of_the_budget(share: str) -> None:
         ({"engine": {"precision": "bfloat16"}}, "bfloat16", "float32"),
         ({"privacy": {"delta": 0.01}}, "privacy.delta", "lower"),
         ({"privacy": {"mode": "client"}}, "not built yet", '"example"'),
-        ({"privacy": {"epsilon": 0.005}}, "no noise keeps 10 rounds", "raise privacy.epsilon"),
     ],
 )
 def test_refusals(tables: dict[str, Any], message: str, hint: str) -> None:
