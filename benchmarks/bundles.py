@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedvtc_edge.benchmarks.arguments import positive
 from fedvtc_edge.compute import deterministic
 from fedvtc_edge.errors import FedVTCError
 from fedvtc_edge.export import Bundle
@@ -196,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="a finished run")
     parser.add_argument("bundles", type=Path, help="the folder that export wrote of it")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--repeats", type=_positive, default=500, help="default: 500")
+    parser.add_argument("--repeats", type=positive, default=500, help="default: 500")
     given = parser.parse_args(arguments)
     try:
         result = measure(given.run, given.bundles, given.repeats)
@@ -233,13 +234,6 @@ def _lines(result: dict[str, Any]) -> list[str]:
         )
     lines.append(f"fedvtc-edge --help: {result['help_cpu_s']} s of CPU")
     return lines
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: expected 1 or more")
-    return value
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedvtc_edge.benchmarks.arguments import positive
 from fedvtc_edge.client import Client
 from fedvtc_edge.compute import Compute, deterministic
 from fedvtc_edge.config import Config, TrainingSettings, load_config
@@ -222,8 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="fedvtc_edge.benchmarks.engine", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--rounds", type=_positive, default=3, help="per repeat (default: 3)")
-    parser.add_argument("--repeats", type=_positive, default=25, help="default: 25")
+    parser.add_argument("--rounds", type=positive, default=3, help="per repeat (default: 3)")
+    parser.add_argument("--repeats", type=positive, default=25, help="default: 25")
     given = parser.parse_args(arguments)
     result = measure(given.rounds, given.repeats)
     if given.json:
@@ -238,13 +239,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"        {result['ratio_without_evaluation']:8.3f} all of the engine to the floor's "
         "training steps alone"
     )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: expected 1 or more")
-    return value
 
 
 if __name__ == "__main__":
