@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from dataclasses import dataclass
-
-import numpy as np
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import PrivacyError
@@ -131,11 +128,7 @@ def schedule_of(config: Config) -> Schedule:
 @functools.lru_cache(maxsize=1024)
 def _spent(schedule: Schedule, noise: float, trained: int, painted: int, released: int) -> float:
     steps = schedule.steps(noise, trained=trained, painted=painted, released=released)
-    # Opacus takes log(1 - q) of a release without sampling, and warns of a bound that only
-    # sizes its tables.
-    with np.errstate(divide="ignore"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Optimal order is", UserWarning)
-        return epsilon_spent([step for step in steps if step[2]], schedule.delta)
+    return epsilon_spent([step for step in steps if step[2]], schedule.delta)
 
 
 @functools.lru_cache(maxsize=64)
