@@ -13,7 +13,7 @@ from .engine.local import LocalEngine
 from .evaluation import averages
 from .memory import training_megabytes
 from .methods import Method
-from .privacy.plan import UNIT
+from .privacy.plan import COVERS, UNIT, claim_of
 from .runs import SCHEMA, version
 
 _PER_CLASS = 6
@@ -52,6 +52,7 @@ def summarise(engine: LocalEngine, data: Dataset) -> dict[str, Any]:
     seconds = sum(record["seconds"] for record in engine.records)
     busy = sum(spent["seconds"] for spent in account.values())
     alone = means["accuracy_local_only_mean"] or 0.0
+    claim = claim_of(config)
     anchored, epsilon = config.method.name == "fedvtc", method.epsilon()
     return {
         "schema": SCHEMA,
@@ -81,6 +82,8 @@ def summarise(engine: LocalEngine, data: Dataset) -> dict[str, Any]:
         "epsilon": epsilon,
         "delta": config.privacy.delta if epsilon is not None else None,
         "privacy_unit": UNIT if epsilon is not None else None,
+        "privacy_mechanism": claim.mechanism if claim else None,
+        "privacy_covers": COVERS[config.privacy.mode] if claim else None,
         "seconds": round(seconds, 3),
         "samples_per_second": round(
             sum(spent["samples"] for spent in account.values()) / max(busy, 1e-9), 1

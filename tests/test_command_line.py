@@ -495,7 +495,9 @@ def test_nan_is_not_json(fakes: Fakes, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_run_says_how_private_it_was(call: Call, fakes: Fakes) -> None:
     fakes.summary |= {"epsilon": 3.98765, "delta": 1e-5, "privacy_unit": "example"}
-    assert "privacy: epsilon 3.99 at delta 1e-05, per example\n" in call("run").out
+    fakes.summary |= {"privacy_covers": "each upload", "privacy_mechanism": "noise"}
+    claim = "privacy: epsilon 3.99 at delta 1e-05, per example; it covers each upload (noise)\n"
+    assert claim in call("run").out
 
 
 def test_run_draws_a_report_that_is_not_there(call: Call, fakes: Fakes) -> None:

@@ -45,6 +45,8 @@ PROMISED: dict[str, tuple[type, ...]] = {
     "epsilon": NOTHING,
     "delta": NOTHING,
     "privacy_unit": NOTHING,
+    "privacy_mechanism": NOTHING,
+    "privacy_covers": NOTHING,
     "seconds": SHARE,
     "samples_per_second": SHARE,
 }

@@ -111,6 +111,8 @@ def test_epsilon_for_every_client_and_round(
     summary = strict_json((done / "summary.json").read_text())
     assert (summary["epsilon"], summary["delta"]) == (4.0, 1e-5)
     assert summary["privacy_unit"] == UNIT
+    assert "not the models" in summary["privacy_covers"]
+    assert summary["privacy_mechanism"].startswith("discrete Gaussian, noise multiplier ")
     assert "noised" in summary["uploads"][0]
     assert all_finite(summary)
 

@@ -142,5 +142,6 @@ def _privacy(summary: dict[str, Any]) -> str:
         return "none claimed (Not differentially private)"
     return (
         f"epsilon {summary['epsilon']:.3g} at delta {summary['delta']:.3g}, "
-        f"per {summary['privacy_unit']}"
+        f"per {summary['privacy_unit']}; it covers {summary['privacy_covers']} "
+        f"({summary['privacy_mechanism']})"
     )

@@ -12,6 +12,13 @@ from .schedule import Schedule, schedule_of
 UNIT = "one training example of one client, added or removed"
 
 
+COVERS = {
+    "anchored": "each client's upload, not the models that stay with it",
+    "example": "each client's uploads, models and bundle",
+}
+"""What the ε of a mode is about."""
+
+
 def design_of(config: Config, classes: int) -> Design | None:
     """One noised release of the run; None where nothing is claimed."""
     privacy = config.privacy

@@ -80,6 +80,8 @@ class Summary(Record):
     epsilon: Amount | None = None
     delta: Amount | None = None
     privacy_unit: str | None = None
+    privacy_mechanism: str | None = None
+    privacy_covers: str | None = None
     seconds: Amount | None = None
     samples_per_second: Amount | None = None
     class_names: list[str] = []

@@ -139,7 +139,12 @@ def privacy(summary: Summary) -> tuple[str, str]:
     unit = units.get(
         summary.privacy_unit or "", summary.privacy_unit or "a unit that the run does not name"
     )
-    return (f"ε = {summary.epsilon:.3g}", f"{at}Protects {unit}. Smaller ε is stronger.")
+    covers = f" Covers {summary.privacy_covers}." if summary.privacy_covers else ""
+    mechanism = f" By {summary.privacy_mechanism}." if summary.privacy_mechanism else ""
+    return (
+        f"ε = {summary.epsilon:.3g}",
+        f"{at}Protects {unit}. Smaller ε is stronger.{covers}{mechanism}",
+    )
 
 
 _OWN = (

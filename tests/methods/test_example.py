@@ -49,6 +49,8 @@ def test_a_run_accounts_for_everything(share: str, tiny: Tiny, tmp_path: Path, q
     plan = schedule_of(config)
     assert 7.7 <= summary["epsilon"] <= 8.0
     assert (summary["delta"], summary["privacy_unit"]) == (1e-5, UNIT)
+    assert "models and bundle" in summary["privacy_covers"]
+    assert summary["privacy_mechanism"].startswith("DP-SGD, noise multiplier ")
     assert all("noised" in text or "DP-SGD" in text for text in summary["uploads"])
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     for number, record in enumerate(records, 1):
