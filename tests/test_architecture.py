@@ -19,7 +19,7 @@ SIDES = ("attacks", "benchmarks", "export")
 # lazily or not; inside a package, modules are free. A new module is entered here.
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"config", "files", "progress", "streams"},
+    {"config", "context", "files", "progress", "streams"},
     {"compute", "ledger", "releases", "signing"},
     {"data", "devices", "models"},
     {"anchor", "losses", "statistics", "vtc"},
