@@ -19,6 +19,7 @@ from .config import TrainingSettings
 from .knowledge import Knowledge
 from .losses import Moments
 from .models.classifier import Classifier
+from .privacy.client_level import ClientDesign, clipped_upload
 from .privacy.design import Design
 from .privacy.release import release
 from .statistics import ClassStatistics
@@ -188,6 +189,20 @@ class Client:
         with self.working():
             features = one_by_one(anchor, self.images).numpy()
             return release(design, features, self.labels.cpu().numpy(), centre)
+
+    def clip_upload(
+        self,
+        extractor: Callable[[Tensor], Tensor],
+        design: ClientDesign,
+        centre: NDArray[np.float64],
+    ) -> NDArray[np.int64]:
+        """Sums of an extractor's features, clipped as a whole and without noise.
+
+        See :class:`~fedvtc_edge.privacy.client_level.ClientDesign`.
+        """
+        with self.working():
+            features = in_chunks(extractor, self.images).numpy()
+            return clipped_upload(design, features, self.labels.cpu().numpy(), centre)
 
     def decoder_weights(self) -> wire.Weights:
         """ψ's parameters as float32 arrays, by name."""

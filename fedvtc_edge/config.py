@@ -110,16 +110,6 @@ class PrivacySettings(_Table):
     clip: float = Field(default=1.0, ge=1e-3, le=1e3)
     population: int = Field(default=1000, ge=1, description="public guess of all samples")
 
-    @field_validator("mode")
-    @classmethod
-    def _available(cls, value: str) -> str:
-        if value == "client":
-            raise _refuse(
-                f"mode {value!r} is not built yet",
-                'use "anchored", one noised release per client, "example", DP-SGD, or "none"',
-            )
-        return value
-
 
 class TransportSettings(_Table):
     """How an upload travels."""

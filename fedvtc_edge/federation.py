@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from .devices import DeviceProfile
 from .engine.local import LocalEngine
 from .errors import RunError
 from .evaluation import TestSet, as_images
+from .locking import alone
 from .methods import METHODS, Federation, Method
+from .methods.client_level import ClientLevelFedVTC
 from .methods.example import ExampleFedVTC
 from .models import ImageShape, build, find
 from .privacy.plan import check_claim
@@ -27,6 +30,9 @@ from .runs import Checkpoint, RunDirectory
 from .server import Server, Witness
 from .streams import seed_of
 from .summary import pictures, summarise
+
+_PRIVATE: dict[str, type[Method]] = {"example": ExampleFedVTC, "client": ClientLevelFedVTC}
+"""Privacy modes in which rounds go otherwise; only FedVTC can be private at all."""
 
 _NO_TWINS = ("local",)
 """Methods that are their own local-only control."""
@@ -68,17 +74,20 @@ def resume(directory: Path, *, progress: Progress | None = None) -> RunResult:
     """Go on with a run that was cut off, from its last finished round.
 
     Raises:
-        RunError: No run there, a finished one, one of another version, or a damaged one.
+        RunError: No run there, a finished one, one of another version, a damaged one, or one
+            that another process is at work on.
     """
-    run_directory = RunDirectory.reopen(Path(directory))
-    if run_directory.finished:
-        raise RunError(
-            f"{directory} is finished already", hint=f"see it: fedvtc-edge report {directory}"
-        )
-    state = run_directory.latest()
-    config = run_directory.config
-    data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
-    return _run(config, data, run_directory, state, progress or SilentProgress())
+    RunDirectory.reopen(Path(directory))  # is it one? A lock would make a file there
+    with alone(Path(directory)):
+        run_directory = RunDirectory.reopen(Path(directory))
+        if run_directory.finished:
+            raise RunError(
+                f"{directory} is finished already", hint=f"see it: fedvtc-edge report {directory}"
+            )
+        state = run_directory.latest()
+        config = run_directory.config
+        data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
+        return _run(config, data, run_directory, state, progress or SilentProgress())
 
 
 def run_without_trace(config: Config, data: Dataset) -> dict[str, Any]:
@@ -96,7 +105,7 @@ def _run(
     *,
     with_twins: bool = True,
 ) -> RunResult:
-    with deterministic():
+    with deterministic(), ExitStack() as held:
         compute = Compute.of(config.engine)
         releases = ReleaseStore(directory.path if directory else None)
         witness = directory.witness if directory else _unseen
@@ -115,12 +124,15 @@ def _run(
         if state is not None:
             engine.restore(state)
         if directory is not None:  # not before all parts fit, or a typing error would leave a run
+            if not directory.begun:
+                held.enter_context(alone(directory.path))
             directory.begin()
         try:
             engine.run()
         finally:
             progress.close()
         summary = summarise(engine, data)
+        releases.forget_secrets()  # all rounds are done and kept: nothing will be noised again
         if directory is not None:
             _finish(directory, engine, data, summary)
     return RunResult(summary, directory.path if directory else None)
@@ -134,7 +146,7 @@ def assemble(
     releases: ReleaseStore | None = None,
 ) -> Method:
     """Clients, server and method of a federation, ready for the first round."""
-    kind = ExampleFedVTC if config.privacy.mode == "example" else METHODS[config.method.name]
+    kind = _PRIVATE.get(config.privacy.mode, METHODS[config.method.name])
     height, _, channels = data.image_shape
     federation = Federation(
         config,

@@ -26,6 +26,8 @@ class Claim:
         releases: Of each client, of all kinds; of each kind where there are ``rounds``.
         at: ε that an upload of a round and a kind brings its client to, where that grows.
         rounds: How many rounds so many releases are, where there are several.
+        by: Who releases: None is each client, else the one who noises what the others send.
+        upload: What those others' uploads are, in words; they spend nothing.
     """
 
     mechanism: str
@@ -33,6 +35,12 @@ class Claim:
     releases: int
     at: Callable[[int, str], float] | None = None
     rounds: int = 0
+    by: str | None = None
+    upload: str | None = None
+
+    def is_by(self, sender: str) -> bool:
+        """Whether what ``sender`` sends is a release, and not an upload to whoever releases."""
+        return self.by in (None, sender)
 
 
 class Ledger:
@@ -85,6 +93,7 @@ class Ledger:
             PrivacyError: Its budget is spent, and these are not the bytes it spent it on.
         """
         claim = self.claim
+        spends = claim is not None and claim.is_by(client)
         line = json.dumps(
             {
                 "round": round_,
@@ -92,8 +101,8 @@ class Ledger:
                 "kind": kind,
                 "bytes": len(data),
                 "sha256": hashlib.sha256(data).hexdigest(),
-                "mechanism": claim.mechanism if claim else None,
-                "epsilon": _epsilon(claim, round_, kind),
+                "mechanism": None if claim is None else claim.mechanism if spends else claim.upload,
+                "epsilon": _epsilon(claim, round_, kind) if spends else None,
             }
         )
         if line not in self._lines:
@@ -102,7 +111,7 @@ class Ledger:
             self._lines[line] = None
 
     def _check_budget(self, client: str, kind: str) -> None:
-        if self.claim is None:
+        if self.claim is None or not self.claim.is_by(client):
             return
         entries = [json.loads(line) for line in self._lines]
         spent = sum(

@@ -11,9 +11,14 @@ from pathlib import Path
 
 from .files import write_atomic
 
+_KEY = "noise.key"
+
+SERVER = "server"
+"""Who releases where uploads are noised in sum; no client has that id."""
+
 
 class ReleaseStore:
-    """Each client's releases of one run.
+    """Each client's releases of one run, or the server's.
 
     Args:
         folder: The run directory; None keeps them for the time of the process.
@@ -29,7 +34,7 @@ class ReleaseStore:
             if (sender, kind) not in self._kept:
                 self._kept[sender, kind] = draw()
             return self._kept[sender, kind]
-        path = self._folder / "clients" / sender / f"{kind}.release.safetensors"
+        path = self._home(self._folder, sender) / f"{kind}.release.safetensors"
         if not path.is_file():
             data = draw()
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,8 +45,19 @@ class ReleaseStore:
         """The key of ``sender``'s noise: whoever reads it can take the noise off again."""
         if self._folder is None:
             return self.once(sender, "key", draw)
-        path = self._folder / "clients" / sender / "noise.key"
+        path = self._home(self._folder, sender) / _KEY
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, draw(), mode=0o600)
         return path.read_bytes()
+
+    def forget_secrets(self) -> None:
+        """Delete every key: what was noised is done, and nobody may take the noise off again."""
+        self._kept = {name: data for name, data in self._kept.items() if name[1] != "key"}
+        if self._folder is not None:
+            for path in sorted((self._folder / "clients").glob(f"*/{_KEY}")):
+                path.unlink()
+
+    @staticmethod
+    def _home(folder: Path, sender: str) -> Path:
+        return folder / SERVER if sender == SERVER else folder / "clients" / sender

@@ -29,11 +29,12 @@ from .config import Config, load_config
 from .errors import ConfigError, RunError
 from .files import write_atomic
 from .ledger import Ledger
+from .locking import LOCK
 from .privacy.plan import claim_of
 
 SCHEMA = 1
 
-_TORN = re.compile(r"\..+\.(safetensors|json|jsonl|npz|html)\.[a-z0-9_]{8}")
+_TORN = re.compile(r"\..+\.(safetensors|json|jsonl|npz|html|key|toml)\.[a-z0-9_]{8}")
 """Temporary files of :func:`write_atomic`, which a killed process leaves behind."""
 
 
@@ -63,7 +64,7 @@ class RunDirectory:
         self.path = path
         self.config = config
         self._ledger = Ledger(path / "ledger.json", claim_of(config))
-        self._begun = False
+        self.begun = False
 
     @classmethod
     def vacant(cls, path: Path, config: Config) -> RunDirectory:
@@ -81,7 +82,7 @@ class RunDirectory:
         if path.exists() and not path.is_dir():
             raise RunError(f"{path} is a file", hint="choose a new folder for --out")
         try:
-            occupied = path.exists() and any(path.iterdir())
+            occupied = path.exists() and any(entry.name != LOCK for entry in path.iterdir())
         except OSError as error:
             raise _unwritable(path, error) from None
         if occupied:
@@ -122,7 +123,7 @@ class RunDirectory:
                 hint="restore it, or start a new run with the changed file",
             )
         run._ledger.reopen()
-        run._begun = True
+        run.begun = True
         return run
 
     def begin(self) -> None:
@@ -131,12 +132,13 @@ class RunDirectory:
         Raises:
             RunError: The folder cannot be written.
         """
-        if self._begun:
+        if self.begun:
             for leftover in self.path.rglob(".*"):
                 if _TORN.fullmatch(leftover.name):
                     leftover.unlink()
             return
         path, made = self.path, {"schema": SCHEMA, "version": version()}
+        self.vacant(path, self.config)  # still? somebody else may have come first
         try:
             for folder in ("checkpoint", "server", "clients"):
                 (path / folder).mkdir(parents=True, exist_ok=True)
@@ -145,7 +147,7 @@ class RunDirectory:
             write_atomic(path / "config.toml", _toml(self.config))
         except OSError as error:
             raise _unwritable(path, error) from None
-        self._begun = True
+        self.begun = True
 
     @property
     def finished(self) -> bool:

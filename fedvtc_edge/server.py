@@ -6,16 +6,29 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .errors import FedVTCError
+from .privacy.client_level import ClientDesign, check_norm, noised
 from .privacy.design import Array, Design
 from .privacy.estimation import estimate
+from .privacy.release import Integers
+from .releases import SERVER
 from .statistics import ClassStatistics, GlobalStatistics, sum_of
-from .wire import Weights, decode, decode_release, decode_weights, encode_weights, publish
+from .wire import (
+    Weights,
+    decode,
+    decode_release,
+    decode_weights,
+    encode_release,
+    encode_weights,
+    publish,
+)
 
 Witness = Callable[[int, str, str, bytes], None]
 """Told of each upload: round, sender, kind, bytes."""
+
+Once = Callable[[Callable[[], bytes]], bytes]
+"""What a function returned the first time, kept on disk."""
 
 
 class ServerError(FedVTCError):
@@ -34,7 +47,7 @@ class Server:
         self.classes = classes
         self._witness = witness
         self._received: dict[str, ClassStatistics] = {}
-        self._releases: dict[str, NDArray[np.int64]] = {}
+        self._releases: dict[str, Integers] = {}
         self._decoders: dict[str, Weights] = {}
 
     def receive(
@@ -69,17 +82,20 @@ class Server:
     def receive_release(
         self, upload: bytes, *, sender: str, round_: int, kind: str, design: Design
     ) -> None:
-        """Open and check one client's noised release.
+        """Open and check one client's release: noised, or clipped for a noised sum.
 
         Raises:
             WireError: The bytes are not a release of this design.
             ServerError: The sender was heard already in this round.
-            PrivacyError: The sender's budget is spent.
+            PrivacyError: The sender's budget is spent, or its upload is beyond the clip bound.
         """
         self._witness(round_, sender, kind, upload)
         if sender in self._releases:
             raise ServerError(f"{sender} uploads twice in round {round_}", hint="one upload counts")
-        self._releases[sender] = decode_release(upload, size=design.size)
+        release = decode_release(upload, size=design.size)
+        if isinstance(design, ClientDesign):
+            check_norm(design, release)
+        self._releases[sender] = release
 
     def close_releases(
         self, *, quorum: int, design: Design, centre: Array, std: float | None = None
@@ -89,13 +105,45 @@ class Server:
         Raises:
             ServerError: Fewer than ``quorum`` clients uploaded.
         """
+        contributors, total = self._sum_of_releases(quorum)
+        return publish(_world(design, total, contributors, centre, std))
+
+    def close_in_sum(
+        self,
+        *,
+        quorum: int,
+        design: ClientDesign,
+        centre: Array,
+        round_: int,
+        kind: str,
+        once: Once,
+        std: float | None = None,
+    ) -> bytes:
+        """Add clipped uploads, noise the sum, and publish what it says: see :class:`ClientDesign`.
+
+        Args:
+            quorum: Least number of uploads.
+            design: Clip bound and noise.
+            centre: Public centre of the features.
+            round_: Of the uploads.
+            kind: Of the uploads.
+            once: Keeps the noised sum: after a crash the same bytes are published.
+            std: A public constant to publish in place of estimated deviations.
+
+        Raises:
+            ServerError: Fewer than ``quorum`` clients uploaded.
+            PrivacyError: The budget is spent.
+        """
+        _, total = self._sum_of_releases(quorum)
+        data = once(lambda: encode_release(noised(design, total)))
+        self._witness(round_, SERVER, kind, data)  # in the ledger before anybody sees it
+        return publish(_world(design, decode_release(data, size=design.size), 1, centre, std))
+
+    def _sum_of_releases(self, quorum: int) -> tuple[int, Integers]:
         self._check_quorum(len(self._releases), quorum)
-        total = np.sum([self._releases[sender] for sender in sorted(self._releases)], axis=0)
-        contributors, self._releases = len(self._releases), {}
-        world = estimate(design, total, contributors, centre)
-        if std is not None:  # a public constant in place of an estimate
-            world = replace(world, std=np.full_like(world.std, std))
-        return publish(world)
+        received = [self._releases[sender] for sender in sorted(self._releases)]
+        self._releases = {}
+        return len(received), np.sum(received, axis=0)
 
     def receive_decoder(self, upload: bytes, *, sender: str, round_: int, like: Weights) -> None:
         """Open and check one client's decoder.
@@ -138,3 +186,13 @@ class Server:
                 f"{heard} uploads, the quorum is {quorum}",
                 hint="wait for more clients, or lower the quorum (to 1 at least)",
             )
+
+
+def _world(
+    design: Design, total: Integers, draws: int, centre: Array, std: float | None
+) -> GlobalStatistics:
+    """Post-processing of a sum that carries so many draws of noise."""
+    world = estimate(design, total, draws, centre)
+    if std is not None:  # a public constant in place of an estimate
+        world = replace(world, std=np.full_like(world.std, std))
+    return world

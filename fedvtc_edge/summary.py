@@ -13,7 +13,7 @@ from .engine.local import LocalEngine
 from .evaluation import averages
 from .memory import training_megabytes
 from .methods import Method
-from .privacy.plan import COVERS, UNIT, claim_of
+from .privacy.plan import COVERS, UNITS, claim_of
 from .runs import SCHEMA, version
 
 _PER_CLASS = 6
@@ -81,7 +81,7 @@ def summarise(engine: LocalEngine, data: Dataset) -> dict[str, Any]:
         "uploads": method.uploads(),
         "epsilon": epsilon,
         "delta": config.privacy.delta if epsilon is not None else None,
-        "privacy_unit": UNIT if epsilon is not None else None,
+        "privacy_unit": UNITS[config.privacy.mode] if claim else None,
         "privacy_mechanism": claim.mechanism if claim else None,
         "privacy_covers": COVERS[config.privacy.mode] if claim else None,
         "seconds": round(seconds, 3),

@@ -20,7 +20,7 @@ SIDES = ("attacks", "benchmarks", "export")
 LAYERS: list[set[str]] = [
     {"errors"},
     {"config", "context", "files", "progress", "streams"},
-    {"compute", "ledger", "releases", "signing"},
+    {"compute", "ledger", "locking", "releases", "signing"},
     {"data", "devices", "models"},
     {"anchor", "losses", "statistics", "vtc"},
     {"gaussian", "memory", "privacy", "wire"},

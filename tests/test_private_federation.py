@@ -402,22 +402,40 @@ for number, (place, when) in enumerate([*moments, (None, None)]):
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_kill_minus_nine_around_a_release(config: Config, tmp_path: Path) -> None:
-    """One run, killed again and again: what was once kept is what is sent, and is counted."""
+def killed_at(moments: list[tuple[str, str]], config: Config, tmp_path: Path) -> Path:
+    """A run that was killed at each moment and taken up again, finished; copies are beside it."""
     file, out = tmp_path / "tiny.toml", tmp_path / "run"
     file.write_text(tomli_w.dumps(config.model_dump(mode="json")))
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
-    words = [sys.executable, str(script), str(file), str(out), json.dumps(MOMENTS)]
+    words = [sys.executable, str(script), str(file), str(out), json.dumps(moments)]
     paths = os.pathsep.join(
         [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
     ended = subprocess.run(
         words, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}
     )
-    assert ended.stdout.split() == ["9"] * len(MOMENTS) + ["0"], ended.stderr
+    assert ended.stdout.split() == ["9"] * len(moments) + ["0"], ended.stderr
+    assert not list(out.rglob(".*")), "torn files are swept away"
+    return out
+
+
+def never_drawn_again(out: Path, pattern: str, moments: int) -> dict[str, bytes]:
+    """What was kept under ``pattern`` at any moment: one content per name."""
+    kept: dict[str, bytes] = {}
+    for number in range(moments + 1):
+        left = Path(f"{out}-{number}")
+        for path in left.glob(pattern):
+            name = path.relative_to(left).as_posix()
+            assert kept.setdefault(name, path.read_bytes()) == path.read_bytes(), "drawn again"
+    return kept
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_kill_minus_nine_around_a_release(config: Config, tmp_path: Path) -> None:
+    """One run, killed again and again: what was once kept is what is sent, and is counted."""
+    out = killed_at(MOMENTS, config, tmp_path)
     kept: dict[str, bytes] = {}
     counted: list[int] = []
     for number in range(len(MOMENTS) + 1):
@@ -431,7 +449,60 @@ def test_kill_minus_nine_around_a_release(config: Config, tmp_path: Path) -> Non
     assert counted == [0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 3]
     assert len(kept) == 3
     assert json.loads((out / "summary.json").read_text())["epsilon"] == 4.0
-    assert not list(out.rglob(".*")), "torn files are swept away"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_kill_minus_nine_under_dp_sgd(tiny: Tiny, tmp_path: Path) -> None:
+    """Keys and releases are drawn once; a step repeated with its own noise is one step."""
+    moments = [
+        ("clients/client-00/noise.key", "before"),
+        ("clients/client-01/noise.key", "after"),
+        ("clients/client-00/features-0001.release", "after"),
+        ("ledger.json", "after"),
+        ("server/round-0001/client-02.features", "after"),
+        ("checkpoint/round-000001", "before"),
+        ("clients/client-01/features-0002.release", "after"),
+        ("checkpoint/round-000002", "before"),
+        ("checkpoint/round-000003", "after"),
+    ]
+    privacy = {"mode": "example", "epsilon": 8.0}
+    config = private(tiny, privacy=privacy, method={"share": "features"})
+    out = killed_at(moments, config, tmp_path)
+    releases = never_drawn_again(out, "clients/*/*.release.safetensors", len(moments))
+    assert len(releases) == 3 * 3
+    assert len(never_drawn_again(out, "clients/*/noise.key", len(moments))) == 3
+    assert not list(out.glob("clients/*/noise.key")), "a finished run keeps no key"
+    assert [(e["round"], e["client"]) for e in entries(out)] == [
+        (number, name) for number in (1, 2, 3) for name in IDS
+    ]
+    assert 7.7 <= json.loads((out / "summary.json").read_text())["epsilon"] <= 8.0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_kill_minus_nine_of_a_server_that_noises_the_sum(tiny: Tiny, tmp_path: Path) -> None:
+    """The noised sum is drawn once a round, and in the ledger before it is published."""
+    moments = [
+        ("server/round-0001/client-02.features", "after"),
+        ("server/features-0001.release", "before"),  # drawn, and lost
+        ("server/features-0001.release", "after"),
+        ("server/round-0001/server.features", "before"),  # in the ledger, not published
+        ("server/round-0001/server.features", "after"),
+        ("checkpoint/round-000001", "before"),
+        ("server/features-0002.release", "after"),
+        ("checkpoint/round-000002", "before"),
+    ]
+    privacy = {"mode": "client", "epsilon": 8.0}
+    config = private(tiny, privacy=privacy, method={"share": "features"})
+    out = killed_at(moments, config, tmp_path)
+    kept = never_drawn_again(out, "server/*.release.safetensors", len(moments))
+    assert len(kept) == 3
+    spent = [entry for entry in entries(out) if entry["client"] == "server"]
+    assert [entry["round"] for entry in spent] == [1, 2, 3]
+    for entry, data in zip(spent, kept.values(), strict=True):
+        assert entry["sha256"] == hashlib.sha256(data).hexdigest()
+    assert spent[-1]["epsilon"] == json.loads((out / "summary.json").read_text())["epsilon"]
 
 
 def test_a_class_list_that_labels_tell_is_refused(tiny: Any, tmp_path: Path) -> None:

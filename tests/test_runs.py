@@ -107,6 +107,7 @@ def test_the_layout_is_the_promised_one(
             "ledger.json",
             "report.html",
             "run.json",
+            "run.lock",
             "samples.npz",
             "checkpoint",
             "checkpoint/round-000003.safetensors",

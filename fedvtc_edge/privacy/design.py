@@ -59,6 +59,7 @@ class Design:
         epsilon: Privacy budget of one client.
         delta: Its δ.
         releases: How many such releases share the budget.
+        unit: How many examples a norm of 1 stands for.
     """
 
     classes: int
@@ -68,6 +69,7 @@ class Design:
     epsilon: float
     delta: float
     releases: int = 1
+    unit: float = 1.0
 
     @property
     def noise_multiplier(self) -> float:
@@ -124,10 +126,9 @@ def designed(
         second: Whether second moments may be released.
     """
     noise = noise_for(epsilon, delta) * clients**0.5 * clip * classes / population
-    widest_useful = 128 if noise < 0.01 else 64 if noise < 0.05 else 32
     return Design(
         classes=classes,
-        width=min(widest, widest_useful),
+        width=min(widest, 128 if noise < 0.01 else 64 if noise < 0.05 else 32),
         second=second and noise < 0.03,
         clip=clip,
         epsilon=epsilon,

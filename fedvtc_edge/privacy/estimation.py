@@ -27,12 +27,13 @@ def estimate(design: Design, total: Integers, contributors: int, centre: Array) 
     Args:
         design: Public.
         total: Sum of the releases, [design.size].
-        contributors: How many were added; each brought its own noise.
+        contributors: How many draws of noise it carries: one of each client, or one in all.
         centre: As in the releases.
     """
     classes, width = design.classes, design.width
-    noise = float(design.sigma) / GRID * contributors**0.5
-    numbers, sums, seconds = np.split(total / GRID, np.cumsum(design.sizes)[:-1])
+    step = design.unit / GRID  # in examples
+    noise = float(design.sigma) * step * contributors**0.5
+    numbers, sums, seconds = np.split(total * step, np.cumsum(design.sizes)[:-1])
     even = _shrunk(numbers[None], numbers.mean(), np.array([noise**2]))[0]
     count = np.maximum(even / COUNT, 1.0)
     deviation = sums.reshape(classes, width) * RADIUS

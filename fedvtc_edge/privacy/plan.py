@@ -5,16 +5,24 @@ from __future__ import annotations
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.ledger import Claim
+from fedvtc_edge.releases import SERVER
 
+from .accountant import epsilon_spent
+from .client_level import ClientDesign, designed_for_clients, unit_of
 from .design import LARGEST_SIGMA, LEAST_SIGMA, Design, designed
 from .schedule import Schedule, schedule_of
 
 UNIT = "one training example of one client, added or removed"
+CLIENT_UNIT = "one client with all of its data, added or removed"
 
+UNITS = {"anchored": UNIT, "example": UNIT, "client": CLIENT_UNIT}
+"""What the ε of a mode protects, and the neighbouring relation."""
 
 COVERS = {
     "anchored": "each client's upload, not the models that stay with it",
     "example": "each client's uploads, models and bundle",
+    "client": "what the server publishes, not what it sees (it is trusted) nor the models "
+    "that stay with the clients",
 }
 """What the ε of a mode is about."""
 
@@ -24,6 +32,8 @@ def design_of(config: Config, classes: int) -> Design | None:
     privacy = config.privacy
     if privacy.mode == "none":
         return None
+    if privacy.mode == "client":
+        return client_design_of(config, classes)
     example = schedule_of(config) if privacy.mode == "example" else None
     if example is not None and config.method.share != "anchored":
         return Design(
@@ -44,6 +54,32 @@ def design_of(config: Config, classes: int) -> Design | None:
         clip=privacy.clip,
         widest=config.method.anchor,
         second=config.method.moments == "covariance",
+    )
+
+
+def client_design_of(config: Config, classes: int) -> ClientDesign:
+    """The server's releases: one before the first round, or one in each."""
+    privacy, method, clients = config.privacy, config.method, config.clients.count
+    if method.share == "anchored":
+        return designed_for_clients(
+            classes=classes,
+            clients=clients,
+            population=privacy.population,
+            epsilon=privacy.epsilon,
+            delta=privacy.delta,
+            clip=privacy.clip,
+            widest=method.anchor,
+            second=method.moments == "covariance",
+        )
+    return ClientDesign(
+        classes=classes,
+        width=method.latent,
+        second=False,
+        clip=privacy.clip,
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        releases=method.rounds,
+        unit=unit_of(clients, privacy.population),
     )
 
 
@@ -76,10 +112,20 @@ def check_claim(config: Config) -> None:
             hint='use method.share = "anchored", whose extractor saw no data, or '
             'privacy.mode = "example"',
         )
-    if privacy.delta > 1 / privacy.population:
+    if privacy.mode == "client" and method.share == "features+decoder":
         raise ConfigError(
-            f"privacy.delta = {privacy.delta:g} is above 1/{privacy.population}, one over "
-            "privacy.population: it would allow to publish somebody's sample outright",
+            f"privacy.mode = 'client' with method.share = {method.share!r}: the decoder's weights "
+            "are not in the vector that is clipped and noised, and noise on so many would be all "
+            "of them",
+            hint='use method.share = "anchored" or "features"',
+        )
+    units, key = privacy.population, "privacy.population"
+    if privacy.mode == "client":
+        units, key = config.clients.count, "clients.count"
+    if privacy.delta > 1 / units:
+        raise ConfigError(
+            f"privacy.delta = {privacy.delta:g} is above 1/{units}, one over {key}: it would "
+            "allow to publish somebody's data outright",
             hint="lower privacy.delta",
         )
     if privacy.mode == "example":
@@ -104,11 +150,32 @@ def claim_of(config: Config) -> Claim | None:
         return _claim_of_schedule(schedule_of(config))
     design = design_of(config, 2)  # neither noise nor clip depend on the classes
     assert design is not None
+    if privacy.mode == "client":
+        return _claim_of_server(config, design)
     return Claim(
         mechanism=f"discrete Gaussian, noise multiplier {design.noise_multiplier:.6g}, "
         f"L2 sensitivity {privacy.clip:g}, delta {privacy.delta:g}",
         epsilon=privacy.epsilon,
         releases=1,
+    )
+
+
+def _claim_of_server(config: Config, design: Design) -> Claim:
+    noise, delta, several = design.noise_multiplier, design.delta, design.releases > 1
+
+    def after(round_: int, kind: str) -> float:
+        return min(epsilon_spent([(noise, 1.0, max(round_, 1))], delta), design.epsilon)
+
+    return Claim(
+        mechanism=f"discrete Gaussian on the sum over the clients, noise multiplier {noise:.6g}, "
+        f"{design.releases} times, drawn by a trusted server; L2 sensitivity {design.clip:g} per "
+        f"client, delta {delta:g}",
+        epsilon=design.epsilon,
+        releases=design.releases,
+        at=after,
+        rounds=config.method.rounds if several else 0,
+        by=SERVER,
+        upload=f"clipped to an L2 norm of {design.clip:g}, no noise: for the trusted server",
     )
 
 

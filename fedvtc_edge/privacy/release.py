@@ -13,7 +13,7 @@ from .sampler import discrete_gaussian
 Integers = NDArray[np.int64]
 
 _CHUNK = 512
-_SHRINK = 1.0 - 2.0**-30
+SHRINK = 1.0 - 2.0**-30
 """More than float64 can be off in a norm of 2^23 numbers; less than a feature shows."""
 
 
@@ -39,8 +39,22 @@ def release(design: Design, features: ArrayLike, labels: ArrayLike, centre: Arra
     return exact + discrete_gaussian(design.sigma, design.size)
 
 
-def bounded_sums(design: Design, features: ArrayLike, labels: ArrayLike, centre: Array) -> Integers:
+def bounded_sums(
+    design: Design,
+    features: ArrayLike,
+    labels: ArrayLike,
+    centre: Array,
+    *,
+    bound: float | None = None,
+) -> Integers:
     """The sums before noise; one example changes them by at most the sensitivity.
+
+    Args:
+        design: Public.
+        features: As in :func:`release`.
+        labels: Their classes [N].
+        centre: Public centre.
+        bound: Of one example's norm, where that is not ``design.clip``.
 
     Raises:
         PrivacyError: Shapes or labels that do not fit the design.
@@ -57,7 +71,7 @@ def bounded_sums(design: Design, features: ArrayLike, labels: ArrayLike, centre:
     per_class = sums.reshape(design.classes, design.width)
     for start in range(0, len(z), _CHUNK):
         part = y[start : start + _CHUNK]
-        count, first, second = contributions(design, z[start : start + _CHUNK], centre)
+        count, first, second = contributions(design, z[start : start + _CHUNK], centre, bound=bound)
         np.add.at(counts, part, count)
         np.add.at(per_class, part, first)
         if design.second:
@@ -66,11 +80,12 @@ def bounded_sums(design: Design, features: ArrayLike, labels: ArrayLike, centre:
 
 
 def contributions(
-    design: Design, features: Array, centre: Array
+    design: Design, features: Array, centre: Array, *, bound: float | None = None
 ) -> tuple[Integers, Integers, Integers]:
     """What each example adds: count [N], features [N, m], second moments [N, m(m+1)/2].
 
-    Joint clipping: the vector (φ, α·φφᵀ, β) is scaled to a norm of at most ``clip``,
+    Joint clipping: the vector (φ, α·φφᵀ, β) is scaled to a norm of at most ``bound``
+    (``design.clip`` where none is given),
     off-diagonals weighted √2 so that the triangle has the matrix's norm; then each
     entry is rounded toward zero, which no norm survives larger. An example that is not
     finite adds nothing.
@@ -90,7 +105,8 @@ def contributions(
         # take, not an index: rows stay rows in memory, and are summed alike however many
         parts.append(np.take(phi, rows, 1) * np.take(phi, columns, 1) * weight)
     norm = np.sqrt(sum(np.square(part).sum(1) for part in parts))
-    factor = np.minimum(1.0, design.clip * _SHRINK / np.maximum(norm, 1e-300)) * GRID
+    most = design.clip if bound is None else bound
+    factor = np.minimum(1.0, most * SHRINK / np.maximum(norm, 1e-300)) * GRID
     whole = [np.trunc(part * factor[:, None]).astype(np.int64) for part in parts]
     if not design.second:
         whole.append(np.zeros((len(phi), 0), np.int64))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedvtc_edge.privacy.plan import UNIT
+from fedvtc_edge.privacy.plan import CLIENT_UNIT, UNIT
 
 from .reading import ClientRecord, Comparison, Summary
 
@@ -135,6 +135,7 @@ def privacy(summary: Summary) -> tuple[str, str]:
         "example": "one training example",
         "client": "one client's whole data set",
         UNIT: "any one training example of a client: whether it was there or not",
+        CLIENT_UNIT: "any one client with all of its data: whether it took part or not",
     }
     unit = units.get(
         summary.privacy_unit or "", summary.privacy_unit or "a unit that the run does not name"

@@ -44,7 +44,6 @@ REFUSED = [
     ("--set privacy.clip=1e4", "privacy.clip = 10000", ""),
     ("--set privacy.clip=1e-3", "too fine for the integer grid", "raise privacy.clip"),
     ("--set privacy.population=0", "privacy.population = 0", ""),
-    ("--set privacy.mode=client", "not built yet", '"none"'),
     ("--set privacy.noise_multiplier=1", "unknown key privacy.noise_multiplier", ""),
 ]
 

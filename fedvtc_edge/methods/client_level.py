@@ -1,0 +1,99 @@
+"""FedVTC under ``privacy.mode = client``: the same rounds, clipped uploads, one noised sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from torch import Tensor
+
+from fedvtc_edge import wire
+from fedvtc_edge.anchor import Anchor, centre
+from fedvtc_edge.client import Client
+from fedvtc_edge.knowledge import CODE_STD
+from fedvtc_edge.privacy.accountant import epsilon_spent
+from fedvtc_edge.privacy.design import Array, Design
+from fedvtc_edge.privacy.plan import client_design_of
+from fedvtc_edge.releases import SERVER
+
+from .base import Federation
+from .fedvtc import FedVTC
+
+
+class ClientLevelFedVTC(FedVTC):
+    """FedVTC whose publications are private at the level of whole clients.
+
+    Guarantee: see :class:`~fedvtc_edge.privacy.client_level.ClientDesign`. A client that
+    sits out a round is charged for it all the same: who takes part is drawn from the
+    public seed, so that no sampling amplifies anything.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(federation)
+        self.clipped = client_design_of(federation.config, federation.classes)
+
+    def epsilon(self) -> float | None:
+        """ε that each client has spent by the end of the last round."""
+        if self.share == "anchored":
+            return super().epsilon()
+        design = self.clipped
+        steps = [(design.noise_multiplier, 1.0, self.done)]
+        return min(epsilon_spent(steps, design.delta), design.epsilon)
+
+    def uploads(self) -> list[str]:
+        """What travels from a client to the server, in words."""
+        design, when = self.clipped, "once, before the first round"
+        if self.share != "anchored":
+            when = "every round"
+        whose = "the frozen anchor's" if self.share == "anchored" else "its own network's"
+        what = ", and all classes' second moments" if design.second else ""
+        return [
+            f"{when}, clipped as a whole, without noise, to a trusted server: counts and sums of "
+            f"{whose} {design.width} features per class of the public list{what}"
+        ]
+
+    def _open_privately(self, anchor: Anchor, design: Design) -> None:
+        about = centre(anchor, self.federation.shape)
+        self._release(0, "anchor", self.federation.clients, lambda _: anchor, about, None)
+
+    def _share_features(self, number: int, cohort: Sequence[Client]) -> None:
+        self._release(
+            number,
+            "features",
+            cohort,
+            lambda client: client.model.eval().features,
+            np.zeros(self.clipped.width),
+            CODE_STD,
+        )
+
+    def _release(
+        self,
+        number: int,
+        kind: str,
+        cohort: Sequence[Client],
+        extractor: Callable[[Client], Callable[[Tensor], Tensor]],
+        about: Array,
+        std: float | None,
+    ) -> None:
+        """Clipped uploads of a cohort, and the server's one release of their noised sum."""
+        federation, design = self.federation, self.clipped
+        for client in cohort:
+            data = wire.encode_release(client.clip_upload(extractor(client), design, about))
+            federation.traffic[client.id].up += len(data)
+            federation.server.receive_release(
+                data, sender=client.id, round_=number, kind=kind, design=design
+            )
+        name = f"{kind}-{number:04d}" if number else kind
+        self._publish(
+            kind,
+            federation.server.close_in_sum(
+                quorum=len(cohort),
+                design=design,
+                centre=about,
+                round_=number,
+                kind=kind,
+                once=partial(federation.releases.once, SERVER, name),
+                std=std,
+            ),
+        )
