@@ -43,11 +43,6 @@ class ClientDesign(Design):
     units; the simulator's own files.
     """
 
-    @property
-    def norm(self) -> int:
-        """Largest norm of an upload, in steps of the grid, rounded down."""
-        return int(self.sensitivity)
-
 
 def designed_for_clients(
     *,
@@ -96,7 +91,7 @@ def unit_of(clients: int, population: int) -> float:
 def clipped_upload(
     design: ClientDesign, features: ArrayLike, labels: ArrayLike, centre: Array
 ) -> Integers:
-    """One client's sums, scaled as a whole to a norm of at most ``design.norm``.
+    """One client's sums, scaled as a whole to a norm of at most the sensitivity.
 
     Exact, without noise: for the eyes of a trusted server, or for masking.
 
@@ -127,7 +122,7 @@ def check_norm(design: ClientDesign, upload: Integers) -> None:
     Raises:
         PrivacyError: Its norm is beyond the bound.
     """
-    if sum(value * value for value in upload.tolist()) > design.norm**2:
+    if sum(value * value for value in upload.tolist()) > design.sensitivity**2:
         raise PrivacyError(
             f"an upload of norm {np.linalg.norm(upload / GRID):.4g}, the clip bound is "
             f"{design.clip:g}",

@@ -151,7 +151,7 @@ def claim_of(config: Config) -> Claim | None:
     design = design_of(config, 2)  # neither noise nor clip depend on the classes
     assert design is not None
     if privacy.mode == "client":
-        return _claim_of_server(config, design)
+        return _claim_of_server(design)
     return Claim(
         mechanism=f"discrete Gaussian, noise multiplier {design.noise_multiplier:.6g}, "
         f"L2 sensitivity {privacy.clip:g}, delta {privacy.delta:g}",
@@ -160,7 +160,7 @@ def claim_of(config: Config) -> Claim | None:
     )
 
 
-def _claim_of_server(config: Config, design: Design) -> Claim:
+def _claim_of_server(design: Design) -> Claim:
     noise, delta, several = design.noise_multiplier, design.delta, design.releases > 1
 
     def after(round_: int, kind: str) -> float:
@@ -172,8 +172,8 @@ def _claim_of_server(config: Config, design: Design) -> Claim:
         f"client, delta {delta:g}",
         epsilon=design.epsilon,
         releases=design.releases,
-        at=after,
-        rounds=config.method.rounds if several else 0,
+        at=after if several else None,
+        rounds=design.releases if several else 0,
         by=SERVER,
         upload=f"clipped to an L2 norm of {design.clip:g}, no noise: for the trusted server",
     )
