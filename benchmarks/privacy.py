@@ -2,7 +2,9 @@
 
 ``python -m fedvtc_edge.benchmarks.privacy --epsilons 1,4,8 --seeds 0,1,2 --out DIR``
 
-One run per ε and seed, and one per seed without privacy. Writes ``privacy.json`` and
+One run per ε and seed, and one per seed without privacy; ``--release-only`` trains
+nobody, and reads what the control makes of the one release. The privacy mode is
+``anchored`` unless ``--set privacy.mode=…`` names another. Writes ``privacy.json`` and
 ``privacy.svg`` into DIR. Test images are read, and nothing is chosen on them.
 """
 
@@ -15,11 +17,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 
 import fedvtc_edge
+from fedvtc_edge.compute import Compute, deterministic
 from fedvtc_edge.config import Config, load_config
-from fedvtc_edge.errors import FedVTCError
+from fedvtc_edge.data import load_dataset
+from fedvtc_edge.errors import ConfigError, FedVTCError
+from fedvtc_edge.evaluation import as_images
+from fedvtc_edge.federation import assemble, check_names
 from fedvtc_edge.files import write_atomic
 from fedvtc_edge.progress import BarProgress, Progress, SilentProgress
 from fedvtc_edge.report.canvas import CALIBRATED, CONTROL, FULL, LOCAL, OWN, draw, legend
@@ -39,45 +46,80 @@ _STYLES = {
 
 
 def measure(
-    config: Config, epsilons: Sequence[float], seeds: Sequence[int], progress: Progress
+    config: Config,
+    epsilons: Sequence[float],
+    seeds: Sequence[int],
+    progress: Progress,
+    *,
+    release_only: bool = False,
 ) -> dict[str, Any]:
     """Run every ε and no privacy at all with every seed.
 
     Args:
-        config: The settings; ``privacy.mode``, ``privacy.epsilon`` and ``seed`` are replaced.
+        config: The settings; ``privacy.epsilon`` and ``seed`` are replaced, and
+            ``privacy.mode`` where it is ``none``.
         epsilons: Budgets.
         seeds: Of the runs; the noise has none.
         progress: Told of each run.
+        release_only: Train nobody; only the control is measured.
 
     Returns:
         ``{"schema", "data", "seeds", "delta", "rows": [{"epsilon", "f_k": {"mean",
         "per_seed"}, …}]}``; ``epsilon`` is null for the runs without privacy.
     """
-    rows = []
+    rows, mode = [], config.privacy.mode
+    if mode == "none":
+        mode = "anchored"
     progress.start((len(epsilons) + 1) * len(seeds), "runs")
     for epsilon in [*sorted(epsilons), None]:
         summaries = []
         for seed in seeds:
             privacy = {"mode": "none"}
             if epsilon is not None:
-                privacy = {"mode": "anchored", "epsilon": epsilon}  # type: ignore[dict-item]
-            summary = fedvtc_edge.run(config.replace(seed=seed, privacy=privacy)).summary
-            summaries.append(summary)
+                privacy = {"mode": mode, "epsilon": epsilon}  # type: ignore[dict-item]
+            settings = config.replace(seed=seed, privacy=privacy)
+            summaries.append(
+                control_alone(settings) if release_only else fedvtc_edge.run(settings).summary
+            )
             progress.advance(f"epsilon {epsilon}, seed {seed}")
         row: dict[str, Any] = {"epsilon": epsilon}
         for name, key in FIGURES.items():
-            values = [summary[key] for summary in summaries]
-            row[name] = {"mean": statistics.fmean(values), "per_seed": values}
+            if key in summaries[0]:
+                values = [summary[key] for summary in summaries]
+                row[name] = {"mean": statistics.fmean(values), "per_seed": values}
         rows.append(row)
     progress.close()
     return {
         "schema": 1,
+        "mode": mode,
         "data": config.data.name,
         "clients": config.clients.count,
         "seeds": list(seeds),
         "delta": config.privacy.delta,
         "rows": rows,
     }
+
+
+def control_alone(config: Config) -> dict[str, float]:
+    """Accuracy of the training-free classifier after the one release of an anchored federation.
+
+    Raises:
+        ConfigError: Settings without such a release.
+    """
+    if config.method.name != "fedvtc" or config.method.share != "anchored":
+        raise ConfigError(
+            "--release-only without an anchor", hint='use method.share = "anchored" of "fedvtc"'
+        )
+    check_names(config)
+    data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
+    with deterministic():
+        compute = Compute.of(config.engine)
+        method = assemble(config, data, compute, lambda *_: None)
+        method.open()
+        scores = method.control(as_images(data.x_test, compute.device))
+    assert scores is not None
+    right = scores.argmax(1) == torch.from_numpy(data.y_test.copy())
+    return {FIGURES["control"]: float(right.double().mean())}
 
 
 def plot(document: dict[str, Any]) -> str:
@@ -88,6 +130,8 @@ def plot(document: dict[str, Any]) -> str:
     def paint(figure: Figure, narrow: bool) -> None:
         axes = figure.add_subplot()
         for name, (style, color) in _STYLES.items():
+            if name not in rows[0]:
+                continue
             means = [100 * row[name]["mean"] for row in rows]
             axes.plot(places, means, style, color=color, label=name, linewidth=1.8, markersize=5)
             for place, row in zip(places, rows, strict=True):
@@ -98,7 +142,8 @@ def plot(document: dict[str, Any]) -> str:
         axes.grid(axis="y")
         names = ["no privacy" if row["epsilon"] is None else f"{row['epsilon']:g}" for row in rows]
         axes.set_xticks(places, names)
-        axes.set_xlabel(f"ε per example of one client, at δ = {document['delta']:g}")
+        unit = "client" if document["mode"] == "client" else "example of one client"
+        axes.set_xlabel(f"ε per {unit}, at δ = {document['delta']:g}")
         legend(figure, axes, columns=2 if narrow else 4)
 
     chart = draw("privacy", paint, label="Accuracy against epsilon.", width=FULL, height=340)
@@ -113,20 +158,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epsilons", type=_numbers, default=[1.0, 4.0, 8.0], metavar="1,4,8")
     parser.add_argument("--seeds", type=_whole, default=[0, 1, 2], metavar="0,1,2")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--release-only", action="store_true", help="train nobody")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     given = parser.parse_args(arguments)
     progress = SilentProgress() if given.quiet else BarProgress()
     try:
         config = load_config({"clients": {"count": 5}}, overrides=given.overrides)
-        document = measure(config, given.epsilons, given.seeds, progress)
+        document = measure(
+            config, given.epsilons, given.seeds, progress, release_only=given.release_only
+        )
     except FedVTCError as error:
         parser.exit(error.exit_code, f"error: {error}\nhint: {error.hint}\n")
     given.out.mkdir(parents=True, exist_ok=True)
     write_atomic(given.out / "privacy.json", (json.dumps(document, indent=2) + "\n").encode())
     write_atomic(given.out / "privacy.svg", plot(document).encode())
     for row in document["rows"]:
-        means = ", ".join(f"{name} {100 * row[name]['mean']:.1f} %" for name in FIGURES)
+        means = ", ".join(
+            f"{name} {100 * row[name]['mean']:.1f} %" for name in FIGURES if name in row
+        )
         print(f"epsilon {row['epsilon']}: {means}")
 
 

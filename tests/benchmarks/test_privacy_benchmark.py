@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fedvtc_edge.benchmarks import privacy as benchmark
+from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.progress import SilentProgress
 
 
@@ -27,13 +28,33 @@ def test_every_budget_and_none_with_the_same_seeds(tiny: Any) -> None:
     assert alone[0] == alone[1] == alone[2]  # privacy changes nothing of who trains alone
 
 
+@pytest.mark.parametrize("mode", ["anchored", "client"])
+def test_the_release_alone_is_what_a_run_reads(
+    mode: str, tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without noise the control of a full run is the same to the image; no one is trained."""
+    config = tiny(method={"rounds": 1}, privacy={"mode": mode, "population": 200, "delta": 1e-4})
+    document = benchmark.measure(config, [8.0], [0], SilentProgress(), release_only=True)
+    assert document["mode"] == mode
+    assert [set(row) for row in document["rows"]] == [{"epsilon", "control"}] * 2
+    plain = benchmark.fedvtc_edge.run(config.replace(privacy={"mode": "none"})).summary
+    assert document["rows"][1]["control"]["per_seed"] == [plain["accuracy_control"]]
+    assert "per client" in benchmark.plot(document) or mode == "anchored"
+
+
+def test_no_release_no_figure(tiny: Any) -> None:
+    config = tiny(method={"share": "features"})
+    with pytest.raises(ConfigError, match="without an anchor"):
+        benchmark.measure(config, [8.0], [0], SilentProgress(), release_only=True)
+
+
 def test_the_picture_stands_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figure = {"mean": 0.5, "per_seed": [0.4, 0.6]}
     rows = [{"epsilon": e, **dict.fromkeys(benchmark.FIGURES, figure)} for e in (1.0, None)]
-    document = {"schema": 1, "delta": 1e-5, "rows": rows}
-    monkeypatch.setattr(benchmark, "measure", lambda *_: document)
+    document = {"schema": 1, "mode": "anchored", "delta": 1e-5, "rows": rows}
+    monkeypatch.setattr(benchmark, "measure", lambda *_, **__: document)
     benchmark.main(["--out", str(tmp_path / "new"), "--quiet"])
     assert json.loads((tmp_path / "new" / "privacy.json").read_text()) == document
     drawn = xml.dom.minidom.parse(str(tmp_path / "new" / "privacy.svg"))
