@@ -282,6 +282,11 @@ def digest(config: Config) -> str:
     return hashlib.sha256(_toml(config)).hexdigest()
 
 
+def public_name(config: Config) -> str:
+    """Name of a run in what its clients upload: the first 32 digits of its digest."""
+    return digest(config)[:32]
+
+
 def _toml(config: Config) -> bytes:
     return tomli_w.dumps(config.model_dump(mode="json")).encode()
 
