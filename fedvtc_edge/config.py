@@ -267,10 +267,11 @@ def _explain(error: ErrorDetails) -> ConfigError:
     got = f"{key} = {value if len(value) <= 80 else value[:77] + '...'}"
     if error["type"] == "refused":
         return ConfigError(f"{got}: {error['ctx']['reason']}", hint=error["ctx"]["hint"])
+    text = error["msg"].removeprefix("Input should be ")
     # A TOML author knows tables and lists, not pydantic's names for them.
     expected = {"tuple_type": "a list", "model_type": "a table", "model_attributes_type": "a table"}
     return ConfigError(
-        f"{got}: expected {expected.get(error['type'], error['msg'].removeprefix('Input should be '))}",
+        f"{got}: expected {expected.get(error['type'], text)}",
         hint="see docs/configuration.md for every key, its type and its range",
     )
 
