@@ -33,7 +33,7 @@ from .privacy.plan import claim_of
 
 SCHEMA = 1
 
-_TORN = re.compile(r"\..+\.(safetensors|json|jsonl|npz|html)\.[a-z0-9_]{8}")
+_TORN = re.compile(r"\..+\.(safetensors|upload|release|json|jsonl|npz|html)\.[a-z0-9_]{8}")
 """Temporary files of :func:`write_atomic`, which a killed process leaves behind."""
 
 
@@ -157,7 +157,7 @@ class RunDirectory:
         self._ledger.record(round_, sender, kind, data)
         folder = self.path / "server" / f"round-{round_:04d}"
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / f"{sender}.{kind}.safetensors", data)
+        write_atomic(folder / f"{sender}.{kind}.upload", data)
 
     def save(self, state: Checkpoint) -> None:
         """Write the checkpoint, then the round's line of metrics.jsonl, then drop the old one."""
