@@ -21,8 +21,6 @@ Names = Annotated[tuple[Annotated[str, Strict()], ...], Field(strict=False)]
 
 MAX_CONFIG_BYTES = 1_000_000
 
-_PREFIX = "Input should be "
-
 
 def _refuse(reason: str, hint: str) -> PydanticCustomError:
     return PydanticCustomError("refused", "{reason}", {"reason": reason, "hint": hint})
@@ -116,6 +114,7 @@ class TransportSettings(_Table):
 
     seal: bool = False
     masking: bool = False
+    precision: Literal["float32", "float16"] = "float32"
 
     @field_validator("seal", "masking")
     @classmethod
@@ -126,6 +125,14 @@ class TransportSettings(_Table):
                 "set it to false; the local engine sends nothing over a network",
             )
         return value
+
+
+class ServerSettings(_Table):
+    """What the server asks of uploads before it publishes."""
+
+    minimum_contributors: int = Field(default=1, ge=1, le=10_000)
+    trim: float = Field(default=0.0, ge=0, lt=0.5)
+    quorum: float = Field(default=1.0, gt=0, le=1, description="share of the cohort")
 
 
 class EngineSettings(_Table):
@@ -154,6 +161,7 @@ class Config(_Table):
     training: TrainingSettings = TrainingSettings()
     privacy: PrivacySettings = PrivacySettings()
     transport: TransportSettings = TransportSettings()
+    server: ServerSettings = ServerSettings()
     engine: EngineSettings = EngineSettings()
 
     def replace(self, **tables: Mapping[str, Any] | int) -> Config:
@@ -226,8 +234,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         document = {}
     # Anything but one TOML value is a bare word, as a shell user types it.
-    parsed = document["value"] if list(document) == ["value"] else value.strip()
-    nested: Any = parsed
+    nested: Any = document["value"] if list(document) == ["value"] else value.strip()
     for part in reversed(key.strip().split(".")):
         nested = {part: nested}
     return dict(nested)
@@ -249,12 +256,12 @@ def _explain(error: ErrorDetails) -> ConfigError:
     value = repr(error["input"])
     got = f"{key} = {value if len(value) <= 80 else value[:77] + '...'}"
     if error["type"] == "refused":
-        context = error["ctx"]
-        return ConfigError(f"{got}: {context['reason']}", hint=context["hint"])
+        return ConfigError(f"{got}: {error['ctx']['reason']}", hint=error["ctx"]["hint"])
+    text = error["msg"].removeprefix("Input should be ")
     # A TOML author knows tables and lists, not pydantic's names for them.
     expected = {"tuple_type": "a list", "model_type": "a table", "model_attributes_type": "a table"}
     return ConfigError(
-        f"{got}: expected {expected.get(error['type'], error['msg'].removeprefix(_PREFIX))}",
+        f"{got}: expected {expected.get(error['type'], text)}",
         hint="see docs/configuration.md for every key, its type and its range",
     )
 

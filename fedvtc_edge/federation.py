@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from . import vtc
+from .checks import check_settings
 from .client import Client
 from .compute import Compute, deterministic
 from .config import Config
@@ -25,9 +26,10 @@ from .methods.example import ExampleFedVTC
 from .models import ImageShape, build, find
 from .privacy.plan import check_claim
 from .progress import Progress, SilentProgress
+from .refusals import Refusals
 from .releases import ReleaseStore
-from .runs import Checkpoint, RunDirectory
-from .server import Server, Witness
+from .runs import Checkpoint, RunDirectory, public_name
+from .server import Refuse, Server, Witness, unheard
 from .streams import seed_of
 from .summary import pictures, summarise
 
@@ -109,7 +111,8 @@ def _run(
         compute = Compute.of(config.engine)
         releases = ReleaseStore(directory.path if directory else None)
         witness = directory.witness if directory else _unseen
-        method = assemble(config, data, compute, witness, releases)
+        refuse = Refusals(directory.path).note if directory else unheard
+        method = assemble(config, data, compute, witness, releases, refuse)
         twins = []
         if with_twins and config.method.name not in _NO_TWINS:
             twins = clients(config, data, compute, decoders=False)
@@ -144,6 +147,7 @@ def assemble(
     compute: Compute,
     witness: Witness,
     releases: ReleaseStore | None = None,
+    refuse: Refuse = unheard,
 ) -> Method:
     """Clients, server and method of a federation, ready for the first round."""
     kind = _PRIVATE.get(config.privacy.mode, METHODS[config.method.name])
@@ -151,10 +155,11 @@ def assemble(
     federation = Federation(
         config,
         clients(config, data, compute, decoders=kind.has_decoder),
-        Server(data.classes, witness),
+        Server(data.classes, witness, settings=config.server, refuse=refuse),
         ImageShape(height, channels),
         data.classes,
         compute,
+        public_name(config),
         releases or ReleaseStore(None),
     )
     return kind(federation)
@@ -215,9 +220,11 @@ def check_names(config: Config) -> None:
     """What only the registries, the machine and the privacy plan know, before data are read.
 
     Raises:
-        ConfigError: An unknown architecture or device, or a claim that cannot be made.
+        ConfigError: An unknown architecture or device, a claim that cannot be made, or a
+            server that asks for what it cannot have.
     """
     check_claim(config)
+    check_settings(config)
     for name in config.clients.architectures:
         find(name)
     for name in config.clients.devices:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import shutil
@@ -40,6 +41,22 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True, mode: int = 0
         raise
     if durable:
         _sync(path.parent)  # the rename itself
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append one line in one write: a killed process leaves all of it or nothing.
+
+    Args:
+        path: The file; made where there is none.
+        line: Without a line feed.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        if os.write(descriptor, line + b"\n") != len(line) + 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sync(path: Path) -> None:

@@ -34,7 +34,7 @@ class ReleaseStore:
             if (sender, kind) not in self._kept:
                 self._kept[sender, kind] = draw()
             return self._kept[sender, kind]
-        path = self._home(self._folder, sender) / f"{kind}.release.safetensors"
+        path = self._home(self._folder, sender) / f"{kind}.release"
         if not path.is_file():
             data = draw()
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ from .privacy.plan import claim_of
 
 SCHEMA = 1
 
-_TORN = re.compile(r"\..+\.(safetensors|json|jsonl|npz|html|key|toml)\.[a-z0-9_]{8}")
+_TORN = re.compile(r"\..+\.(safetensors|upload|release|json|jsonl|npz|html|key|toml)\.[a-z0-9_]{8}")
 """Temporary files of :func:`write_atomic`, which a killed process leaves behind."""
 
 
@@ -159,7 +159,7 @@ class RunDirectory:
         self._ledger.record(round_, sender, kind, data)
         folder = self.path / "server" / f"round-{round_:04d}"
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / f"{sender}.{kind}.safetensors", data)
+        write_atomic(folder / f"{sender}.{kind}.upload", data)
 
     def save(self, state: Checkpoint) -> None:
         """Write the checkpoint, then the round's line of metrics.jsonl, then drop the old one."""
@@ -282,6 +282,11 @@ def _unwritable(path: Path, error: OSError) -> RunError:
 def digest(config: Config) -> str:
     """What tells this run's settings from all others."""
     return hashlib.sha256(_toml(config)).hexdigest()
+
+
+def public_name(config: Config) -> str:
+    """Name of a run in what its clients upload: the first 32 digits of its digest."""
+    return digest(config)[:32]
 
 
 def _toml(config: Config) -> bytes:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
+from .checks import check_norms, contributors, suppress, trimmed_sum
+from .config import ServerSettings
+from .context import Context
 from .errors import FedVTCError
 from .privacy.client_level import ClientDesign, check_norm, noised
 from .privacy.design import Array, Design
 from .privacy.estimation import estimate
 from .privacy.release import Integers
-from .releases import SERVER
-from .statistics import ClassStatistics, GlobalStatistics, sum_of
+from .statistics import ClassStatistics, GlobalStatistics
 from .wire import (
     Weights,
     decode,
@@ -30,39 +34,82 @@ Witness = Callable[[int, str, str, bytes], None]
 Once = Callable[[Callable[[], bytes]], bytes]
 """What a function returned the first time, kept on disk."""
 
+Refuse = Callable[[Context, FedVTCError, str | None], None]
+"""Told of each refusal: whose upload, why, and its key's fingerprint if there is one."""
+
+_Opened = TypeVar("_Opened")
+
 
 class ServerError(FedVTCError):
     """A round that cannot be closed, or an upload that does not belong to it."""
 
 
+def unheard(context: Context, error: FedVTCError, fingerprint: str | None) -> None:
+    """Notes no refusal."""
+
+
+def quorum_of(share: float, cohort: int) -> int:
+    """How many of a cohort a share of it is, rounded up; 1 at least."""
+    return max(1, math.ceil(share * cohort - 1e-9))  # 0.07 · 100 is 7.000000000000001
+
+
 class Server:
     """Adds one kind of statistics per round, and averages decoders where they are shared.
+
+    An upload that is refused is noted and does not count; the round goes on with the
+    others as long as there are enough.
 
     Args:
         classes: Number C of classes, agreed on beforehand.
         witness: Called with every upload before it is opened, for the audit.
+        settings: What is asked of uploads.
+        refuse: Called with every refusal.
     """
 
-    def __init__(self, classes: int, witness: Witness) -> None:
+    def __init__(
+        self,
+        classes: int,
+        witness: Witness,
+        *,
+        settings: ServerSettings | None = None,
+        refuse: Refuse = unheard,
+    ) -> None:
         self.classes = classes
+        self.settings = settings or ServerSettings()
         self._witness = witness
+        self._refuse = refuse
+        self._last_refusal = ""
         self._received: dict[str, ClassStatistics] = {}
         self._releases: dict[str, Integers] = {}
         self._decoders: dict[str, Weights] = {}
 
     def receive(
-        self, upload: bytes, *, sender: str, round_: int, kind: str, width: int, pooled: bool
-    ) -> None:
-        """Open and check one client's upload.
+        self,
+        upload: bytes,
+        *,
+        context: Context,
+        width: int,
+        pooled: bool,
+        fingerprint: str | None = None,
+    ) -> bool:
+        """Open and check one client's upload; False where it was refused.
 
-        Raises:
-            WireError: The bytes are not the statistics agreed on.
-            ServerError: The sender was heard already in this round.
+        Args:
+            upload: Untrusted bytes.
+            context: The run, round, sender and kind that they must be of.
+            width: Number p of features that was agreed on.
+            pooled: Moments that were agreed on.
+            fingerprint: Of the sender's key, for the note of a refusal.
         """
-        self._witness(round_, sender, kind, upload)
-        if sender in self._received:
-            raise ServerError(f"{sender} uploads twice in round {round_}", hint="one upload counts")
-        self._received[sender] = decode(upload, classes=self.classes, width=width, pooled=pooled)
+
+        def opened() -> ClassStatistics:
+            statistics = decode(
+                upload, classes=self.classes, width=width, pooled=pooled, context=context
+            )
+            check_norms(statistics)
+            return statistics
+
+        return self._admit(upload, context, fingerprint, self._received, opened)
 
     def close(self, *, quorum: int, floor: float = 0.0) -> bytes:
         """Add what was received, in the order of the senders' names, and publish it.
@@ -72,30 +119,42 @@ class Server:
             floor: Least standard deviation, in units of the features.
 
         Raises:
-            ServerError: Fewer than ``quorum`` clients uploaded.
+            ServerError: Fewer than ``quorum`` clients uploaded, or no class has as many
+                contributors as the settings ask for.
         """
         self._check_quorum(len(self._received), quorum)
-        total = sum_of([self._received[sender] for sender in sorted(self._received)])
+        parts = [self._received[sender] for sender in sorted(self._received)]
         self._received = {}
-        return publish(GlobalStatistics.from_sum(total, floor=floor))
+        minimum, number = self.settings.minimum_contributors, contributors(parts)
+        if 0 < number.max(initial=0) < minimum:
+            raise ServerError(
+                f"no class has {minimum} contributors, the most are {number.max()}",
+                hint="lower server.minimum_contributors",
+            )
+        world = GlobalStatistics.from_sum(trimmed_sum(parts, self.settings.trim), floor=floor)
+        return publish(suppress(world, number, minimum, floor=floor))
 
     def receive_release(
-        self, upload: bytes, *, sender: str, round_: int, kind: str, design: Design
-    ) -> None:
-        """Open and check one client's release: noised, or clipped for a noised sum.
+        self,
+        upload: bytes,
+        *,
+        context: Context,
+        design: Design,
+        fingerprint: str | None = None,
+    ) -> bool:
+        """Open and check one client's release, noised or clipped; False where it was refused.
 
         Raises:
-            WireError: The bytes are not a release of this design.
-            ServerError: The sender was heard already in this round.
-            PrivacyError: The sender's budget is spent, or its upload is beyond the clip bound.
+            PrivacyError: The sender's budget is spent.
         """
-        self._witness(round_, sender, kind, upload)
-        if sender in self._releases:
-            raise ServerError(f"{sender} uploads twice in round {round_}", hint="one upload counts")
-        release = decode_release(upload, size=design.size)
-        if isinstance(design, ClientDesign):
-            check_norm(design, release)
-        self._releases[sender] = release
+
+        def opened() -> Integers:
+            release = decode_release(upload, size=design.size, context=context)
+            if isinstance(design, ClientDesign):
+                check_norm(design, release)
+            return release
+
+        return self._admit(upload, context, fingerprint, self._releases, opened)
 
     def close_releases(
         self, *, quorum: int, design: Design, centre: Array, std: float | None = None
@@ -103,10 +162,11 @@ class Server:
         """Add the releases and publish what the sum says of the data: post-processing.
 
         Raises:
-            ServerError: Fewer than ``quorum`` clients uploaded.
+            ServerError: Fewer than ``quorum`` clients uploaded, or fewer than the settings'
+                contributors: every client contributes noise to every class.
         """
-        contributors, total = self._sum_of_releases(quorum)
-        return publish(_world(design, total, contributors, centre, std))
+        heard, total = self._sum_of_releases(quorum)
+        return publish(_world(design, total, heard, centre, std))
 
     def close_in_sum(
         self,
@@ -114,8 +174,7 @@ class Server:
         quorum: int,
         design: ClientDesign,
         centre: Array,
-        round_: int,
-        kind: str,
+        context: Context,
         once: Once,
         std: float | None = None,
     ) -> bytes:
@@ -125,8 +184,7 @@ class Server:
             quorum: Least number of uploads.
             design: Clip bound and noise.
             centre: Public centre of the features.
-            round_: Of the uploads.
-            kind: Of the uploads.
+            context: Of the server's own release.
             once: Keeps the noised sum: after a crash the same bytes are published.
             std: A public constant to publish in place of estimated deviations.
 
@@ -135,41 +193,45 @@ class Server:
             PrivacyError: The budget is spent.
         """
         _, total = self._sum_of_releases(quorum)
-        data = once(lambda: encode_release(noised(design, total)))
-        self._witness(round_, SERVER, kind, data)  # in the ledger before anybody sees it
-        return publish(_world(design, decode_release(data, size=design.size), 1, centre, std))
+        data = once(lambda: encode_release(noised(design, total), context=context))
+        # In the ledger before anybody sees it.
+        self._witness(context.round, context.sender, context.kind, data)
+        release = decode_release(data, size=design.size, context=context)
+        return publish(_world(design, release, 1, centre, std))
 
     def _sum_of_releases(self, quorum: int) -> tuple[int, Integers]:
-        self._check_quorum(len(self._releases), quorum)
+        self._check_quorum(len(self._releases), max(quorum, self.settings.minimum_contributors))
         received = [self._releases[sender] for sender in sorted(self._releases)]
         self._releases = {}
         return len(received), np.sum(received, axis=0)
 
-    def receive_decoder(self, upload: bytes, *, sender: str, round_: int, like: Weights) -> None:
-        """Open and check one client's decoder.
+    def receive_decoder(
+        self, upload: bytes, *, context: Context, like: Weights, fingerprint: str | None = None
+    ) -> bool:
+        """Open and check one client's decoder; False where it was refused.
 
         Args:
-            upload: float32 safetensors.
-            sender: The client.
-            round_: The round it belongs to.
+            upload: Untrusted bytes.
+            context: The run, round, sender and kind that they must be of.
             like: Weights of the agreed names and shapes.
-
-        Raises:
-            WireError: The bytes are not a decoder of the agreed shapes.
-            ServerError: The sender was heard already in this round.
+            fingerprint: Of the sender's key, for the note of a refusal.
         """
-        self._witness(round_, sender, "decoder", upload)
-        if sender in self._decoders:
-            raise ServerError(f"{sender} uploads twice in round {round_}", hint="one upload counts")
-        self._decoders[sender] = decode_weights(upload, like=like)
+        return self._admit(
+            upload,
+            context,
+            fingerprint,
+            self._decoders,
+            lambda: decode_weights(upload, like=like, context=context),
+        )
 
     def close_decoders(self, *, quorum: int) -> bytes:
-        """Plain average over clients (FedAvg, McMahan et al. 2017), float32 safetensors.
+        """Plain average over clients (FedAvg, McMahan et al. 2017), as decoders are uploaded.
 
         Raises:
-            ServerError: Fewer than ``quorum`` clients uploaded.
+            ServerError: Fewer than ``quorum`` clients uploaded, or fewer than the settings'
+                contributors.
         """
-        self._check_quorum(len(self._decoders), quorum)
+        self._check_quorum(len(self._decoders), max(quorum, self.settings.minimum_contributors))
         uploads = [self._decoders[sender] for sender in sorted(self._decoders)]
         self._decoders = {}
         return encode_weights(
@@ -179,11 +241,33 @@ class Server:
             }
         )
 
-    @staticmethod
-    def _check_quorum(heard: int, quorum: int) -> None:
+    def _admit(
+        self,
+        upload: bytes,
+        context: Context,
+        fingerprint: str | None,
+        heard: dict[str, _Opened],
+        opened: Callable[[], _Opened],
+    ) -> bool:
+        sender = context.sender
+        self._witness(context.round, sender, context.kind, upload)
+        try:
+            if sender in heard:
+                raise ServerError(
+                    f"{sender} uploads twice in round {context.round}", hint="one upload counts"
+                )
+            heard[sender] = opened()
+        except FedVTCError as error:
+            self._last_refusal = f"; refused {sender}: {error}"
+            self._refuse(context, error, fingerprint)
+            return False
+        return True
+
+    def _check_quorum(self, heard: int, quorum: int) -> None:
+        refusal, self._last_refusal = self._last_refusal, ""
         if heard < max(quorum, 1):
             raise ServerError(
-                f"{heard} uploads, the quorum is {quorum}",
+                f"{heard} uploads, the quorum is {quorum}{refusal}",
                 hint="wait for more clients, or lower the quorum (to 1 at least)",
             )
 

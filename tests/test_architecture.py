@@ -20,10 +20,10 @@ SIDES = ("attacks", "benchmarks", "export")
 LAYERS: list[set[str]] = [
     {"errors"},
     {"config", "context", "files", "progress", "streams"},
-    {"compute", "ledger", "locking", "releases", "signing"},
+    {"compute", "ledger", "locking", "refusals", "releases", "signing"},
     {"data", "devices", "models"},
     {"anchor", "losses", "statistics", "vtc"},
-    {"gaussian", "memory", "privacy", "wire"},
+    {"checks", "gaussian", "memory", "privacy", "wire"},
     {"discriminant"},
     {"knowledge"},
     {"training"},

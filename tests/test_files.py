@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fedvtc_edge.files import new_folder, recover_folder, write_atomic
+from fedvtc_edge.files import append_line, new_folder, recover_folder, write_atomic
 
 
 def full(*_: Any, **__: Any) -> None:
@@ -20,6 +20,26 @@ def full(*_: Any, **__: Any) -> None:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_line_is_appended_in_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, written, write = tmp_path / "log.jsonl", [], os.write
+
+    def counting(descriptor: int, data: bytes) -> int:
+        written.append(data)
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", counting)
+    for line in (b"one", b"", b"three"):
+        append_line(path, line)
+    assert path.read_bytes() == b"".join(written) == b"one\n\nthree\n"
+    assert len(written) == 3
+
+
+def test_half_a_line_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "write", lambda descriptor, data: len(data) - 1)
+    with pytest.raises(OSError, match="No space"):
+        append_line(tmp_path / "log.jsonl", b"one")
 
 
 @pytest.mark.parametrize("data", [b"", b"new", b"x" * 300_000])

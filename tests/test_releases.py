@@ -38,7 +38,7 @@ def test_drawn_once_for_each_sender_and_kind(tmp_path: Path, on_disk: bool) -> N
 def test_another_process_sends_the_same(tmp_path: Path) -> None:
     first = ReleaseStore(tmp_path).once("client-00", "anchor", Draw())
     assert ReleaseStore(tmp_path).once("client-00", "anchor", never) == first
-    file = tmp_path / "clients" / "client-00" / "anchor.release.safetensors"
+    file = tmp_path / "clients" / "client-00" / "anchor.release"
     assert file.read_bytes() == first
 
 

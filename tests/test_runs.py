@@ -114,7 +114,7 @@ def test_the_layout_is_the_promised_one(
             "clients",
             "server",
             "server/round-0000",
-            *(f"server/round-0000/{name}.anchor.safetensors" for name in ids),
+            *(f"server/round-0000/{name}.anchor.upload" for name in ids),
             *(f"clients/{name}" for name in ids),
             *(
                 f"clients/{name}/{file}"
@@ -166,7 +166,7 @@ def test_the_server_saw_what_the_folder_says(tiny: Tiny, tmp_path: Path, mode: s
     plain = runs.RunDirectory.witness
 
     def witness(self: RunDirectory, round_: int, sender: str, kind: str, data: bytes) -> None:
-        heard[f"round-{round_:04d}/{sender}.{kind}.safetensors"] = data
+        heard[f"round-{round_:04d}/{sender}.{kind}.upload"] = data
         plain(self, round_, sender, kind, data)
 
     out = tmp_path / "run"
@@ -192,7 +192,7 @@ def test_the_ledger_holds_every_release(tiny: Tiny, tmp_path: Path) -> None:
     expected = []
     for number in (1, 2, 3):
         for client in ("client-00", "client-01", "client-02"):
-            file = out / "server" / f"round-{number:04d}" / f"{client}.features.safetensors"
+            file = out / "server" / f"round-{number:04d}" / f"{client}.features.upload"
             data = file.read_bytes()
             expected.append(
                 {
@@ -414,7 +414,7 @@ def test_a_lost_file_of_metrics(
 
 
 def test_only_our_own_torn_files_are_swept_away(unfinished: Path) -> None:
-    torn = unfinished / "server" / "round-0000" / ".client-00.anchor.safetensors.0a_b9xyz"
+    torn = unfinished / "server" / "round-0000" / ".client-00.anchor.upload.0a_b9xyz"
     torn.write_bytes(b"half")
     mine = unfinished / ".notes"
     mine.write_text("mine")

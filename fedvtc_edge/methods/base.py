@@ -12,10 +12,11 @@ from torch import Tensor
 from fedvtc_edge.client import Client, in_chunks
 from fedvtc_edge.compute import Compute
 from fedvtc_edge.config import Config
+from fedvtc_edge.context import Context
 from fedvtc_edge.knowledge import Knowledge
 from fedvtc_edge.models.registry import ImageShape
 from fedvtc_edge.releases import ReleaseStore
-from fedvtc_edge.server import Server
+from fedvtc_edge.server import Server, quorum_of
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Federation:
         shape: Of the images.
         classes: Number C of classes.
         compute: Where tensors live.
+        run: Public name of the run, in the context of every upload.
         releases: Noised releases, kept so that a retry sends the same bytes.
         traffic: Bytes per client id.
     """
@@ -47,11 +49,20 @@ class Federation:
     shape: ImageShape
     classes: int
     compute: Compute
+    run: str
     releases: ReleaseStore = field(default_factory=lambda: ReleaseStore(None))
     traffic: dict[str, Traffic] = field(init=False)
 
     def __post_init__(self) -> None:
         self.traffic = {client.id: Traffic() for client in self.clients}
+
+    def context(self, client: Client, number: int, kind: str) -> Context:
+        """What an upload of a client in round ``number`` belongs to."""
+        return Context(self.run, number, client.id, kind)
+
+    def quorum(self, cohort: Sequence[Client]) -> int:
+        """How many of a cohort must be heard."""
+        return quorum_of(self.config.server.quorum, len(cohort))
 
     def broadcast(self, size: int, to: Sequence[Client] | None = None) -> None:
         """Count ``size`` published bytes for every client that downloads them."""

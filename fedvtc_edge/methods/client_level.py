@@ -11,6 +11,7 @@ from torch import Tensor
 from fedvtc_edge import wire
 from fedvtc_edge.anchor import Anchor, centre
 from fedvtc_edge.client import Client
+from fedvtc_edge.context import Context
 from fedvtc_edge.knowledge import CODE_STD
 from fedvtc_edge.privacy.accountant import epsilon_spent
 from fedvtc_edge.privacy.design import Array, Design
@@ -79,20 +80,19 @@ class ClientLevelFedVTC(FedVTC):
         """Clipped uploads of a cohort, and the server's one release of their noised sum."""
         federation, design = self.federation, self.clipped
         for client in cohort:
-            data = wire.encode_release(client.clip_upload(extractor(client), design, about))
+            context = federation.context(client, number, kind)
+            upload = client.clip_upload(extractor(client), design, about)
+            data = wire.encode_release(upload, context=context)
             federation.traffic[client.id].up += len(data)
-            federation.server.receive_release(
-                data, sender=client.id, round_=number, kind=kind, design=design
-            )
+            federation.server.receive_release(data, context=context, design=design)
         name = f"{kind}-{number:04d}" if number else kind
         self._publish(
             kind,
             federation.server.close_in_sum(
-                quorum=len(cohort),
+                quorum=federation.quorum(cohort),
                 design=design,
                 centre=about,
-                round_=number,
-                kind=kind,
+                context=Context(federation.run, number, SERVER, kind),
                 once=partial(federation.releases.once, SERVER, name),
                 std=std,
             ),

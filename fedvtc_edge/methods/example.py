@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedvtc_edge import wire
 from fedvtc_edge.client import Client, one_by_one
+from fedvtc_edge.context import Context
 from fedvtc_edge.knowledge import CODE_STD, Knowledge
 from fedvtc_edge.privacy.dpsgd import check_private
 from fedvtc_edge.privacy.release import release
@@ -114,22 +115,22 @@ class ExampleFedVTC(FedVTC):
         assert design is not None
         about = np.zeros(design.width)
         for client in cohort:
+            context = federation.context(client, number, "features")
 
-            def draw(client: Client = client) -> bytes:
+            def draw(client: Client = client, context: Context = context) -> bytes:
                 with client.working():
                     features = one_by_one(client.model.eval().features, client.images).numpy()
                     labels = client.labels.cpu().numpy()
-                    return wire.encode_release(release(design, features, labels, about))
+                    noised = release(design, features, labels, about)
+                    return wire.encode_release(noised, context=context)
 
             data = federation.releases.once(client.id, f"features-{number:04d}", draw)
             federation.traffic[client.id].up += len(data)
-            federation.server.receive_release(
-                data, sender=client.id, round_=number, kind="features", design=design
-            )
+            federation.server.receive_release(data, context=context, design=design)
         self._publish(
             "features",
             federation.server.close_releases(
-                quorum=len(cohort), design=design, centre=about, std=CODE_STD
+                quorum=federation.quorum(cohort), design=design, centre=about, std=CODE_STD
             ),
         )
 

@@ -46,17 +46,13 @@ class FedProto(Method):
             own = (client.images, client.labels, client.present)
             client.train_on(number, *own, steps, prior=self._prior(), kl=PULL)
         for client in cohort:
-            data = wire.encode(client.measure())
+            context = federation.context(client, number, "features")
+            precision = federation.config.transport.precision
+            data = wire.encode(client.measure(), context=context, precision=precision)
             federation.traffic[client.id].up += len(data)
-            federation.server.receive(
-                data,
-                sender=client.id,
-                round_=number,
-                kind="features",
-                width=federation.config.method.latent,
-                pooled=False,
-            )
-        data = federation.server.close(quorum=len(cohort))
+            width = federation.config.method.latent
+            federation.server.receive(data, context=context, width=width, pooled=False)
+        data = federation.server.close(quorum=federation.quorum(cohort))
         federation.broadcast(len(data))
         self.restore({"prototypes": data})
 

@@ -12,6 +12,7 @@ from fedvtc_edge.client import Client, in_chunks
 from fedvtc_edge.knowledge import Knowledge, from_anchor, from_features
 from fedvtc_edge.privacy.design import Design
 from fedvtc_edge.privacy.plan import design_of
+from fedvtc_edge.statistics import ClassStatistics
 from fedvtc_edge.streams import seed_of
 from fedvtc_edge.training.finetuning import steps_in
 
@@ -58,9 +59,9 @@ class FedVTC(Method):
             return
         pooled = self.federation.config.method.moments == "covariance"
         for client in self.federation.clients:
-            data = wire.encode(client.measure_anchor(self.anchor, pooled=pooled))
-            self._upload(client, 0, "anchor", data, self.anchor.width, pooled)
-        self._publish("anchor", self.federation.server.close(quorum=len(self.federation.clients)))
+            self._upload(client, 0, "anchor", client.measure_anchor(self.anchor, pooled=pooled))
+        quorum = self.federation.quorum(self.federation.clients)
+        self._publish("anchor", self.federation.server.close(quorum=quorum))
 
     def restore(self, published: dict[str, bytes]) -> None:
         """Rebuild the knowledge from the bytes that were published."""
@@ -155,48 +156,48 @@ class FedVTC(Method):
         """The same, noised: what is kept was drawn once, and is sent again as it is."""
         federation, about = self.federation, centre(anchor, self.federation.shape)
         for client in federation.clients:
+            context = federation.context(client, 0, "anchor")
             data = federation.releases.once(
                 client.id,
                 "anchor",
-                lambda client=client: wire.encode_release(  # type: ignore[misc]
-                    client.release_anchor(anchor, design, about)
+                lambda client=client, context=context: wire.encode_release(  # type: ignore[misc]
+                    client.release_anchor(anchor, design, about), context=context
                 ),
             )
             federation.traffic[client.id].up += len(data)
-            federation.server.receive_release(
-                data, sender=client.id, round_=0, kind="anchor", design=design
-            )
-        quorum = len(federation.clients)
+            federation.server.receive_release(data, context=context, design=design)
+        quorum = federation.quorum(federation.clients)
         self._publish(
             "anchor", federation.server.close_releases(quorum=quorum, design=design, centre=about)
         )
 
     def _share_features(self, number: int, cohort: Sequence[Client]) -> None:
-        width = self.federation.config.method.latent
         for client in cohort:
-            self._upload(client, number, "features", wire.encode(client.measure()), width, False)
-        self._publish("features", self.federation.server.close(quorum=len(cohort), floor=STD_FLOOR))
+            self._upload(client, number, "features", client.measure())
+        quorum = self.federation.quorum(cohort)
+        self._publish("features", self.federation.server.close(quorum=quorum, floor=STD_FLOOR))
 
     def _average_decoders(self, number: int, cohort: Sequence[Client]) -> None:
         """ψ has one shape for all; its weights travel as float32."""
         server = self.federation.server
         for client in cohort:
             weights = client.decoder_weights()
-            data = wire.encode_weights(weights)
+            context = self.federation.context(client, number, "decoder")
+            data = wire.encode_weights(weights, context=context)
             self.federation.traffic[client.id].up += len(data)
-            server.receive_decoder(data, sender=client.id, round_=number, like=weights)
-        data = server.close_decoders(quorum=len(cohort))
+            server.receive_decoder(data, context=context, like=weights)
+        data = server.close_decoders(quorum=self.federation.quorum(cohort))
         self.federation.broadcast(len(data), cohort)
         for client in cohort:
             client.load_decoder(wire.decode_weights(data, like=client.decoder_weights()))
 
-    def _upload(
-        self, client: Client, number: int, kind: str, data: bytes, width: int, pooled: bool
-    ) -> None:
+    def _upload(self, client: Client, number: int, kind: str, measured: ClassStatistics) -> None:
+        context = self.federation.context(client, number, kind)
+        precision = self.federation.config.transport.precision
+        data = wire.encode(measured, context=context, precision=precision)
         self.federation.traffic[client.id].up += len(data)
-        self.federation.server.receive(
-            data, sender=client.id, round_=number, kind=kind, width=width, pooled=pooled
-        )
+        width, pooled = measured.width, bool(measured.pooled)
+        self.federation.server.receive(data, context=context, width=width, pooled=pooled)
 
     def _publish(self, kind: str, data: bytes) -> None:
         self.federation.broadcast(len(data))

@@ -13,11 +13,11 @@ import pytest
 from fedvtc_edge.compute import Compute
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
-from fedvtc_edge.errors import PrivacyError
 from fedvtc_edge.federation import assemble, run, run_without_trace
 from fedvtc_edge.privacy.client_level import ClientDesign, check_norm
 from fedvtc_edge.privacy.design import GRID
 from fedvtc_edge.privacy.plan import CLIENT_UNIT, design_of
+from fedvtc_edge.server import ServerError
 from fedvtc_edge.wire import decode_release
 
 Tiny = Callable[..., Config]
@@ -70,7 +70,7 @@ def test_the_sum_is_noised_once(share: str, tiny: Tiny, tmp_path: Path, quick: N
     design = design_with(config)
     kind, number = ("anchor", 0) if share == "anchored" else ("features", 1)
     folder = out / "server" / f"round-{number:04d}"
-    data = {name: (folder / f"{name}.{kind}.safetensors").read_bytes() for name in [*IDS, "server"]}
+    data = {name: (folder / f"{name}.{kind}.upload").read_bytes() for name in [*IDS, "server"]}
     assert len({len(part) for part in data.values()}) == 1, "no length tells of what is in it"
     read = {name: decode_release(part, size=design.size) for name, part in data.items()}
     for name in IDS:
@@ -107,10 +107,12 @@ def test_a_client_that_does_not_clip_is_refused(
     monkeypatch.setattr(
         "fedvtc_edge.client.clipped_upload", lambda *_: np.full(size, GRID, np.int64)
     )
-    with pytest.raises(PrivacyError, match="clip bound"):
+    with pytest.raises(ServerError, match="0 uploads, .*clip bound is 1"):
         run(config, out=tmp_path / "run")
+    lines = (tmp_path / "run" / "server" / "refusals.jsonl").read_text().splitlines()
+    assert [json.loads(line)["client"] for line in lines] == IDS
     entries = json.loads((tmp_path / "run" / "ledger.json").read_text())["releases"]
-    assert [entry["client"] for entry in entries] == ["client-00"], "seen, and not opened"
+    assert [entry["client"] for entry in entries] == IDS, "seen, refused, and nothing published"
 
 
 def test_many_clients_are_nearly_free(tiny: Tiny) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load, save
 from torch import nn
 
 from fedvtc_edge.compute import Compute, deterministic
@@ -157,11 +158,9 @@ class Fixed(ReleaseStore):
         super().__init__(None)
 
     def once(self, sender: str, kind: str, draw: Callable[[], bytes]) -> bytes:
-        from safetensors.numpy import load, save
-
-        size = load(draw())["release"].shape
-        made = np.random.default_rng(1).integers(0, 2**22, size)
-        return save({"release": made})
+        header, drawn = draw()[:128], load(draw()[128:])["release"]
+        made = np.random.default_rng(1).integers(0, 2**22, drawn.shape)
+        return header + save({"release": made})
 
 
 def test_a_release_beyond_the_plan_is_refused_before_it_is_written(

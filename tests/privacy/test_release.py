@@ -237,12 +237,12 @@ def test_zero_examples_are_zeros() -> None:
 def test_int64_has_room_for_every_client_and_example() -> None:
     """A client of twenty million examples, under the largest noise that settings allow."""
     from fedvtc_edge.privacy.design import LARGEST_SIGMA
-    from fedvtc_edge.wire import _LARGEST_RELEASE
+    from fedvtc_edge.wire import LARGEST_RELEASE
 
     far = 2 / RADIUS  # a unit vector from a mean of unit vectors
     largest = math.hypot(far, SECOND * far**2, COUNT) * GRID
-    assert 2e7 * largest + 12 * LARGEST_SIGMA < _LARGEST_RELEASE
-    assert 10_000 * _LARGEST_RELEASE < 2**63
+    assert 2e7 * largest + 12 * LARGEST_SIGMA < LARGEST_RELEASE
+    assert 10_000 * LARGEST_RELEASE < 2**63
     assert 1e9 * 1e3 * GRID < 2**63
 
 
@@ -262,7 +262,7 @@ def test_the_size_tells_nothing(second: bool) -> None:
     made = [encode_release(release(design, *data(design, labels))) for labels in held]
     assert len({len(m) for m in made}) == 1
     assert len({m[: -8 * design.size] for m in made}) == 1, "headers do not differ, either"
-    assert len(made[0]) - 8 * design.size < 200
+    assert len(made[0]) - 8 * design.size < 300
 
 
 def test_the_release_is_dense() -> None:

@@ -1,0 +1,32 @@
+"""Statistics to bytes and back; whatever comes in is bounded before it is believed.
+
+Byte by byte in docs/wire-format.md.
+"""
+
+from .framing import WireError, context_of
+from .plain import (
+    LARGEST_RELEASE,
+    Weights,
+    decode_release,
+    decode_weights,
+    encode_release,
+    encode_weights,
+)
+from .publication import publish, published
+from .uploads import Precision, decode, encode
+
+__all__ = [
+    "LARGEST_RELEASE",
+    "Precision",
+    "Weights",
+    "WireError",
+    "context_of",
+    "decode",
+    "decode_release",
+    "decode_weights",
+    "encode",
+    "encode_release",
+    "encode_weights",
+    "publish",
+    "published",
+]

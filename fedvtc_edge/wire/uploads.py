@@ -1,0 +1,204 @@
+"""Class statistics ⇄ bytes, in float32 or in scaled float16."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from fedvtc_edge.context import Context
+from fedvtc_edge.statistics import ClassStatistics
+
+from . import half
+from .framing import HINT, Form, Moments, Numbers, Payload, WireError, fitting
+from .possible import check_counts, check_possible
+
+Precision = Literal["float32", "float16"]
+Arrays = dict[str, NDArray[Any]]
+
+LARGEST = 1e30
+"""Largest magnitude allowed, so that no sum over clients overflows float32 when published."""
+
+
+def encode(
+    statistics: ClassStatistics,
+    *,
+    context: Context | None = None,
+    precision: Precision = "float32",
+) -> bytes:
+    """A header of 128 bytes and safetensors; the same length whatever the data are.
+
+    ``float32``: ``count``, ``square`` and ``total``, (C + C·p + C·p or p(p+1)/2) · 4 B. A
+    pooled second moment is symmetric, so only its upper triangle travels.
+    ``float16``: exact counts, and means and deviations (pooled: a triangular root of the
+    scatter within classes) to 11 binary digits. About half as long; sums made of a mean
+    and a square root are possible sums whatever rounding does.
+
+    Args:
+        statistics: What is uploaded. Nothing is checked: whoever reads it does.
+        context: Bound into the header; None leaves its field zero.
+        precision: How numbers are stored.
+    """
+    pooled = bool(statistics.pooled)
+    arrays = _halved(statistics) if precision == "float16" else _single(statistics)
+    form = _form(statistics.classes, statistics.width, pooled, precision)
+    return form.write(arrays, context)
+
+
+def decode(
+    data: bytes,
+    *,
+    classes: int,
+    width: int,
+    pooled: bool | None = None,
+    context: Context | None = None,
+) -> ClassStatistics:
+    """Read what :func:`encode` wrote, in either precision, for C classes of p features.
+
+    No bit is ignored: every other string of bytes is refused or means other statistics.
+
+    Args:
+        data: Untrusted bytes.
+        classes: Number C of classes that was agreed on.
+        width: Number p of features that was agreed on.
+        pooled: Moments that were agreed on; None accepts either.
+        context: Whose upload it must be; None accepts any well-formed context, or none:
+            for reading what is trusted already.
+
+    Raises:
+        WireError: Size, header, names, types or shapes differ from what was agreed; a value
+            is not finite or absurdly large; a count is negative or no whole number; a class
+            without samples has a sum; no data have such second moments.
+    """
+    form = fitting(
+        (
+            _form(classes, width, kind, precision)
+            for kind in ((True, False) if pooled is None else (pooled,))
+            for precision in ("float32", "float16")
+        ),
+        data,
+        HINT,
+    )
+    arrays, kind = form.read(data, context, HINT), form.moments == Moments.POOLED
+    check_counts(arrays["count"])
+    read = _from_half if form.numbers == Numbers.FLOAT16 else _from_single
+    statistics = read(arrays, width, kind)
+    check_possible(statistics)
+    return statistics
+
+
+def _form(classes: int, width: int, pooled: bool, precision: str) -> Form:
+    triangle, rows = width * (width + 1) // 2, (classes, width)
+    single, short = np.dtype(np.float32), np.dtype(np.float16)
+    tensors: dict[str, tuple[DTypeLike, tuple[int, ...]]]
+    if precision == "float32":
+        square = (single, (triangle,) if pooled else rows)
+        tensors = {"count": (single, (classes,)), "total": (single, rows), "square": square}
+    else:
+        tensors = {
+            "count": (single, (classes,)),
+            "mean": (short, (classes, 1 + width)),
+            "root": (short, (width + triangle,) if pooled else (classes, 1 + width)),
+        }
+    return Form(
+        Payload.STATISTICS,
+        Numbers.FLOAT16 if precision == "float16" else Numbers.FLOAT32,
+        Moments.POOLED if pooled else Moments.DIAGONAL,
+        classes,
+        width,
+        tensors,
+    )
+
+
+def _single(statistics: ClassStatistics) -> Arrays:
+    square = statistics.square
+    if statistics.pooled:
+        square = square[np.triu_indices(statistics.width)]
+    arrays = {"count": statistics.count, "total": statistics.total, "square": square}
+    with np.errstate(all="ignore"):  # too large becomes infinite, which is refused when read
+        # + 0: a zero has no sign, or there were two ways to write it.
+        return {name: value.astype(np.float32) + np.float32(0) for name, value in arrays.items()}
+
+
+def _from_single(arrays: Arrays, width: int, pooled: bool) -> ClassStatistics:
+    for name, value in arrays.items():
+        if not (np.abs(value) <= LARGEST).all():  # a NaN compares false
+            raise WireError(f"{name}: a value is not finite or beyond {LARGEST:g}", hint=HINT)
+        if (np.signbit(value) & (value == 0)).any():
+            raise WireError(f"{name}: a negative zero", hint=HINT)
+    count, total = arrays["count"].astype(np.float64), arrays["total"].astype(np.float64)
+    square = arrays["square"].astype(np.float64)
+    return ClassStatistics(count, total, symmetric(square, width) if pooled else square, pooled)
+
+
+def _halved(statistics: ClassStatistics) -> Arrays:
+    with np.errstate(all="ignore"):
+        count, mean = np.maximum(statistics.count, 1.0), statistics.mean
+        if statistics.pooled:
+            everyone = max(float(statistics.count.sum()), 1.0)
+            between = (mean * statistics.count[:, None]).T @ mean
+            packed = half.pack(_root((statistics.square - between) / everyone))
+            lower = (packed[:, 1:] * _signs(packed[:, 1:]) + np.float16(0)).astype(np.float16)
+            root = np.concatenate([packed[:, 0], lower[np.tril_indices(statistics.width)]])
+        else:
+            variance = statistics.square / count[:, None] - np.square(mean)
+            root = half.pack(np.sqrt(np.maximum(variance, 0.0)))
+        return {
+            "count": statistics.count.astype(np.float32) + np.float32(0),
+            "mean": half.pack(mean),
+            "root": root,
+        }
+
+
+def _from_half(arrays: Arrays, width: int, pooled: bool) -> ClassStatistics:
+    count = arrays["count"].astype(np.float64)
+    mean, root = half.unpack(arrays["mean"]), _unpacked_root(arrays["root"], width, pooled)
+    empty = count == 0
+    if mean[empty].any() or (root.any() if pooled and empty.all() else False):
+        raise WireError("a class with no samples has a mean", hint=HINT)
+    if not pooled and root[empty].any():
+        raise WireError("a class with no samples has a deviation", hint=HINT)
+    total = count[:, None] * mean
+    if pooled:
+        square = total.T @ mean + count.sum() * (root @ root.T)
+        square = (square + square.T) / 2.0
+    else:
+        square = count[:, None] * (np.square(mean) + np.square(root))
+    if max(np.abs(array).max(initial=0.0) for array in (total, square)) > LARGEST:
+        raise WireError(f"a value is beyond {LARGEST:g}", hint=HINT)
+    return ClassStatistics(count, total, square, pooled)
+
+
+def _root(within: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A lower triangle L with L·Lᵀ = within; of singular matrices too."""
+    if not np.isfinite(within).all():
+        return np.full_like(within, np.nan)
+    values, vectors = np.linalg.eigh((within + within.T) / 2.0)
+    _, upper = np.linalg.qr((vectors * np.sqrt(np.maximum(values, 0.0))).T)
+    return np.tril(upper.T)
+
+
+def _signs(lower: NDArray[Any]) -> NDArray[Any]:
+    """Per column of L, the sign of its topmost number that is not zero: L·Lᵀ has none."""
+    topmost = lower[(lower != 0).argmax(0), np.arange(len(lower))]
+    return np.where(topmost < 0, -1, 1).astype(np.float16)
+
+
+def _unpacked_root(packed: half.Half, width: int, pooled: bool) -> NDArray[np.float64]:
+    if pooled:
+        lower = np.zeros((width, width), np.float16)
+        lower[np.tril_indices(width)] = packed[width:]
+        packed = np.concatenate([packed[:width, None], lower], 1)
+    root = half.unpack(packed)
+    if (_signs(root) < 0).any() if pooled else (root < 0).any():
+        raise WireError("a deviation of the wrong sign", hint=HINT)
+    return root
+
+
+def symmetric(triangle: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """The matrix [p, p] of an upper triangle, row by row."""
+    matrix = np.zeros((width, width))
+    matrix[np.triu_indices(width)] = triangle
+    full: NDArray[np.float64] = matrix + np.triu(matrix, 1).T
+    return full
