@@ -64,17 +64,27 @@ def save_pair(path: Path, private: bytes, public: bytes) -> Path:
     if os.path.isdir(path):
         raise KeyFileError(f"{path} is a folder", hint="give the name of a new file in it")
     public_path = path.with_name(path.name + ".pub")
-    for file in (path, public_path):
-        if os.path.lexists(file):
-            raise KeyFileError(f"{file} exists", hint="choose another name: keys are not replaced")
-    try:
-        write_atomic(public_path, public)
-        write_atomic(path, private, mode=0o600)
-    except OSError as error:
-        raise KeyFileError(
-            f"cannot write {path}: {error.strerror}", hint="choose a folder that exists"
-        ) from None
+    write_new({public_path: (public, 0o644), path: (private, 0o600)})
     return public_path
+
+
+def write_new(files: dict[Path, tuple[bytes, int]]) -> None:
+    """Write key files, each with its content and permissions, where none stands.
+
+    Raises:
+        KeyFileError: One exists, and then none is written; or none can be written there.
+    """
+    for path in reversed(files):
+        if os.path.lexists(path):
+            raise KeyFileError(f"{path} exists", hint="choose another name: keys are not replaced")
+    for path, (data, mode) in files.items():
+        try:
+            write_atomic(path, data, mode=mode)
+        except OSError as error:
+            raise KeyFileError(
+                f"cannot write {[*files][-1]}: {error.strerror}",
+                hint="choose a folder that exists",
+            ) from None
 
 
 def private_pem(key: PrivateKeyTypes, passphrase: str | None = None) -> bytes:

@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"data", "devices", "models"},
     {"anchor", "losses", "statistics", "vtc"},
     {"gaussian", "memory", "privacy", "wire"},
-    {"discriminant"},
+    {"discriminant", "sealing"},
     {"knowledge"},
     {"training"},
     {"client", "server"},
