@@ -92,7 +92,7 @@ def unseal(
         sender = trusted.lookup(context.sender)
     except TrustError as error:
         raise EnvelopeError(str(error), hint=error.hint) from None
-    header, sealed = envelope[: _HEADER.size], envelope[_HEADER.size :]
+    header, sealed = envelope[: _HEADER.size], memoryview(envelope)[_HEADER.size :]
     try:
         info = hpke_info(header, context, sender, public)
         signed = suite.hpke.decrypt(sealed, identity.sealing_key, info)
