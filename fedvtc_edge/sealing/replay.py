@@ -8,6 +8,7 @@ was being written when the process died: nobody was told that it counts, and it 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -103,7 +104,8 @@ class ReplayGuard:
         """
         Context(self.run, round_, "x", "x")
         with self._lock:
-            if round_ >= self.round:
+            # The last one may be closed again: the disk may not have taken it for good.
+            if round_ >= self.round or (round_ + 1 == self.round and not self._accepted):
                 self._begin(round_ + 1)
 
     def _is_new(self, context: Context, digest: str) -> bool:
@@ -130,6 +132,8 @@ class ReplayGuard:
         try:
             write_atomic(self.path, line)
         except OSError as error:
+            with contextlib.suppress(RunError):
+                self._read()  # the old journal or, if only the last flush failed, the new one
             raise self._unwritable(error) from None
         self.round, self._accepted, self._check, self._size = round_, {}, check, len(line)
 
@@ -138,6 +142,8 @@ class ReplayGuard:
         line, check = _line(fields, self._check)
         try:
             with self.path.open("r+b", buffering=0) as file:
+                if file.seek(0, os.SEEK_END) < self._size:
+                    raise OSError(errno.EIO, "the journal was cut by somebody else")
                 try:
                     file.truncate(self._size)  # what an interrupt left of another line
                     file.seek(self._size)
@@ -164,6 +170,7 @@ class ReplayGuard:
             if (head["schema"], head["run"]) != (SCHEMA, self.run):
                 raise ValueError("another run")
             self.round = Context(self.run, head["round"], "x", "x").round
+            self._accepted = {}
             for line in lines:
                 fields, self._check = _parse(line, self._check)
                 context = Context(self.run, self.round, fields["sender"], fields["kind"])

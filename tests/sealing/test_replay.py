@@ -239,6 +239,40 @@ def test_a_full_disk_counts_nothing(
     assert set(ReplayGuard(path, run=RUN).accepted()) == {("a", "features"), ("b", "features")}
 
 
+def test_a_flush_that_fails_late_is_no_damage(
+    guard: ReplayGuard, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new journal has its name, its folder was not flushed: closed, and closed again."""
+    guard.accept(at(), ONE)
+    real, left = os.fsync, [1]
+
+    def fsync(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        with pytest.raises(RunError, match="cannot write"):
+            guard.close(0)
+    assert guard.round == ReplayGuard(path, run=RUN).round == 1
+    inode = path.stat().st_ino
+    guard.close(0)
+    assert path.stat().st_ino != inode
+    assert guard.accept(at(round_=1), ONE)
+    guard.close(0)  # long ago
+    assert ReplayGuard(path, run=RUN).accepted() == guard.accepted() != {}
+
+
+def test_a_journal_that_somebody_cut(guard: ReplayGuard, path: Path) -> None:
+    guard.accept(at("a"), ONE)
+    os.truncate(path, 20)
+    with pytest.raises(RunError, match="cut by somebody else"):
+        guard.accept(at("b"), ONE)
+    assert path.stat().st_size == 20
+
+
 def test_an_interrupt_leaves_no_half_line(
     guard: ReplayGuard, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
