@@ -7,12 +7,15 @@
     │   ├── RunError          a run directory that cannot be written, read or resumed
     │   ├── ScoreError        attack scores that nothing can be concluded from
     │   ├── PrivacyError      a privacy claim that cannot be made
-    │   ├── KeyFileError      a signing or verifying key that cannot be used
+    │   ├── KeyFileError      a signing, verifying or sealing key that cannot be used
+    │   ├── TrustError        a trust list that cannot be used, or whom it does not trust
     │   └── BundleError       what a bundle is given, or asked for and does not hold
     ├── MissingExtra          a part that this installation leaves out   exit 2
     └── GateError             a verification or gate said no        exit 1
         ├── VerificationError a bundle is not, byte for byte, what was exported
-        └── ParityError       the exported graph does not compute what torch computes
+        ├── ParityError       the exported graph does not compute what torch computes
+        └── EnvelopeError     an upload that nobody vouches for, or that is not for us
+            └── ReplayError   an upload that was counted, or comes at the wrong time
 
 An error names what it got and what it expected; its ``hint`` is one line that
 says what to do next. The command line prints both and never a traceback.
@@ -64,6 +67,10 @@ class KeyFileError(UsageError):
     """A key file that is missing, damaged, locked or of another kind."""
 
 
+class TrustError(UsageError):
+    """A trust list that is missing or damaged, or a client that it does not trust."""
+
+
 class BundleError(UsageError):
     """What a bundle is given does not fit it, or it does not hold what is asked of it."""
 
@@ -84,3 +91,11 @@ class VerificationError(GateError):
 
 class ParityError(GateError):
     """An exported graph does not compute what the trained network computes."""
+
+
+class EnvelopeError(GateError):
+    """An envelope that cannot be opened: damaged, forged, or meant for another place."""
+
+
+class ReplayError(EnvelopeError):
+    """An upload beside the one that counts already, or for a round that is not open."""

@@ -34,7 +34,7 @@ from .privacy.plan import claim_of
 
 SCHEMA = 1
 
-_TORN = re.compile(r"\..+\.(safetensors|upload|release|json|jsonl|npz|html|key|toml)\.[a-z0-9_]{8}")
+_TORN = re.compile(r"\..+\.(safetensors|upload|release|jsonl?|npz|html|key|toml)\.[a-z0-9_]{8}")
 """Temporary files of :func:`write_atomic`, which a killed process leaves behind."""
 
 
@@ -173,7 +173,7 @@ class RunDirectory:
         }
         tensors = dict(state.tensors)
         for kind, data in state.published.items():
-            tensors[f"published/{kind}"] = _as_tensor(data)
+            tensors[f"published/{kind}"] = from_numpy(np.frombuffer(data, np.uint8).copy())
         blob = save(tensors, {"state": json.dumps(document)})
         write_atomic(self._checkpoint(state.round), blob)
         self._write_metrics(state.records)
@@ -295,7 +295,3 @@ def _toml(config: Config) -> bytes:
 
 def _json(document: Mapping[str, Any]) -> bytes:
     return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
-
-
-def _as_tensor(data: bytes) -> Tensor:
-    return from_numpy(np.frombuffer(data, np.uint8).copy())

@@ -15,6 +15,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 
 from .errors import KeyFileError
 from .files import write_atomic
@@ -51,12 +52,47 @@ def save(key: Ed25519PrivateKey, path: Path, *, passphrase: str | None = None) -
         KeyFileError: A file of that name exists, or none can be written there; a
             passphrase that is too long.
     """
+    return save_pair(path, private_pem(key, passphrase), public_pem(key.public_key()))
+
+
+def save_pair(path: Path, private: bytes, public: bytes) -> Path:
+    """Write a private key file (0600) and, beside it as ``.pub``, its public one.
+
+    Raises:
+        KeyFileError: As :func:`save`.
+    """
     if os.path.isdir(path):
         raise KeyFileError(f"{path} is a folder", hint="give the name of a new file in it")
     public_path = path.with_name(path.name + ".pub")
-    for file in (path, public_path):
-        if os.path.lexists(file):
-            raise KeyFileError(f"{file} exists", hint="choose another name: keys are not replaced")
+    write_new({public_path: (public, 0o644), path: (private, 0o600)})
+    return public_path
+
+
+def write_new(files: dict[Path, tuple[bytes, int]]) -> None:
+    """Write key files, each with its content and permissions, where none stands.
+
+    Raises:
+        KeyFileError: One exists, and then none is written; or none can be written there.
+    """
+    for path in reversed(files):
+        if os.path.lexists(path):
+            raise KeyFileError(f"{path} exists", hint="choose another name: keys are not replaced")
+    for path, (data, mode) in files.items():
+        try:
+            write_atomic(path, data, mode=mode)
+        except OSError as error:
+            raise KeyFileError(
+                f"cannot write {[*files][-1]}: {error.strerror}",
+                hint="choose a folder that exists",
+            ) from None
+
+
+def private_pem(key: PrivateKeyTypes, passphrase: str | None = None) -> bytes:
+    """A private key of any kind as PKCS #8 in PEM, encrypted where there is a passphrase.
+
+    Raises:
+        KeyFileError: A passphrase that is too long.
+    """
     locked: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase:
         secret = _encoded(passphrase)
@@ -66,21 +102,11 @@ def save(key: Ed25519PrivateKey, path: Path, *, passphrase: str | None = None) -
                 hint=f"shorten {PASSPHRASE}",
             )
         locked = serialization.BestAvailableEncryption(secret)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked
-    )
-    try:
-        write_atomic(public_path, public_pem(key.public_key()))
-        write_atomic(path, private, mode=0o600)
-    except OSError as error:
-        raise KeyFileError(
-            f"cannot write {path}: {error.strerror}", hint="choose a folder that exists"
-        ) from None
-    return public_path
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked)
 
 
-def public_pem(key: Ed25519PublicKey) -> bytes:
-    """The public key as SubjectPublicKeyInfo in PEM."""
+def public_pem(key: PublicKeyTypes) -> bytes:
+    """A public key of any kind as SubjectPublicKeyInfo in PEM."""
     return key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
@@ -98,20 +124,39 @@ def load_private(path: Path, *, passphrase: str | None = None) -> Ed25519Private
     Raises:
         KeyFileError: Missing, damaged, locked, or not an Ed25519 private key.
     """
-    data = _read(path)
-    unlock = _encoded(passphrase) if passphrase else None
+    key = unlock(read(path), path, passphrase)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KeyFileError(
+            f"{path} holds a key of another kind, expected Ed25519",
+            hint="make one: fedvtc-edge keys new FILE",
+        )
+    return key
+
+
+def unlock(data: bytes, path: Path, passphrase: str | None) -> PrivateKeyTypes:
+    """The first private key in PEM bytes, of whatever kind.
+
+    Args:
+        data: PEM.
+        path: Where they were read, for messages.
+        passphrase: Ignored for a key that is not locked.
+
+    Raises:
+        KeyFileError: Damaged, or locked with another passphrase.
+    """
+    secret = _encoded(passphrase) if passphrase else None
     try:
-        key = serialization.load_pem_private_key(data, unlock)
+        return serialization.load_pem_private_key(data, secret)
     except TypeError as error:  # a passphrase too few, or one too many
-        if unlock is None:
+        if secret is None:
             raise KeyFileError(
                 f"{path} is locked with a passphrase", hint=f"set it in {PASSPHRASE}"
             ) from None
         if "not encrypted" not in str(error):
             raise
-        return load_private(path)
+        return unlock(data, path, None)
     except (ValueError, UnsupportedAlgorithm):
-        if b"ENCRYPTED" in data and unlock:
+        if b"ENCRYPTED" in data and secret:
             raise KeyFileError(
                 f"{path} cannot be unlocked with this passphrase", hint=f"check {PASSPHRASE}"
             ) from None
@@ -119,12 +164,6 @@ def load_private(path: Path, *, passphrase: str | None = None) -> Ed25519Private
             f"{path} is not an Ed25519 private key in PEM",
             hint="make one: fedvtc-edge keys new FILE",
         ) from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise KeyFileError(
-            f"{path} holds a key of another kind, expected Ed25519",
-            hint="make one: fedvtc-edge keys new FILE",
-        )
-    return key
 
 
 def load_public(source: PublicKey) -> Ed25519PublicKey:
@@ -136,7 +175,7 @@ def load_public(source: PublicKey) -> Ed25519PublicKey:
     if isinstance(source, Ed25519PublicKey):
         return source
     data, where = (
-        (source, "the key") if isinstance(source, bytes) else (_read(Path(source)), str(source))
+        (source, "the key") if isinstance(source, bytes) else (read(Path(source)), str(source))
     )
     if b"PRIVATE KEY" in data:
         raise KeyFileError(
@@ -174,7 +213,12 @@ def _encoded(passphrase: str) -> bytes:
     return passphrase.encode(errors="surrogateescape")  # os.environ's way with odd bytes
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
+    """The bytes of a key file, 65,536 at most.
+
+    Raises:
+        KeyFileError: No file, unreadable or too large.
+    """
     try:
         if not path.is_file():  # a pipe or a device would be waited for
             raise FileNotFoundError(2, "no such file")

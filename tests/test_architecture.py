@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"config", "context", "files", "progress", "streams"},
     {"compute", "ledger", "locking", "refusals", "releases", "signing"},
-    {"data", "devices", "models"},
+    {"data", "devices", "models", "sealing"},
     {"anchor", "losses", "statistics", "vtc"},
     {"checks", "gaussian", "memory", "privacy", "wire"},
     {"discriminant"},

@@ -1,55 +1,151 @@
-"""``fedvtc-edge keys``: the keys that sign what goes to a device."""
+"""``fedvtc-edge keys``: who signs and seals, and whom a server believes."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from fedvtc_edge.errors import UsageError
+
 from . import _common as common
+
+if TYPE_CHECKING:
+    from fedvtc_edge.sealing import Entry, TrustList
 
 
 @click.group(invoke_without_command=True)
 @click.pass_context
 def command(context: click.Context) -> None:
-    """Make and show the Ed25519 keys that sign bundles."""
+    """Make, show and trust the keys that sign bundles and seal uploads."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
 @command.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--suite",
+    type=click.Choice(["hybrid", "x25519"]),
+    default="hybrid",
+    show_default=True,
+    help="What seals to it: ML-KEM-768 with X25519, or X25519 alone.",
+)
 @common.json_option
-def new(file: Path, as_json: bool) -> None:
-    """Write a new private key to FILE and its public key to FILE.pub.
+def new(file: Path, suite: str, as_json: bool) -> None:
+    """Write a new private identity to FILE and its public half to FILE.pub.
 
-    With FEDVTC_PASSPHRASE set, the private key is encrypted with it.
+    It signs (Ed25519) and opens what is sealed to it. With FEDVTC_PASSPHRASE set, the
+    private file is encrypted with it.
     """
     from fedvtc_edge import signing
+    from fedvtc_edge.sealing import Identity
 
-    key = signing.generate()
-    public_path = signing.save(key, file, passphrase=os.environ.get(signing.PASSPHRASE))
-    shown = signing.fingerprint(key.public_key())
+    identity = Identity.generate(suite)
+    public_path = identity.save(file, passphrase=os.environ.get(signing.PASSPHRASE))
+    public = identity.public
+    shown = signing.fingerprint(public.key)
     if as_json:
         common.emit_json(
-            {"schema": 1, "private": str(file), "public": str(public_path), "fingerprint": shown}
+            {
+                "schema": 1,
+                "private": str(file),
+                "public": str(public_path),
+                "fingerprint": shown,
+                "identity": public.fingerprint,
+                "suite": public.suite,
+            }
         )
     else:
-        click.echo(f"private key: {file}  (signs; keep it to yourself)")
-        click.echo(f"public key: {public_path}  (verifies; goes to the devices)")
-        click.echo(f"fingerprint: {shown}")
+        click.echo(f"private key: {file}  (signs and unseals; keep it to yourself)")
+        click.echo(f"public key: {public_path}  (verifies and seals; goes to the others)")
+        _show(shown, public.fingerprint, public.suite)
 
 
 @command.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @common.json_option
 def show(file: Path, as_json: bool) -> None:
-    """Print the fingerprint of the public key in FILE."""
-    from fedvtc_edge import signing
+    """Print the fingerprints of the public keys in FILE.
 
-    shown = signing.fingerprint(signing.load_public(file))
+    The first is of the signing key, as `verify` prints it; the second of the whole
+    identity, as `keys trust` prints it. A key that only signs has no second one.
+    """
+    from fedvtc_edge import signing
+    from fedvtc_edge.sealing import PublicIdentity
+
+    key = signing.load_public(file)
+    shown = signing.fingerprint(key)
+    identity = suite = None
+    if signing.read(file).count(b"-----BEGIN") > 1:
+        public = PublicIdentity.load(file)
+        identity, suite = public.fingerprint, public.suite
     if as_json:
-        common.emit_json({"schema": 1, "public": str(file), "fingerprint": shown})
+        common.emit_json(
+            {
+                "schema": 1,
+                "public": str(file),
+                "fingerprint": shown,
+                "identity": identity,
+                "suite": suite,
+            }
+        )
     else:
-        click.echo(f"fingerprint: {shown}")
+        _show(shown, identity, suite)
+
+
+@command.command()
+@click.argument("list_", metavar="LIST", type=click.Path(path_type=Path))
+@click.argument("client", metavar="[CLIENT-ID", required=False)
+@click.argument("file", metavar="FILE.pub]", required=False, type=click.Path(path_type=Path))
+@click.option("--revoke", is_flag=True, help="Believe CLIENT-ID no more, for good.")
+@common.json_option
+def trust(list_: Path, client: str | None, file: Path | None, revoke: bool, as_json: bool) -> None:
+    """Add the identity in FILE.pub to the trust list LIST as CLIENT-ID, or show LIST.
+
+    Compare the printed fingerprint with what its owner sees in `keys show`, over another
+    channel than the one that brought the file.
+    """
+    from fedvtc_edge.sealing import PublicIdentity, TrustList
+
+    if (client is None) != (file is None and not revoke) or (file is not None and revoke):
+        raise UsageError(
+            "a list; a list, a client and its FILE.pub; or a list, a client and --revoke",
+            hint="fedvtc-edge keys trust --help",
+        )
+    adding = file is not None and not os.path.lexists(list_)
+    known = TrustList() if adding else TrustList.load(list_)
+    if client is None:
+        _list(list_, known, known.entries, as_json)
+        return
+    entry = known.revoke(client) if file is None else known.add(client, PublicIdentity.load(file))
+    known.save(list_)
+    _list(list_, known, (entry,), as_json)
+
+
+def _list(path: Path, known: TrustList, entries: tuple[Entry, ...], as_json: bool) -> None:
+    rows = [
+        {
+            "id": entry.client,
+            "status": entry.status,
+            "suite": entry.identity.suite,
+            "fingerprint": entry.identity.fingerprint,
+        }
+        for entry in entries
+    ]
+    if as_json:
+        common.emit_json(
+            {"schema": 1, "list": str(path), "total": len(known.entries), "clients": rows}
+        )
+    else:
+        header = ("client", "status", "suite", "identity")
+        common.emit_table(header, [tuple(row.values()) for row in rows], left=4)
+
+
+def _show(fingerprint: str, identity: str | None, suite: str | None) -> None:
+    click.echo(f"fingerprint: {fingerprint}")
+    if identity:
+        click.echo(f"identity: {identity}")
+        click.echo(f"suite: {suite}")

@@ -107,7 +107,7 @@ def test_a_client_that_does_not_clip_is_refused(
     monkeypatch.setattr(
         "fedvtc_edge.client.clipped_upload", lambda *_: np.full(size, GRID, np.int64)
     )
-    with pytest.raises(ServerError, match="0 uploads, .*clip bound is 1"):
+    with pytest.raises(ServerError, match=r"0 uploads, .*clip bound is 1"):
         run(config, out=tmp_path / "run")
     lines = (tmp_path / "run" / "server" / "refusals.jsonl").read_text().splitlines()
     assert [json.loads(line)["client"] for line in lines] == IDS

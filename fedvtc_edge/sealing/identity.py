@@ -1,0 +1,264 @@
+"""Who seals and signs: an Ed25519 key and an HPKE key, in one file of PEM blocks.
+
+A private file holds PKCS #8 blocks, the public one beside it SubjectPublicKeyInfo:
+first Ed25519, then X25519 and, in the hybrid suite, ML-KEM-768. Other tools, and
+:mod:`fedvtc_edge.signing`, read the first block and take the file for a signing key.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+from fedvtc_edge import signing
+from fedvtc_edge.errors import KeyFileError
+
+from .suites import (
+    DEFAULT,
+    SUITES,
+    X25519_BYTES,
+    PrivateParts,
+    PublicParts,
+    SealingPrivateKey,
+    SealingPublicKey,
+    Suite,
+    combined_private,
+    combined_public,
+    named,
+)
+
+_ED25519_BYTES = 32
+_LABEL = b"fedvtc-edge identity v1\0"
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z ]{1,40})-----[^-]{1,16384}-----END \1-----\s*")
+_HINT = "make an identity that signs and seals: fedvtc-edge keys new FILE"
+
+
+@dataclass(frozen=True)
+class PublicIdentity:
+    """What others know of an :class:`Identity`: whom they believe and to whom they seal.
+
+    Args:
+        suite: ``hybrid`` or ``x25519``.
+        verifying: Raw Ed25519 public key, 32 bytes.
+        sealing: Raw HPKE public key: X25519 (32 bytes), then ML-KEM-768 (1184, hybrid only).
+
+    Raises:
+        KeyFileError: An unknown suite, or bytes that are no such keys.
+    """
+
+    suite: str
+    verifying: bytes
+    sealing: bytes
+
+    def __post_init__(self) -> None:
+        if not (len(self.verifying) == _ED25519_BYTES and self._valid()):
+            raise KeyFileError("the bytes are no public identity", hint=_HINT)
+
+    def _valid(self) -> bool:
+        try:
+            # Of low order, all secrets shared with such a key are zero: nobody's, so everybody's.
+            X25519PrivateKey.generate().exchange(self._parts[0])
+            return self._parts is not None and self.key is not None
+        except ValueError:
+            return False
+
+    @cached_property
+    def _parts(self) -> PublicParts:
+        if len(self.sealing) != self.scheme.public_bytes:
+            raise ValueError(len(self.sealing))
+        curve = X25519PublicKey.from_public_bytes(self.sealing[:X25519_BYTES])
+        if len(self.sealing) == X25519_BYTES:
+            return (curve,)
+        try:
+            lattice = MLKEM768PublicKey.from_public_bytes(self.sealing[X25519_BYTES:])
+        except UnsupportedAlgorithm:
+            raise KeyFileError(
+                "this installation of cryptography cannot use keys of suite hybrid",
+                hint="pip install --upgrade cryptography",
+            ) from None
+        return curve, lattice
+
+    @cached_property
+    def scheme(self) -> Suite:
+        """The suite itself."""
+        return named(self.suite)
+
+    @cached_property
+    def key(self) -> Ed25519PublicKey:
+        """Verifies what this identity signs."""
+        return Ed25519PublicKey.from_public_bytes(self.verifying)
+
+    @cached_property
+    def sealing_key(self) -> SealingPublicKey:
+        """What is sealed to this identity is sealed with this key."""
+        return combined_public(self._parts)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 over a label and :meth:`to_bytes`: suite and both keys, 32 bytes."""
+        return hashlib.sha256(_LABEL + self.to_bytes()).digest()
+
+    @property
+    def fingerprint(self) -> str:
+        """``SHA256:`` and the base64 :attr:`digest`: short enough to read aloud."""
+        return "SHA256:" + base64.b64encode(self.digest).decode().rstrip("=")
+
+    def to_bytes(self) -> bytes:
+        """Suite (1 byte), Ed25519 (32), HPKE (32 or 1216); the suite fixes the length."""
+        return bytes([self.scheme.number]) + self.verifying + self.sealing
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> PublicIdentity:
+        """Read what :meth:`to_bytes` wrote.
+
+        Raises:
+            KeyFileError: No such bytes.
+        """
+        for suite in SUITES.values():
+            if data[:1] == bytes([suite.number]):
+                cut = 1 + _ED25519_BYTES
+                return cls(suite.name, data[1:cut], data[cut:])
+        raise KeyFileError("the bytes are no public identity", hint=_HINT)
+
+    def to_pem(self) -> bytes:
+        """Its keys as SubjectPublicKeyInfo in PEM: Ed25519, X25519, ML-KEM-768."""
+        return b"".join(signing.public_pem(key) for key in (self.key, *self._parts))
+
+    @classmethod
+    def load(cls, path: Path) -> PublicIdentity:
+        """Read a ``.pub`` file.
+
+        Raises:
+            KeyFileError: Missing, damaged, a private file, or a key that only signs.
+        """
+        data = signing.read(path)
+        if b"PRIVATE KEY" in data:
+            signing.load_public(path)  # refuses, and says what to give instead
+        blocks = _blocks(data, path, b"PUBLIC KEY")
+        try:
+            keys = [serialization.load_pem_public_key(block) for block in blocks]
+        except (ValueError, UnsupportedAlgorithm):
+            raise _damaged(path) from None
+        _check_kinds(keys, (Ed25519PublicKey, X25519PublicKey, MLKEM768PublicKey), path)
+        verifying, *sealing = (key.public_bytes_raw() for key in keys)  # type: ignore[union-attr]
+        return cls(_suite_of(sealing), verifying, b"".join(sealing))
+
+    def save(self, path: Path) -> None:
+        """Write the public file alone; an existing one is not replaced.
+
+        Raises:
+            KeyFileError: It exists, or cannot be written.
+        """
+        signing.write_new({path: (self.to_pem(), 0o644)})
+
+
+class Identity:
+    """A signing key and the private half of a sealing key: one party of a federation.
+
+    Args:
+        signing_key: Signs what this party sends, and bundles.
+        parts: X25519 and, in the hybrid suite, ML-KEM-768: opens what is sealed to it.
+    """
+
+    def __init__(self, signing_key: Ed25519PrivateKey, parts: PrivateParts) -> None:
+        self.signing_key = signing_key
+        self.sealing_key: SealingPrivateKey = combined_private(parts)
+        self._parts = parts
+        self.public = PublicIdentity(
+            _suite_of(parts),
+            signing_key.public_key().public_bytes_raw(),
+            b"".join(part.public_key().public_bytes_raw() for part in parts),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Identity {self.public.fingerprint}>"  # a secret in a log would be one no more
+
+    @property
+    def fingerprint(self) -> str:
+        """Of :attr:`public`."""
+        return self.public.fingerprint
+
+    @classmethod
+    def generate(cls, suite: str = DEFAULT) -> Identity:
+        """A new one from the operating system's entropy.
+
+        Args:
+            suite: ``hybrid`` or ``x25519``.
+
+        Raises:
+            KeyFileError: An unknown suite, or one that the installation lacks.
+        """
+        return cls(signing.generate(), named(suite).generate())
+
+    def save(self, path: Path, *, passphrase: str | None = None) -> Path:
+        """Write ``path`` (0600) and the public file beside it, as ``.pub``; replaces nothing.
+
+        Args:
+            path: Of the private file.
+            passphrase: Encrypts each block; None or empty leaves that to the permissions.
+
+        Returns:
+            The path of the public file.
+
+        Raises:
+            KeyFileError: One of the files exists or cannot be written; a passphrase
+                that is too long.
+        """
+        blocks = [signing.private_pem(key, passphrase) for key in (self.signing_key, *self._parts)]
+        return signing.save_pair(path, b"".join(blocks), self.public.to_pem())
+
+    @classmethod
+    def load(cls, path: Path, *, passphrase: str | None = None) -> Identity:
+        """Read a private file.
+
+        Raises:
+            KeyFileError: Missing, damaged, locked, or a key that only signs.
+        """
+        blocks = _blocks(signing.read(path), path, b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY")
+        keys = [signing.unlock(block, path, passphrase) for block in blocks]
+        _check_kinds(keys, (Ed25519PrivateKey, X25519PrivateKey, MLKEM768PrivateKey), path)
+        signing_key, *parts = keys
+        return cls(signing_key, tuple(parts))  # type: ignore[arg-type]
+
+
+def _suite_of(keys: Sequence[object]) -> str:
+    return "x25519" if len(keys) == 1 else "hybrid"
+
+
+def _blocks(data: bytes, path: Path, *labels: bytes) -> list[bytes]:
+    """The PEM blocks of a file that holds nothing else.
+
+    Text between them is refused: a damaged BEGIN line would otherwise hide a block, and
+    a hybrid identity without its last block is an identity of the other suite.
+    """
+    found, end = [], 0
+    while match := _BLOCK.match(data, end):
+        if match[1] not in labels:
+            raise _damaged(path)
+        found.append(match[0])
+        end = match.end()
+    if not found or end != len(data):
+        raise _damaged(path)
+    return found
+
+
+def _check_kinds(keys: Sequence[object], kinds: tuple[type, ...], path: Path) -> None:
+    if len(keys) > len(kinds) or not all(map(isinstance, keys, kinds)):
+        raise _damaged(path)
+    if len(keys) == 1:
+        raise KeyFileError(f"{path} signs but does not seal", hint=_HINT)
+
+
+def _damaged(path: Path) -> KeyFileError:
+    return KeyFileError(f"{path} is not an identity in PEM", hint=_HINT)
