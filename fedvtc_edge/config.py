@@ -6,24 +6,19 @@ were measured with. Nothing here imports torch.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
 
 from .errors import ConfigError
+from .validation import explain, refuse
 
 Names = Annotated[tuple[Annotated[str, Strict()], ...], Field(strict=False)]
 
 MAX_CONFIG_BYTES = 1_000_000
-
-
-def _refuse(reason: str, hint: str) -> PydanticCustomError:
-    return PydanticCustomError("refused", "{reason}", {"reason": reason, "hint": hint})
 
 
 class _Table(BaseModel):
@@ -48,7 +43,7 @@ class DataSettings(_Table):
     @classmethod
     def _paintable(cls, value: int) -> int:
         if value and (value % 4 or not 8 <= value <= 64):
-            raise _refuse(
+            raise refuse(
                 f"{value} pixels cannot be painted",
                 "use a multiple of 4 from 8 to 64, or 0 to keep the images' own size",
             )
@@ -67,7 +62,7 @@ class ClientSettings(_Table):
     @classmethod
     def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
-            raise _refuse("an empty list", "name at least one architecture")
+            raise refuse("an empty list", "name at least one architecture")
         return value
 
 
@@ -108,6 +103,15 @@ class PrivacySettings(_Table):
     clip: float = Field(default=1.0, ge=1e-3, le=1e3)
     population: int = Field(default=1000, ge=1, description="public guess of all samples")
 
+    @field_validator("clip", mode="before")
+    @classmethod
+    def _fixed(cls, value: Any) -> Any:
+        if isinstance(value, str):  # "auto", "median", "adaptive": habits of other tools
+            raise refuse(
+                "a bound taken from the data tells of the data", "give a number; 1 is a good one"
+            )
+        return value
+
 
 class TransportSettings(_Table):
     """How an upload travels."""
@@ -120,7 +124,7 @@ class TransportSettings(_Table):
     @classmethod
     def _available(cls, value: bool) -> bool:
         if value:
-            raise _refuse(
+            raise refuse(
                 "sealing and masking are not built yet",
                 "set it to false; the local engine sends nothing over a network",
             )
@@ -147,7 +151,7 @@ class EngineSettings(_Table):
     @classmethod
     def _available(cls, value: str | int) -> str | int:
         if value not in ("local", 1):
-            raise _refuse("not built yet", 'use engine.name = "local" and engine.workers = 1')
+            raise refuse("not built yet", 'use engine.name = "local" and engine.workers = 1')
         return value
 
 
@@ -197,7 +201,7 @@ def load_config(
     try:
         return Config.model_validate(document)
     except ValidationError as error:
-        raise _explain(error.errors()[0]) from None
+        raise explain(error.errors()[0], Config) from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -246,44 +250,3 @@ def _merge(document: dict[str, Any], changes: Mapping[str, Any]) -> None:
             _merge(document[key], value)
         else:
             document[key] = value
-
-
-def _explain(error: ErrorDetails) -> ConfigError:
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(location)
-    if error["type"] == "extra_forbidden":
-        return _unknown_key(location)
-    value = repr(error["input"])
-    got = f"{key} = {value if len(value) <= 80 else value[:77] + '...'}"
-    if error["type"] == "refused":
-        return ConfigError(f"{got}: {error['ctx']['reason']}", hint=error["ctx"]["hint"])
-    text = error["msg"].removeprefix("Input should be ")
-    # A TOML author knows tables and lists, not pydantic's names for them.
-    expected = {"tuple_type": "a list", "model_type": "a table", "model_attributes_type": "a table"}
-    return ConfigError(
-        f"{got}: expected {expected.get(error['type'], text)}",
-        hint="see docs/configuration.md for every key, its type and its range",
-    )
-
-
-def _unknown_key(location: list[str]) -> ConfigError:
-    table: type[BaseModel] = Config
-    for part in location[:-1]:
-        annotation = table.model_fields[part].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            table = annotation
-    prefix = "".join(f"{part}." for part in location[:-1])
-    key, valid = location[-1], sorted(table.model_fields)
-    # The right word in the wrong table is as common as a slip of the hand, and an exact
-    # name says more than a similar one: method.alpha means data.alpha, not method.latent.
-    near = [
-        f"{name}.{key}"
-        for name, field in Config.model_fields.items()
-        if isinstance(field.annotation, type)
-        and issubclass(field.annotation, BaseModel)
-        and key in field.annotation.model_fields
-    ]
-    cutoff = 0.8 if near else 0.5
-    near += [f"{prefix}{name}" for name in difflib.get_close_matches(key, valid, 1, cutoff)]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"valid keys: {', '.join(valid)}"
-    return ConfigError(f"unknown key {prefix}{key}", hint=hint)

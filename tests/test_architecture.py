@@ -19,6 +19,7 @@ SIDES = ("attacks", "benchmarks", "export")
 # lazily or not; inside a package, modules are free. A new module is entered here.
 LAYERS: list[set[str]] = [
     {"errors"},
+    {"validation"},
     {"config", "context", "files", "progress", "streams"},
     {"compute", "ledger", "locking", "refusals", "releases", "signing"},
     {"data", "devices", "models", "sealing"},

@@ -22,10 +22,10 @@ from .identity import PublicIdentity
 
 SCHEMA = 1
 KIND = "fedvtc-edge trust list"
-MAX_CLIENTS = 4096
+MAX_CLIENTS = 10_000
 TRUSTED, REVOKED = "trusted", "revoked"
 
-_LARGEST_FILE = 16_777_216
+_LARGEST_FILE = 33_554_432
 _LONGEST_IDENTITY = 2048
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _KEYS = {"id", "status", "fingerprint", "suite", "identity"}

@@ -44,7 +44,12 @@ REFUSED = [
     ("--set privacy.clip=1e4", "privacy.clip = 10000", ""),
     ("--set privacy.clip=1e-3", "too fine for the integer grid", "raise privacy.clip"),
     ("--set privacy.population=0", "privacy.population = 0", ""),
-    ("--set privacy.noise_multiplier=1", "unknown key privacy.noise_multiplier", ""),
+    ("--set privacy.noise_multiplier=1", "noise is calibrated, never typed", "privacy.epsilon"),
+    ("--set privacy.sigma=1", "noise is calibrated, never typed", "noise_for"),
+    ("--set privacy.accountant=gdp", "no upper bound", "PRV"),
+    ("--set privacy.sample_rate=0.01", "would tell that size", "privacy.population"),
+    ("--set privacy.max_grad_norm=1", "has another name", "privacy.clip"),
+    ("--set privacy.clip=median", "a bound taken from the data", "give a number"),
 ]
 
 
