@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"config", "context", "files", "progress", "streams"},
     {"compute", "ledger", "releases", "signing"},
-    {"data", "devices", "models"},
+    {"data", "devices", "masking", "models"},
     {"anchor", "losses", "statistics", "vtc"},
     {"gaussian", "memory", "privacy", "wire"},
     {"discriminant"},
