@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from .errors import MaskingError
-from .keys import PAIR, agree, derive
+from .keys import PAIR, derive
 from .plan import Plan
 from .shamir import PRIME, SHARE_BYTES
 
@@ -71,24 +70,18 @@ class Channel:
         return True
 
 
-def open_channel(
-    plan: Plan, view: bytes, own: X25519PrivateKey, index: int, other: int, theirs: bytes
-) -> Channel:
-    """Agree with another client on the keys of both directions.
+def open_channel(plan: Plan, view: bytes, secret: bytes, index: int, other: int) -> Channel:
+    """The keys of both directions.
 
     Args:
         plan: Public.
         view: Digest of all adverts: whoever was shown other keys cannot open anything.
-        own: One's encryption key.
+        secret: What the two encryption keys agree on.
         index: One's own index.
         other: Index of the other.
-        theirs: Public encryption key of the other.
-
-    Raises:
-        MaskingError: A public key of small order.
     """
     info = plan.digest + view + PAIR.pack(min(index, other), max(index, other))
-    keys = derive(agree(own, theirs), b"channel", info, 64)
+    keys = derive(secret, b"channel", info, 64)
     upward, downward = AESGCM(keys[:32]), AESGCM(keys[32:])  # from the lower index, and to it
     outward, inward = (upward, downward) if index < other else (downward, upward)
     bound = plan.digest + view

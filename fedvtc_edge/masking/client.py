@@ -16,7 +16,9 @@ from .channel import Channel, open_channel
 from .errors import MaskingError
 from .keys import (
     Advert,
+    Agreement,
     Vector,
+    agree,
     commitment_of,
     masking_key,
     pair_mask,
@@ -44,19 +46,27 @@ class MaskingClient:
         plan: Public, the same for everybody.
         client: This client's id.
         identity: Its private key, of the trusted public key in the plan.
+        agreeing: X25519; a simulation that plays all clients gives one that remembers.
 
     Raises:
         MaskingError: A client that is not invited, or another's identity.
     """
 
-    def __init__(self, plan: Plan, client: str, identity: Ed25519PrivateKey) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        client: str,
+        identity: Ed25519PrivateKey,
+        *,
+        agreeing: Agreement = agree,
+    ) -> None:
         self.plan, self.client = plan, client
         self.index = plan.index_of(client)
         if identity.public_key().public_bytes_raw() != plan.raw_keys[self.index]:
             raise MaskingError(
                 f"the identity is not the one trusted as {client}", hint="check the key file"
             )
-        self._identity = identity
+        self._identity, self._agree = identity, agreeing
         self._next: Step | None = Step.ADVERTISE
         # The two secrets that are shared: of the self-mask, and of the key of pairwise masks.
         self._seed = secrets.token_bytes(SECRET_BYTES)
@@ -102,14 +112,8 @@ class MaskingClient:
             others = [m for m in members if m != self.index]
             for m in others:
                 self._adverts[m] = verified_advert(self.plan, self.plan.clients[m], adverts[m])
-                self._channels[m] = open_channel(
-                    self.plan,
-                    self._view,
-                    self._encryption,
-                    self.index,
-                    m,
-                    self._adverts[m].encryption,
-                )
+                secret = self._agree(self._encryption, self._adverts[m].encryption)
+                self._channels[m] = open_channel(self.plan, self._view, secret, self.index, m)
             points = tuple(m + 1 for m in members)  # 0 is where the secret lies
             dealt = [split(s, points, self.plan.threshold) for s in (self._seed, self._root)]
             shares = dict(zip(members, zip(*dealt, strict=True), strict=True))
@@ -139,8 +143,8 @@ class MaskingClient:
             masked = numbers + self_mask(self.plan, self.index, self._seed)
             for m in sealed:
                 pair = (min(m, self.index), max(m, self.index))
-                theirs = self._adverts[m].masking
-                mask = pair_mask(self.plan, self._view, self._masking, pair, theirs)
+                secret = self._agree(self._masking, self._adverts[m].masking)
+                mask = pair_mask(self.plan, self._view, secret, pair)
                 # The lower one adds what the higher one subtracts.
                 (np.add if self.index < m else np.subtract)(masked, mask, out=masked)
             self._view += pack_members(self.plan, members)

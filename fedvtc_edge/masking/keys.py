@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -113,21 +114,21 @@ def self_mask(plan: Plan, index: int, seed: bytes) -> Vector:
     return _expand(plan, derive(seed, b"self mask", plan.digest + PAIR.pack(index, index), 32))
 
 
-def pair_mask(plan: Plan, view: bytes, own: X25519PrivateKey, pair: Pair, theirs: bytes) -> Vector:
+def pair_mask(plan: Plan, view: bytes, secret: bytes, pair: Pair) -> Vector:
     """PRG(s_uv), [size], the same for both of the pair.
 
     Args:
         plan: Public.
         view: Digest of all adverts.
-        own: Masking key of one of the two.
+        secret: What their masking keys agree on.
         pair: Both, the lower index first.
-        theirs: Public masking key of the other.
-
-    Raises:
-        MaskingError: A public key of small order, with which no secret can be agreed on.
     """
     info = plan.digest + view + PAIR.pack(*pair)
-    return _expand(plan, derive(agree(own, theirs), b"pair mask", info, 32))
+    return _expand(plan, derive(secret, b"pair mask", info, 32))
+
+
+Agreement = Callable[[X25519PrivateKey, bytes], bytes]
+"""A private key and another's public one to the secret that both agree on."""
 
 
 def agree(own: X25519PrivateKey, theirs: bytes) -> bytes:

@@ -52,8 +52,8 @@ def combine(shares: Mapping[int, int]) -> int:
     Returns:
         0 to the prime - 1; a number of 2^128 or more was no secret.
     """
-    weights = _weights(tuple(shares))
-    return sum(map(mul, shares.values(), weights)) % PRIME
+    value: int = sum(map(mul, shares.values(), _weights(tuple(shares)))) % PRIME
+    return value
 
 
 @lru_cache(maxsize=2048)  # points and powers are public

@@ -6,14 +6,33 @@ from collections.abc import Mapping
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from fedvtc_edge.context import Context
 
 from .client import MaskingClient
 from .errors import MaskingError
+from .keys import agree
 from .plan import LARGEST_BOUND, Plan, Step
 from .server import MaskedSum, MaskingServer, Transcript
+
+
+class _Remembering:
+    """X25519 once per pair, where it is one process that has both ends: half the work.
+
+    It lives as long as one simulated sum. A device has nothing to remember: it holds
+    one end of each pair.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[frozenset[bytes], bytes] = {}
+
+    def __call__(self, own: X25519PrivateKey, theirs: bytes) -> bytes:
+        pair = frozenset((own.public_key().public_bytes_raw(), theirs))
+        if pair not in self._known:
+            self._known[pair] = agree(own, theirs)
+        return self._known[pair]
 
 
 def run_masked_sum(
@@ -54,7 +73,11 @@ def run_masked_sum(
     size = int(np.size(next(iter(inputs.values())))) if inputs else 0
     plan = Plan(context, trusted, size, bound)
     server = MaskingServer(plan, transcript=transcript)
-    clients = {name: MaskingClient(plan, name, identities[name]) for name in plan.clients}
+    agreeing = _Remembering()
+    clients = {
+        name: MaskingClient(plan, name, identities[name], agreeing=agreeing)
+        for name in plan.clients
+    }
 
     def answer(step: Step, name: str, message: bytes) -> bytes:
         client = clients[name]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import MaskingError
-from .keys import Advert, Vector, commitment_of, masking_key, pair_mask, self_mask
+from .keys import Advert, Vector, agree, commitment_of, masking_key, pair_mask, self_mask
 from .plan import Plan
 from .shamir import SECRET_BYTES, combine
 
@@ -75,9 +75,14 @@ def unmasked_sum(
             the bound have.
     """
 
-    def secret_of(owner: int, what: str, right: Callable[[bytes], bool]) -> bytes:
-        held = {sender: found[owner] for sender, found in shares.items()}
-        secret = rebuild(plan, held, right, suspects)
+    def secret_of(owner: int, what: str, right: Callable[[Plan, int, bytes, bytes], bool]) -> bytes:
+        shown = adverts[owner].commitment if what == "seed" else adverts[owner].masking
+        secret = rebuild(
+            plan,
+            {sender: found[owner] for sender, found in shares.items()},
+            lambda candidate: right(plan, owner, candidate, shown),
+            suspects,
+        )
         if secret is None:
             raise MaskingError(
                 f"the shares of {plan.clients[owner]}'s {what} do not give what it committed to",
@@ -88,24 +93,12 @@ def unmasked_sum(
     total = np.zeros(plan.size, plan.dtype)
     for index, vector in vectors.items():
         total += vector
-        committed = adverts[index].commitment
-        seed = secret_of(
-            index, "seed", lambda s, i=index, c=committed: commitment_of(plan, i, s) == c
-        )
-        total -= self_mask(plan, index, seed)
+        total -= self_mask(plan, index, secret_of(index, "seed", _is_seed))
     for index in dropped:
-        shown = adverts[index].masking
-        root = secret_of(
-            index,
-            "key",
-            lambda s, i=index, k=shown: (
-                masking_key(plan, i, s).public_key().public_bytes_raw() == k
-            ),
-        )
-        key = masking_key(plan, index, root)
+        key = masking_key(plan, index, secret_of(index, "key", _is_root))
         for other in vectors:
             pair = (min(index, other), max(index, other))
-            mask = pair_mask(plan, view, key, pair, adverts[other].masking)
+            mask = pair_mask(plan, view, agree(key, adverts[other].masking), pair)
             # What the survivor added or subtracted is taken back.
             (np.subtract if other < index else np.add)(total, mask, out=total)
     signed = total.view(np.dtype(f"<i{plan.dtype.itemsize}")).astype(np.int64)
@@ -115,3 +108,11 @@ def unmasked_sum(
             "a sum beyond what the bound allows", hint="a client masked wrongly; begin a new sum"
         )
     return signed
+
+
+def _is_seed(plan: Plan, owner: int, candidate: bytes, commitment: bytes) -> bool:
+    return commitment_of(plan, owner, candidate) == commitment
+
+
+def _is_root(plan: Plan, owner: int, candidate: bytes, public: bytes) -> bool:
+    return masking_key(plan, owner, candidate).public_key().public_bytes_raw() == public
