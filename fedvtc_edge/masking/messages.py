@@ -17,7 +17,7 @@ from .keys import ADVERT_BYTES
 from .plan import SERVER, Plan
 from .shamir import PRIME, SHARE_BYTES
 
-_HEADER = struct.Struct(">4sBB100s")
+_HEADER = struct.Struct(">4sBB100s32s")
 _MAGIC, _VERSION = b"FVMS", 1
 HEADER_BYTES = _HEADER.size
 
@@ -37,8 +37,8 @@ class Kind(IntEnum):
 
 
 def frame(plan: Plan, kind: Kind, sender: str, body: bytes) -> bytes:
-    """Header (106 bytes: magic, version, type, context) and body."""
-    return _HEADER.pack(_MAGIC, _VERSION, kind, plan.contexts[sender]) + body
+    """Header (138 bytes: magic, version, type, context, digest of the plan) and body."""
+    return _HEADER.pack(_MAGIC, _VERSION, kind, plan.contexts[sender], plan.digest) + body
 
 
 def unframe(plan: Plan, data: bytes, kind: Kind, sender: str) -> bytes:
@@ -49,7 +49,7 @@ def unframe(plan: Plan, data: bytes, kind: Kind, sender: str) -> bytes:
     """
     if not isinstance(data, bytes) or len(data) < HEADER_BYTES:
         raise MaskingError(f"no {kind.name} message", hint="expected bytes with a whole header")
-    magic, version, type_, context = _HEADER.unpack_from(data)
+    magic, version, type_, context, digest = _HEADER.unpack_from(data)
     if (magic, version) != (_MAGIC, _VERSION):
         raise MaskingError(
             f"magic {magic!r}, version {version}, expected {_MAGIC!r}, {_VERSION}",
@@ -61,6 +61,11 @@ def unframe(plan: Plan, data: bytes, kind: Kind, sender: str) -> bytes:
         raise MaskingError(
             f"a {kind.name} message of another run, round, kind or sender than {sender}'s",
             hint="an old message, or one of somebody else, is never taken",
+        )
+    if digest != plan.digest:
+        raise MaskingError(
+            f"a {kind.name} message of another plan",
+            hint="all parties must agree on clients, their keys, size and bound",
         )
     return data[HEADER_BYTES:]
 

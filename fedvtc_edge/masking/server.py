@@ -172,9 +172,9 @@ class MaskingServer:
     def _close(self) -> dict[int, bytes]:
         inbox, self._inbox = self._inbox, {}
         if len(inbox) < self.plan.threshold:
-            step, self._step = self._step, None
+            step, self._step = self._awaited(), None
             raise MaskingError(
-                f"{len(inbox)} clients in step {step and step.name}, "
+                f"{len(inbox)} clients in step {step.name}, "
                 f"expected {self.plan.threshold} of {len(self.plan.clients)} at least",
                 hint="too many dropped out; begin a new sum",
             )

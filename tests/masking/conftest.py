@@ -70,7 +70,7 @@ class Game:
     ) -> None:
         self.party, self.drop, self.up, self.down = party, dict(drop or {}), up, down
         self.server = MaskingServer(party.plan)
-        self.clients = {name: party.client(name) for name in party.plan.clients}
+        self.clients = {name: party.client(name) for name in party.identities}
         self.letters = dict.fromkeys(self.clients, b"")
         self.sent: dict[tuple[Step, str], bytes] = {}
 
