@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"validation"},
     {"config", "context", "files", "progress", "streams"},
     {"compute", "ledger", "locking", "refusals", "releases", "signing"},
-    {"data", "devices", "models", "sealing"},
+    {"data", "devices", "masking", "models", "sealing"},
     {"anchor", "losses", "statistics", "vtc"},
     {"checks", "gaussian", "memory", "privacy", "wire"},
     {"discriminant"},

@@ -1,0 +1,29 @@
+"""Secure aggregation: the server learns the sum of the clients' vectors and nothing else.
+
+After Bonawitz et al. 2017, "Practical Secure Aggregation for Privacy-Preserving
+Machine Learning". Client and server are state machines that exchange bytes; whoever
+uses them moves the bytes. What each message looks like, and who learns what, is told
+in ``docs/masking.md``.
+"""
+
+from .client import MaskingClient
+from .errors import MaskingError
+from .fixed import decode_fixed, encode_fixed, grid_bound
+from .plan import LARGEST_BOUND, Plan, Step, threshold_of
+from .server import MaskedSum, MaskingServer
+from .simulation import run_masked_sum
+
+__all__ = [
+    "LARGEST_BOUND",
+    "MaskedSum",
+    "MaskingClient",
+    "MaskingError",
+    "MaskingServer",
+    "Plan",
+    "Step",
+    "decode_fixed",
+    "encode_fixed",
+    "grid_bound",
+    "run_masked_sum",
+    "threshold_of",
+]
