@@ -152,7 +152,9 @@ def floor_seconds(config: Config, data: Dataset) -> Floor:
 
 def prepare(config: Config, data: Dataset, directory: RunDirectory) -> LocalEngine:
     """The engine as a run has it, ready for the first round."""
-    method = assemble(config, data, Compute.of(config.engine), directory.witness)
+    method = assemble(
+        config, data, Compute.of(config.engine), directory.witness, record=directory.record
+    )
     return LocalEngine(
         method, [], TestSet(*_test(data)), keep=directory.save, progress=SilentProgress()
     )

@@ -116,18 +116,15 @@ class PrivacySettings(_Table):
 class TransportSettings(_Table):
     """How an upload travels."""
 
-    seal: bool = False
+    seal: bool = True
     masking: bool = False
     precision: Literal["float32", "float16"] = "float32"
 
-    @field_validator("seal", "masking")
+    @field_validator("masking")
     @classmethod
     def _available(cls, value: bool) -> bool:
         if value:
-            raise refuse(
-                "sealing and masking are not built yet",
-                "set it to false; the local engine sends nothing over a network",
-            )
+            raise refuse("masking is not built yet", "set it to false")
         return value
 
 

@@ -21,6 +21,7 @@ from .errors import RunError
 from .evaluation import TestSet, as_images
 from .locking import alone
 from .methods import METHODS, Federation, Method
+from .methods.base import Record, unrecorded
 from .methods.client_level import ClientLevelFedVTC
 from .methods.example import ExampleFedVTC
 from .models import ImageShape, build, find
@@ -32,6 +33,7 @@ from .runs import Checkpoint, RunDirectory, public_name
 from .server import Refuse, Server, Witness, unheard
 from .streams import seed_of
 from .summary import pictures, summarise
+from .transport import Parties, Plain, Sealed, Transport
 
 _PRIVATE: dict[str, type[Method]] = {"example": ExampleFedVTC, "client": ClientLevelFedVTC}
 """Privacy modes in which rounds go otherwise; only FedVTC can be private at all."""
@@ -112,7 +114,19 @@ def _run(
         releases = ReleaseStore(directory.path if directory else None)
         witness = directory.witness if directory else _unseen
         refuse = Refusals(directory.path).note if directory else unheard
-        method = assemble(config, data, compute, witness, releases, refuse)
+        folder = directory.path if directory else None
+        transport = transport_of(config, folder)
+        record = directory.record if directory else unrecorded
+        method = assemble(
+            config,
+            data,
+            compute,
+            witness,
+            releases=releases,
+            refuse=refuse,
+            transport=transport,
+            record=record,
+        )
         twins = []
         if with_twins and config.method.name not in _NO_TWINS:
             twins = clients(config, data, compute, decoders=False)
@@ -146,8 +160,11 @@ def assemble(
     data: Dataset,
     compute: Compute,
     witness: Witness,
+    *,
     releases: ReleaseStore | None = None,
     refuse: Refuse = unheard,
+    transport: Transport | None = None,
+    record: Record = unrecorded,
 ) -> Method:
     """Clients, server and method of a federation, ready for the first round."""
     kind = _PRIVATE.get(config.privacy.mode, METHODS[config.method.name])
@@ -161,8 +178,27 @@ def assemble(
         compute,
         public_name(config),
         releases or ReleaseStore(None),
+        transport or transport_of(config, None),
+        record,
     )
     return kind(federation)
+
+
+def transport_of(config: Config, folder: Path | None) -> Transport:
+    """How uploads travel in one process.
+
+    Args:
+        config: The settings.
+        folder: The run directory, or None where nothing is written.
+    """
+    if not config.transport.seal:
+        return Plain()
+    return Sealed(Parties(client_ids(config), folder), public_name(config), folder)
+
+
+def client_ids(config: Config) -> list[str]:
+    """Ids of all clients, in order."""
+    return [f"client-{index:02d}" for index in range(config.clients.count)]
 
 
 def clients(config: Config, data: Dataset, compute: Compute, *, decoders: bool) -> list[Client]:
@@ -182,8 +218,7 @@ def clients(config: Config, data: Dataset, compute: Compute, *, decoders: bool) 
     )
     height, _, channels = data.image_shape
     shape, latent, made = ImageShape(height, channels), config.method.latent, []
-    for index, part in enumerate(parts):
-        name = f"client-{index:02d}"
+    for index, (name, part) in enumerate(zip(client_ids(config), parts, strict=True)):
         architecture = settings.architectures[index % len(settings.architectures)]
         model = build(
             architecture,

@@ -26,6 +26,7 @@ from safetensors.torch import save
 from torch import Tensor, from_numpy, nn
 
 from .config import Config, load_config
+from .context import Context
 from .errors import ConfigError, RunError
 from .files import write_atomic
 from .ledger import Ledger
@@ -154,9 +155,12 @@ class RunDirectory:
         """Whether the run has its summary."""
         return (self.path / "summary.json").is_file()
 
+    def record(self, context: Context, data: bytes) -> None:
+        """Enter what is about to be released in the ledger."""
+        self._ledger.record(context.round, context.sender, context.kind, data)
+
     def witness(self, round_: int, sender: str, kind: str, data: bytes) -> None:
-        """Enter an upload in the ledger, then keep it exactly as the server sees it."""
-        self._ledger.record(round_, sender, kind, data)
+        """Keep an upload exactly as the server sees it."""
         folder = self.path / "server" / f"round-{round_:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / f"{sender}.{kind}.upload", data)

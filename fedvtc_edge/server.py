@@ -13,7 +13,7 @@ from .checks import check_norms, contributors, suppress, trimmed_sum
 from .config import ServerSettings
 from .context import Context
 from .errors import FedVTCError
-from .privacy.client_level import ClientDesign, check_norm, noised
+from .privacy.client_level import ClientDesign, check_norm
 from .privacy.design import Array, Design
 from .privacy.estimation import estimate
 from .privacy.release import Integers
@@ -23,16 +23,12 @@ from .wire import (
     decode,
     decode_release,
     decode_weights,
-    encode_release,
     encode_weights,
     publish,
 )
 
 Witness = Callable[[int, str, str, bytes], None]
 """Told of each upload: round, sender, kind, bytes."""
-
-Once = Callable[[Callable[[], bytes]], bytes]
-"""What a function returned the first time, kept on disk."""
 
 Refuse = Callable[[Context, FedVTCError, str | None], None]
 """Told of each refusal: whose upload, why, and its key's fingerprint if there is one."""
@@ -168,36 +164,35 @@ class Server:
         heard, total = self._sum_of_releases(quorum)
         return publish(_world(design, total, heard, centre, std))
 
-    def close_in_sum(
-        self,
-        *,
-        quorum: int,
-        design: ClientDesign,
-        centre: Array,
-        context: Context,
-        once: Once,
-        std: float | None = None,
-    ) -> bytes:
-        """Add clipped uploads, noise the sum, and publish what it says: see :class:`ClientDesign`.
-
-        Args:
-            quorum: Least number of uploads.
-            design: Clip bound and noise.
-            centre: Public centre of the features.
-            context: Of the server's own release.
-            once: Keeps the noised sum: after a crash the same bytes are published.
-            std: A public constant to publish in place of estimated deviations.
+    def add_releases(self, *, quorum: int) -> Integers:
+        """The sum of clipped uploads, without noise: nobody but a trusted server may see it.
 
         Raises:
             ServerError: Fewer than ``quorum`` clients uploaded.
-            PrivacyError: The budget is spent.
         """
-        _, total = self._sum_of_releases(quorum)
-        data = once(lambda: encode_release(noised(design, total), context=context))
-        # In the ledger before anybody sees it.
-        self._witness(context.round, context.sender, context.kind, data)
-        release = decode_release(data, size=design.size, context=context)
-        return publish(_world(design, release, 1, centre, std))
+        return self._sum_of_releases(quorum)[1]
+
+    def publish_release(
+        self,
+        released: bytes,
+        context: Context,
+        design: ClientDesign,
+        centre: Array,
+        *,
+        std: float | None = None,
+    ) -> bytes:
+        """What a sum that was noised once says of the data: post-processing.
+
+        Args:
+            released: The server's own release, in the ledger by now.
+            context: Its context.
+            design: Clip bound and noise.
+            centre: Public centre of the features.
+            std: A public constant to publish in place of estimated deviations.
+        """
+        self._witness(context.round, context.sender, context.kind, released)
+        total = decode_release(released, size=design.size, context=context)
+        return publish(_world(design, total, 1, centre, std))
 
     def _sum_of_releases(self, quorum: int) -> tuple[int, Integers]:
         self._check_quorum(len(self._releases), max(quorum, self.settings.minimum_contributors))
@@ -258,10 +253,14 @@ class Server:
                 )
             heard[sender] = opened()
         except FedVTCError as error:
-            self._last_refusal = f"; refused {sender}: {error}"
-            self._refuse(context, error, fingerprint)
+            self.refuse(context, error, fingerprint)
             return False
         return True
+
+    def refuse(self, context: Context, error: FedVTCError, fingerprint: str | None) -> None:
+        """Note that an upload does not count, and why."""
+        self._last_refusal = f"; refused {context.sender}: {error}"
+        self._refuse(context, error, fingerprint)
 
     def _check_quorum(self, heard: int, quorum: int) -> None:
         refusal, self._last_refusal = self._last_refusal, ""

@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"compute", "ledger", "locking", "refusals", "releases", "signing"},
     {"data", "devices", "masking", "models", "sealing"},
     {"anchor", "losses", "statistics", "vtc"},
-    {"checks", "gaussian", "memory", "privacy", "wire"},
+    {"checks", "gaussian", "memory", "privacy", "transport", "wire"},
     {"discriminant"},
     {"knowledge"},
     {"training"},

@@ -145,6 +145,7 @@ class LocalEngine:
             for name, value in module.state_dict().items()
         }
         self._keep(Checkpoint(number, self.records, self.method.published, after, tensors))
+        self.federation.transport.close(number)
         self._progress.advance(_note(record))
 
     def _modules(self) -> dict[str, nn.Module]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,10 +14,20 @@ from fedvtc_edge.client import Client, in_chunks
 from fedvtc_edge.compute import Compute
 from fedvtc_edge.config import Config
 from fedvtc_edge.context import Context
+from fedvtc_edge.errors import EnvelopeError
 from fedvtc_edge.knowledge import Knowledge
 from fedvtc_edge.models.registry import ImageShape
+from fedvtc_edge.privacy.design import Design
 from fedvtc_edge.releases import ReleaseStore
 from fedvtc_edge.server import Server, quorum_of
+from fedvtc_edge.transport import Plain, Transport
+
+Record = Callable[[Context, bytes], None]
+"""Told of each release before a byte of it leaves; refuses what the budget does not cover."""
+
+
+def unrecorded(context: Context, data: bytes) -> None:
+    """Keeper of no ledger."""
 
 
 @dataclass
@@ -40,6 +51,8 @@ class Federation:
         compute: Where tensors live.
         run: Public name of the run, in the context of every upload.
         releases: Noised releases, kept so that a retry sends the same bytes.
+        transport: Carries uploads.
+        record: The ledger.
         traffic: Bytes per client id.
     """
 
@@ -51,6 +64,8 @@ class Federation:
     compute: Compute
     run: str
     releases: ReleaseStore = field(default_factory=lambda: ReleaseStore(None))
+    transport: Transport = field(default_factory=Plain)
+    record: Record = unrecorded
     traffic: dict[str, Traffic] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,6 +74,31 @@ class Federation:
     def context(self, client: Client, number: int, kind: str) -> Context:
         """What an upload of a client in round ``number`` belongs to."""
         return Context(self.run, number, client.id, kind)
+
+    def send(self, payload: bytes, context: Context, receive: Callable[..., object]) -> None:
+        """One upload: into the ledger, on its way, and to the server.
+
+        Args:
+            payload: What the client encoded.
+            context: What it belongs to.
+            receive: The server's, called with the payload as it arrived and the sender's
+                fingerprint; not called for what could not be opened, which is noted.
+
+        Raises:
+            PrivacyError: The sender's budget is spent.
+        """
+        self.record(context, payload)
+        try:
+            delivery = self.transport.carry(payload, context)
+        except EnvelopeError as error:
+            self.server.refuse(context, error, None)
+            return
+        self.traffic[context.sender].up += delivery.size
+        receive(delivery.payload, context=context, fingerprint=delivery.fingerprint)
+
+    def send_release(self, payload: bytes, context: Context, design: Design) -> None:
+        """:meth:`send` for a noised or clipped release."""
+        self.send(payload, context, partial(self.server.receive_release, design=design))
 
     def quorum(self, cohort: Sequence[Client]) -> int:
         """How many of a cohort must be heard."""

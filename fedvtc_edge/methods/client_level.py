@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -14,6 +13,7 @@ from fedvtc_edge.client import Client
 from fedvtc_edge.context import Context
 from fedvtc_edge.knowledge import CODE_STD
 from fedvtc_edge.privacy.accountant import epsilon_spent
+from fedvtc_edge.privacy.client_level import noised
 from fedvtc_edge.privacy.design import Array, Design
 from fedvtc_edge.privacy.plan import client_design_of
 from fedvtc_edge.releases import SERVER
@@ -83,17 +83,15 @@ class ClientLevelFedVTC(FedVTC):
             context = federation.context(client, number, kind)
             upload = client.clip_upload(extractor(client), design, about)
             data = wire.encode_release(upload, context=context)
-            federation.traffic[client.id].up += len(data)
-            federation.server.receive_release(data, context=context, design=design)
-        name = f"{kind}-{number:04d}" if number else kind
+            federation.send_release(data, context, design)
+        total = federation.server.add_releases(quorum=federation.quorum(cohort))
+        context = Context(federation.run, number, SERVER, kind)
+        released = federation.releases.once(
+            SERVER,
+            f"{kind}-{number:04d}" if number else kind,
+            lambda: wire.encode_release(noised(design, total), context=context),
+        )
+        federation.record(context, released)
         self._publish(
-            kind,
-            federation.server.close_in_sum(
-                quorum=federation.quorum(cohort),
-                design=design,
-                centre=about,
-                context=Context(federation.run, number, SERVER, kind),
-                once=partial(federation.releases.once, SERVER, name),
-                std=std,
-            ),
+            kind, federation.server.publish_release(released, context, design, about, std=std)
         )

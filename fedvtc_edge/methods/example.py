@@ -125,8 +125,7 @@ class ExampleFedVTC(FedVTC):
                     return wire.encode_release(noised, context=context)
 
             data = federation.releases.once(client.id, f"features-{number:04d}", draw)
-            federation.traffic[client.id].up += len(data)
-            federation.server.receive_release(data, context=context, design=design)
+            federation.send_release(data, context, design)
         self._publish(
             "features",
             federation.server.close_releases(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -49,9 +50,9 @@ class FedProto(Method):
             context = federation.context(client, number, "features")
             precision = federation.config.transport.precision
             data = wire.encode(client.measure(), context=context, precision=precision)
-            federation.traffic[client.id].up += len(data)
             width = federation.config.method.latent
-            federation.server.receive(data, context=context, width=width, pooled=False)
+            receive = partial(federation.server.receive, width=width, pooled=False)
+            federation.send(data, context, receive)
         data = federation.server.close(quorum=federation.quorum(cohort))
         federation.broadcast(len(data))
         self.restore({"prototypes": data})

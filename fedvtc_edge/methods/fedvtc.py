@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -164,8 +165,7 @@ class FedVTC(Method):
                     client.release_anchor(anchor, design, about), context=context
                 ),
             )
-            federation.traffic[client.id].up += len(data)
-            federation.server.receive_release(data, context=context, design=design)
+            federation.send_release(data, context, design)
         quorum = federation.quorum(federation.clients)
         self._publish(
             "anchor", federation.server.close_releases(quorum=quorum, design=design, centre=about)
@@ -184,8 +184,7 @@ class FedVTC(Method):
             weights = client.decoder_weights()
             context = self.federation.context(client, number, "decoder")
             data = wire.encode_weights(weights, context=context)
-            self.federation.traffic[client.id].up += len(data)
-            server.receive_decoder(data, context=context, like=weights)
+            self.federation.send(data, context, partial(server.receive_decoder, like=weights))
         data = server.close_decoders(quorum=self.federation.quorum(cohort))
         self.federation.broadcast(len(data), cohort)
         for client in cohort:
@@ -195,9 +194,9 @@ class FedVTC(Method):
         context = self.federation.context(client, number, kind)
         precision = self.federation.config.transport.precision
         data = wire.encode(measured, context=context, precision=precision)
-        self.federation.traffic[client.id].up += len(data)
         width, pooled = measured.width, bool(measured.pooled)
-        self.federation.server.receive(data, context=context, width=width, pooled=pooled)
+        receive = partial(self.federation.server.receive, width=width, pooled=pooled)
+        self.federation.send(data, context, receive)
 
     def _publish(self, kind: str, data: bytes) -> None:
         self.federation.broadcast(len(data))

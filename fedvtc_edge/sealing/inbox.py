@@ -156,6 +156,23 @@ class Inbox:
                 ),
             )
 
+    def find(self, context: Context) -> tuple[bytes, int] | None:
+        """The payload and the envelope's size of what was acknowledged, or None.
+
+        Raises:
+            EnvelopeError: :attr:`recipient` cannot open it any more, or its sender is
+                not trusted any more.
+            RunError: It is missing or damaged.
+        """
+        digest = None
+        if (context.run, context.round) == (self._guard.run, self.round):
+            digest = self._guard.accepted().get((context.sender, context.kind))
+        if digest is None:
+            return None
+        envelope = self._stored(digest)
+        payload = unseal(envelope, recipient=self.recipient, trusted=self.trusted, context=context)
+        return payload, len(envelope)
+
     def close(self, round_: int) -> None:
         """End ``round_`` and open the next; call it when the round's result is on the disk.
 
