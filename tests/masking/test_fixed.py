@@ -7,12 +7,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedvtc_edge.masking import MaskingError, decode_fixed, encode_fixed, grid_bound
 
 
+@settings(deadline=None)
 @given(st.floats(-100, 100), st.integers(0, 50))
 def test_rounding_agrees_with_exact_fractions(value: float, bits: int) -> None:
     encoded = int(encode_fixed([value], scale_bits=bits, bound=100.0)[0])
@@ -20,6 +21,7 @@ def test_rounding_agrees_with_exact_fractions(value: float, bits: int) -> None:
     assert abs(encoded) <= grid_bound(100.0, scale_bits=bits)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(2**52), 2**52)), st.integers(0, 60))
 def test_there_and_back(numbers: list[int], bits: int) -> None:
     real = decode_fixed(np.array(numbers, np.int64), scale_bits=bits)

@@ -92,6 +92,7 @@ def test_one_byte_more_or_less_from_the_server(three: Any, game: Any, step: Step
             genuine(played, step, "client-01")
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 9)))
 def test_lists_there_and_back(ten: Any, members: set[int]) -> None:
     packed = pack_members(ten.plan, members)

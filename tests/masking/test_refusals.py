@@ -238,11 +238,31 @@ def test_a_server_that_shows_two_lists_gets_no_share(ten: Any, game: Any) -> Non
         at = 16 * (recipient - (recipient > sender))
         return body[at : at + 16]
 
-    for group in (list(range(4)), list(range(4, 10)), list(range(10))):
-        client = played.clients[ten.plan.clients[group[0]]]
-        rest = b"".join(tag(sender, group[0]) for sender in group if sender != group[0])
-        refused(lambda c=client, g=group, r=rest: c.unmask(server_says(ten, Kind.CONFIRMED, g, r)))
+    # Too few of either list; one who is not on the list; enough, but not of one list.
+    for asked, group, why in (
+        (0, range(4), "expected 7 at least"),
+        (4, range(4, 10), "expected 7 at least"),
+        (1, range(10), "dropped out"),
+        (2, range(9), "client-04 did not see the same"),
+        (5, range(9), "client-00 did not see the same"),
+    ):
+        client = played.clients[ten.plan.clients[asked]]
+        rest = b"".join(tag(sender, asked) for sender in group if sender != asked)
+        message = server_says(ten, Kind.CONFIRMED, list(group), rest)
+        refused(lambda c=client, m=message: c.unmask(m), why)
         silent(client)
+
+
+def test_unequal_mailboxes_are_found_out(ten: Any, game: Any) -> None:
+    """Client 0 is told that client 9 dealt no shares; nobody else is."""
+
+    def down(step: Step, name: str, message: bytes) -> bytes:
+        if (step, name) == (Step.MASK, A):
+            return server_says(ten, Kind.MAILBOX, list(range(9)), message[HEADER_BYTES + 2 : -50])
+        return message
+
+    refused(game(ten, down=down, drop={"client-09": 2}).play, "did not see the same")
+    refused(game(ten, down=down).play, "one that dropped out")
 
 
 def test_never_both_shares_of_one_client(three: Any, game: Any) -> None:

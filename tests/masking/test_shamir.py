@@ -49,7 +49,7 @@ def test_the_modulus_is_prime_and_holds_every_secret() -> None:
     assert 2**128 <= PRIME < 2 ** (8 * shamir.SHARE_BYTES)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.binary(min_size=16, max_size=16), st.integers(1, 12), st.integers(0, 6), st.randoms())
 def test_any_t_shares_give_the_secret(
     secret: bytes, threshold: int, more: int, draw: random.Random

@@ -19,6 +19,8 @@ from fedvtc_edge.masking import (
     run_masked_sum,
     threshold_of,
 )
+from fedvtc_edge.privacy import discrete_gaussian
+from fedvtc_edge.privacy.shared_noise import honest_of, share_of
 
 STEPS = range(5)
 
@@ -136,3 +138,11 @@ def test_order_of_the_dictionaries_is_of_no_account(three: Any) -> None:
     keys = dict(reversed(three.identities.items()))
     result = run_masked_sum(backwards, keys, three.trusted, three.context)
     assert result.total.tolist() == three.plain(three.inputs).tolist()
+
+
+def test_private_releases_with_shared_noise_add_up(party: Any) -> None:
+    """As they are: integers, each with its share of the noise."""
+    some = party(5, size=40)
+    share = share_of(2.0**20, honest_of(5, dropouts=1, colluders=1))
+    some.inputs = {name: discrete_gaussian(share, 40) + 1000 for name in some.inputs}
+    is_exact(some, {"client-02": 2})

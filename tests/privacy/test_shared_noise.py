@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedvtc_edge.errors import PrivacyError
@@ -31,6 +31,7 @@ def convolved(scale: float, count: int, reach: int) -> np.ndarray:
     return total[middle - reach : middle + reach + 1]
 
 
+@settings(deadline=None)
 @given(st.integers(2**13, 2**50), st.integers(1, 7), st.integers(1, 3000))
 def test_the_sum_never_carries_less(numerator: int, denominator: int, honest: int) -> None:
     sigma = Fraction(numerator, denominator)
