@@ -33,7 +33,7 @@ from .runs import Checkpoint, RunDirectory, public_name
 from .server import Refuse, Server, Witness, unheard
 from .streams import seed_of
 from .summary import pictures, summarise
-from .transport import Parties, Plain, Sealed, Transport
+from .transport import FOLDER, Transport, transport_of
 
 _PRIVATE: dict[str, type[Method]] = {"example": ExampleFedVTC, "client": ClientLevelFedVTC}
 """Privacy modes in which rounds go otherwise; only FedVTC can be private at all."""
@@ -114,8 +114,7 @@ def _run(
         releases = ReleaseStore(directory.path if directory else None)
         witness = directory.witness if directory else _unseen
         refuse = Refusals(directory.path).note if directory else unheard
-        folder = directory.path if directory else None
-        transport = transport_of(config, folder)
+        transport = _transport(config, directory)
         record = directory.record if directory else unrecorded
         method = assemble(
             config,
@@ -149,7 +148,9 @@ def _run(
         finally:
             progress.close()
         summary = summarise(engine, data)
-        releases.forget_secrets()  # all rounds are done and kept: nothing will be noised again
+        # All rounds are done and kept: nothing will be noised or opened again.
+        releases.forget_secrets()
+        transport.end()
         if directory is not None:
             _finish(directory, engine, data, summary)
     return RunResult(summary, directory.path if directory else None)
@@ -178,22 +179,10 @@ def assemble(
         compute,
         public_name(config),
         releases or ReleaseStore(None),
-        transport or transport_of(config, None),
+        transport or _transport(config, None),
         record,
     )
     return kind(federation)
-
-
-def transport_of(config: Config, folder: Path | None) -> Transport:
-    """How uploads travel in one process.
-
-    Args:
-        config: The settings.
-        folder: The run directory, or None where nothing is written.
-    """
-    if not config.transport.seal:
-        return Plain()
-    return Sealed(Parties(client_ids(config), folder), public_name(config), folder)
 
 
 def client_ids(config: Config) -> list[str]:
@@ -288,6 +277,11 @@ def _finish(
     from .report import render
 
     render(directory.path)
+
+
+def _transport(config: Config, directory: RunDirectory | None) -> Transport:
+    folder = directory.path / FOLDER if directory else None
+    return transport_of(config.transport, client_ids(config), public_name(config), folder)
 
 
 def _unseen(round_: int, sender: str, kind: str, data: bytes) -> None:

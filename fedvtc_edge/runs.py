@@ -35,7 +35,7 @@ from .privacy.plan import claim_of
 
 SCHEMA = 1
 
-_TORN = re.compile(r"\..+\.(safetensors|upload|release|jsonl?|npz|html|key|toml)\.[a-z0-9_]{8}")
+_TORN = re.compile(r"\..+\.(safetensors|upload|release|jsonl?|npz|html|key|pub|toml)\.[a-z0-9_]{8}")
 """Temporary files of :func:`write_atomic`, which a killed process leaves behind."""
 
 
@@ -191,10 +191,9 @@ class RunDirectory:
         Raises:
             RunError: It is damaged.
         """
-        files = self._checkpoints()
-        if not files:
+        path = max(self._checkpoints(), default=None)
+        if path is None:
             return None
-        path = files[-1]
         try:
             with safe_open(path, framework="pt") as file:
                 document = json.loads((file.metadata() or {})["state"])

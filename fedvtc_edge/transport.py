@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from .config import TransportSettings
 from .context import Context
 from .sealing import Identity, Inbox, TrustList, seal, unseal
 from .sealing.suites import DEFAULT
 
-KEY = "identity.key"
+FOLDER = "parties"
+"""Where an unfinished run keeps the keys of all parties, the trust list and the inbox."""
+
 TRUST = "trust.json"
 INBOX = "inbox"
 
@@ -39,6 +43,9 @@ class Transport(Protocol):
     def close(self, round_: int) -> None:
         """Forget what ``round_`` received: its result is on the disk."""
 
+    def end(self) -> None:
+        """The run is done: keep no key."""
+
 
 class Plain:
     """Bytes as they are: within one process there is nobody to hide them from."""
@@ -50,16 +57,19 @@ class Plain:
     def close(self, round_: int) -> None:
         """Nothing was kept."""
 
+    def end(self) -> None:
+        """There is no key."""
+
 
 class Parties:
     """Identities of the clients and the server of one run, made when they are first needed.
 
-    In a simulation one process plays all parties. Each private key lies with its party,
-    for the owner's eyes (0600), so that a run that was killed goes on with the same keys.
+    In a simulation one process plays all parties. Private keys are readable by the owner
+    alone (0600) and outlive a crash, so that a run goes on with the same ones.
 
     Args:
         clients: Ids of the clients.
-        folder: The run directory, laid out; None keeps keys for the time of the process.
+        folder: For the keys and the trust list; None keeps them for the time of the process.
     """
 
     def __init__(self, clients: Sequence[str], folder: Path | None) -> None:
@@ -69,7 +79,7 @@ class Parties:
     @cached_property
     def clients(self) -> dict[str, Identity]:
         """Each client's identity."""
-        return {name: self._identity("clients", name) for name in self._ids}
+        return {name: self._identity(name) for name in self._ids}
 
     @cached_property
     def server(self) -> Identity:
@@ -78,28 +88,29 @@ class Parties:
 
     @cached_property
     def trusted(self) -> TrustList:
-        """Whom the server believes: the clients of this run, in ``server/trust.json``.
+        """Whom the server believes: the clients of this run, in ``trust.json``.
 
         Raises:
             TrustError: The file is damaged.
         """
-        if self._folder is not None and (path := self._folder / "server" / TRUST).exists():
+        if self._folder is not None and (path := self._folder / TRUST).exists():
             return TrustList.load(path)  # somebody may have been revoked since
         trusted = TrustList()
         for name, identity in self.clients.items():
             trusted.add(name, identity.public)
         if self._folder is not None:
-            trusted.save(self._folder / "server" / TRUST)
+            self._folder.mkdir(exist_ok=True)
+            trusted.save(self._folder / TRUST)
         return trusted
 
-    def _identity(self, *place: str) -> Identity:
+    def _identity(self, name: str) -> Identity:
         if self._folder is None:
             return Identity.generate(DEFAULT)
-        path = self._folder.joinpath(*place, KEY)
+        path = self._folder / f"{name}.key"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(exist_ok=True)
             # A killed process may have left the public half, which is written first.
-            path.with_name(KEY + ".pub").unlink(missing_ok=True)
+            path.with_name(f"{name}.key.pub").unlink(missing_ok=True)
             Identity.generate(DEFAULT).save(path)
         return Identity.load(path)
 
@@ -110,7 +121,7 @@ class Sealed:
     Args:
         parties: Who seals and who opens.
         run: Public name of the run.
-        folder: The run directory, for ``server/inbox``; None keeps nothing.
+        folder: For the inbox; None keeps nothing.
     """
 
     def __init__(self, parties: Parties, run: str, folder: Path | None) -> None:
@@ -124,7 +135,7 @@ class Sealed:
         if self._folder is None:
             return None
         return Inbox(
-            self._folder / "server" / INBOX,
+            self._folder / INBOX,
             run=self._run,
             recipient=self.parties.server,
             trusted=self.parties.trusted,
@@ -166,3 +177,23 @@ class Sealed:
         inbox = vars(self).get("inbox")  # a method that uploads nothing needs no keys
         if inbox is not None:
             inbox.close(round_)
+
+    def end(self) -> None:
+        """Delete keys, trust list and inbox: nothing of this run will be opened any more."""
+        vars(self).pop("inbox", None)
+        if self._folder is not None and self._folder.exists():
+            shutil.rmtree(self._folder)
+
+
+def transport_of(
+    settings: TransportSettings, clients: Sequence[str], run: str, folder: Path | None
+) -> Transport:
+    """How uploads travel in one process that plays all parties.
+
+    Args:
+        settings: Sealed or not.
+        clients: Their ids.
+        run: Public name of the run.
+        folder: For keys and inbox; None keeps nothing.
+    """
+    return Sealed(Parties(clients, folder), run, folder) if settings.seal else Plain()

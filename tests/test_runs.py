@@ -181,7 +181,8 @@ def test_the_server_saw_what_the_folder_says(tiny: Tiny, tmp_path: Path, mode: s
     }
     assert stored == heard
     assert len(stored) == {"anchored": 3, "features": 6, "fedproto": 6, "local": 0}[mode]
-    assert summary["upload_bytes_total"] == sum(map(len, stored.values()))
+    travelled = sum(len(data) + 1214 for data in stored.values())  # in envelopes
+    assert summary["upload_bytes_total"] == travelled
     assert (out / "statistics.safetensors").exists() == (mode != "local")
 
 
