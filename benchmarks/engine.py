@@ -41,6 +41,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedvtc_edge.assembly import assemble, clients
 from fedvtc_edge.benchmarks.arguments import positive
 from fedvtc_edge.client import Client
 from fedvtc_edge.compute import Compute, deterministic
@@ -48,7 +49,6 @@ from fedvtc_edge.config import Config, TrainingSettings, load_config
 from fedvtc_edge.data import Dataset, load_dataset
 from fedvtc_edge.engine.local import LocalEngine
 from fedvtc_edge.evaluation import TestSet, as_images
-from fedvtc_edge.federation import assemble, clients
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.runs import RunDirectory
 from fedvtc_edge.streams import generator

@@ -21,12 +21,13 @@ import torch
 from matplotlib.figure import Figure
 
 import fedvtc_edge
+from fedvtc_edge.assembly import assemble
 from fedvtc_edge.compute import Compute, deterministic
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, FedVTCError
 from fedvtc_edge.evaluation import as_images
-from fedvtc_edge.federation import assemble, check_names
+from fedvtc_edge.federation import check_names
 from fedvtc_edge.files import write_atomic
 from fedvtc_edge.progress import BarProgress, Progress, SilentProgress
 from fedvtc_edge.report.canvas import CALIBRATED, CONTROL, FULL, LOCAL, OWN, draw, legend

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .config import Config
 from .errors import ConfigError, FedVTCError
+from .masking.plan import LEAST_CLIENTS, MOST_CLIENTS, threshold_of
 from .statistics import Array, ClassStatistics, GlobalStatistics, sum_of
 
 SLACK = 0.02
@@ -192,9 +193,34 @@ def check_settings(config: Config) -> None:
             f"transport.precision = 'float16' with {hidden}: what travels are whole numbers",
             hint='use transport.precision = "float32"',
         )
+    if config.transport.masking:
+        _check_masking(config)
     if config.server.minimum_contributors > config.clients.count:
         raise ConfigError(
             f"server.minimum_contributors = {config.server.minimum_contributors} with "
             f"clients.count = {config.clients.count}: no class could be published",
             hint="lower server.minimum_contributors",
+        )
+
+
+def _check_masking(config: Config) -> None:
+    group = config.group
+    if config.method.share == "features+decoder" and config.method.name == "fedvtc":
+        raise ConfigError(
+            "transport.masking with method.share = 'features+decoder': decoders are not masked",
+            hint='use method.share = "anchored" or "features"',
+        )
+    if not LEAST_CLIENTS <= group <= MOST_CLIENTS:
+        raise ConfigError(
+            f"transport.masking with {group} clients in a sum, expected {LEAST_CLIENTS} to "
+            f"{MOST_CLIENTS}",
+            hint="with two clients a sum tells each the other's statistics; see clients.count",
+        )
+    bearable = 2 * threshold_of(group) - group
+    if config.colluders >= bearable:
+        raise ConfigError(
+            f"privacy.collusion = {config.privacy.collusion:g}: {config.colluders} of {group} "
+            "clients in league with the server would see through the masks, which bear "
+            f"{bearable - 1}",
+            hint="lower privacy.collusion, or take more clients",
         )

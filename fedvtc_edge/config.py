@@ -6,6 +6,7 @@ were measured with. Nothing here imports torch.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,6 +59,11 @@ class ClientSettings(_Table):
     architectures: Names = ("lenet", "resnet8", "mobilenet", "shufflenet", "mlp")
     devices: Names = ()
 
+    @property
+    def per_round(self) -> int:
+        """Clients in each round; at least one."""
+        return max(1, round(self.cohort * self.count))
+
     @field_validator("architectures")
     @classmethod
     def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -102,6 +108,7 @@ class PrivacySettings(_Table):
     delta: float = Field(default=1e-5, gt=0, lt=1)
     clip: float = Field(default=1.0, ge=1e-3, le=1e3)
     population: int = Field(default=1000, ge=1, description="public guess of all samples")
+    collusion: float = Field(default=0.1, ge=0, lt=1, description="share of dishonest clients")
 
     @field_validator("clip", mode="before")
     @classmethod
@@ -119,13 +126,6 @@ class TransportSettings(_Table):
     seal: bool = True
     masking: bool = False
     precision: Literal["float32", "float16"] = "float32"
-
-    @field_validator("masking")
-    @classmethod
-    def _available(cls, value: bool) -> bool:
-        if value:
-            raise refuse("masking is not built yet", "set it to false")
-        return value
 
 
 class ServerSettings(_Table):
@@ -164,6 +164,19 @@ class Config(_Table):
     transport: TransportSettings = TransportSettings()
     server: ServerSettings = ServerSettings()
     engine: EngineSettings = EngineSettings()
+
+    @property
+    def group(self) -> int:
+        """Clients whose uploads are added up together: all, once, or those of a round."""
+        clients, method = self.clients, self.method
+        if method.name == "fedvtc" and method.share == "anchored":
+            return clients.count
+        return clients.per_round
+
+    @property
+    def colluders(self) -> int:
+        """Clients of a group that may be in league with the server, rounded up."""
+        return math.ceil(self.privacy.collusion * self.group - 1e-9)  # 0.07 · 100 is 7.000…01
 
     def replace(self, **tables: Mapping[str, Any] | int) -> Config:
         """A copy with some keys changed, validated again.

@@ -9,34 +9,25 @@ from typing import Any
 
 import torch
 
-from . import vtc
+from .admission import unheard
+from .assembly import assemble, clients
 from .checks import check_settings
-from .client import Client
 from .compute import Compute, deterministic
 from .config import Config
-from .data import Dataset, load_dataset, partition
+from .data import Dataset, load_dataset
 from .devices import DeviceProfile
 from .engine.local import LocalEngine
 from .errors import RunError
 from .evaluation import TestSet, as_images
 from .locking import alone
-from .methods import METHODS, Federation, Method
-from .methods.base import Record, unrecorded
-from .methods.client_level import ClientLevelFedVTC
-from .methods.example import ExampleFedVTC
-from .models import ImageShape, build, find
+from .methods.base import unrecorded
+from .models import find
 from .privacy.plan import check_claim
 from .progress import Progress, SilentProgress
 from .refusals import Refusals
 from .releases import ReleaseStore
-from .runs import Checkpoint, RunDirectory, public_name
-from .server import Refuse, Server, Witness, unheard
-from .streams import seed_of
+from .runs import Checkpoint, RunDirectory
 from .summary import pictures, summarise
-from .transport import FOLDER, Transport, transport_of
-
-_PRIVATE: dict[str, type[Method]] = {"example": ExampleFedVTC, "client": ClientLevelFedVTC}
-"""Privacy modes in which rounds go otherwise; only FedVTC can be private at all."""
 
 _NO_TWINS = ("local",)
 """Methods that are their own local-only control."""
@@ -114,7 +105,6 @@ def _run(
         releases = ReleaseStore(directory.path if directory else None)
         witness = directory.witness if directory else _unseen
         refuse = Refusals(directory.path).note if directory else unheard
-        transport = _transport(config, directory)
         record = directory.record if directory else unrecorded
         method = assemble(
             config,
@@ -123,8 +113,8 @@ def _run(
             witness,
             releases=releases,
             refuse=refuse,
-            transport=transport,
             record=record,
+            folder=directory.path if directory else None,
         )
         twins = []
         if with_twins and config.method.name not in _NO_TWINS:
@@ -150,94 +140,10 @@ def _run(
         summary = summarise(engine, data)
         # All rounds are done and kept: nothing will be noised or opened again.
         releases.forget_secrets()
-        transport.end()
+        method.federation.transport.end()
         if directory is not None:
             _finish(directory, engine, data, summary)
     return RunResult(summary, directory.path if directory else None)
-
-
-def assemble(
-    config: Config,
-    data: Dataset,
-    compute: Compute,
-    witness: Witness,
-    *,
-    releases: ReleaseStore | None = None,
-    refuse: Refuse = unheard,
-    transport: Transport | None = None,
-    record: Record = unrecorded,
-) -> Method:
-    """Clients, server and method of a federation, ready for the first round."""
-    kind = _PRIVATE.get(config.privacy.mode, METHODS[config.method.name])
-    height, _, channels = data.image_shape
-    federation = Federation(
-        config,
-        clients(config, data, compute, decoders=kind.has_decoder),
-        Server(data.classes, witness, settings=config.server, refuse=refuse),
-        ImageShape(height, channels),
-        data.classes,
-        compute,
-        public_name(config),
-        releases or ReleaseStore(None),
-        transport or _transport(config, None),
-        record,
-    )
-    return kind(federation)
-
-
-def client_ids(config: Config) -> list[str]:
-    """Ids of all clients, in order."""
-    return [f"client-{index:02d}" for index in range(config.clients.count)]
-
-
-def clients(config: Config, data: Dataset, compute: Compute, *, decoders: bool) -> list[Client]:
-    """Deal the training data out; architectures and devices are given in turn.
-
-    Raises:
-        ConfigError: An unknown architecture.
-        DataError: Too few samples for so many clients.
-    """
-    settings = config.clients
-    parts = partition(
-        data.y_train,
-        clients=settings.count,
-        classes=data.classes,
-        settings=config.data,
-        seed=seed_of(config.seed, "partition"),
-    )
-    height, _, channels = data.image_shape
-    shape, latent, made = ImageShape(height, channels), config.method.latent, []
-    for index, (name, part) in enumerate(zip(client_ids(config), parts, strict=True)):
-        architecture = settings.architectures[index % len(settings.architectures)]
-        model = build(
-            architecture,
-            shape,
-            latent=latent,
-            classes=data.classes,
-            seed=seed_of(config.seed, name, "classifier"),
-        )
-        decoder = None
-        if decoders:
-            decoder = vtc.build(shape, latent=latent, seed=seed_of(config.seed, name, "decoder"))
-            decoder = decoder.to(compute.device)
-        made.append(
-            Client(
-                id=name,
-                architecture=architecture,
-                device_profile=(
-                    settings.devices[index % len(settings.devices)] if settings.devices else None
-                ),
-                images=as_images(data.x_train[part], compute.device),
-                labels=torch.from_numpy(data.y_train[part]).to(compute.device),
-                classes=data.classes,
-                model=model.to(compute.device),
-                decoder=decoder,
-                settings=config.training,
-                compute=compute,
-                seed=config.seed,
-            )
-        )
-    return made
 
 
 def check_names(config: Config) -> None:
@@ -277,11 +183,6 @@ def _finish(
     from .report import render
 
     render(directory.path)
-
-
-def _transport(config: Config, directory: RunDirectory | None) -> Transport:
-    folder = directory.path / FOLDER if directory else None
-    return transport_of(config.transport, client_ids(config), public_name(config), folder)
 
 
 def _unseen(round_: int, sender: str, kind: str, data: bytes) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from .admission import Admission, Refuse, ServerError, Witness, unheard
 from .checks import check_norms, contributors, suppress, trimmed_sum
 from .config import ServerSettings
 from .context import Context
-from .errors import FedVTCError
 from .privacy.client_level import ClientDesign, check_norm
 from .privacy.design import Array, Design
 from .privacy.estimation import estimate
@@ -26,27 +25,6 @@ from .wire import (
     encode_weights,
     publish,
 )
-
-Witness = Callable[[int, str, str, bytes], None]
-"""Told of each upload: round, sender, kind, bytes."""
-
-Refuse = Callable[[Context, FedVTCError, str | None], None]
-"""Told of each refusal: whose upload, why, and its key's fingerprint if there is one."""
-
-_Opened = TypeVar("_Opened")
-
-
-class ServerError(FedVTCError):
-    """A round that cannot be closed, or an upload that does not belong to it."""
-
-
-def unheard(context: Context, error: FedVTCError, fingerprint: str | None) -> None:
-    """Notes no refusal."""
-
-
-def quorum_of(share: float, cohort: int) -> int:
-    """How many of a cohort a share of it is, rounded up; 1 at least."""
-    return max(1, math.ceil(share * cohort - 1e-9))  # 0.07 · 100 is 7.000000000000001
 
 
 class Server:
@@ -72,9 +50,8 @@ class Server:
     ) -> None:
         self.classes = classes
         self.settings = settings or ServerSettings()
-        self._witness = witness
-        self._refuse = refuse
-        self._last_refusal = ""
+        self._admission = Admission(witness, refuse)
+        self.refuse = self._admission.refuse
         self._received: dict[str, ClassStatistics] = {}
         self._releases: dict[str, Integers] = {}
         self._decoders: dict[str, Weights] = {}
@@ -105,7 +82,7 @@ class Server:
             check_norms(statistics)
             return statistics
 
-        return self._admit(upload, context, fingerprint, self._received, opened)
+        return self._admission.admit(upload, context, fingerprint, self._received, opened)
 
     def close(self, *, quorum: int, floor: float = 0.0) -> bytes:
         """Add what was received, in the order of the senders' names, and publish it.
@@ -118,16 +95,44 @@ class Server:
             ServerError: Fewer than ``quorum`` clients uploaded, or no class has as many
                 contributors as the settings ask for.
         """
-        self._check_quorum(len(self._received), quorum)
+        self._admission.check_quorum(len(self._received), quorum)
         parts = [self._received[sender] for sender in sorted(self._received)]
         self._received = {}
-        minimum, number = self.settings.minimum_contributors, contributors(parts)
+        total = trimmed_sum(parts, self.settings.trim)
+        return self._published(total, contributors(parts), floor)
+
+    def publish_sum(
+        self,
+        total: ClassStatistics,
+        number: NDArray[np.int64],
+        heard: Sequence[str],
+        *,
+        quorum: int,
+        floor: float = 0.0,
+    ) -> bytes:
+        """Publish a sum whose parts the server never saw.
+
+        Args:
+            total: Of all clients in ``heard``.
+            number: Contributors per class, [C], summed under the same masks.
+            heard: Whose statistics are in it.
+            quorum: Least number of them.
+            floor: Least standard deviation, in units of the features.
+
+        Raises:
+            ServerError: As :meth:`close`.
+        """
+        self._admission.check_quorum(len(heard), quorum)
+        return self._published(total, number, floor)
+
+    def _published(self, total: ClassStatistics, number: NDArray[np.int64], floor: float) -> bytes:
+        minimum = self.settings.minimum_contributors
         if 0 < number.max(initial=0) < minimum:
             raise ServerError(
                 f"no class has {minimum} contributors, the most are {number.max()}",
                 hint="lower server.minimum_contributors",
             )
-        world = GlobalStatistics.from_sum(trimmed_sum(parts, self.settings.trim), floor=floor)
+        world = GlobalStatistics.from_sum(total, floor=floor)
         return publish(suppress(world, number, minimum, floor=floor))
 
     def receive_release(
@@ -150,7 +155,7 @@ class Server:
                 check_norm(design, release)
             return release
 
-        return self._admit(upload, context, fingerprint, self._releases, opened)
+        return self._admission.admit(upload, context, fingerprint, self._releases, opened)
 
     def close_releases(
         self, *, quorum: int, design: Design, centre: Array, std: float | None = None
@@ -163,6 +168,32 @@ class Server:
         """
         heard, total = self._sum_of_releases(quorum)
         return publish(_world(design, total, heard, centre, std))
+
+    def publish_releases(
+        self,
+        total: Integers,
+        heard: Sequence[str],
+        design: Design,
+        centre: Array,
+        *,
+        quorum: int,
+        std: float | None = None,
+    ) -> bytes:
+        """Publish what a masked sum of noised releases says: post-processing.
+
+        Args:
+            total: Of the releases of all clients in ``heard``, each with its noise.
+            heard: Whose releases are in it.
+            design: What they look like.
+            centre: Public centre of the features.
+            quorum: Least number of them.
+            std: A public constant to publish in place of estimated deviations.
+
+        Raises:
+            ServerError: Fewer than ``quorum``, or than the settings' contributors.
+        """
+        self._check_quorum(len(heard), quorum)
+        return publish(_world(design, total, len(heard), centre, std))
 
     def add_releases(self, *, quorum: int) -> Integers:
         """The sum of clipped uploads, without noise: nobody but a trusted server may see it.
@@ -190,12 +221,12 @@ class Server:
             centre: Public centre of the features.
             std: A public constant to publish in place of estimated deviations.
         """
-        self._witness(context.round, context.sender, context.kind, released)
+        self._admission.witness(context.round, context.sender, context.kind, released)
         total = decode_release(released, size=design.size, context=context)
         return publish(_world(design, total, 1, centre, std))
 
     def _sum_of_releases(self, quorum: int) -> tuple[int, Integers]:
-        self._check_quorum(len(self._releases), max(quorum, self.settings.minimum_contributors))
+        self._check_quorum(len(self._releases), quorum)
         received = [self._releases[sender] for sender in sorted(self._releases)]
         self._releases = {}
         return len(received), np.sum(received, axis=0)
@@ -211,7 +242,7 @@ class Server:
             like: Weights of the agreed names and shapes.
             fingerprint: Of the sender's key, for the note of a refusal.
         """
-        return self._admit(
+        return self._admission.admit(
             upload,
             context,
             fingerprint,
@@ -226,7 +257,7 @@ class Server:
             ServerError: Fewer than ``quorum`` clients uploaded, or fewer than the settings'
                 contributors.
         """
-        self._check_quorum(len(self._decoders), max(quorum, self.settings.minimum_contributors))
+        self._check_quorum(len(self._decoders), quorum)
         uploads = [self._decoders[sender] for sender in sorted(self._decoders)]
         self._decoders = {}
         return encode_weights(
@@ -236,39 +267,9 @@ class Server:
             }
         )
 
-    def _admit(
-        self,
-        upload: bytes,
-        context: Context,
-        fingerprint: str | None,
-        heard: dict[str, _Opened],
-        opened: Callable[[], _Opened],
-    ) -> bool:
-        sender = context.sender
-        self._witness(context.round, sender, context.kind, upload)
-        try:
-            if sender in heard:
-                raise ServerError(
-                    f"{sender} uploads twice in round {context.round}", hint="one upload counts"
-                )
-            heard[sender] = opened()
-        except FedVTCError as error:
-            self.refuse(context, error, fingerprint)
-            return False
-        return True
-
-    def refuse(self, context: Context, error: FedVTCError, fingerprint: str | None) -> None:
-        """Note that an upload does not count, and why."""
-        self._last_refusal = f"; refused {context.sender}: {error}"
-        self._refuse(context, error, fingerprint)
-
     def _check_quorum(self, heard: int, quorum: int) -> None:
-        refusal, self._last_refusal = self._last_refusal, ""
-        if heard < max(quorum, 1):
-            raise ServerError(
-                f"{heard} uploads, the quorum is {quorum}{refusal}",
-                hint="wait for more clients, or lower the quorum (to 1 at least)",
-            )
+        """Where every client contributes to everything, each is a contributor."""
+        self._admission.check_quorum(heard, max(quorum, self.settings.minimum_contributors))
 
 
 def _world(

@@ -13,7 +13,7 @@ from .engine.local import LocalEngine
 from .evaluation import averages
 from .memory import training_megabytes
 from .methods import Method
-from .privacy.plan import COVERS, UNITS, claim_of
+from .privacy.plan import UNITS, claim_of, covers
 from .runs import SCHEMA, version
 
 _PER_CLASS = 6
@@ -78,12 +78,17 @@ def summarise(engine: LocalEngine, data: Dataset) -> dict[str, Any]:
         "gain": (means["accuracy_mean"] or 0.0) - alone,
         "upload_bytes_total": sum(spent["up"] for spent in account.values()),
         "download_bytes_total": sum(spent["down"] for spent in account.values()),
-        "uploads": method.uploads(),
+        "uploads": [
+            f"{text}; under masks, so that the server sees only the sum over the clients"
+            if config.transport.masking
+            else text
+            for text in method.uploads()
+        ],
         "epsilon": epsilon,
         "delta": config.privacy.delta if epsilon is not None else None,
         "privacy_unit": UNITS[config.privacy.mode] if claim else None,
         "privacy_mechanism": claim.mechanism if claim else None,
-        "privacy_covers": COVERS[config.privacy.mode] if claim else None,
+        "privacy_covers": covers(config) if claim else None,
         "seconds": round(seconds, 3),
         "samples_per_second": round(
             sum(spent["samples"] for spent in account.values()) / max(busy, 1e-9), 1

@@ -40,6 +40,9 @@ class Transport(Protocol):
     def carry(self, payload: bytes, context: Context) -> Delivery:
         """Bring ``payload`` from the client that ``context`` names to the server."""
 
+    def relay(self, payload: bytes, context: Context) -> Delivery:
+        """The same for a message that has a meaning for this moment only: it is not kept."""
+
     def close(self, round_: int) -> None:
         """Forget what ``round_`` received: its result is on the disk."""
 
@@ -48,17 +51,27 @@ class Transport(Protocol):
 
 
 class Plain:
-    """Bytes as they are: within one process there is nobody to hide them from."""
+    """Bytes as they are: within one process there is nobody to hide them from.
+
+    Args:
+        folder: Where keys may lie that masking signs with.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
 
     def carry(self, payload: bytes, context: Context) -> Delivery:
         """The same bytes."""
         return Delivery(payload, len(payload), None)
 
+    relay = carry
+
     def close(self, round_: int) -> None:
         """Nothing was kept."""
 
     def end(self) -> None:
-        """There is no key."""
+        """Delete the keys that masking signed with, if any."""
+        _delete(self._folder)
 
 
 class Parties:
@@ -158,19 +171,23 @@ class Sealed:
             kept = inbox.find(context)
             if kept is not None:
                 return Delivery(*kept, fingerprint)
+        if inbox is None:
+            return self.relay(payload, context)
         envelope = seal(
             payload, recipient=self.parties.server.public, sender=sender, context=context
         )
-        if inbox is not None:
-            opened = inbox.receive(context, envelope).payload
-        else:
-            opened = unseal(
-                envelope,
-                recipient=self.parties.server,
-                trusted=self.parties.trusted,
-                context=context,
-            )
-        return Delivery(opened, len(envelope), fingerprint)
+        return Delivery(inbox.receive(context, envelope).payload, len(envelope), fingerprint)
+
+    def relay(self, payload: bytes, context: Context) -> Delivery:
+        """Seal and open ``payload``; a restarted server asks for it again.
+
+        Raises:
+            EnvelopeError: The sender is not trusted.
+        """
+        sender, server = self.parties.clients[context.sender], self.parties.server
+        envelope = seal(payload, recipient=server.public, sender=sender, context=context)
+        opened = unseal(envelope, recipient=server, trusted=self.parties.trusted, context=context)
+        return Delivery(opened, len(envelope), sender.fingerprint)
 
     def close(self, round_: int) -> None:
         """Nothing of ``round_`` is accepted any more, and its envelopes are deleted."""
@@ -181,19 +198,23 @@ class Sealed:
     def end(self) -> None:
         """Delete keys, trust list and inbox: nothing of this run will be opened any more."""
         vars(self).pop("inbox", None)
-        if self._folder is not None and self._folder.exists():
-            shutil.rmtree(self._folder)
+        _delete(self._folder)
+
+
+def _delete(folder: Path | None) -> None:
+    if folder is not None and folder.exists():
+        shutil.rmtree(folder)
 
 
 def transport_of(
-    settings: TransportSettings, clients: Sequence[str], run: str, folder: Path | None
+    settings: TransportSettings, parties: Parties, run: str, folder: Path | None
 ) -> Transport:
     """How uploads travel in one process that plays all parties.
 
     Args:
         settings: Sealed or not.
-        clients: Their ids.
+        parties: Clients and server.
         run: Public name of the run.
-        folder: For keys and inbox; None keeps nothing.
+        folder: For the inbox; None keeps nothing.
     """
-    return Sealed(Parties(clients, folder), run, folder) if settings.seal else Plain()
+    return Sealed(parties, run, folder) if settings.seal else Plain(folder)

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from fedvtc_edge import compute
+from fedvtc_edge.assembly import clients
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, DataError, FedVTCError, RunError
-from fedvtc_edge.federation import clients, run
+from fedvtc_edge.federation import run
 from fedvtc_edge.progress import SilentProgress
 
 Tiny = Callable[..., Config]

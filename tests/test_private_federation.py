@@ -19,13 +19,14 @@ import tomli_w
 import torch
 
 from fedvtc_edge.anchor import Anchor, centre
+from fedvtc_edge.assembly import clients
 from fedvtc_edge.client import in_chunks, one_by_one
 from fedvtc_edge.compute import Compute, deterministic
 from fedvtc_edge.config import Config
 from fedvtc_edge.context import Context
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import DataError, PrivacyError
-from fedvtc_edge.federation import clients, resume, run, run_without_trace
+from fedvtc_edge.federation import resume, run, run_without_trace
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.privacy.design import Design
 from fedvtc_edge.privacy.estimation import estimate

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedvtc_edge.admission import ServerError, quorum_of
 from fedvtc_edge.checks import CheckError, contributors, suppress, trimmed_sum
 from fedvtc_edge.config import ServerSettings
 from fedvtc_edge.context import Context
 from fedvtc_edge.errors import FedVTCError, PrivacyError
 from fedvtc_edge.privacy.design import Design
 from fedvtc_edge.privacy.estimation import estimate
-from fedvtc_edge.server import Server, ServerError, quorum_of
+from fedvtc_edge.server import Server
 from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.wire import (
     WireError,

@@ -12,11 +12,11 @@ import pytest
 
 from fedvtc_edge import client as clients
 from fedvtc_edge import run
+from fedvtc_edge.admission import ServerError
 from fedvtc_edge.context import Context
 from fedvtc_edge.errors import FedVTCError
 from fedvtc_edge.refusals import MAX_REASON, Refusals
 from fedvtc_edge.runs import public_name
-from fedvtc_edge.server import ServerError
 from fedvtc_edge.statistics import ClassStatistics
 from fedvtc_edge.wire import context_of
 

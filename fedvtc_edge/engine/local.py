@@ -115,7 +115,7 @@ class LocalEngine:
         """A fixed share of the clients, drawn anew each round, in the order of their ids."""
         clients = self.federation.clients
         config = self.federation.config
-        size = max(1, round(config.clients.cohort * len(clients)))
+        size = config.clients.per_round
         drawn = torch.randperm(len(clients), generator=generator(config.seed, "cohort", number))
         return [clients[index] for index in sorted(drawn[:size].tolist())]
 

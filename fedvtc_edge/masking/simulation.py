@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -44,6 +44,8 @@ def run_masked_sum(
     *,
     bound: int = LARGEST_BOUND,
     transcript: Transcript | None = None,
+    carry: Callable[[Step, str, bytes], bytes] | None = None,
+    letter: Callable[[str, bytes], None] | None = None,
 ) -> MaskedSum:
     """Add the clients' vectors by the whole protocol, every message of it made and read.
 
@@ -56,6 +58,8 @@ def run_masked_sum(
             they are silent for the first time.
         bound: Largest magnitude of one number; public.
         transcript: Told of every message that the server receives.
+        carry: Brings a client's message of a step to the server; what it returns arrives.
+        letter: Told of every message that a client receives.
 
     Returns:
         The exact sum of those that got as far as step 2, and who they are.
@@ -95,9 +99,12 @@ def run_masked_sum(
 
     letters = dict.fromkeys(plan.clients, b"")
     for step in Step:
-        for name, letter in letters.items():
+        for name, text in letters.items():
             if drop.get(name, len(Step)) > step:
-                server.receive(answer(step, name, letter), sender=name)
+                message = answer(step, name, text)
+                server.receive(carry(step, name, message) if carry else message, sender=name)
+                if letter and text:
+                    letter(name, text)
         if step < Step.UNMASK:
             letters = server.advance()
     return server.finish()

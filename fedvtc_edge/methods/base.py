@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from fedvtc_edge import wire
+from fedvtc_edge.admission import quorum_of
 from fedvtc_edge.client import Client, in_chunks
 from fedvtc_edge.compute import Compute
 from fedvtc_edge.config import Config
 from fedvtc_edge.context import Context
 from fedvtc_edge.errors import EnvelopeError
 from fedvtc_edge.knowledge import Knowledge
+from fedvtc_edge.masked import MaskedSums, Total, from_vector, to_vector, vector_bound
+from fedvtc_edge.masking import LARGEST_BOUND
 from fedvtc_edge.models.registry import ImageShape
-from fedvtc_edge.privacy.design import Design
+from fedvtc_edge.privacy.design import Array, Design
+from fedvtc_edge.privacy.release import Integers
 from fedvtc_edge.releases import ReleaseStore
-from fedvtc_edge.server import Server, quorum_of
+from fedvtc_edge.server import Server
+from fedvtc_edge.statistics import ClassStatistics
 from fedvtc_edge.transport import Plain, Transport
 
 Record = Callable[[Context, bytes], None]
@@ -53,6 +59,7 @@ class Federation:
         releases: Noised releases, kept so that a retry sends the same bytes.
         transport: Carries uploads.
         record: The ledger.
+        masked: Sums that hide their parts, or None where the server sees each upload.
         traffic: Bytes per client id.
     """
 
@@ -66,6 +73,7 @@ class Federation:
     releases: ReleaseStore = field(default_factory=lambda: ReleaseStore(None))
     transport: Transport = field(default_factory=Plain)
     record: Record = unrecorded
+    masked: MaskedSums | None = None
     traffic: dict[str, Traffic] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -99,6 +107,86 @@ class Federation:
     def send_release(self, payload: bytes, context: Context, design: Design) -> None:
         """:meth:`send` for a noised or clipped release."""
         self.send(payload, context, partial(self.server.receive_release, design=design))
+
+    def publish_releases(
+        self,
+        payloads: Iterable[tuple[Context, bytes]],
+        design: Design,
+        centre: Array,
+        *,
+        quorum: int,
+        std: float | None = None,
+    ) -> bytes:
+        """Noised releases to the server, one by one or as a masked sum, and what it publishes.
+
+        Args:
+            payloads: Encoded releases, each drawn when its turn comes.
+            design: What they look like.
+            centre: Public centre of the features.
+            quorum: Least number that must arrive.
+            std: A public constant to publish in place of estimated deviations.
+
+        Raises:
+            ServerError: Too few arrived.
+            MaskingError: The masked sum did not come out.
+            PrivacyError: A budget is spent.
+        """
+        if self.masked is None:
+            for context, payload in payloads:
+                self.send_release(payload, context, design)
+            return self.server.close_releases(quorum=quorum, design=design, centre=centre, std=std)
+        vectors = {}
+        for context, payload in payloads:
+            self.record(context, payload)
+            vectors[context] = wire.decode_release(payload, size=design.size, context=context)
+        total = self._add(vectors, LARGEST_BOUND)
+        return self.server.publish_releases(
+            total.vector, total.heard, design, centre, quorum=quorum, std=std
+        )
+
+    def publish_statistics(
+        self,
+        measured: Iterable[tuple[Context, ClassStatistics]],
+        *,
+        quorum: int,
+        floor: float = 0.0,
+    ) -> bytes:
+        """Exact statistics to the server, one by one or as a masked sum, and what it publishes.
+
+        Args:
+            measured: Each client's, measured when its turn comes.
+            quorum: Least number that must arrive.
+            floor: Least standard deviation.
+
+        Raises:
+            ServerError: Too few arrived.
+            MaskingError: The masked sum did not come out, or a number does not fit its grid.
+        """
+        if self.masked is None:
+            precision = self.config.transport.precision
+            for context, own in measured:
+                payload = wire.encode(own, context=context, precision=precision)
+                width, pooled = own.width, bool(own.pooled)
+                self.send(
+                    payload, context, partial(self.server.receive, width=width, pooled=pooled)
+                )
+            return self.server.close(quorum=quorum, floor=floor)
+        parts = dict(measured)
+        vectors = {context: to_vector(own) for context, own in parts.items()}
+        for context, vector in vectors.items():
+            self.record(context, vector.tobytes())
+        total = self._add(vectors, vector_bound())
+        summed, number = from_vector(total.vector, like=next(iter(parts.values())))
+        return self.server.publish_sum(summed, number, total.heard, quorum=quorum, floor=floor)
+
+    def _add(self, vectors: Mapping[Context, Integers], bound: int) -> Total:
+        assert self.masked is not None
+        own = {context.sender: vector for context, vector in vectors.items()}
+        total = self.masked.add(own, next(iter(vectors)), bound=bound)
+        for client, spent in total.traffic.items():
+            self.traffic[client].up += spent.up
+            self.traffic[client].down += spent.down
+        return total
 
     def quorum(self, cohort: Sequence[Client]) -> int:
         """How many of a cohort must be heard."""

@@ -47,11 +47,14 @@ class ClientLevelFedVTC(FedVTC):
         design, when = self.clipped, "once, before the first round"
         if self.share != "anchored":
             when = "every round"
+        how = "without noise, to a trusted server"
+        if design.shares > 1:
+            how = "with a share of the noise"
         whose = "the frozen anchor's" if self.share == "anchored" else "its own network's"
         what = ", and all classes' second moments" if design.second else ""
         return [
-            f"{when}, clipped as a whole, without noise, to a trusted server: counts and sums of "
-            f"{whose} {design.width} features per class of the public list{what}"
+            f"{when}, clipped as a whole, {how}: counts and sums of {whose} {design.width} "
+            f"features per class of the public list{what}"
         ]
 
     def _open_privately(self, anchor: Anchor, design: Design) -> None:
@@ -79,6 +82,9 @@ class ClientLevelFedVTC(FedVTC):
     ) -> None:
         """Clipped uploads of a cohort, and the server's one release of their noised sum."""
         federation, design = self.federation, self.clipped
+        if federation.masked is not None:
+            self._release_masked(number, kind, cohort, extractor, about, std)
+            return
         for client in cohort:
             context = federation.context(client, number, kind)
             upload = client.clip_upload(extractor(client), design, about)
@@ -88,10 +94,40 @@ class ClientLevelFedVTC(FedVTC):
         context = Context(federation.run, number, SERVER, kind)
         released = federation.releases.once(
             SERVER,
-            f"{kind}-{number:04d}" if number else kind,
+            _name(kind, number),
             lambda: wire.encode_release(noised(design, total), context=context),
         )
         federation.record(context, released)
         self._publish(
             kind, federation.server.publish_release(released, context, design, about, std=std)
         )
+
+    def _release_masked(
+        self,
+        number: int,
+        kind: str,
+        cohort: Sequence[Client],
+        extractor: Callable[[Client], Callable[[Tensor], Tensor]],
+        about: Array,
+        std: float | None,
+    ) -> None:
+        """Each adds its share of the noise before the masks: the server sees the sum alone."""
+        federation, design = self.federation, self.clipped
+
+        def released(client: Client) -> tuple[Context, bytes]:
+            context = federation.context(client, number, kind)
+
+            def draw() -> bytes:
+                clipped = client.clip_upload(extractor(client), design, about)
+                return wire.encode_release(noised(design, clipped), context=context)
+
+            return context, federation.releases.once(client.id, _name(kind, number), draw)
+
+        data = federation.publish_releases(
+            map(released, cohort), design, about, quorum=federation.quorum(cohort), std=std
+        )
+        self._publish(kind, data)
+
+
+def _name(kind: str, number: int) -> str:
+    return f"{kind}-{number:04d}" if number else kind

@@ -114,24 +114,23 @@ class ExampleFedVTC(FedVTC):
         federation, design = self.federation, self.design
         assert design is not None
         about = np.zeros(design.width)
-        for client in cohort:
+
+        def released(client: Client) -> tuple[Context, bytes]:
             context = federation.context(client, number, "features")
 
-            def draw(client: Client = client, context: Context = context) -> bytes:
+            def draw() -> bytes:
                 with client.working():
                     features = one_by_one(client.model.eval().features, client.images).numpy()
                     labels = client.labels.cpu().numpy()
                     noised = release(design, features, labels, about)
                     return wire.encode_release(noised, context=context)
 
-            data = federation.releases.once(client.id, f"features-{number:04d}", draw)
-            federation.send_release(data, context, design)
-        self._publish(
-            "features",
-            federation.server.close_releases(
-                quorum=federation.quorum(cohort), design=design, centre=about, std=CODE_STD
-            ),
+            return context, federation.releases.once(client.id, f"features-{number:04d}", draw)
+
+        data = federation.publish_releases(
+            map(released, cohort), design, about, quorum=federation.quorum(cohort), std=CODE_STD
         )
+        self._publish("features", data)
 
     def _secret(self, client: Client, number: int, phase: str, purpose: str) -> SecretStream:
         """The data are among the names: a round repeated on other data draws other noise."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -46,14 +45,10 @@ class FedProto(Method):
             steps = matched_steps(federation, client, number)
             own = (client.images, client.labels, client.present)
             client.train_on(number, *own, steps, prior=self._prior(), kl=PULL)
-        for client in cohort:
-            context = federation.context(client, number, "features")
-            precision = federation.config.transport.precision
-            data = wire.encode(client.measure(), context=context, precision=precision)
-            width = federation.config.method.latent
-            receive = partial(federation.server.receive, width=width, pooled=False)
-            federation.send(data, context, receive)
-        data = federation.server.close(quorum=federation.quorum(cohort))
+        measured = (
+            (federation.context(client, number, "features"), client.measure()) for client in cohort
+        )
+        data = federation.publish_statistics(measured, quorum=federation.quorum(cohort))
         federation.broadcast(len(data))
         self.restore({"prototypes": data})
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from fedvtc_edge import wire
 from fedvtc_edge.anchor import Anchor, centre
 from fedvtc_edge.client import Client, in_chunks
+from fedvtc_edge.context import Context
 from fedvtc_edge.knowledge import Knowledge, from_anchor, from_features
 from fedvtc_edge.privacy.design import Design
 from fedvtc_edge.privacy.plan import design_of
-from fedvtc_edge.statistics import ClassStatistics
 from fedvtc_edge.streams import seed_of
 from fedvtc_edge.training.finetuning import steps_in
 
@@ -58,11 +58,14 @@ class FedVTC(Method):
         if self.design is not None:
             self._open_privately(self.anchor, self.design)
             return
-        pooled = self.federation.config.method.moments == "covariance"
-        for client in self.federation.clients:
-            self._upload(client, 0, "anchor", client.measure_anchor(self.anchor, pooled=pooled))
-        quorum = self.federation.quorum(self.federation.clients)
-        self._publish("anchor", self.federation.server.close(quorum=quorum))
+        anchor, federation = self.anchor, self.federation
+        pooled = federation.config.method.moments == "covariance"
+        measured = (
+            (federation.context(client, 0, "anchor"), client.measure_anchor(anchor, pooled=pooled))
+            for client in federation.clients
+        )
+        quorum = federation.quorum(federation.clients)
+        self._publish("anchor", federation.publish_statistics(measured, quorum=quorum))
 
     def restore(self, published: dict[str, bytes]) -> None:
         """Rebuild the knowledge from the bytes that were published."""
@@ -156,26 +159,32 @@ class FedVTC(Method):
     def _open_privately(self, anchor: Anchor, design: Design) -> None:
         """The same, noised: what is kept was drawn once, and is sent again as it is."""
         federation, about = self.federation, centre(anchor, self.federation.shape)
-        for client in federation.clients:
+
+        def released(client: Client) -> tuple[Context, bytes]:
             context = federation.context(client, 0, "anchor")
-            data = federation.releases.once(
-                client.id,
-                "anchor",
-                lambda client=client, context=context: wire.encode_release(  # type: ignore[misc]
-                    client.release_anchor(anchor, design, about), context=context
-                ),
-            )
-            federation.send_release(data, context, design)
-        quorum = federation.quorum(federation.clients)
-        self._publish(
-            "anchor", federation.server.close_releases(quorum=quorum, design=design, centre=about)
+
+            def draw() -> bytes:
+                noised = client.release_anchor(anchor, design, about)
+                return wire.encode_release(noised, context=context)
+
+            return context, federation.releases.once(client.id, "anchor", draw)
+
+        data = federation.publish_releases(
+            map(released, federation.clients),
+            design,
+            about,
+            quorum=federation.quorum(federation.clients),
         )
+        self._publish("anchor", data)
 
     def _share_features(self, number: int, cohort: Sequence[Client]) -> None:
-        for client in cohort:
-            self._upload(client, number, "features", client.measure())
-        quorum = self.federation.quorum(cohort)
-        self._publish("features", self.federation.server.close(quorum=quorum, floor=STD_FLOOR))
+        federation = self.federation
+        measured = (
+            (federation.context(client, number, "features"), client.measure()) for client in cohort
+        )
+        quorum = federation.quorum(cohort)
+        data = federation.publish_statistics(measured, quorum=quorum, floor=STD_FLOOR)
+        self._publish("features", data)
 
     def _average_decoders(self, number: int, cohort: Sequence[Client]) -> None:
         """ψ has one shape for all; its weights travel as float32."""
@@ -189,14 +198,6 @@ class FedVTC(Method):
         self.federation.broadcast(len(data), cohort)
         for client in cohort:
             client.load_decoder(wire.decode_weights(data, like=client.decoder_weights()))
-
-    def _upload(self, client: Client, number: int, kind: str, measured: ClassStatistics) -> None:
-        context = self.federation.context(client, number, kind)
-        precision = self.federation.config.transport.precision
-        data = wire.encode(measured, context=context, precision=precision)
-        width, pooled = measured.width, bool(measured.pooled)
-        receive = partial(self.federation.server.receive, width=width, pooled=pooled)
-        self.federation.send(data, context, receive)
 
     def _publish(self, kind: str, data: bytes) -> None:
         self.federation.broadcast(len(data))

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 from fedvtc_edge.errors import PrivacyError
 
 from .accountant import noise_for
-from .design import GRID, Array, Design
+from .design import Array, Design
+from .grid import GRID
 from .release import SHRINK, Integers, bounded_sums
 from .sampler import discrete_gaussian
 
@@ -35,8 +36,10 @@ class ClientDesign(Design):
     the integer sum of uploads whose L2 norm is at most C, however they were made: by
     whatever network, trained on whatever data and earlier releases. *Assumed*: the server is
     trusted. It sees every clipped upload without noise, draws the noise in secret and keeps
-    both. *Assumed public*: the list of classes, the number of clients, the
-    population, the clip and when a round is closed. *Not covered*: what the server sees;
+    both. Under masking it is not: clients add shares of the noise, and the sum is all that
+    it sees (``shared_noise``, ``docs/masking.md``). *Assumed public*: the list of classes,
+    the number of clients, the population, the clip and when a round is closed. *Not
+    covered*: what a trusted server sees;
     a client's own model, decoder and bundle, also from the other clients' point of view:
     whoever gets one learns of that client without any noise; replacing one client by
     another costs twice the sensitivity; a client that takes part under two names is two
@@ -54,6 +57,7 @@ def designed_for_clients(
     clip: float,
     widest: int,
     second: bool,
+    shares: int = 1,
 ) -> ClientDesign:
     """The public rule for one release of anchor statistics: the narrower, the noisier.
 
@@ -70,8 +74,11 @@ def designed_for_clients(
         clip: Bound on one client's upload.
         widest: Most features allowed.
         second: Whether second moments may be released.
+        shares: Number h of honest clients that share the noise, under masking: K of them
+            then bring K/h times as much as is needed.
     """
-    noise = noise_for(epsilon, delta) * clip * TYPICAL * classes / clients
+    draws = 1.0 if shares == 1 else (clients / shares) ** 0.5
+    noise = noise_for(epsilon, delta) * draws * clip * TYPICAL * classes / clients
     return ClientDesign(
         classes=classes,
         width=min(widest, 128 if noise < 0.005 else 64 if noise < 0.03 else 32),
@@ -80,6 +87,7 @@ def designed_for_clients(
         epsilon=epsilon,
         delta=delta,
         unit=unit_of(clients, population),
+        shares=shares,
     )
 
 
@@ -131,9 +139,9 @@ def check_norm(design: ClientDesign, upload: Integers) -> None:
 
 
 def noised(design: ClientDesign, total: Integers) -> Integers:
-    """The sum of clipped uploads with its one draw of noise.
+    """The sum of clipped uploads with its one draw of noise, or one upload with its share.
 
     Guarantee: see :class:`ClientDesign`. From the operating system's entropy: two calls
     are two releases. Keep what was drawn and publish that again instead.
     """
-    return total + discrete_gaussian(design.sigma, design.size)
+    return total + discrete_gaussian(design.share, design.size)

@@ -14,24 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .accountant import noise_for
+from .grid import GRID, MARGIN
+from .shared_noise import share_of
 
 Array = NDArray[np.float64]
-
-GRID = 2**20
-"""Steps of the integer grid per unit of the clip bound's space."""
 
 RADIUS = 0.7
 """Length that features about the public centre are divided by, so that they are about 1."""
 
 SECOND, COUNT = 1.0, 0.3
 """Weights of the second moments and of the count in one example's vector."""
-
-MARGIN = 1.0 + 2.0**-14
-"""Noise over what the accountant asks for. It accounts for continuous noise, and discrete
-noise of at least LEAST_SIGMA in up to 2^18 numbers differs from that, rounded, by less."""
-
-LEAST_SIGMA, LARGEST_SIGMA = 2.0**12, 2.0**44
-"""Scales of the noise in grid steps under which the claim holds and the sums fit the wire."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +52,8 @@ class Design:
         delta: Its δ.
         releases: How many such releases share the budget.
         unit: How many examples a norm of 1 stands for.
+        shares: Among how many honest clients the noise is divided: 1 where each adds all of
+            it, more under masking, where only the sum is seen (``shared_noise``).
     """
 
     classes: int
@@ -70,6 +64,7 @@ class Design:
     delta: float
     releases: int = 1
     unit: float = 1.0
+    shares: int = 1
 
     @property
     def noise_multiplier(self) -> float:
@@ -80,6 +75,11 @@ class Design:
     def sigma(self) -> Fraction:
         """Scale of the discrete noise, in steps of the grid."""
         return Fraction(self.noise_multiplier) * self.sensitivity
+
+    @property
+    def share(self) -> Fraction:
+        """Scale of what one client adds, in steps of the grid."""
+        return self.sigma if self.shares == 1 else share_of(self.sigma, self.shares)
 
     @property
     def sensitivity(self) -> Fraction:
@@ -108,12 +108,14 @@ def designed(
     clip: float,
     widest: int,
     second: bool,
+    shares: int = 1,
 ) -> Design:
     """The public rule: the narrower, the noisier.
 
-    r = z·√K·C / (n / classes) is the noise of a class mean's coordinate in units of
-    the features' length. Chosen on held-out training digits (docs/decisions/0011):
-    second moments pay for themselves up to r = 0.03, and 64 features up to 0.05.
+    r = z·√(K/h)·C / (n / classes) is the noise of a class mean's coordinate in units of
+    the features' length, where h honest clients share the noise. Chosen on held-out
+    training digits (docs/decisions/0011): second moments pay for themselves up to r =
+    0.03, and 64 features up to 0.05.
 
     Args:
         classes: Number C of classes.
@@ -124,8 +126,10 @@ def designed(
         clip: Bound on one example's vector.
         widest: Most features allowed.
         second: Whether second moments may be released.
+        shares: Number h of honest clients that share the noise.
     """
-    noise = noise_for(epsilon, delta) * clients**0.5 * clip * classes / population
+    draws = (clients / shares) ** 0.5
+    noise = noise_for(epsilon, delta) * draws * clip * classes / population
     return Design(
         classes=classes,
         width=min(widest, 128 if noise < 0.01 else 64 if noise < 0.05 else 32),
@@ -133,4 +137,5 @@ def designed(
         clip=clip,
         epsilon=epsilon,
         delta=delta,
+        shares=shares,
     )

@@ -6,7 +6,8 @@ import numpy as np
 
 from fedvtc_edge.statistics import GlobalStatistics
 
-from .design import COUNT, GRID, RADIUS, SECOND, Array, Design
+from .design import COUNT, RADIUS, SECOND, Array, Design
+from .grid import GRID
 from .release import Integers
 
 WITHIN = 0.3
@@ -32,7 +33,7 @@ def estimate(design: Design, total: Integers, contributors: int, centre: Array) 
     """
     classes, width = design.classes, design.width
     step = design.unit / GRID  # in examples
-    noise = float(design.sigma) * step * contributors**0.5
+    noise = float(design.share) * step * contributors**0.5
     numbers, sums, seconds = np.split(total * step, np.cumsum(design.sizes)[:-1])
     even = _shrunk(numbers[None], numbers.mean(), np.array([noise**2]))[0]
     count = np.maximum(even / COUNT, 1.0)

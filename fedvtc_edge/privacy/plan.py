@@ -5,12 +5,15 @@ from __future__ import annotations
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.ledger import Claim
+from fedvtc_edge.masking import threshold_of
 from fedvtc_edge.releases import SERVER
 
 from .accountant import epsilon_spent
 from .client_level import ClientDesign, designed_for_clients, unit_of
-from .design import LARGEST_SIGMA, LEAST_SIGMA, Design, designed
+from .design import Design, designed
+from .grid import LARGEST_SIGMA, LEAST_SIGMA
 from .schedule import Schedule, schedule_of
+from .shared_noise import honest_of
 
 UNIT = "one training example of one client, added or removed"
 CLIENT_UNIT = "one client with all of its data, added or removed"
@@ -18,13 +21,34 @@ CLIENT_UNIT = "one client with all of its data, added or removed"
 UNITS = {"anchored": UNIT, "example": UNIT, "client": CLIENT_UNIT}
 """What the ε of a mode protects, and the neighbouring relation."""
 
-COVERS = {
+_COVERS = {
     "anchored": "each client's upload, not the models that stay with it",
     "example": "each client's uploads, models and bundle",
     "client": "what the server publishes, not what it sees (it is trusted) nor the models "
     "that stay with the clients",
 }
-"""What the ε of a mode is about."""
+
+
+def covers(config: Config) -> str:
+    """What the ε of a mode is about, in words."""
+    if shares_of(config) == 1:
+        return _COVERS[config.privacy.mode]
+    league = f"with up to {config.colluders} of {config.group} clients in league with it"
+    return (
+        f"the masked sum, which is all that the server sees, also {league}; not the models that "
+        "stay with the clients"
+    )
+
+
+def shares_of(config: Config) -> int:
+    """Honest clients that share the noise of a masked sum; 1 where each adds all of it.
+
+    Counted are those that are surely in a sum that comes out, less those that may collude.
+    """
+    if not config.transport.masking or config.privacy.mode not in ("anchored", "client"):
+        return 1
+    dropouts = config.group - threshold_of(config.group)
+    return honest_of(config.group, dropouts=dropouts, colluders=config.colluders)
 
 
 def design_of(config: Config, classes: int) -> Design | None:
@@ -54,6 +78,7 @@ def design_of(config: Config, classes: int) -> Design | None:
         clip=privacy.clip,
         widest=config.method.anchor,
         second=config.method.moments == "covariance",
+        shares=shares_of(config),
     )
 
 
@@ -70,6 +95,7 @@ def client_design_of(config: Config, classes: int) -> ClientDesign:
             clip=privacy.clip,
             widest=method.anchor,
             second=method.moments == "covariance",
+            shares=shares_of(config),
         )
     return ClientDesign(
         classes=classes,
@@ -80,6 +106,7 @@ def client_design_of(config: Config, classes: int) -> ClientDesign:
         delta=privacy.delta,
         releases=method.rounds,
         unit=unit_of(clients, privacy.population),
+        shares=shares_of(config),
     )
 
 
@@ -150,31 +177,36 @@ def claim_of(config: Config) -> Claim | None:
         return _claim_of_schedule(schedule_of(config))
     design = design_of(config, 2)  # neither noise nor clip depend on the classes
     assert design is not None
-    if privacy.mode == "client":
-        return _claim_of_server(design)
+    if isinstance(design, ClientDesign):
+        return _claim_of_clients(design)
+    among = "" if design.shares == 1 else f"in shares of {design.shares} honest clients, "
     return Claim(
-        mechanism=f"discrete Gaussian, noise multiplier {design.noise_multiplier:.6g}, "
+        mechanism=f"discrete Gaussian, {among}noise multiplier {design.noise_multiplier:.6g}, "
         f"L2 sensitivity {privacy.clip:g}, delta {privacy.delta:g}",
         epsilon=privacy.epsilon,
         releases=1,
     )
 
 
-def _claim_of_server(design: Design) -> Claim:
+def _claim_of_clients(design: ClientDesign) -> Claim:
+    """Of the server, which noises the sum; under masking of each client, which adds a share."""
     noise, delta, several = design.noise_multiplier, design.delta, design.releases > 1
 
     def after(round_: int, kind: str) -> float:
         return min(epsilon_spent([(noise, 1.0, max(round_, 1))], delta), design.epsilon)
 
+    by = "drawn by a trusted server"
+    if design.shares > 1:
+        by = f"in shares of {design.shares} honest clients"
     return Claim(
-        mechanism=f"discrete Gaussian on the sum over the clients, noise multiplier {noise:.6g}, "
-        f"{design.releases} times, drawn by a trusted server; L2 sensitivity {design.clip:g} per "
+        mechanism=f"discrete Gaussian on the sum over the clients, noise multiplier "
+        f"{noise:.6g}, {design.releases} times, {by}; L2 sensitivity {design.clip:g} per "
         f"client, delta {delta:g}",
         epsilon=design.epsilon,
         releases=design.releases,
         at=after if several else None,
         rounds=design.releases if several else 0,
-        by=SERVER,
+        by=SERVER if design.shares == 1 else None,
         upload=f"clipped to an L2 norm of {design.clip:g}, no noise: for the trusted server",
     )
 

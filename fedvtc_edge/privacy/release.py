@@ -7,7 +7,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedvtc_edge.errors import PrivacyError
 
-from .design import COUNT, GRID, RADIUS, SECOND, Array, Design
+from .design import COUNT, RADIUS, SECOND, Array, Design
+from .grid import GRID
 from .sampler import discrete_gaussian
 
 Integers = NDArray[np.int64]
@@ -36,7 +37,7 @@ def release(design: Design, features: ArrayLike, labels: ArrayLike, centre: Arra
         PrivacyError: Shapes or labels that do not fit the design.
     """
     exact = bounded_sums(design, features, labels, centre)
-    return exact + discrete_gaussian(design.sigma, design.size)
+    return exact + discrete_gaussian(design.share, design.size)
 
 
 def bounded_sums(

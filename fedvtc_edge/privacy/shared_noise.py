@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from fedvtc_edge.errors import PrivacyError
 
-from .design import LEAST_SIGMA
+from .grid import LEAST_SIGMA
 from .sampler import MAX_SIGMA
 
 _STEP = 2**20

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedvtc_edge.assembly import clients
 from fedvtc_edge.benchmarks import engine as benchmark
 from fedvtc_edge.compute import Compute, deterministic
 from fedvtc_edge.data import load_dataset
-from fedvtc_edge.federation import clients
 from fedvtc_edge.runs import RunDirectory
 
 KEYS = {"floor_cpu_s_per_round", "engine_cpu_s_per_round", "ratio"}

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from fedvtc_edge.assembly import assemble, clients
 from fedvtc_edge.compute import Compute, deterministic
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.engine.local import LocalEngine
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.evaluation import TestSet, as_images
-from fedvtc_edge.federation import assemble, clients
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.runs import Checkpoint
 

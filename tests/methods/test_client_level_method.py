@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedvtc_edge.admission import ServerError
+from fedvtc_edge.assembly import assemble
 from fedvtc_edge.compute import Compute
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
-from fedvtc_edge.federation import assemble, run, run_without_trace
+from fedvtc_edge.federation import run, run_without_trace
 from fedvtc_edge.privacy.client_level import ClientDesign, check_norm
-from fedvtc_edge.privacy.design import GRID
+from fedvtc_edge.privacy.grid import GRID
 from fedvtc_edge.privacy.plan import CLIENT_UNIT, design_of
-from fedvtc_edge.server import ServerError
 from fedvtc_edge.wire import decode_release
 
 Tiny = Callable[..., Config]

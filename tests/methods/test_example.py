@@ -14,11 +14,12 @@ import torch
 from safetensors.numpy import load, save
 from torch import nn
 
+from fedvtc_edge.assembly import assemble
 from fedvtc_edge.compute import Compute, deterministic
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, PrivacyError
-from fedvtc_edge.federation import assemble, resume, run
+from fedvtc_edge.federation import resume, run
 from fedvtc_edge.ledger import Ledger
 from fedvtc_edge.methods.example import ExampleFedVTC
 from fedvtc_edge.models import registry

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from fedvtc_edge import wire
+from fedvtc_edge.assembly import assemble
 from fedvtc_edge.compute import Compute, deterministic
 from fedvtc_edge.config import Config, MethodSettings
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.evaluation import as_images
-from fedvtc_edge.federation import assemble
 from fedvtc_edge.methods import METHODS, Method, calibrated
 from fedvtc_edge.methods.base import CALIBRATION
 from fedvtc_edge.methods.fedvtc import STD_FLOOR

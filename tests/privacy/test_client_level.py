@@ -27,8 +27,9 @@ from fedvtc_edge.privacy.client_level import (
     noised,
     unit_of,
 )
-from fedvtc_edge.privacy.design import COUNT, GRID
+from fedvtc_edge.privacy.design import COUNT
 from fedvtc_edge.privacy.estimation import estimate
+from fedvtc_edge.privacy.grid import GRID
 from fedvtc_edge.privacy.plan import CLIENT_UNIT, claim_of, design_of
 from fedvtc_edge.privacy.release import bounded_sums
 

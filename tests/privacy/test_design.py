@@ -14,7 +14,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from fedvtc_edge.privacy import epsilon_spent
-from fedvtc_edge.privacy.design import GRID, LEAST_SIGMA, MARGIN, Design, designed
+from fedvtc_edge.privacy.design import Design, designed
+from fedvtc_edge.privacy.grid import GRID, LEAST_SIGMA, MARGIN
 
 PUBLIC: dict[str, Any] = {
     "classes": 10,

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from fedvtc_edge.privacy.design import COUNT, GRID, RADIUS, SECOND, Design
+from fedvtc_edge.privacy.design import COUNT, RADIUS, SECOND, Design
 from fedvtc_edge.privacy.estimation import WITHIN, estimate
+from fedvtc_edge.privacy.grid import GRID
 from fedvtc_edge.privacy.release import bounded_sums, release
 from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.wire import publish, published

@@ -11,7 +11,7 @@ import pytest
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.errors import ConfigError, UsageError
 from fedvtc_edge.federation import check_names, run
-from fedvtc_edge.privacy.design import LARGEST_SIGMA, LEAST_SIGMA
+from fedvtc_edge.privacy.grid import LARGEST_SIGMA, LEAST_SIGMA
 from fedvtc_edge.privacy.plan import UNIT, check_claim, claim_of, design_of
 from fedvtc_edge.report import wording
 from fedvtc_edge.report.reading import Summary

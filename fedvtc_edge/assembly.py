@@ -1,0 +1,128 @@
+"""From settings and data to clients, server and method, ready for the first round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from . import vtc
+from .admission import Refuse, Witness, unheard
+from .client import Client
+from .compute import Compute
+from .config import Config
+from .data import Dataset, partition
+from .evaluation import as_images
+from .masked import MaskedSums
+from .methods import METHODS, Federation, Method
+from .methods.base import Record, unrecorded
+from .methods.client_level import ClientLevelFedVTC
+from .methods.example import ExampleFedVTC
+from .models import ImageShape, build
+from .releases import ReleaseStore
+from .runs import public_name
+from .server import Server
+from .streams import seed_of
+from .transport import FOLDER, Parties, transport_of
+
+_PRIVATE: dict[str, type[Method]] = {"example": ExampleFedVTC, "client": ClientLevelFedVTC}
+"""Privacy modes in which rounds go otherwise; only FedVTC can be private at all."""
+
+
+def assemble(
+    config: Config,
+    data: Dataset,
+    compute: Compute,
+    witness: Witness,
+    *,
+    releases: ReleaseStore | None = None,
+    refuse: Refuse = unheard,
+    record: Record = unrecorded,
+    folder: Path | None = None,
+) -> Method:
+    """Clients, server, transport and method of a federation, ready for the first round.
+
+    Args:
+        config: The settings.
+        data: What is dealt out.
+        compute: Where tensors live.
+        witness: Told of whatever reaches the server.
+        releases: Keeps noised releases.
+        refuse: Told of refused uploads.
+        record: The ledger.
+        folder: The run directory, for keys and inbox; None keeps neither.
+    """
+    kind = _PRIVATE.get(config.privacy.mode, METHODS[config.method.name])
+    height, _, channels = data.image_shape
+    own = None if folder is None else folder / FOLDER
+    parties = Parties(client_ids(config), own)
+    transport = transport_of(config.transport, parties, public_name(config), own)
+    federation = Federation(
+        config,
+        clients(config, data, compute, decoders=kind.has_decoder),
+        Server(data.classes, witness, settings=config.server, refuse=refuse),
+        ImageShape(height, channels),
+        data.classes,
+        compute,
+        public_name(config),
+        releases or ReleaseStore(None),
+        transport,
+        record,
+        MaskedSums(parties, transport, witness) if config.transport.masking else None,
+    )
+    return kind(federation)
+
+
+def client_ids(config: Config) -> list[str]:
+    """Ids of all clients, in order."""
+    return [f"client-{index:02d}" for index in range(config.clients.count)]
+
+
+def clients(config: Config, data: Dataset, compute: Compute, *, decoders: bool) -> list[Client]:
+    """Deal the training data out; architectures and devices are given in turn.
+
+    Raises:
+        ConfigError: An unknown architecture.
+        DataError: Too few samples for so many clients.
+    """
+    settings = config.clients
+    parts = partition(
+        data.y_train,
+        clients=settings.count,
+        classes=data.classes,
+        settings=config.data,
+        seed=seed_of(config.seed, "partition"),
+    )
+    height, _, channels = data.image_shape
+    shape, latent, made = ImageShape(height, channels), config.method.latent, []
+    for index, (name, part) in enumerate(zip(client_ids(config), parts, strict=True)):
+        architecture = settings.architectures[index % len(settings.architectures)]
+        model = build(
+            architecture,
+            shape,
+            latent=latent,
+            classes=data.classes,
+            seed=seed_of(config.seed, name, "classifier"),
+        )
+        decoder = None
+        if decoders:
+            decoder = vtc.build(shape, latent=latent, seed=seed_of(config.seed, name, "decoder"))
+            decoder = decoder.to(compute.device)
+        made.append(
+            Client(
+                id=name,
+                architecture=architecture,
+                device_profile=(
+                    settings.devices[index % len(settings.devices)] if settings.devices else None
+                ),
+                images=as_images(data.x_train[part], compute.device),
+                labels=torch.from_numpy(data.y_train[part]).to(compute.device),
+                classes=data.classes,
+                model=model.to(compute.device),
+                decoder=decoder,
+                settings=config.training,
+                compute=compute,
+                seed=config.seed,
+            )
+        )
+    return made
