@@ -122,7 +122,7 @@ def test_releases_carry_their_part_of_the_budget(share: str) -> None:
         ({"method": {"name": "local"}}, "'local'", 'method.name = "fedvtc"'),
         ({"engine": {"precision": "bfloat16"}}, "bfloat16", "float32"),
         ({"privacy": {"delta": 0.01}}, "privacy.delta", "lower"),
-        ({"privacy": {"mode": "client"}}, "not built yet", '"example"'),
+        ({"privacy": {"accountant": "gdp"}}, "no upper bound", "PRV"),
     ],
 )
 def test_refusals(tables: dict[str, Any], message: str, hint: str) -> None:
