@@ -228,7 +228,15 @@ def test_ctrl_c_leaves_no_half_bundle(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = [sys.executable, "-m", "fedvtc_edge", "export", str(tiny_run), "--out", str(out)]
     pipe = subprocess.PIPE
-    child = subprocess.Popen([*words, "--quiet"], stdout=pipe, stderr=pipe, text=True, cwd=tmp_path)
+    child = subprocess.Popen(
+        [*words, "--quiet"],
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        cwd=tmp_path,
+        # A shell's background job ignores SIGINT, and so would every child of it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     until = time.monotonic() + 120
     while not list(out.glob(".client-00.new-*/classifier.onnx")):
         assert child.poll() is None
