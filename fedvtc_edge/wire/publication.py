@@ -32,13 +32,15 @@ def published(data: bytes) -> GlobalStatistics:
     try:
         arrays = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise WireError(f"not safetensors: {error}", hint="the file is damaged") from None
+        # The library quotes the file, whose bytes belong on no terminal.
+        raise WireError(f"no safetensors: {str(error)!r:.200}", hint="the file is damaged") from None
     shape = arrays["mean"].shape if "mean" in arrays else ()
     width = shape[-1] if shape else 0
     triangle = (width * (width + 1) // 2,)
     expected = {"count": shape[:1], "mean": shape, "std": shape, "covariance": triangle}
     if len(shape) != 2 or not {"count", "std"} <= set(arrays) <= set(expected):
-        raise WireError(f"keys {sorted(arrays)}", hint="expected count, mean, std, covariance")
+        keys = f"keys {sorted(arrays)!r:.200}"
+        raise WireError(keys, hint="expected count, mean, std, covariance")
     for name, value in arrays.items():
         if (
             value.shape != expected[name]

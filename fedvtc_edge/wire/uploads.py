@@ -123,7 +123,8 @@ def _single(statistics: ClassStatistics) -> Arrays:
 
 def _from_single(arrays: Arrays, width: int, pooled: bool) -> ClassStatistics:
     for name, value in arrays.items():
-        if not (np.abs(value) <= LARGEST).all():  # a NaN compares false
+        # "<", since float32's number nearest to the bound lies above it. A NaN compares false.
+        if not (np.abs(value) < np.float32(LARGEST)).all():
             raise WireError(f"{name}: a value is not finite or beyond {LARGEST:g}", hint=HINT)
         if (np.signbit(value) & (value == 0)).any():
             raise WireError(f"{name}: a negative zero", hint=HINT)

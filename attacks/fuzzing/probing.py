@@ -1,0 +1,131 @@
+"""One mutant, one verdict."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedvtc_edge.errors import FedVTCError
+
+LONGEST_MESSAGE = 1000
+"""Characters of an error's message and hint: a stranger must not write the log."""
+
+LONGEST_SECONDS = 1.0
+"""CPU time that one mutant may cost, some thousand times what a valid one does."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something that reads untrusted bytes.
+
+    Args:
+        name: One word.
+        read: Called with each mutant.
+        refusals: Errors by which ``read`` may refuse.
+        genuine: Bytes that it accepts; they are where mutants start, and are none.
+        neighbours: Valid elsewhere (another round, sender, recipient, shape), not here.
+        signed: Whether nothing but ``genuine`` may be accepted.
+        wrong: What is wrong with an accepted mutant, given it and what ``read`` returned; None
+            for nothing. Only asked where another content is a valid upload too.
+        aftermath: What is wrong after all mutants; None for nothing.
+    """
+
+    name: str
+    read: Callable[[bytes], object]
+    refusals: tuple[type[FedVTCError], ...]
+    genuine: tuple[bytes, ...]
+    neighbours: tuple[bytes, ...] = ()
+    signed: bool = False
+    wrong: Callable[[bytes, object], str | None] = lambda data, value: None
+    aftermath: Callable[[], str | None] = lambda: None
+
+    @property
+    def donors(self) -> tuple[bytes, ...]:
+        """All bytes of which pieces may end up in a mutant."""
+        return self.genuine + self.neighbours
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A mutant that shows a fault.
+
+    Args:
+        target: Its name.
+        kind: ``accepted``, ``crashed``, ``wrong``, ``talkative``, ``slow``, or of all mutants
+            together ``died``, ``grew`` or ``left``.
+        detail: What was seen.
+        data: The mutant.
+    """
+
+    target: str
+    kind: str
+    detail: str
+    data: bytes
+
+
+@dataclass
+class Tally:
+    """What became of a target's mutants."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, verdict: str | Finding) -> None:
+        """Count one verdict; at most a hundred findings are kept, all are counted."""
+        if isinstance(verdict, Finding):
+            self.counts["finding"] += 1
+            if len(self.findings) < 100:
+                self.findings.append(verdict)
+        else:
+            self.counts[verdict] += 1
+
+
+def probe(target: Target, data: bytes) -> str | Finding:
+    """Let a target read one mutant.
+
+    Returns:
+        ``unchanged`` (it is no mutant), ``refused``, ``other`` (a valid upload of other
+        content, where nothing is signed), or what is wrong.
+    """
+    unchanged = data in target.genuine
+    if unchanged and target.signed:
+        return "unchanged"  # unread: what counts once would be counted
+    begin = time.thread_time()
+    try:
+        value = target.read(data)
+    except target.refusals as error:
+        verdict = _refusal(target, data, error)
+    except Exception:
+        # Whatever it is: a server would print a traceback, or die of it.
+        return Finding(target.name, "crashed", traceback.format_exc(limit=-3), data)
+    else:
+        verdict = "unchanged" if unchanged else _acceptance(target, data, value)
+    if time.thread_time() - begin > LONGEST_SECONDS:
+        return Finding(target.name, "slow", f"{time.thread_time() - begin:.1f} s", data)
+    return verdict
+
+
+def _refusal(target: Target, data: bytes, error: FedVTCError) -> str | Finding:
+    message = f"{error} ({error.hint})"
+    if len(message) > LONGEST_MESSAGE or not message.isprintable():
+        return Finding(target.name, "talkative", message[:LONGEST_MESSAGE], data)
+    return "refused"
+
+
+def _acceptance(target: Target, data: bytes, value: object) -> str | Finding:
+    if target.signed:
+        return Finding(target.name, "accepted", "nobody signed this", data)
+    wrong = target.wrong(data, value)
+    return Finding(target.name, "wrong", wrong, data) if wrong else "other"
+
+
+def peak_memory_mb() -> float:
+    """Most memory that this process ever held, MiB; 0 where the system does not tell."""
+    # Not getrusage, which says of a process what its parent held when it was started.
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), 0.0)
