@@ -9,14 +9,21 @@
     │   ├── PrivacyError      a privacy claim that cannot be made
     │   ├── KeyFileError      a signing, verifying or sealing key that cannot be used
     │   ├── TrustError        a trust list that cannot be used, or whom it does not trust
+    │   ├── ContextError      names that an upload cannot belong to      (context)
     │   └── BundleError       what a bundle is given, or asked for and does not hold
     ├── MissingExtra          a part that this installation leaves out   exit 2
+    ├── StatisticsError       numbers that are no statistics             (statistics)
+    ├── WireError             bytes that are no upload                   (wire)
+    ├── MaskingError          a masked sum that cannot be had            (masking)
+    ├── ServerError           a round that cannot be closed              (admission)
+    ├── CheckError            statistics that no honest client has       (checks)
     └── GateError             a verification or gate said no        exit 1
         ├── VerificationError a bundle is not, byte for byte, what was exported
         ├── ParityError       the exported graph does not compute what torch computes
         └── EnvelopeError     an upload that nobody vouches for, or that is not for us
             └── ReplayError   an upload that was counted, or comes at the wrong time
 
+Those with a module in brackets are defined there, beside the only code that raises them.
 An error names what it got and what it expected; its ``hint`` is one line that
 says what to do next. The command line prints both and never a traceback.
 """

@@ -100,7 +100,7 @@ def _child(module: str, name: str, count: int, seed: int, folder: Path) -> None:
         rng = random.Random(seed)  # noqa: S311  (mutants are to be repeated, not secret)
         if data and rng.random() < 0.5:
             return bytes(atheris.Mutate(data, most))
-        starts = target.genuine if rng.random() < 0.5 else (data,)
+        starts = target.genuine if rng.random() < 0.25 else (data,)
         return mutant(rng, starts, target.donors)[:most]
 
     corpus = folder / "corpus"

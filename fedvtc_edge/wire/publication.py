@@ -33,7 +33,8 @@ def published(data: bytes) -> GlobalStatistics:
         arrays = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         # The library quotes the file, whose bytes belong on no terminal.
-        raise WireError(f"no safetensors: {str(error)!r:.200}", hint="the file is damaged") from None
+        said = repr(str(error))[:200]
+        raise WireError(f"no safetensors: {said}", hint="the file is damaged") from None
     shape = arrays["mean"].shape if "mean" in arrays else ()
     width = shape[-1] if shape else 0
     triangle = (width * (width + 1) // 2,)

@@ -11,23 +11,27 @@ from fedvtc_edge.wire import WireError
 
 def targets(folder: Path) -> list[Target]:
     return [
-        Target("maze", read=maze, refusals=(WireError,), genuine=(bytes(24),)),
-        Target("abort", read=abort, refusals=(WireError,), genuine=(bytes(24),)),
+        Target("maze", read=maze, refusals=(WireError,), genuine=(bytes(8),)),
+        Target("abort", read=abort, refusals=(WireError,), genuine=(bytes(8),)),
     ]
 
 
 def maze(data: bytes) -> None:
-    """One chance in 2^32, or four times one in 2^8."""
+    """One chance in 2^24, or six times one in 2^4."""
     # One line each: coverage must see every wall.
-    if len(data) != 24 or data[4] != 0x9E:
+    if len(data) != 8 or data[0] >> 4 != 0x9:
         raise WireError("first wall", hint="go on")
-    if data[9] != 0x37:
+    if data[1] >> 4 != 0xE:
         raise WireError("second wall", hint="go on")
-    if data[15] != 0x79:
+    if data[3] >> 4 != 0x3:
         raise WireError("third wall", hint="go on")
-    if data[20] == 0xB9:
+    if data[4] >> 4 != 0x7:
+        raise WireError("fourth wall", hint="go on")
+    if data[6] >> 4 != 0xB:
+        raise WireError("fifth wall", hint="go on")
+    if data[7] >> 4 == 0x5:
         raise IndexError("found")
-    raise WireError("fourth wall", hint="go on")
+    raise WireError("sixth wall", hint="go on")
 
 
 def abort(data: bytes) -> None:

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from fedvtc_edge.attacks.fuzzing.targets import made_of
 from fedvtc_edge.context import Context
 from fedvtc_edge.sealing import Identity, TrustList
 
 RUN = "00112233445566778899aabbccddeeff"
-
-
-def made_of(name: str, suite: str) -> Identity:
-    """An identity whose keys are hashes of its name: for tests, never for use."""
-    raw = [hashlib.sha256(f"{name} {part}".encode()).digest() for part in range(4)]
-    parts = [X25519PrivateKey.from_private_bytes(raw[1])]
-    if suite == "hybrid":
-        parts.append(MLKEM768PrivateKey.from_seed_bytes(raw[2] + raw[3]))
-    return Identity(Ed25519PrivateKey.from_private_bytes(raw[0]), tuple(parts))
 
 
 @dataclass(frozen=True)
