@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from importlib import import_module
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,21 +28,22 @@ from fedvtc_edge.files import write_atomic
 from .mutation import mutant
 from .probing import Finding, Tally, Target, peak_memory_mb, probe
 
-TARGETS = "fedvtc_edge.attacks.fuzzing.targets"
+Load = Callable[[], Callable[[Path], list[Target]]]
+"""Imports what is to be instrumented, and returns its ``targets``."""
 
 _READERS = ["context", "errors", "masking", "sealing", "signing", "statistics", "wire"]
 _LONGEST = 8192
 _WARM_UP = 500
 
 
-def guided(target: str, count: int, seed: int, *, module: str = TARGETS) -> dict[str, Any]:
+def guided(target: str, count: int, seed: int, *, program: str = __name__) -> dict[str, Any]:
     """Let coverage choose ``count`` mutants of one target.
 
     Args:
         target: Its name.
         count: Mutants, 1 or more.
         seed: Of libFuzzer and of our mutations.
-        module: Where ``targets(folder)`` is; instrumented too.
+        program: Module that calls :func:`fuzz` when it is run.
 
     Returns:
         ``{"tally": Tally, "peak_mb": [warmed up, at the end], "edges"}``; ``edges`` of
@@ -57,7 +58,7 @@ def guided(target: str, count: int, seed: int, *, module: str = TARGETS) -> dict
             "coverage-guided fuzzing needs atheris", hint="pip install 'fedvtc-edge[fuzz]'"
         )
     with tempfile.TemporaryDirectory(prefix="fuzzing-") as folder:
-        words = [sys.executable, "-m", __name__, module, target, str(count), str(seed), folder]
+        words = [sys.executable, "-m", program, target, str(count), str(seed), folder]
         done = subprocess.run(words, capture_output=True, check=False)  # noqa: S603
         said = done.stderr.decode(errors="replace")
         report = Path(folder, "report.json")
@@ -79,12 +80,20 @@ def guided(target: str, count: int, seed: int, *, module: str = TARGETS) -> dict
     }
 
 
-def _child(module: str, name: str, count: int, seed: int, folder: Path) -> None:
+def fuzz(arguments: Sequence[str], load: Load, *, instrument: Sequence[str] = ()) -> None:
+    """What the process does; it does not return.
+
+    Args:
+        arguments: Target, count, seed and folder, from :func:`guided`.
+        load: Not called before all that it imports will be instrumented.
+        instrument: Modules to be instrumented beside our own readers.
+    """
     import atheris
 
+    name, count, seed, folder = (arguments[0], *map(int, arguments[1:3]), Path(arguments[3]))
     readers = [f"fedvtc_edge.{reader}" for reader in _READERS]
-    with atheris.instrument_imports(include=[*readers, module]):
-        found: list[Target] = import_module(module).targets(folder / "work")
+    with atheris.instrument_imports(include=[*readers, *instrument]):
+        found = load()(folder / "work")
     target = next(target for target in found if target.name == name)
     tally, peaks = Tally(), [0.0]
 
@@ -121,5 +130,11 @@ def _write(path: Path, target: Target, tally: Tally, peaks: list[float]) -> None
     write_atomic(path, json.dumps(document).encode())
 
 
+def _load() -> Callable[[Path], list[Target]]:
+    from .targets import targets
+
+    return targets
+
+
 if __name__ == "__main__":
-    _child(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]))
+    fuzz(sys.argv[1:], _load)

@@ -276,7 +276,7 @@ def test_coverage_leads_where_chance_does_not(
     monkeypatch.syspath_prepend(str(HERE))
     maze = importlib.import_module("planted").targets(HERE)[0]
     assert planted(monkeypatch, maze, 100_000) == set()
-    result = guided("maze", 100_000, 1, module="planted")
+    result = guided("maze", 100_000, 1, program="planted_program")
     assert {finding.kind for finding in result["tally"].findings} == {"crashed"}
     assert "found" in result["tally"].findings[0].detail
     assert result["tally"].counts.total() == 100_000
@@ -285,7 +285,7 @@ def test_coverage_leads_where_chance_does_not(
 
 @needs_atheris
 def test_a_process_that_dies_is_a_finding(beside: None) -> None:
-    [finding] = guided("abort", 5000, 1, module="planted")["tally"].findings
+    [finding] = guided("abort", 5000, 1, program="planted_program")["tally"].findings
     assert finding.kind == "died"
 
 
