@@ -34,7 +34,7 @@ def published(data: bytes) -> GlobalStatistics:
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         # The library quotes the file, whose bytes belong on no terminal.
         said = repr(str(error))[:200]
-        raise WireError(f"no safetensors: {said}", hint="the file is damaged") from None
+        raise WireError(f"not safetensors: {said}", hint="the file is damaged") from None
     shape = arrays["mean"].shape if "mean" in arrays else ()
     width = shape[-1] if shape else 0
     triangle = (width * (width + 1) // 2,)
