@@ -33,12 +33,27 @@ class Population:
 
 
 @dataclass(frozen=True, eq=False)
+class Pairs:
+    """Records whose hidden features the adversary came to know.
+
+    Args:
+        stand_in: An extractor that everybody can build.
+        known: Its features of P records, [P, q].
+        hidden: Their features under the client's own extractor, [P, p].
+    """
+
+    stand_in: Map
+    known: Array
+    hidden: Array
+
+
+@dataclass(frozen=True, eq=False)
 class View:
     """What one adversary knows of one class at one client (or of all clients together).
 
     Args:
-        who: The adversary: ``server``, ``eavesdropper``, ``device`` (who takes one apart) or
-            ``colluders``.
+        who: The adversary: ``server``, ``colluders`` (all clients but one), ``device`` (who takes
+            one apart), or ``server+device``, both in league.
         label: The class.
         count: Samples n, as seen: under noise an estimate, 1 at least.
         mean: Of their features, [p].
@@ -52,6 +67,8 @@ class View:
         decode: ψ, features to images; None where the adversary does not have it.
         population: Prior knowledge of the class' features; None without an extractor.
         public: Images of the class that the adversary owns, [M, channels, size, size].
+        everyday: Its images of all classes, [L, channels, size, size].
+        pairs: What stands in for an extractor that the adversary does not have; or None.
         after: The same class after one of its records has left; None where nobody saw that.
         again: The same records under other extractors: other rounds, or other runs.
     """
@@ -62,6 +79,7 @@ class View:
     mean: Array
     std: Array | None
     public: Tensor
+    everyday: Tensor
     scatter: Array | None = None
     freedom: float = 0.0
     noise: float = 0.0
@@ -69,6 +87,7 @@ class View:
     extract: Map | None = None
     decode: Map | None = None
     population: Population | None = None
+    pairs: Pairs | None = None
     after: View | None = None
     again: tuple[View, ...] = ()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedvtc_edge.errors import RunError
@@ -35,7 +36,7 @@ def render(directory: Path) -> Path:
     directory = Path(directory)
     run = read_run(directory)
     summary = run.summary
-    html = _page(
+    html = fill(
         "report.html.j2",
         run=run,
         summary=summary,
@@ -46,7 +47,7 @@ def render(directory: Path) -> Path:
         absent_chart=charts.absent_classes(summary),
         cost_chart=charts.cost(summary),
     )
-    return _write(directory / "report.html", html)
+    return write(directory / "report.html", html)
 
 
 def render_comparison(directory: Path) -> Path:
@@ -63,19 +64,34 @@ def render_comparison(directory: Path) -> Path:
     """
     directory = Path(directory)
     comparison = read_comparison(directory)
-    html = _page(
+    html = fill(
         "comparison.html.j2",
         comparison=comparison,
         names=wording.ranked(comparison),
         chart=accuracy_per_method(comparison),
     )
-    return _write(directory / "comparison.html", html)
+    return write(directory / "comparison.html", html)
 
 
-def _page(template: str, **content: Any) -> str:
+def fill(template: str, *, package: str = __package__, **content: Any) -> str:
+    """A page from a template, with our filters and style; all content is escaped.
+
+    Args:
+        template: Its file name.
+        package: Where it lies; what is not there is looked for here.
+        content: What it speaks of; ``say`` are our words unless it brings its own.
+    """
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+    page = _environment(package).get_template(template)
+    words = {"say": wording, **content}
+    return page.render(style=Markup(style), **words)  # noqa: S704 - our own file
+
+
+@cache
+def _environment(package: str) -> Environment:
     # Names of clients and classes are a user's or a peer's words: everything is escaped.
     environment = Environment(
-        loader=PackageLoader("fedvtc_edge.report", ""),
+        loader=ChoiceLoader([PackageLoader(package, ""), PackageLoader(__package__, "")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -83,15 +99,10 @@ def _page(template: str, **content: Any) -> str:
     )
     for word in ("percent", "points", "size", "duration", "count"):
         environment.filters[word] = getattr(wording, word)
-    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
-    return environment.get_template(template).render(
-        style=Markup(style),  # noqa: S704 - our own file
-        say=wording,
-        **content,
-    )
+    return environment
 
 
-def _write(path: Path, html: str) -> Path:
+def write(path: Path, html: str) -> Path:
     """Replaces ``path`` in one step: a reader sees the old page or the new one, never half."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -25,7 +25,7 @@ PAINTED_PER_ROW, REAL_PER_ROW, ROW_WIDTH = 6, 4, 500
 MANY_CLASSES, ABSENT_ROWS, PRESENT_ROWS = 20, 10, 5
 #: Clients whose pictures are shown; and raw bytes of painted pixels in the whole page.
 MAX_CLIENTS, PIXEL_BUDGET = 12, 1_200_000
-_TILE = 40  # CSS pixels that one image is wide at least
+TILE = 40  #: CSS pixels that one image is wide at least.
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _lay_out(painted: Images, real: Images, summary: Summary) -> Pictures:
     used = {row.label for g in galleries for row in (*g.absent, *g.present)}
     return Pictures(
         galleries,
-        {label: _strip(real[label, : min(beside, per_row)]) for label in sorted(used)},
+        {label: strip(real[label, : min(beside, per_row)]) for label in sorted(used)},
         len(summary.clients) - len(shown),
     )
 
@@ -144,22 +144,27 @@ def _gallery(client: ClientRecord, images: Images, names: list[str]) -> Gallery:
     if len(names) > MANY_CLASSES:
         chosen = (absent[:ABSENT_ROWS], present[:PRESENT_ROWS])
     rows = [
-        [Row(label, names[label], counts[label], _strip(images[label])) for label in labels]
+        [Row(label, names[label], counts[label], strip(images[label])) for label in labels]
         for labels in chosen
     ]
     return Gallery(client, rows[0], rows[1], len(absent), len(present))
 
 
-def _scale(width: int) -> tuple[int, int]:
+def _scale(width: int, tile: int = TILE) -> tuple[int, int]:
     """Whole screen pixels per image pixel, and the gap in image pixels: no pixel is cut."""
-    scale = -(-_TILE // width)
+    scale = -(-tile // width)
     return scale, max(1, round(5 / scale))
 
 
-def _strip(images: Images) -> Strip:
-    """Images [n, H, W, ch] side by side, one see-through gap between them."""
+def strip(images: Images, tile: int = TILE) -> Strip:
+    """Images [n, H, W, ch] side by side, one see-through gap between them.
+
+    Args:
+        images: uint8, of 1 or 3 channels.
+        tile: CSS pixels that one is wide at least.
+    """
     n, H, W, ch = images.shape
-    scale, gap = _scale(W)
+    scale, gap = _scale(W, tile)
     sheet = np.zeros((H, n * (W + gap) - gap, ch + 1), dtype=np.uint8)
     for index, image in enumerate(images):
         left = index * (W + gap)

@@ -1,0 +1,164 @@
+"""In words: who sees what, what each layer stops, and what to set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedvtc_edge.config import Config
+from fedvtc_edge.privacy.plan import covers
+
+from .curve import MINIMUM_COUNTS, Point
+from .findings import Finding, Policy
+
+Entry = dict[str, str | bool]
+
+
+def threat_model(config: Config) -> list[Entry]:
+    """Each adversary, what it sees of this run, and whether the run's claim covers it."""
+    private, masked = config.privacy.mode, config.transport.masking
+    anchored = config.method.share == "anchored"
+    upload = "counts, class means and second moments"
+    if private in ("anchored", "example"):
+        upload = "noised counts, class means and second moments"
+    each = "only the sum over the clients" if masked else f"each client's {upload}"
+    space = "in the anchor's space, which it can compute" if anchored else "of hidden features"
+    weights = ", and every decoder's weights" if config.method.share == "features+decoder" else ""
+    trusted = private == "client" and not masked
+    return [
+        {
+            "view": "server",
+            "sees": f"{each}, {space}{weights}",
+            "covered": private != "none" and not trusted,
+        },
+        {
+            "view": "colluders",
+            "sees": "what is published, less what all clients but one know of themselves",
+            "covered": private != "none",
+        },
+        {
+            "view": "device",
+            "sees": "a client's own classifier and decoder, and what is published",
+            "covered": private == "example",
+        },
+        {
+            "view": "server+device",
+            "sees": "both, in league: hidden features become computable",
+            "covered": private == "example",
+        },
+        {
+            "view": "eavesdropper",
+            "sees": "addresses, times and sizes; the sizes are the same for all clients"
+            if config.transport.seal
+            else "all that the server sees: nothing is sealed",
+            "covered": private not in ("none", "client"),
+        },
+    ]
+
+
+def layers(config: Config) -> list[Entry]:
+    """What each layer stops and does not stop, whether it is on or not."""
+    noise = config.privacy.mode != "none"
+    about = covers(config) if noise else "nothing: it is off"
+    return [
+        {
+            "layer": "anchor",
+            "on": config.method.share == "anchored",
+            "stops": "repeated uploads, and features that were trained on the data",
+            "does_not_stop": "anybody from computing features of a guess and comparing",
+        },
+        {
+            "layer": "sealing",
+            "on": config.transport.seal,
+            "stops": "eavesdroppers, forgery and replay",
+            "does_not_stop": "the server, which opens what it receives",
+        },
+        {
+            "layer": "masking",
+            "on": config.transport.masking,
+            "stops": "the server from seeing one client's statistics",
+            "does_not_stop": "what the sum says; a client whose class nobody else has; all other "
+            "clients together",
+        },
+        {
+            "layer": "noise",
+            "on": noise,
+            "stops": "reconstruction, and membership as far as ε says",
+            "does_not_stop": f"whatever it does not cover; it covers {about}",
+        },
+        {
+            "layer": "minimum contributors",
+            "on": config.server.minimum_contributors > 1,
+            "stops": "publishing a class that one client alone holds",
+            "does_not_stop": "the server, or all other contributors together",
+        },
+    ]
+
+
+def recommendations(
+    config: Config, findings: Sequence[Finding], points: Sequence[Point], policy: Policy
+) -> list[Entry]:
+    """What to set, each with the measurement that speaks for it."""
+    advice: list[Entry] = []
+
+    def advise(setting: str, why: str) -> None:
+        advice.append({"setting": setting, "why": why})
+
+    if config.method.share != "anchored":
+        advise(
+            'method.share = "anchored"',
+            "one upload of features that saw no data: no ε can be had for trained features",
+        )
+    moments = "pooled" if config.method.moments == "covariance" else "class"
+    exact = [point for point in points if point.epsilon is None]
+    enough = [
+        minimum
+        for minimum in MINIMUM_COUNTS
+        if (here := [p for p in exact if p.minimum == minimum and p.moments == moments])
+        and all(point.low <= policy.identification for point in here)
+    ]
+    if enough and min(enough) > 1:
+        advise(
+            f"no class of fewer than {min(enough)} records",
+            f"smaller ones let single records be identified in more than "
+            f"{policy.identification:.0%} of the trials; from there on, not",
+        )
+    elif exact and not enough:
+        worst = max(point.identification for point in exact if point.minimum == 20)
+        advise(
+            "noise; a minimum class count is not enough",
+            f"with classes of 20 records {worst:.0%} of members are still identified",
+        )
+    by_kind = {
+        kind: max(
+            (p.identification for p in exact if p.moments == kind and p.minimum == 5), default=0
+        )
+        for kind in ("pooled", "class")
+    }
+    if moments == "class" and by_kind["class"] > by_kind["pooled"]:
+        advise(
+            'method.moments = "covariance"',
+            f"a std per class identifies {by_kind['class']:.0%} of the members of classes of five, "
+            f"one pooled matrix {by_kind['pooled']:.0%}",
+        )
+    if not config.transport.masking:
+        advise(
+            "transport.masking = true",
+            "the server then sees the sum alone: counts and means of single clients are gone",
+        )
+    private = [point for point in points if point.epsilon is not None and point.minimum == 1]
+    good = [point for point in private if point.low <= policy.identification]
+    if config.privacy.mode == "none" and good:
+        best = max(good, key=lambda point: point.epsilon or 0)
+        advise(
+            f'privacy.mode = "anchored", privacy.epsilon = {best.epsilon:g} or less',
+            f"identification {best.identification:.0%} even for a single record, at an accuracy "
+            f"of {best.accuracy:.1%} for the control",
+        )
+    if config.server.minimum_contributors < 5:
+        advise(
+            "server.minimum_contributors = 5",
+            "a class that one client holds is published as that client's own mean",
+        )
+    if any(f.attack == "bundle" and f.passed is False for f in findings):
+        advise("export again, without what the scan found", "see the findings about the bundle")
+    return advice

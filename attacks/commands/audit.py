@@ -1,0 +1,114 @@
+"""``fedvtc-edge audit``: what a run gives away, and whether its claim holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fedvtc_edge.commands import _common as common
+
+_HEADLINES = ("identification", "tpr_at_1_percent_fpr", "recovered_exactly")
+
+
+def _names(_: click.Context, __: click.Parameter, text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--attacks", callback=_names, metavar="A,B", help="Only these; all if not given.")
+@click.option("--view", "views", callback=_names, metavar="A,B", help="Only these adversaries.")
+@click.option("--trials", type=click.IntRange(20, 100_000), help="Per group; 300, or 60 if quick.")
+@click.option("--quick", is_flag=True, help="Fewer trials and settings.")
+@click.option(
+    "--claim",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="TOML with what is claimed; the run's own claim if not given.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of all but privacy noise.")
+@common.out_option("Folder of the report; RUN/audit if not given.")
+@common.json_option
+@common.quiet_option
+@click.pass_context
+def command(
+    context: click.Context,
+    run: Path,
+    attacks: list[str] | None,
+    views: list[str] | None,
+    trials: int | None,
+    quick: bool,
+    claim: Path | None,
+    seed: int,
+    out: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Attack RUN as its adversaries could: a run, a bundle, or published statistics.
+
+    Exit codes: 0 pass, 1 leak, 3 inconclusive, 4 claim invalid.
+    """
+    with common.needing_extras(), common.reporting(quiet) as progress:
+        from ..audit import audit
+
+        result = audit(
+            run,
+            attacks=attacks,
+            views=views,
+            trials=trials,
+            quick=quick,
+            claim=claim,
+            seed=seed,
+            out=out or run / "audit",
+            progress=progress,
+        )
+    document = result.document
+    if as_json:
+        common.emit_json(document)
+    else:
+        _print(document, result.directory)
+    context.exit(document["exit_code"])
+
+
+def _print(document: Mapping[str, Any], directory: Path | None) -> None:
+    rows = [_row(finding) for finding in document["findings"] if finding["metric"] in _HEADLINES]
+    if rows:
+        header = ["attack", "by", "records", "measure", "%", "interval", "null", "class mean"]
+        common.emit_table([*header, "allowed", ""], rows, left=4)
+        click.echo()
+    for advice in document["recommendations"]:
+        click.echo(f"set {advice['setting']}: {advice['why']}")
+    click.echo()
+    click.echo(f"verdict: {document['verdict']}")
+    _list(document["reasons"])
+    if directory is not None:
+        click.echo(f"report: {directory / 'report.html'}")
+
+
+def _list(reasons: Sequence[str], most: int = 5) -> None:
+    for reason in reasons[:most]:
+        click.echo(f"  {reason}")
+    if len(reasons) > most:
+        click.echo(f"  and {len(reasons) - most} more, see the report")
+
+
+def _row(finding: Mapping[str, Any]) -> list[str]:
+    said = {True: "pass", False: "LEAK", None: ""}[finding["passed"]]
+    interval = ""
+    if finding["low"] is not None and finding["high"] is not None:
+        interval = f"{common.percent(finding['low'])}–{common.percent(finding['high'])}"
+    return [
+        finding["attack"],
+        finding["view"],
+        finding["group"],
+        finding["metric"].replace("_", " "),
+        common.percent(finding["value"]),
+        interval,
+        common.percent(finding["null"]),
+        common.percent(finding["baseline"]),
+        common.percent(finding["threshold"]),
+        said,
+    ]

@@ -1,0 +1,149 @@
+"""From the scores of two worlds to an ε that the mechanism does not stay below."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedvtc_edge.errors import PrivacyError
+from fedvtc_edge.privacy.accountant import MAX_EPSILON, check_delta, epsilon_spent
+from fedvtc_edge.privacy.design import Array
+
+from ..scoring import epsilon_lower_bound
+
+BEYOND = 2 * MAX_EPSILON
+"""Stands for every ε beyond what can be claimed: there is next to no noise."""
+
+_POINTS = 1001
+_LEAST_MU = 1e-6
+"""Of which ε is 0 at any δ that is claimed."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Lower bounds on ε that hold together.
+
+    Args:
+        clopper_pearson: From how often the score tells the worlds apart, whatever the noise.
+        gaussian: From how far apart the scores are, for a mechanism that is said to be
+            Gaussian; None for another.
+        mu: Lower limit of the Gaussian's μ, sensitivity over noise; None for another.
+    """
+
+    clopper_pearson: float
+    gaussian: float | None = None
+    mu: float | None = None
+
+    @property
+    def best(self) -> float:
+        """The better one."""
+        return max(self.clopper_pearson, self.gaussian or 0.0)
+
+
+def bounds_of(zeros: Array, ones: Array, delta: float, error: float, *, gaussian: bool) -> Bounds:
+    """All that the scores prove.
+
+    Args:
+        zeros: Scores of uploads of world 0, [N], N ≥ 2.
+        ones: Scores of uploads of world 1, [N].
+        delta: δ of the claim.
+        error: Chance that any of the bounds is too high; divided among them (Bonferroni).
+        gaussian: Whether the claim is of Gaussian noise.
+
+    Raises:
+        PrivacyError: A δ at which Gaussian noise has no ε.
+        ScoreError: Scores that nothing can be concluded from.
+    """
+    if not gaussian:
+        return Bounds(epsilon_lower_bound(ones, zeros, delta, 1 - error))
+    check_delta(delta)
+    counted = epsilon_lower_bound(ones, zeros, delta, 1 - error / 2)
+    mu = mu_lower_bound(zeros, ones, error / 2)
+    return Bounds(counted, epsilon_of(mu, delta), mu)
+
+
+def mu_lower_bound(zeros: Array, ones: Array, error: float) -> float:
+    """Lower confidence limit of μ: how far two Gaussians are apart, in standard deviations.
+
+    The mean difference over the root of the mean variance is, but for its scale, Student's t
+    with a noncentrality of μ·√(N/2). The limit is the least μ under which a t so large has a chance
+    of ``error``.
+
+    *Another variance in world 1*: the t is taken with N - 1 degrees of freedom, not 2N - 2. The
+    mean of two independent variances is never more spread than one of them (Hsu 1938), so
+    that the limit errs downward.
+
+    *A score that is not linear*: let Gaussian noise of one covariance be added to two means
+    whose whitened difference is m, ‖m‖ ≤ μ. About the midpoint any quadratic score is
+    bᵀz + zᵀAz, z = ±m/2 + noise: its means differ by bᵀm, its variances are
+    ‖b ± Am‖² + 2·tr A², whose mean is no less than ‖b‖². So it seems no farther apart
+    than ‖m‖: the best score is the linear one, and no quadratic refutes a true claim, but for
+    the t's distribution, which is then exact for large N only.
+
+    Guarantee: with scores that are independent draws of two Gaussians, of whatever
+    variances, the result exceeds their distance with a chance of at most ``error``.
+    *Not covered*: a mechanism whose noise is no Gaussian; there, the claim of a Gaussian is
+    what a large result refutes.
+
+    Args:
+        zeros: Scores of world 0, [N], N ≥ 2.
+        ones: Scores of world 1, [N].
+        error: In (0, 1/2).
+
+    Returns:
+        μ ≥ 0; infinite where scores differ and nothing varies.
+    """
+    gap = float(ones.mean() - zeros.mean())
+    spread = math.sqrt((float(zeros.var(ddof=1)) + float(ones.var(ddof=1))) / 2)
+    if gap <= 0:
+        return 0.0
+    # Relative, for the mean of equal floats is not always one of them.
+    if spread <= 1e-12 * max(abs(float(zeros.mean())), abs(float(ones.mean()))):
+        return math.inf
+    root = math.sqrt(1 / len(zeros) + 1 / len(ones))
+    freedom = min(len(zeros), len(ones)) - 1
+    t = gap / spread / root
+    low, high = 0.0, t
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_tail(t, middle, freedom) <= error else (low, middle)
+    return low * root
+
+
+def t_tail(t: float, shift: float, freedom: int) -> float:
+    """P(T ≥ t) of Student's noncentral t: the mean of Φ(shift - t·S), S² ~ χ²/ν.
+
+    By the midpoint rule; scipy would have it, which fedvtc-edge does not depend on.
+
+    Args:
+        t: Of the sample, 0 or more.
+        shift: Noncentrality.
+        freedom: Degrees of freedom ν, 1 or more.
+    """
+    reach = 12 / math.sqrt(2 * freedom)
+    edges = np.linspace(max(0.0, 1 - reach), 1 + reach, _POINTS)
+    s = (edges[1:] + edges[:-1]) / 2
+    logs = (freedom - 1) * np.log(s) - freedom * np.square(s) / 2
+    weights = np.exp(logs - logs.max())
+    tails = [0.5 * math.erfc(x) for x in ((t * s - shift) / math.sqrt(2)).tolist()]
+    return float(weights @ np.array(tails) / weights.sum())
+
+
+def epsilon_of(mu: float, delta: float) -> float:
+    """ε at δ of a Gaussian mechanism of sensitivity μ and noise 1, by the exact curve.
+
+    Args:
+        mu: 0 or more, infinity too.
+        delta: From 1e-300, below 1.
+
+    Returns:
+        ε ≥ 0; :data:`BEYOND` where it is too large to be a claim.
+    """
+    if mu < _LEAST_MU:
+        return 0.0
+    try:
+        return epsilon_spent([(1 / mu, 1.0, 1)], delta)
+    except PrivacyError:
+        return BEYOND

@@ -1,0 +1,184 @@
+"""The distinguishing game: of which of two worlds is an upload?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedvtc_edge.errors import PrivacyError, ScoreError
+from fedvtc_edge.privacy.accountant import noise_for
+from fedvtc_edge.privacy.design import Array
+
+from .bounds import Bounds, bounds_of
+from .claims import Claim
+from .likelihood import Blocks, LikelihoodRatio, choose
+
+Verdict = Literal["pass", "leak", "inconclusive"]
+
+FEWEST_TRIALS = 8
+"""With fewer, not even the absence of noise is proved."""
+
+AFFORDABLE = 3_000_000
+"""Numbers of exact noise that are drawn in about a minute."""
+
+_PER_TRIAL = 5
+"""Uploads per trial: two that decide, two of the control, and one that chooses the score."""
+
+
+class Mechanism(Protocol):
+    """What a client uploads in two worlds that differ in one unit.
+
+    All but the privacy noise is equal whenever it is asked: training has a fixed seed.
+    """
+
+    @property
+    def blocks(self) -> Blocks:
+        """Which numbers of an upload have noise alike, [d]."""
+
+    def release(self, world: int) -> NDArray[Any]:
+        """One *whole* upload, [d] integers or floats, of world 0 or 1, with noise drawn afresh."""
+
+    def exact(self, world: int) -> NDArray[Any] | None:
+        """The same without noise, for auditors who know it: it points out where to look.
+
+        It never enters a bound; None leaves it to be estimated.
+        """
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What an audit of one mechanism proves.
+
+    Args:
+        verdict: ``leak``: the claim is refuted. ``pass``: it is not, and the same attack
+            refutes it for half of the noise. ``inconclusive``: it would not have noticed.
+        bounds: Of the mechanism.
+        control: Of its double with half of the noise.
+        trials: Uploads of each world that decided.
+        confidence: That ``bounds`` hold, together with those of all other attacks.
+    """
+
+    verdict: Verdict
+    bounds: Bounds
+    control: Bounds
+    trials: int
+    confidence: float
+
+    @property
+    def lower_bound(self) -> float:
+        """An ε that the mechanism does not stay below."""
+        return self.bounds.best
+
+
+def audit(
+    mechanism: Mechanism,
+    claim: Claim,
+    *,
+    trials: int,
+    confidence: float,
+    control: Mechanism,
+    attacks: int = 1,
+) -> AuditResult:
+    """Try to refute a claim.
+
+    Half as many uploads as decide choose the score before, and are not used again: its means
+    where they are not known, and the noise of each block and world. The control is
+    attacked by the same score.
+
+    Guarantee: a true claim is called a leak with a chance of at most 1 - ``confidence``, over
+    all of ``attacks``. For a claim of Gaussian noise the claim is also *that* it is one.
+    A pass proves nothing but that half of the noise would have been noticed: other units
+    than this one may be worse off.
+
+    Args:
+        mechanism: Its two worlds must be neighbours as the claim means it.
+        claim: With a δ.
+        trials: Uploads of each world that decide, 8 or more; see :func:`trials_for`.
+        confidence: In (0, 1).
+        control: The same mechanism with half of the noise.
+        attacks: How many audits share the confidence (Bonferroni).
+
+    Raises:
+        PrivacyError: A claim without δ, or uploads whose length tells of the world.
+        ScoreError: Too few trials, or numbers from which nothing can be concluded.
+    """
+    if claim.delta is None:
+        raise PrivacyError("a claim without delta cannot be audited", hint="add delta to the claim")
+    _check(trials, confidence, attacks)
+    blocks, known = mechanism.blocks, (mechanism.exact(0), mechanism.exact(1))
+    exact = None if known[0] is None or known[1] is None else (known[0] * 1.0, known[1] * 1.0)
+    first = [_uploads(mechanism, world, trials // 2, len(blocks)) for world in (0, 1)]
+    score = choose(first[0], first[1], blocks, exact)
+    error = (1 - confidence) / attacks
+
+    def bounds(played: Mechanism) -> Bounds:
+        zeros, ones = (_scores(score, played, world, trials) for world in (0, 1))
+        return bounds_of(zeros, ones, claim.delta or 0.0, error, gaussian=claim.gaussian)
+
+    found, noticed = bounds(mechanism), bounds(control)
+    verdict: Verdict = "pass" if noticed.best > claim.epsilon else "inconclusive"
+    if found.best > claim.epsilon:
+        verdict = "leak"
+    return AuditResult(verdict, found, noticed, trials, confidence)
+
+
+def trials_for(
+    claim: Claim, *, confidence: float, attacks: int = 1, numbers: int = 0, power: float = 0.999
+) -> int:
+    """How many trials notice half of a Gaussian's noise, if they can be afforded.
+
+    Args:
+        claim: Of Gaussian noise, with a δ.
+        confidence: As in :func:`audit`.
+        attacks: As in :func:`audit`.
+        numbers: Numbers of exact noise in one upload: so many trials, at most, that an
+            audit takes about a minute; 0 where noise costs nothing.
+        power: Chance that the control is caught, where it can be afforded.
+
+    Raises:
+        PrivacyError: A δ or ε for which no noise can be calibrated.
+    """
+    mu = 1 / noise_for(claim.epsilon, claim.delta or 0.0)
+    normal = NormalDist()
+    sure = normal.inv_cdf(1 - (1 - confidence) / attacks / 2) + normal.inv_cdf(power)
+    # At 2μ the limit has a variance of about (2 + μ²) / N, and lies above μ if that is small.
+    needed = math.ceil((sure / mu) ** 2 * (2 + mu * mu)) + FEWEST_TRIALS
+    most = AFFORDABLE // (_PER_TRIAL * numbers) if numbers else needed
+    return max(min(needed, most), FEWEST_TRIALS)
+
+
+def _check(trials: int, confidence: float, attacks: int) -> None:
+    if trials < FEWEST_TRIALS:
+        raise ScoreError(
+            f"{trials} trials: expected {FEWEST_TRIALS} or more", hint="trials_for says how many"
+        )
+    if not 0 < confidence < 1:
+        raise ScoreError(
+            f"confidence = {confidence}: expected a value between 0 and 1, both excluded",
+            hint="use 0.95",
+        )
+    if attacks < 1:
+        raise ScoreError(f"{attacks} attacks: expected 1 or more", hint="1 where there is but one")
+
+
+def _scores(score: LikelihoodRatio, mechanism: Mechanism, world: int, count: int) -> Array:
+    return score(_uploads(mechanism, world, count, score.means.shape[1]))
+
+
+def _uploads(mechanism: Mechanism, world: int, count: int, size: int) -> Array:
+    """Uploads of one world, [count, size]."""
+    made = np.empty((count, size))
+    for row in made:
+        upload = np.asarray(mechanism.release(world), np.float64)
+        if upload.shape != row.shape:
+            raise PrivacyError(
+                f"an upload of shape {list(upload.shape)} of world {world}, expected [{size}]",
+                hint="uploads must be of one length, or their length gives the world away",
+            )
+        row[:] = upload
+    return made

@@ -1,0 +1,194 @@
+"""Uploads of the package's own private releases, in two worlds that differ in one unit.
+
+By the functions that a client and a server call, so that what is audited is what is run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+
+from fedvtc_edge.privacy.client_level import ClientDesign, clipped_upload, noised
+from fedvtc_edge.privacy.design import RADIUS, Array, Design
+from fedvtc_edge.privacy.release import Integers, bounded_sums, release
+
+from .claims import Claim
+from .likelihood import Blocks
+
+Records = tuple[Array, Integers]
+"""Features [N, m], each of norm √m where they are an anchor's, and their classes [N]."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleRelease:
+    """One client's private uploads, all that share a budget, side by side.
+
+    Under masking only the sum over the clients is seen, which carries ``draws`` shares of
+    noise; what the other honest clients hold is the same in both worlds, and left out.
+
+    Args:
+        design: Public.
+        worlds: The client's records in world 0 and 1; neighbours by the claim.
+        centre: Public centre of the features' directions, [m].
+        draws: Honest clients whose noise is in what is seen; ``design.shares`` of them.
+    """
+
+    design: Design
+    worlds: tuple[Records, Records]
+    centre: Array
+    draws: int = 1
+
+    @property
+    def claim(self) -> Claim:
+        """What the design says of itself."""
+        return claim_of_design(self.design)
+
+    @property
+    def blocks(self) -> Blocks:
+        """Counts, each class' sums, second moments."""
+        return blocks_of(self.design)
+
+    def exact(self, world: int) -> Integers:
+        """The uploads without noise."""
+        sums = bounded_sums(self.design, *self.worlds[world], self.centre)
+        return np.tile(sums, self.design.releases)
+
+    def release(self, world: int) -> Integers:
+        """The uploads, with noise drawn afresh."""
+        nobody = np.empty((0, self.design.width)), np.empty(0, np.int64)
+        parties = [self.worlds[world], *[nobody] * (self.draws - 1)]
+        return np.concatenate(
+            [
+                sum(release(self.design, *records, self.centre) for records in parties)
+                for _ in range(self.design.releases)
+            ]
+        )
+
+    def halved(self) -> ExampleRelease:
+        """The positive control: half of the noise, drawn on the same path."""
+        return replace(self, design=_Halved(**vars(self.design)))
+
+
+@dataclass(frozen=True, eq=False)
+class ClientRelease:
+    """What a server publishes of a federation: noised sums of clipped uploads.
+
+    Args:
+        design: Public.
+        worlds: The records of each client, in world 0 and 1.
+        centre: Public centre of the features' directions, [m].
+        draws: Clients that add a share of the noise under masking; 1: the server adds all.
+    """
+
+    design: ClientDesign
+    worlds: tuple[Sequence[Records], Sequence[Records]]
+    centre: Array
+    draws: int = 1
+
+    @property
+    def claim(self) -> Claim:
+        """What the design says of itself."""
+        return claim_of_design(self.design)
+
+    @property
+    def blocks(self) -> Blocks:
+        """Counts, each class' sums, second moments."""
+        return blocks_of(self.design)
+
+    def exact(self, world: int) -> Integers:
+        """The sums without noise."""
+        return np.tile(self._totals[world], self.design.releases)
+
+    def release(self, world: int) -> Integers:
+        """The sums, with noise drawn afresh."""
+        nothing = np.zeros(self.design.size, np.int64)
+        parties = [self._totals[world], *[nothing] * (self.draws - 1)]
+        return np.concatenate(
+            [
+                sum(noised(self.design, total) for total in parties)
+                for _ in range(self.design.releases)
+            ]
+        )
+
+    def halved(self) -> ClientRelease:
+        """The positive control: half of the noise, drawn on the same path."""
+        return replace(self, design=_HalvedClient(**vars(self.design)))
+
+    @cached_property
+    def _totals(self) -> list[Integers]:
+        """Of both worlds: clipping has no chance in it, and is done once."""
+        nothing = np.zeros(self.design.size, np.int64)
+        return [
+            sum((clipped_upload(self.design, *one, self.centre) for one in clients), nothing)
+            for clients in self.worlds
+        ]
+
+
+class _Halved(Design):
+    """A design that lies: it draws half of the noise that it speaks of."""
+
+    @property
+    def share(self) -> Fraction:
+        return super().share / 2
+
+
+class _HalvedClient(ClientDesign):
+    """Its double for whole clients."""
+
+    @property
+    def share(self) -> Fraction:
+        return super().share / 2
+
+
+def claim_of_design(design: Design) -> Claim:
+    """What all releases of a design together claim."""
+    return Claim(
+        epsilon=design.epsilon,
+        delta=design.delta,
+        unit="client" if isinstance(design, ClientDesign) else "example",
+        neighbouring="add/remove",
+        mechanism=f"discrete Gaussian, noise multiplier {design.noise_multiplier:.6g}, "
+        f"{design.releases} times",
+        accountant="exact",
+    )
+
+
+def blocks_of(design: Design) -> Blocks:
+    """Counts, the sums of each class and second moments are noised alike, or should be."""
+    counts, sums, seconds = design.sizes
+    per_class = np.repeat(np.arange(design.classes), sums // design.classes)
+    blocks = [np.zeros(counts), 1 + per_class, np.full(seconds, 1 + design.classes)]
+    return np.tile(np.concatenate(blocks).astype(np.int64), design.releases)
+
+
+def canary(design: Design, centre: Array, direction: Array, label: int) -> Records:
+    """The record that moves the sums most: by the whole clip bound, along a direction.
+
+    Longer than any anchor's features, for the guarantee is whatever the features are.
+
+    Args:
+        design: Public.
+        centre: Public centre of the features' directions, [m].
+        direction: Where it lies from there, [m].
+        label: Its class.
+    """
+    reach = RADIUS * max(design.clip, 1.0) / float(np.linalg.norm(direction))
+    features = (centre + reach * direction) * np.sqrt(design.width)
+    return features[None], np.array([label], np.int64)
+
+
+def canary_client(design: ClientDesign, centre: Array, direction: Array, label: int) -> Records:
+    """A client that moves the sum by the whole clip bound: one record, over and over."""
+    features, labels = canary(design, centre, direction, label)
+    count = math.ceil(design.clip * design.unit) + 1
+    return np.repeat(features, count, 0), np.repeat(labels, count)
+
+
+def joined(*parts: Records) -> Records:
+    """The records of several, together."""
+    return np.concatenate([f for f, _ in parts]), np.concatenate([y for _, y in parts])

@@ -1,0 +1,182 @@
+"""Reads ``report.json`` of an audit, so that what draws the page can trust its types."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from fedvtc_edge.errors import RunError
+from fedvtc_edge.report.reading import Amount, Count, Fraction, Record
+
+SCHEMA = 1
+
+Verdict = Literal["pass", "leak", "inconclusive", "claim invalid"]
+
+
+class Subject(Record):
+    """What was audited."""
+
+    kind: str = "run"
+    name: str | None = None
+    data: str | None = None
+    share: str | None = None
+    moments: str | None = None
+    privacy: str | None = None
+    masking: bool | None = None
+    sealed: bool | None = None
+    clients: Count | None = None
+    digest: str | None = None
+
+
+class Claim(Record):
+    """What is said of the subject's privacy; without ε nothing is."""
+
+    epsilon: Amount | None = None
+    delta: Amount | None = None
+    unit: str | None = None
+    neighbouring: str | None = None
+    mechanism: str | None = None
+    source: str | None = None
+
+
+class Threat(Record):
+    """An adversary: what it sees, and whether the claim covers it."""
+
+    view: str
+    sees: str | None = None
+    covered: bool = False
+
+
+class FindingRecord(Record):
+    """One row of :class:`~fedvtc_edge.attacks.findings.Finding`."""
+
+    attack: str
+    view: str
+    metric: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    null: float | None = None
+    baseline: float | None = None
+    ceiling: float | None = None
+    threshold: float | None = None
+    passed: bool | None = None
+    group: str = "all"
+    trials: Count = 0
+    staged: bool = False
+    note: str | None = None
+
+
+class Mechanism(Record):
+    """A noise mechanism that the audit of ε tried to refute."""
+
+    name: str
+    lower_bound: Amount | None = None
+    verdict: str | None = None
+
+
+class EpsilonAudit(Record):
+    """The audit of ε, with its positive control: an upload whose noise is half of what it says."""
+
+    epsilon: Amount | None = None
+    lower_bound: Amount | None = None
+    control_lower_bound: Amount | None = None
+    control_caught: bool | None = None
+    trials: Count | None = None
+    worlds: str | None = None
+    mechanisms: tuple[Mechanism, ...] = ()
+
+
+class PointRecord(Record):
+    """One setting of :class:`~fedvtc_edge.attacks.curve.Point`; ε None: without noise."""
+
+    epsilon: Amount | None = None
+    minimum: Count
+    moments: str
+    identification: Fraction | None = None
+    low: Fraction | None = None
+    high: Fraction | None = None
+    accuracy: Fraction | None = None
+
+
+class Recommendation(Record):
+    """What to set, and why."""
+
+    setting: str
+    why: str | None = None
+
+
+class Layer(Record):
+    """A layer of protection, and what it is no protection against."""
+
+    layer: str
+    on: bool = False
+    stops: str | None = None
+    does_not_stop: str | None = None
+
+
+class Utility(Record):
+    """What the run was good for."""
+
+    accuracy_control: Fraction | None = None
+    accuracy_mean: Fraction | None = None
+
+
+class Audit(Record):
+    """``report.json``: every key but ``verdict`` may be missing or null."""
+
+    version: str | None = None
+    subject: Subject = Subject()
+    verdict: Verdict
+    exit_code: int | None = None
+    reasons: tuple[str, ...] = ()
+    claim: Claim | None = None
+    threat_model: tuple[Threat, ...] = ()
+    unit: str | None = None
+    neighbouring: str | None = None
+    confidence: Fraction = 0.95
+    seed: int | None = None
+    trials: Count | None = None
+    findings: tuple[FindingRecord, ...] = ()
+    epsilon_lower_bound: Amount | None = None
+    dp: EpsilonAudit | None = None
+    curve: tuple[PointRecord, ...] = ()
+    recommendations: tuple[Recommendation, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    seconds: Amount | None = None
+    utility: Utility = Utility()
+
+
+def read(document: Mapping[str, Any]) -> Audit:
+    """Checks a document; numbers that are not finite count as not known.
+
+    Raises:
+        RunError: It is of another schema, or a value is of a wrong type or out of range.
+    """
+    if document.get("schema", SCHEMA) != SCHEMA:
+        raise RunError(
+            f"the audit has schema {document['schema']!r}, this version draws {SCHEMA}",
+            hint="draw the page with the fedvtc-edge version that made the audit",
+        )
+    try:
+        return Audit.model_validate(_known(document))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise RunError(
+            f"the audit's {where} is {first['input']!r:.80}: {first['msg']}",
+            hint="audit again: 'fedvtc-edge audit RUN'",
+        ) from error
+
+
+def _known(value: Any) -> Any:
+    """Without what is null or no finite number: both mean that nobody knows it."""
+    if isinstance(value, Mapping):
+        pairs = ((key, _known(item)) for key, item in value.items())
+        return {key: item for key, item in pairs if item is not None}
+    if isinstance(value, list | tuple):
+        return [_known(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,184 @@
+"""An audit in words: verdicts, claims, adversaries, attacks, measures."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from fedvtc_edge.report.wording import NOTHING, count, duration, percent
+
+from .document import Audit, Claim, FindingRecord
+
+__all__ = ["count", "duration", "percent"]  # for the template, beside what follows
+
+VERDICTS = {
+    "pass": (
+        "Pass",
+        "No attack of this audit learned more than is allowed. That bounds these attacks, "
+        "not better ones.",
+    ),
+    "leak": (
+        "Leak",
+        "More can be learned about single training examples than is allowed, and not by chance.",
+    ),
+    "inconclusive": (
+        "Inconclusive",
+        "The audit could not show that it would have found a leak: take it for no audit.",
+    ),
+    "claim invalid": (
+        "Claim invalid",
+        "The privacy claim does not hold as it is stated, whatever the attacks measured.",
+    ),
+}
+
+SUBJECTS = {"run": "run", "bundle": "exported bundle", "statistics": "published statistics"}
+
+VIEWS = {
+    "server": "The server",
+    "server+device": "The server, with a client's device",
+    "colluders": "All clients but one, in league",
+    "device": "Whoever takes a device apart",
+    "eavesdropper": "An eavesdropper",
+}
+
+ATTACKS = {
+    "decode": "one pass through a decoder",
+    "inversion": "a picture whose features fit",
+    "exact": "reads single records off",
+    "membership": "likelihood-ratio test",
+    "second-moments": "from second moments",
+    "differencing": "one upload less another",
+    "rounds": "inversion over repetitions",
+    "shadow": "without the extractor",
+    "histogram": "class counts as stated",
+    "memorised": "the model on its own data",
+}
+
+MOMENTS = {
+    "mean": "means alone",
+    "pooled": "means, pooled second moments",
+    "class": "means, a std per class",
+}
+
+METRICS = {
+    "identification": "Identification",
+    "auc": "AUC",
+    "tpr_at_1_percent_fpr": "TPR at 1% FPR",
+    "tpr_at_0.1_percent_fpr": "TPR at 0.1% FPR",
+    "ssim": "SSIM",
+    "psnr": "PSNR",
+    "recovered_exactly": "Recovered exactly",
+    "counts_exact": "Class counts told exactly",
+    "missing_classes_told": "Missing classes told",
+}
+
+_PLAIN = {"auc": "{:.3f}", "ssim": "{:.2f}", "psnr": "{:.1f} dB"}
+_PERCENT = METRICS.keys() - _PLAIN
+
+
+def claimed(audit: Audit) -> Claim | None:
+    """The claim, completed by what the document says beside it; None: nothing is claimed."""
+    claim = audit.claim
+    if claim is None or claim.epsilon is None:
+        return None
+    said = {
+        "unit": claim.unit or audit.unit,
+        "neighbouring": claim.neighbouring or audit.neighbouring,
+    }
+    return claim.model_copy(update=said)
+
+
+def odds(epsilon: float) -> str:
+    """What an ε lets whoever reads the release do."""
+    factor = math.exp(min(epsilon, 20.0))
+    if factor > 1e6:
+        most = "more than a million, which is no protection"
+    else:
+        most = count(factor) if factor >= 10 else f"{factor:.2g}"
+    return f"A release can raise the odds that the unit is in the data by a factor of up to {most}"
+
+
+def number(value: float | None) -> str:
+    """Three digits, as a person writes them: ``1e-5``, ``0.97``, ``12 400``."""
+    if value is None:
+        return NOTHING
+    if 1000 <= abs(value) < 1e9:
+        return count(value).replace("-", "\u2212")
+    text = f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+    return "\u2212" + text[1:] if text.startswith("-") else text
+
+
+def amount(metric: str, value: float | None) -> str:
+    """A value in the unit of its metric; unknown metrics are plain numbers."""
+    if value is None:
+        return NOTHING
+    if metric in _PERCENT:
+        return percent(value)
+    return _PLAIN[metric].format(value) if metric in _PLAIN else number(value)
+
+
+def whole(value: float | None) -> str:
+    """A fraction as whole percent, without the sign, for what stands in small."""
+    return NOTHING if value is None else f"{100 * value:.0f}"
+
+
+def interval(metric: str, low: float | None, high: float | None) -> str:
+    """``95.1–99.4%``, or nothing where there is none."""
+    if low is None or high is None:
+        return ""
+    first, last = amount(metric, low), amount(metric, high)
+    if metric in _PERCENT:
+        first = first.removesuffix("%")
+    return f"{first}–{last}"
+
+
+def judged(finding: FindingRecord) -> tuple[str, str]:
+    """How a finding counts: a class for the eye, a word for everyone."""
+    if finding.passed is None:
+        return "", "not judged"
+    return ("fine", "pass") if finding.passed else ("leaks", "leak")
+
+
+def metric(name: str) -> str:
+    """A measure's name."""
+    return METRICS.get(name, name.replace("_", " "))
+
+
+def view(name: str) -> str:
+    """An adversary's name."""
+    return VIEWS.get(name, name)
+
+
+def told(text: str | None) -> str:
+    """A note, without the words that programs have for numbers that are none."""
+    return re.sub(r"(?<!\w)[-+]?(?i:nan|inf)(?!\w)", NOTHING, text or "")
+
+
+def setting(epsilon: float | None, moments: str) -> str:
+    """A setting of the curve."""
+    noise = "no noise" if epsilon is None else f"ε = {number(epsilon)}"
+    return f"{noise}, {MOMENTS.get(moments, moments)}"
+
+
+def briefly(epsilon: float | None, moments: str) -> str:
+    """The same, where there is little room: pooled moments go without saying."""
+    kind = {"mean": "means", "class": "class std"}.get(moments, moments)
+    if epsilon is None:
+        return kind
+    return f"ε = {number(epsilon)}" + ("" if moments == "pooled" else f", {kind}")
+
+
+def worst(audit: Audit) -> str | None:
+    """The finding that a reader should take home: the surest identification."""
+    found = [f for f in audit.findings if f.metric == "identification" and f.value is not None]
+    if not found:
+        return None
+    top = max(found, key=lambda f: (f.low or 0.0, f.value or 0.0))
+    within = interval("identification", top.low, top.high)
+    sure = f" ({within})" if within else ""
+    where = "" if top.group == "all" else f" ({top.group})"
+    null = "" if top.null is None else f"; of records that nobody uploaded, {percent(top.null)}"
+    return (
+        f"At worst, “{top.attack}” tells the true record from decoys of its class in "
+        f"{percent(top.value)}{sure} of {top.trials} trials{where}{null}."
+    )
