@@ -9,21 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
-from fedvtc_edge.errors import RunError
+from fedvtc_edge.errors import RunError, UsageError
 from fedvtc_edge.files import write_atomic
 from fedvtc_edge.finished import FinishedRun
 from fedvtc_edge.progress import Progress, SilentProgress
 from fedvtc_edge.runs import version
 
 from . import advice
-from .auditing import STAGED, Example, attempt, chosen, groups_of
-from .curve import curve
-from .facts import exact_recovery, histogram
-from .findings import Policy
+from .auditing import STAGED, attempt, chosen, groups_of
+from .curve import Point, curve
+from .dissection import MANIFEST
+from .dp import Claim, Thresholds, claim_of_run, read_claim, reasons_against
+from .facts import exact_recovery, histogram, scanned
+from .findings import Finding, Policy
 from .laboratory import Laboratory
-from .report import render, shown
-from .verdict import EXIT, judge
+from .private import audit_claim
+from .remembering import remembered
+from .report import Picture, render
+from .report import shown as shown_pictures
+from .subjects import StatisticsFile
+from .verdict import EXIT, judge, policy_of
 
 SCHEMA = 1
 
@@ -37,12 +44,10 @@ class Audit:
 
     Args:
         document: The content of ``report.json``.
-        examples: Pictures for the page.
-        directory: Where both were written, or None.
+        directory: Where it and the page were written, or None.
     """
 
     document: Mapping[str, Any]
-    examples: list[Example]
     directory: Path | None
 
 
@@ -54,6 +59,7 @@ def audit(
     trials: int | None = None,
     quick: bool = False,
     claim: Path | None = None,
+    config: Config | None = None,
     out: Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -61,12 +67,13 @@ def audit(
     """Attack a finished run as its adversaries could, and say whether its claim holds.
 
     Args:
-        path: The run directory.
+        path: A run directory, a bundle's folder, or a file of published statistics.
         attacks: Names of those to make; None makes all.
         views: Names of adversaries to look through; None looks through all.
         trials: Per group; None is 300, or 60 if ``quick``.
         quick: Fewer trials and settings.
         claim: A TOML file with what is claimed; None takes the run's own claim.
+        config: Settings of the run that a statistics file is of.
         out: Folder for ``report.json`` and ``report.html``; None writes nothing.
         seed: Of everything that is drawn but privacy noise.
         progress: Told of each attack.
@@ -79,54 +86,118 @@ def audit(
     begun, shown = time.monotonic(), progress or SilentProgress()
     number = trials or (QUICK_TRIALS if quick else TRIALS)
     picked = chosen(attacks)
-    run = FinishedRun.open(Path(path))
-    config = run.config
-    policy = Policy()
-    data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
+    claimed, limits = (None, Thresholds()) if claim is None else read_claim(Path(claim))
+    if (Path(path) / MANIFEST).is_file():
+        found = scanned(Path(path))
+        parts: dict[str, Any] = {"subject": _bundle(Path(path)), "claim": None}
+        return _concluded(parts, found, [], out, begun, seed=seed, trials=0)
+    run = _opened(Path(path), config)
+    settings = run.config
+    claimed = claimed or claim_of_run(settings)
+    policy = policy_of(settings, claimed, limits)
+    data = load_dataset(settings.data, public_classes=settings.privacy.mode != "none")
     laboratory = Laboratory(run, data, seed=seed)
     seen = [one for one in laboratory.observed() if not views or one.who in views]
     groups = groups_of(laboratory, seen, number, staged=STAGED[:4] if quick else STAGED)
+    groups = [group for group in groups if not views or group.who in views]
     found, examples = attempt(picked, groups, policy, seed=seed, progress=shown)
-    points = []
+    points: list[Point] = []
+    dp = None
     if not attacks:
         found += histogram(laboratory, seen)
-        found += exact_recovery([trial for group in groups for trial in group.trials])
+        found += exact_recovery([trial for group in groups for trial in group.trials], policy)
+        if isinstance(run, FinishedRun) and (not views or "device" in views):
+            found += remembered(laboratory, policy, seed=seed)
         points = list(curve(laboratory, number // 2))
-    verdict, reasons = judge(found)
+        if claimed is not None:
+            dp = audit_claim(laboratory, claimed, confidence=policy.confidence, quick=quick)
+    invalid = [] if claimed is None else reasons_against(claimed, settings)
+    parts = {
+        "subject": _run(run, data.name),
+        "claim": None if claimed is None else _claim(claimed, claim),
+        "threat_model": advice.threat_model(settings),
+        "dp": dp,
+        "epsilon_lower_bound": None if dp is None else dp["lower_bound"],
+        "curve": [point.plain() for point in points],
+        "recommendations": advice.recommendations(settings, found, points, policy),
+        "layers": advice.layers(settings),
+        "utility": {key: run.summary.get(key) for key in ("accuracy_control", "accuracy_mean")},
+    }
+    pictures = shown_pictures(examples, data.class_names)
+    return _concluded(
+        parts,
+        found,
+        pictures,
+        out,
+        begun,
+        seed=seed,
+        trials=number,
+        invalid=invalid,
+        dp=dp,
+        limits=limits,
+    )
+
+
+def _opened(path: Path, config: Config | None) -> FinishedRun | StatisticsFile:
+    if path.suffix == ".safetensors" or config is not None:
+        if config is None:
+            raise UsageError(
+                f"{path} does not say which data it is of", hint="add --config CONFIG.toml"
+            )
+        return StatisticsFile.open(path, config)
+    return FinishedRun.open(path)
+
+
+def _concluded(
+    parts: Mapping[str, Any],
+    found: Sequence[Finding],
+    pictures: Sequence[Picture],
+    out: Path | None,
+    begun: float,
+    *,
+    seed: int,
+    trials: int,
+    invalid: Sequence[str] = (),
+    dp: Mapping[str, Any] | None = None,
+    limits: Thresholds | None = None,
+) -> Audit:
+    verdict, reasons = judge(found, invalid=invalid, dp=dp, limits=limits or Thresholds())
+    claim = parts["claim"] or {}
     document = {
         "schema": SCHEMA,
         "version": version(),
-        "subject": _subject(run),
+        "subject": parts["subject"],
         "verdict": verdict,
         "exit_code": EXIT[verdict],
         "reasons": reasons,
-        "claim": None,
-        "threat_model": advice.threat_model(config),
-        "unit": None,
-        "neighbouring": None,
-        "confidence": policy.confidence,
+        "claim": parts["claim"],
+        "threat_model": [],
+        "unit": claim.get("unit"),
+        "neighbouring": claim.get("neighbouring"),
+        "confidence": Policy().confidence,
         "seed": seed,
-        "trials": number,
+        "trials": trials,
         "findings": [finding.plain() for finding in found],
         "epsilon_lower_bound": None,
         "dp": None,
-        "curve": [point.plain() for point in points],
-        "recommendations": advice.recommendations(config, found, points, policy),
-        "layers": advice.layers(config),
+        "curve": [],
+        "recommendations": [],
+        "layers": [],
         "seconds": round(time.monotonic() - begun, 1),
-        "utility": {key: run.summary.get(key) for key in ("accuracy_control", "accuracy_mean")},
+        "utility": {"accuracy_control": None, "accuracy_mean": None},
+        **parts,
     }
     if out is not None:
-        _write(Path(out), document, examples, data.class_names)
-    return Audit(document, examples, out)
+        _write(out, document, pictures)
+    return Audit(document, out)
 
 
-def _subject(run: FinishedRun) -> dict[str, Any]:
+def _run(run: FinishedRun | StatisticsFile, data: str) -> dict[str, Any]:
     config = run.config
     return {
-        "kind": "run",
+        "kind": "run" if isinstance(run, FinishedRun) else "statistics",
         "name": run.path.name,
-        "data": config.data.name,
+        "data": data,
         "share": config.method.share,
         "moments": config.method.moments,
         "privacy": config.privacy.mode,
@@ -137,13 +208,26 @@ def _subject(run: FinishedRun) -> dict[str, Any]:
     }
 
 
-def _write(
-    folder: Path, document: Mapping[str, Any], examples: Sequence[Example], names: Sequence[str]
-) -> None:
+def _bundle(path: Path) -> dict[str, Any]:
+    return {"kind": "bundle", "name": path.name}
+
+
+def _claim(claim: Claim, file: Path | None) -> dict[str, Any]:
+    return {
+        "epsilon": claim.epsilon,
+        "delta": claim.delta,
+        "unit": claim.unit,
+        "neighbouring": claim.neighbouring,
+        "mechanism": claim.mechanism,
+        "source": "the run's settings" if file is None else file.name,
+    }
+
+
+def _write(folder: Path, document: Mapping[str, Any], pictures: Sequence[Picture]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(document, indent=1, allow_nan=False) + "\n"
         write_atomic(folder / "report.json", text.encode())
     except OSError as error:
         raise RunError(f"cannot write {folder}: {error.strerror}", hint="choose --out") from None
-    render(document, shown(examples, names), folder / "report.html")
+    render(document, pictures, folder / "report.html")

@@ -47,6 +47,11 @@ class Group:
     name: str
     trials: list[Trial]
 
+    @property
+    def who(self) -> str:
+        """The adversary."""
+        return self.trials[0].case.view.who
+
 
 @dataclass(frozen=True, eq=False)
 class Example:

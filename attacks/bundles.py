@@ -151,12 +151,13 @@ def scan(
     vectors = known.vectors() if known else []
     words = "|".join(re.escape(name) for name in (people() if names is None else names))
     named = re.compile(rf"(?<![A-Za-z0-9])(?:{words})(?![A-Za-z0-9])" if words else r"(?!)", re.I)
-    leaks = [
-        leak
-        for file, pieces in pieces_of(Path(path))
-        for piece in pieces
-        for leak in _examined(file, piece, vectors, named)
-    ]
+    with np.errstate(all="ignore"):  # there may be anything in the numbers
+        leaks = [
+            leak
+            for file, pieces in pieces_of(Path(path))
+            for piece in pieces
+            for leak in _examined(file, piece, vectors, named)
+        ]
     return list(dict.fromkeys(leaks))  # a name stands in many places of a graph
 
 
@@ -237,5 +238,7 @@ def _lies_in(block: Array, order: NDArray[np.int64], vector: Vector, slack: floa
     starts = order[low:high] - first
     starts = starts[(starts >= 0) & (starts <= len(block) - len(values))]
     for place in rest:
+        if not len(starts):
+            break
         starts = starts[np.abs(block[starts + place] - values[place]) <= off]
     return bool(len(starts))

@@ -32,7 +32,7 @@ LARGEST, LARGEST_TEXT, MOST_FILES = 2**28, 2**22, 64
 graph: a larger graph is a bomb, for one byte of it can become fifty of messages."""
 
 _WEIGHTS = (".onnx.data", ".safetensors")
-
+_LONGEST = 200
 _HINT = "fetch the bundle again from whoever exported it, or export it again"
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
@@ -68,8 +68,7 @@ def pieces_of(path: Path) -> Iterator[tuple[str, list[Piece]]]:
     files = _read(path)
     for file, data in files.items():
         try:
-            with np.errstate(all="ignore"):
-                pieces = list(_pieces(file, data, files))
+            pieces = list(_pieces(file, data, files))
         except Exception as error:  # every parser has errors of its own, protobuf's without types
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise VerificationError(
@@ -158,7 +157,12 @@ def _document(value: Any, where: str) -> Iterator[Piece]:
         for key, inner in pairs:
             if key:
                 yield Piece(where, key)
-            yield from _document(inner, f"{where}.{key}" if where and key else where or key)
+            yield from _document(inner, _below(where, key))
+
+
+def _below(where: str, key: str) -> str:
+    # Cut, or many keys below a long one would be long, all of them.
+    return f"{where}.{key}"[-_LONGEST:] if where and key else where or key
 
 
 def _text(text: str, where: str) -> Iterator[Piece]:
@@ -184,13 +188,14 @@ def _graph(file: str, data: bytes, files: Files) -> Iterator[Piece]:
     wanted = OUTPUTS.get(file.partition(".")[0])
     for output in model.graph.output:
         if output.name != wanted:
-            yield Piece(_plain(output.name), f"an output beside {wanted}", kind="output")
+            yield Piece(_plain(output.name), "an output that is not documented", kind="output")
     model.DiscardUnknownFields()
     if unknown := len(data) - model.ByteSize():
         yield Piece(file, f"{unknown} bytes that ONNX has no name for", kind="unread")
     arrays: dict[str, NDArray[Any]] = {}
     left, quantised = LARGEST, {}
     for where, message in _messages(model, "model"):
+        yield from _scalars(message, where)
         if isinstance(message, onnx.TensorProto):
             location = _location(message)
             if location is not None and location not in files:
@@ -205,7 +210,6 @@ def _graph(file: str, data: bytes, files: Files) -> Iterator[Piece]:
                 yield Piece(where, numbers=array)
         elif isinstance(message, onnx.NodeProto) and message.op_type == "DequantizeLinear":
             quantised[message.input[0]] = message
-        yield from _scalars(message, where)
     for node in quantised.values():
         yield from _dequantised(node, arrays)
 
@@ -215,9 +219,9 @@ def _messages(message: Any, where: str) -> Iterator[tuple[str, Any]]:
     if isinstance(message, onnx.NodeProto):  # its output: what others call a constant by
         where = _plain(next(iter(message.output), where))
     elif isinstance(message, onnx.StringStringEntryProto):
-        where = f"{where}.{_plain(message.key)}"
+        where = _below(where, _plain(message.key))
     elif isinstance(message, onnx.AttributeProto):
-        where = where if message.name == "value" else f"{where}.{_plain(message.name)}"
+        where = where if message.name == "value" else _below(where, _plain(message.name))
     else:
         where = _plain(getattr(message, "name", "")) or where
     yield where, message

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedvtc_edge.statistics import Array
 
+from .bundles import scan
 from .exact import exactness, recover_one
-from .findings import Finding
+from .findings import Finding, Policy
 from .laboratory import Laboratory, Trial
 from .seen import EVERYONE, Seen
 
@@ -43,7 +45,7 @@ def histogram(laboratory: Laboratory, seen: Sequence[Seen]) -> list[Finding]:
     return found
 
 
-def exact_recovery(trials: Sequence[Trial]) -> list[Finding]:
+def exact_recovery(trials: Sequence[Trial], policy: Policy) -> list[Finding]:
     """Whether the features of single records can be read off: n = 1, and n = 2 up to signs."""
     found = []
     for count, staged in ((1, False), (1, True), (2, False), (2, True)):
@@ -59,6 +61,7 @@ def exact_recovery(trials: Sequence[Trial]) -> list[Finding]:
         if not known:
             continue
         share = float(np.mean([error < EXACT for error in known]))
+        limit = policy.limit("identification", who)
         note = "exact recovery" if share > 0.5 else "not recovered"
         if count == 2:
             note += ", up to order and the sign of each feature"
@@ -68,8 +71,8 @@ def exact_recovery(trials: Sequence[Trial]) -> list[Finding]:
                 view=who,
                 metric="recovered_exactly",
                 value=share,
-                threshold=0.0,
-                passed=share == 0.0,
+                threshold=limit,
+                passed=None if limit is None else share <= limit,
                 group=f"n = {count}",
                 trials=len(known),
                 staged=staged,
@@ -88,3 +91,34 @@ def _error(trial: Trial, truth: Array) -> float | None:
     # |z − c| = σ for both of two records: all but the signs.
     scale = max(float(np.abs(truth).max()), 1e-12)
     return float(np.abs(np.abs(truth[0] - view.mean) - view.std).max() / scale)
+
+
+def scanned(path: Path) -> list[Finding]:
+    """What a bundle's files hold that they should not; see :mod:`.bundles`.
+
+    Raises:
+        VerificationError: No bundle, or one that cannot be read.
+    """
+    found = [
+        Finding(
+            attack="bundle",
+            view="device",
+            metric=leak.kind,
+            value=None,
+            passed=None if leak.by_design else False,
+            group=leak.file,
+            note=f"{leak.where}: {leak.what}",
+        )
+        for leak in scan(path)
+    ]
+    bad = sum(finding.passed is False for finding in found)
+    summary = Finding(
+        attack="bundle",
+        view="device",
+        metric="leaks",
+        value=float(bad),
+        threshold=0.0,
+        passed=bad == 0,
+        note="statistics, paths, people, feature outputs and unread bytes were looked for",
+    )
+    return [summary, *found]

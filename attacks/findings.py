@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -86,11 +86,20 @@ class Policy:
         identification: Largest share of records told from same-class decoys.
         membership: Largest true-positive rate at 1 % false positives.
         confidence: Of all intervals that decide, together.
+        covered: Adversaries that are judged; None judges all.
     """
 
     identification: float = 0.1
     membership: float = 0.05
     confidence: float = 0.95
+    covered: frozenset[str] | None = None
+
+    def limit(self, metric: Literal["identification", "membership"], view: str) -> float | None:
+        """What a lower confidence limit may not pass; None where nothing hangs on it."""
+        if self.covered is not None and view not in self.covered:
+            return None
+        limits = {"identification": self.identification, "membership": self.membership}
+        return limits[metric]
 
 
 def credit(scores: Array, place: int) -> float:
@@ -181,6 +190,7 @@ def _identification(
         -(trial.case.candidates - trial.average).square().flatten(1).sum(1).double().numpy()
         for trial in answers.trials
     ]
+    limit = policy.limit("identification", answers.common["view"])
     guessing = [(g.scores, place) for g, place in zip(plain, places, strict=True) if g is not None]
     return Finding(
         metric="identification",
@@ -191,8 +201,8 @@ def _identification(
         null=_mean(_credits(answers.others, strangers)),
         baseline=_mean([credit(scores, place) for scores, place in guessing]),
         ceiling=_mean(_credits(knowing, places)),
-        threshold=policy.identification,
-        passed=low <= policy.identification,
+        threshold=limit,
+        passed=None if limit is None else low <= limit,
         **answers.common,
     )
 
@@ -223,7 +233,9 @@ def _rates(answers: Answers, policy: Policy, confidence: float) -> list[Finding]
             continue
         share = tpr_at_fpr(members, others, rate)
         low, high = proportion_interval(round(share * len(members)), len(members), confidence)
-        limit = policy.membership if rate == DECIDING_RATE else None
+        limit = None
+        if rate == DECIDING_RATE:
+            limit = policy.limit("membership", answers.common["view"])
         found.append(
             Finding(
                 metric=name,

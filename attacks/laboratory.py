@@ -42,6 +42,7 @@ from .seen import (
     sums_of,
     uploads,
 )
+from .subjects import StatisticsFile
 from .view import Case, Map, Population, View
 
 Indices = NDArray[np.int64]
@@ -83,7 +84,7 @@ class Laboratory:
         seed: Of the split into public images and decoys, and of what is staged.
     """
 
-    def __init__(self, run: FinishedRun, data: Dataset, *, seed: int = 0) -> None:
+    def __init__(self, run: FinishedRun | StatisticsFile, data: Dataset, *, seed: int = 0) -> None:
         self.run, self.config, self.classes = run, run.config, data.classes
         height, _, channels = data.image_shape
         self.shape = ImageShape(height, channels)
@@ -121,11 +122,14 @@ class Laboratory:
             return self.anchor
         if seen.who != "server+device":
             return None
-        return self._models.setdefault(seen.client, self._model(seen.client))
+        return self.model(seen.client)
 
-    def _model(self, client: str) -> Map:
-        model: Map = self.run.classifier(client, self.shape, self.classes).features
-        return model
+    def model(self, client: str) -> Map:
+        """A client's own g, as its device holds it when the run is done."""
+        if client not in self._models:
+            found = self.run.classifier(client, self.shape, self.classes)
+            self._models[client] = found.features
+        return self._models[client]
 
     # ------------------------------------------------------------ what was seen
 

@@ -29,8 +29,14 @@ def _names(_: click.Context, __: click.Parameter, text: str | None) -> list[str]
     type=click.Path(path_type=Path),
     help="TOML with what is claimed; the run's own claim if not given.",
 )
+@click.option(
+    "--config",
+    metavar="CONFIG.toml",
+    type=click.Path(path_type=Path),
+    help="Settings of the run that a statistics file is of.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of all but privacy noise.")
-@common.out_option("Folder of the report; RUN/audit if not given.")
+@common.out_option("Folder of the report; RUN/audit if not given, or beside a bundle or file.")
 @common.json_option
 @common.quiet_option
 @click.pass_context
@@ -42,6 +48,7 @@ def command(
     trials: int | None,
     quick: bool,
     claim: Path | None,
+    config: Path | None,
     seed: int,
     out: Path | None,
     as_json: bool,
@@ -52,6 +59,8 @@ def command(
     Exit codes: 0 pass, 1 leak, 3 inconclusive, 4 claim invalid.
     """
     with common.needing_extras(), common.reporting(quiet) as progress:
+        from fedvtc_edge.config import load_config
+
         from ..audit import audit
 
         result = audit(
@@ -61,8 +70,9 @@ def command(
             trials=trials,
             quick=quick,
             claim=claim,
+            config=None if config is None else load_config(config),
             seed=seed,
-            out=out or run / "audit",
+            out=out or _beside(run),
             progress=progress,
         )
     document = result.document
@@ -71,6 +81,13 @@ def command(
     else:
         _print(document, result.directory)
     context.exit(document["exit_code"])
+
+
+def _beside(subject: Path) -> Path:
+    """In a run's folder; beside a bundle, in which nothing may be added, and beside a file."""
+    if (subject / "config.toml").is_file():
+        return subject / "audit"
+    return subject.parent / f"{subject.stem}-audit"
 
 
 def _print(document: Mapping[str, Any], directory: Path | None) -> None:

@@ -16,7 +16,7 @@ from ..scoring import epsilon_lower_bound
 BEYOND = 2 * MAX_EPSILON
 """Stands for every ε beyond what can be claimed: there is next to no noise."""
 
-_POINTS = 1001
+_POINTS = 501
 _LEAST_MU = 1e-6
 """Of which ε is 0 at any δ that is claimed."""
 
@@ -106,7 +106,7 @@ def mu_lower_bound(zeros: Array, ones: Array, error: float) -> float:
     freedom = min(len(zeros), len(ones)) - 1
     t = gap / spread / root
     low, high = 0.0, t
-    for _ in range(40):
+    for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if t_tail(t, middle, freedom) <= error else (low, middle)
     return low * root
@@ -122,7 +122,7 @@ def t_tail(t: float, shift: float, freedom: int) -> float:
         shift: Noncentrality.
         freedom: Degrees of freedom ν, 1 or more.
     """
-    reach = 12 / math.sqrt(2 * freedom)
+    reach = 8 / math.sqrt(2 * freedom)
     edges = np.linspace(max(0.0, 1 - reach), 1 + reach, _POINTS)
     s = (edges[1:] + edges[:-1]) / 2
     logs = (freedom - 1) * np.log(s) - freedom * np.square(s) / 2

@@ -16,7 +16,7 @@ from fedvtc_edge.privacy.design import Array
 
 from .bounds import Bounds, bounds_of
 from .claims import Claim
-from .likelihood import Blocks, LikelihoodRatio, choose
+from .likelihood import Blocks, choose
 
 Verdict = Literal["pass", "leak", "inconclusive"]
 
@@ -105,20 +105,20 @@ def audit(
 
     Raises:
         PrivacyError: A claim without δ, or uploads whose length tells of the world.
-        ScoreError: Too few trials, or numbers from which nothing can be concluded.
+        ScoreError: Too few trials, a parameter out of range, or numbers that are not finite.
     """
-    if claim.delta is None:
+    delta = claim.delta
+    if delta is None:
         raise PrivacyError("a claim without delta cannot be audited", hint="add delta to the claim")
     _check(trials, confidence, attacks)
-    blocks, known = mechanism.blocks, (mechanism.exact(0), mechanism.exact(1))
-    exact = None if known[0] is None or known[1] is None else (known[0] * 1.0, known[1] * 1.0)
-    first = [_uploads(mechanism, world, trials // 2, len(blocks)) for world in (0, 1)]
-    score = choose(first[0], first[1], blocks, exact)
-    error = (1 - confidence) / attacks
+    size = len(mechanism.blocks)
+    zeros, ones = (_uploads(mechanism, world, trials // 2, size) for world in (0, 1))
+    score = choose(zeros, ones, mechanism.blocks, _known(mechanism, size))
 
     def bounds(played: Mechanism) -> Bounds:
-        zeros, ones = (_scores(score, played, world, trials) for world in (0, 1))
-        return bounds_of(zeros, ones, claim.delta or 0.0, error, gaussian=claim.gaussian)
+        zeros, ones = (score(_uploads(played, world, trials, size)) for world in (0, 1))
+        error = (1 - confidence) / attacks
+        return bounds_of(zeros, ones, delta, error, gaussian=claim.gaussian)
 
     found, noticed = bounds(mechanism), bounds(control)
     verdict: Verdict = "pass" if noticed.best > claim.epsilon else "inconclusive"
@@ -144,10 +144,10 @@ def trials_for(
         PrivacyError: A δ or ε for which no noise can be calibrated.
     """
     mu = 1 / noise_for(claim.epsilon, claim.delta or 0.0)
-    normal = NormalDist()
-    sure = normal.inv_cdf(1 - (1 - confidence) / attacks / 2) + normal.inv_cdf(power)
-    # At 2μ the limit has a variance of about (2 + μ²) / N, and lies above μ if that is small.
-    needed = math.ceil((sure / mu) ** 2 * (2 + mu * mu)) + FEWEST_TRIALS
+    sure, likely = (NormalDist().inv_cdf(p) for p in (1 - (1 - confidence) / attacks / 2, power))
+    # At 2μ the estimate has a variance of (2 + μ²) / N, its limit allows for (2 + 2μ²) / N.
+    spread = sure * math.sqrt(2 + 2 * mu * mu) + likely * math.sqrt(2 + mu * mu)
+    needed = math.ceil((spread / mu) ** 2) + FEWEST_TRIALS
     most = AFFORDABLE // (_PER_TRIAL * numbers) if numbers else needed
     return max(min(needed, most), FEWEST_TRIALS)
 
@@ -166,19 +166,31 @@ def _check(trials: int, confidence: float, attacks: int) -> None:
         raise ScoreError(f"{attacks} attacks: expected 1 or more", hint="1 where there is but one")
 
 
-def _scores(score: LikelihoodRatio, mechanism: Mechanism, world: int, count: int) -> Array:
-    return score(_uploads(mechanism, world, count, score.means.shape[1]))
+def _known(mechanism: Mechanism, size: int) -> tuple[Array, Array] | None:
+    zero, one = mechanism.exact(0), mechanism.exact(1)
+    if zero is None or one is None:
+        return None
+    return _checked(zero, 0, size), _checked(one, 1, size)
 
 
 def _uploads(mechanism: Mechanism, world: int, count: int, size: int) -> Array:
     """Uploads of one world, [count, size]."""
     made = np.empty((count, size))
     for row in made:
-        upload = np.asarray(mechanism.release(world), np.float64)
-        if upload.shape != row.shape:
-            raise PrivacyError(
-                f"an upload of shape {list(upload.shape)} of world {world}, expected [{size}]",
-                hint="uploads must be of one length, or their length gives the world away",
-            )
-        row[:] = upload
+        row[:] = _checked(mechanism.release(world), world, size)
     return made
+
+
+def _checked(upload: NDArray[Any], world: int, size: int) -> Array:
+    if upload.shape != (size,):
+        raise PrivacyError(
+            f"an upload of shape {list(upload.shape)} of world {world}, expected [{size}]",
+            hint="uploads must be of one length, or their length gives the world away",
+        )
+    numbers = upload.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise ScoreError(
+            f"an upload of world {world} has numbers that are not finite",
+            hint="find out why: an honest release is of finite numbers",
+        )
+    return numbers

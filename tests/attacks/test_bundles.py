@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import socket
+import tracemalloc
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -216,6 +217,22 @@ def test_what_is_not_told_by_chance_is_not_reported(plant: Plant) -> None:
     assert found_in(np.zeros((0, 8)), many, 0.0) == []
 
 
+def test_impossible_numbers_are_no_obstacle(plant: Plant) -> None:
+    """Warnings are errors here."""
+    strange = np.array([np.nan, np.inf, -np.inf, 0.0] * 20, np.float32)
+    arrays = {
+        "count": strange,
+        "cold": strange.astype(np.float16),
+        "empty": np.zeros((0, 3), np.float32),
+        "on": np.ones(8, bool),
+        "complex": np.ones(40, np.complex64),
+    }
+    model = graph({**arrays, "hidden": OWN.mean.astype(np.float32)})
+    for kind in (TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN, TensorProto.INT4):
+        model.graph.initializer.append(helper.make_tensor(f"k{kind}", kind, [4], [0, 1, 2, 3]))
+    assert found(plant(model, count=[float("inf"), float("nan")])) == [("hidden", *MEANS)]
+
+
 def test_blocks_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundles, "_BLOCK", 7)
     numbers = weights(100)
@@ -374,7 +391,7 @@ def test_counts_that_say_so_need_no_knowledge(plant: Plant) -> None:
 
 def test_features_at_an_output_are_an_oracle(plant: Plant) -> None:
     folder = plant(graph(outputs=("logits", "features")))
-    assert found(folder) == [("features", "output", "an output beside logits")]
+    assert found(folder) == [("features", "output", "an output that is not documented")]
     (folder / "anchor.onnx").write_bytes(graph(outputs=("features",)).SerializeToString())
     (folder / "classifier.int8.onnx").write_bytes(graph(outputs=("logits",)).SerializeToString())
     (folder / "other.onnx").write_bytes(graph(outputs=("logits",)).SerializeToString())
@@ -400,6 +417,9 @@ def test_weights_outside_are_reported_and_not_followed(plant: Plant, location: s
     (folder.parent / "w").write_bytes(OWN.mean.astype(np.float32).tobytes())
     leaks = [leak for leak in found(folder) if leak[1] != "path"]
     assert leaks == [("far", "external", f"weights in {location!r}, not in the bundle")]
+    model = outside(location)
+    model.graph.initializer[1].doc_string = "of ada"
+    assert ("far", "name", "ada") in found(plant(model))
 
 
 def test_weights_beside_a_graph_are_read(plant: Plant) -> None:
@@ -513,6 +533,16 @@ def test_a_scale_does_not_make_weights_grow(plant: Plant) -> None:
     arrays = {"q": np.zeros((60_000, 1), np.int8), "s": np.ones(60_000, np.float32)}
     node = helper.make_node("DequantizeLinear", ["q", "s"], ["back"], axis=1)
     assert found(plant(graph(arrays, [node]))) == []
+
+
+def test_long_keys_do_not_multiply(plant: Plant) -> None:
+    """A key of 100 kB above 10,000 others would be a gigabyte of names."""
+    tracemalloc.start()
+    try:
+        scan(plant(**{"k" * 100_000: {str(i): "" for i in range(10_000)}}), names=[])
+        assert tracemalloc.get_traced_memory()[1] < 1e8
+    finally:
+        tracemalloc.stop()
 
 
 @posix

@@ -38,7 +38,7 @@ class Noised:
         object.__setattr__(self, "_stream", np.random.default_rng(self.seed))
 
     def release(self, world: int) -> Array:
-        noise = self._stream.standard_normal(len(self.blocks))  # type: ignore[attr-defined]
+        noise = self._stream.standard_normal(len(self.means[world]))  # type: ignore[attr-defined]
         return np.rint(self.means[world] + self.scales[world] * noise)
 
     def exact(self, world: int) -> Array | None:
