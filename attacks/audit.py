@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
+from fedvtc_edge.compute import deterministic
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import RunError, UsageError
@@ -83,15 +86,36 @@ def audit(
         RunError: No finished run there, or a damaged one.
         DataError: Its data set is not to be had.
     """
-    begun, shown = time.monotonic(), progress or SilentProgress()
-    number = trials or (QUICK_TRIALS if quick else TRIALS)
-    picked = chosen(attacks)
-    claimed, limits = (None, Thresholds()) if claim is None else read_claim(Path(claim))
-    if (Path(path) / MANIFEST).is_file():
-        found = scanned(Path(path))
-        parts: dict[str, Any] = {"subject": _bundle(Path(path)), "claim": None}
-        return _concluded(parts, found, [], out, begun, seed=seed, trials=0)
-    run = _opened(Path(path), config)
+    # Matrices are small: a second thread only waits for the first.
+    with deterministic(), threadpool_limits(limits=1):
+        asked = _Asked(attacks, views, trials, quick, claim, config, out, seed)
+        return _audit(Path(path), asked, progress or SilentProgress())
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The arguments of :func:`audit`."""
+
+    attacks: Sequence[str] | None
+    views: Sequence[str] | None
+    trials: int | None
+    quick: bool
+    claim: Path | None
+    config: Config | None
+    out: Path | None
+    seed: int
+
+
+def _audit(path: Path, asked: _Asked, shown: Progress) -> Audit:
+    begun, quick, views, seed = time.monotonic(), asked.quick, asked.views, asked.seed
+    number = asked.trials or (QUICK_TRIALS if quick else TRIALS)
+    picked = chosen(asked.attacks)
+    claimed, limits = (None, Thresholds()) if asked.claim is None else read_claim(asked.claim)
+    if (path / MANIFEST).is_file():
+        found = scanned(path)
+        parts: dict[str, Any] = {"subject": _bundle(path), "claim": None}
+        return _concluded(parts, found, [], asked.out, begun, seed=seed, trials=0)
+    run = _opened(path, asked.config)
     settings = run.config
     claimed = claimed or claim_of_run(settings)
     policy = policy_of(settings, claimed, limits)
@@ -103,7 +127,7 @@ def audit(
     found, examples = attempt(picked, groups, policy, seed=seed, progress=shown)
     points: list[Point] = []
     dp = None
-    if not attacks:
+    if not asked.attacks:
         found += histogram(laboratory, seen)
         found += exact_recovery([trial for group in groups for trial in group.trials], policy)
         if isinstance(run, FinishedRun) and (not views or "device" in views):
@@ -114,7 +138,7 @@ def audit(
     invalid = [] if claimed is None else reasons_against(claimed, settings)
     parts = {
         "subject": _run(run, data.name),
-        "claim": None if claimed is None else _claim(claimed, claim),
+        "claim": None if claimed is None else _claim(claimed, asked.claim),
         "threat_model": advice.threat_model(settings),
         "dp": dp,
         "epsilon_lower_bound": None if dp is None else dp["lower_bound"],
@@ -128,7 +152,7 @@ def audit(
         parts,
         found,
         pictures,
-        out,
+        asked.out,
         begun,
         seed=seed,
         trials=number,

@@ -9,6 +9,7 @@ import torch
 
 from fedvtc_edge.statistics import Array
 
+from .spectra import spectrum
 from .view import Case, Guess, View
 
 _RESTARTS = 64
@@ -56,7 +57,7 @@ def recover_two(
         lever = mean * std
         # By chance c·d would be of this size.
         cost += _SPHERE * len(mean) * np.outer(lever, lever) / max(float(lever @ lever), 1e-60)
-    values, axes = np.linalg.eigh(covariance)
+    values, axes = spectrum(covariance)
     noise = torch.randn(_RESTARTS, len(mean), generator=stream, dtype=torch.float64).numpy()
     starts = (noise * np.sqrt(np.maximum(values, 0.0))) @ axes.T / size
     starts[0] = np.linalg.eigh(cost)[1][:, 0]
@@ -112,7 +113,9 @@ class ExactRecovery:
 
     def guess(self, cases: Sequence[Case], stream: torch.Generator) -> list[Guess | None]:
         """See :class:`~fedvtc_edge.attacks.view.Attack`."""
-        return [self._one(case, stream) for case in cases]
+        # The same starts for all: from one stream, a case would see how many came before it.
+        seed = int(torch.randint(2**62, (1,), generator=stream))
+        return [self._one(case, torch.Generator().manual_seed(seed)) for case in cases]
 
     def _one(self, case: Case, stream: torch.Generator) -> Guess | None:
         if case.view.extract is None:

@@ -31,7 +31,7 @@ from fedvtc_edge.privacy.release import contributions
 from fedvtc_edge.statistics import ClassStatistics
 from fedvtc_edge.streams import seed_of
 
-from .population import population
+from .population import populations
 from .seen import (
     EVERYONE,
     FLOAT32,
@@ -109,7 +109,7 @@ class Laboratory:
         self.anchored = self.config.method.share == "anchored"
         self.design = design_of(self.config, self.classes)
         self._models: dict[str, Map] = {}
-        self._populations: dict[tuple[int, int], Population] = {}
+        self._populations: dict[Map, list[Population]] = {}
 
     @cached_property
     def anchor(self) -> Anchor | None:
@@ -261,10 +261,8 @@ class Laboratory:
         return torch.cat([self.images[pool], self.held[self.held_labels == label]])
 
     def _population(self, extract: Map, label: int) -> Population:
-        key = (id(extract), label)
-        if key not in self._populations:
+        if extract not in self._populations:
             features = in_chunks(extract, self.public).double().numpy()
-            for each in range(self.classes):
-                made = population(features, self.public_labels, each)
-                self._populations[id(extract), each] = made
-        return self._populations[key]
+            made = populations(features, self.public_labels, self.classes)
+            self._populations[extract] = made
+        return self._populations[extract][label]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fedvtc_edge.statistics import Array
 
 from .seen import FLOAT16, FLOAT32
+from .spectra import spectrum
 from .view import Case, Guess, Population, View
 
 AGREE = 2.0**-10
@@ -56,7 +57,7 @@ def mean_ratio(
     Returns:
         [K], finite also for n = 1, where the member's density is a needle.
     """
-    values, axes = np.linalg.eigh(population.covariance)
+    values, axes = spectrum(population.covariance)
     size = np.square(population.mean) + np.square(mean) + np.diag(population.covariance)
     scale = float(size.max()) + _TINY
     blur = noise**2 + rounding**2 * scale
@@ -219,7 +220,7 @@ def lifted(
     lift = 16 * rounding**2 * trace if root else 4 * rounding * trace
     drift = (AGREE**2 + 4 * rounding**2) * trace / samples
     lift += 16 * count / (count - 1) * drift + _TINY
-    values, axes = np.linalg.eigh(scatter)
+    values, axes = spectrum(scatter)
     raised: Array = (axes * (np.maximum(values, 0.0) + lift)) @ axes.T
     return raised
 

@@ -13,8 +13,8 @@ _RIDGE = 0.05
 """Share of the mean variance that is added to every direction."""
 
 
-def population(features: Array, labels: NDArray[np.int64], label: int) -> Population:
-    """Mean of one class, shrunk toward all classes', and the covariance within all classes.
+def populations(features: Array, labels: NDArray[np.int64], classes: int) -> list[Population]:
+    """Of each class: its mean, shrunk toward all classes', and the covariance within all.
 
     One covariance for all, because a class has few public images; shrunk toward a multiple of
     the identity (Ledoit and Wolf 2004, with a fixed weight) and so positive definite.
@@ -22,19 +22,19 @@ def population(features: Array, labels: NDArray[np.int64], label: int) -> Popula
     Args:
         features: [N, p].
         labels: [N].
-        label: The class; without images of it, the mean of all stands in.
+        classes: C; for one without images, the mean of all stands in.
     """
-    common = features.mean(0) if len(features) else np.zeros(features.shape[1])
-    within = np.zeros((features.shape[1],) * 2)
-    for each in np.unique(labels):
+    width = features.shape[1]
+    common = features.mean(0) if len(features) else np.zeros(width)
+    within, seen = np.zeros((width, width)), np.unique(labels)
+    for each in seen:
         part = features[labels == each]
         centred = part - part.mean(0)
         within += centred.T @ centred
-    freedom = max(len(features) - len(np.unique(labels)), 1)
+    freedom = max(len(features) - len(seen), 1)
     within /= freedom
-    size = max(float(np.trace(within)) / len(within), 1e-12)
-    weight = min(1.0, _RIDGE + len(within) / (freedom + len(within)) * 0.5)
-    covariance = (1 - weight) * within + weight * size * np.eye(len(within))
-    own = features[labels == label]
-    mean = (own.sum(0) + common) / (len(own) + 1)
-    return Population(mean, covariance)
+    size = max(float(np.trace(within)) / width, 1e-12)
+    weight = min(1.0, _RIDGE + width / (freedom + width) * 0.5)
+    covariance = (1 - weight) * within + weight * size * np.eye(width)
+    owns = [features[labels == label] for label in range(classes)]
+    return [Population((own.sum(0) + common) / (len(own) + 1), covariance) for own in owns]

@@ -23,7 +23,7 @@ VARIATION = 1e-3
 """Weight of the total-variation prior beside a relative error of features (Mahendran and
 Vedaldi 2015); chosen on staged uploads of training digits."""
 
-MOST = 100
+MOST = 50
 """Cases of one call that are inverted: a picture costs as much as a thousand tests."""
 
 _RIDGE = 1e-2

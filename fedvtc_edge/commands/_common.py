@@ -15,7 +15,7 @@ from fedvtc_edge.progress import BarProgress, Progress, SilentProgress
 
 EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "sklearn", "jinja2", "matplotlib"), "train"),
-    **dict.fromkeys(("onnx", "onnxscript", "opacus", "tomli_w", "tqdm"), "train"),
+    **dict.fromkeys(("onnx", "onnxscript", "opacus", "threadpoolctl", "tomli_w", "tqdm"), "train"),
     "flwr": "flower",
 }
 

@@ -20,6 +20,7 @@ from scipy.stats import chi2, halfnorm, multivariate_normal, wishart
 
 from fedvtc_edge import wire
 from fedvtc_edge.attacks import membership
+from fedvtc_edge.attacks.intervals import auc_interval
 from fedvtc_edge.attacks.membership import (
     Membership,
     SecondMoments,
@@ -30,7 +31,6 @@ from fedvtc_edge.attacks.membership import (
     scatter_ratio,
     spread_ratio,
 )
-from fedvtc_edge.attacks.intervals import auc_interval
 from fedvtc_edge.attacks.scoring import auc
 from fedvtc_edge.attacks.view import Attack, Case, Population, View
 from fedvtc_edge.statistics import ClassStatistics

@@ -19,6 +19,7 @@ from fedvtc_edge.attacks.dp.claims import (
 )
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import ConfigError, PrivacyError
+from fedvtc_edge.privacy import epsilon_spent, noise_for
 
 Tiny = Callable[..., Config]
 
@@ -118,18 +119,28 @@ def test_a_runs_own_claim_is_valid(tiny: Tiny) -> None:
         assert reasons_against(claim, config) == []
 
 
-@pytest.mark.slow
 def test_a_claim_over_training_is_valid_and_not_of_one_gaussian(tiny: Tiny) -> None:
-    config = tiny(privacy={"mode": "example", "epsilon": 8.0})
+    """Of so small a population every example is in every batch, and the accountant is exact."""
+    config = tiny(privacy={"mode": "example", "epsilon": 8.0, "population": 90})
     claim = claim_of_run(config)
     assert claim is not None
-    assert not claim.gaussian
-    assert claim.unit == "example"
+    assert (claim.unit, claim.gaussian) == ("example", False)
     assert reasons_against(claim, config) == []
     [found] = reasons_against(replace(claim, epsilon=claim.epsilon * 0.9), config)
     assert "less than the run's noise gives" in found
-    replaced = least_epsilon(config, 1e-5, "replace")
-    assert replaced >= least_epsilon(config, 1e-5, "add/remove")
+    assert least_epsilon(config, 1e-5, "replace") > 2 * claim.epsilon
+
+
+def test_what_is_sampled_counts_once_and_what_is_not_twice(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mostly_sampled, mostly_whole = [(1.0, 0.1, 5), (4.0, 1.0, 1)], [(9.0, 0.1, 5), (1.0, 1.0, 1)]
+    for steps, least in (
+        (mostly_sampled, epsilon_spent(mostly_sampled, 1e-5)),
+        (mostly_whole, epsilon_spent([(0.5, 1.0, 1)], 1e-5)),
+    ):
+        monkeypatch.setattr("fedvtc_edge.attacks.dp.claims._steps", lambda config, s=steps: s)
+        assert least_epsilon(tiny(), 1e-5, "replace") == least
 
 
 def test_without_privacy_nothing_is_claimed_nor_can_be(tiny: Tiny) -> None:
@@ -165,8 +176,8 @@ def test_delta_must_be_below_one_over_the_number_of_units(
     [
         ("add/remove", 1e-5, 4.0),
         ("replace", 1e-5, 9.08),
-        ("add/remove", 1e-9, 5.89),
-        ("add/remove", 1e-4, 3.34),
+        ("add/remove", 1e-9, 5.66),
+        ("add/remove", 1e-4, 3.47),
     ],
 )
 @pytest.mark.parametrize("privacy", [ANCHORED, CLIENT])
@@ -178,6 +189,10 @@ def test_no_claim_is_below_what_the_noise_gives(
     claim = replace(GOOD, unit=unit, neighbouring=neighbouring, delta=delta)
     needed = least_epsilon(config, delta, neighbouring)
     assert needed == pytest.approx(least, abs=0.01)
+    assert needed == pytest.approx(
+        epsilon_spent([(noise_for(4.0, 1e-5) / (1 + (neighbouring == "replace")), 1.0, 1)], delta),
+        rel=1e-3,
+    )
     assert reasons_against(replace(claim, epsilon=needed), config) == []
     [found] = reasons_against(replace(claim, epsilon=needed * 0.999), config)
     assert "less than the run's noise gives" in found
@@ -191,7 +206,7 @@ def test_replacing_under_the_epsilon_of_adding_is_invalid(tiny: Tiny) -> None:
         config = tiny(privacy={"mode": "anchored", "epsilon": epsilon})
         claim = replace(GOOD, neighbouring="replace", epsilon=epsilon)
         [found] = reasons_against(claim, config)
-        assert f"for neighbours by replace" in found
+        assert "for neighbours by replace" in found
         assert least_epsilon(config, 1e-5, "replace") == pytest.approx(twice, rel=5e-3)
 
 
