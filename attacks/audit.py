@@ -21,7 +21,7 @@ from fedvtc_edge.progress import Progress, SilentProgress
 from fedvtc_edge.runs import version
 
 from . import advice
-from .auditing import STAGED, attempt, chosen, groups_of
+from .auditing import STAGED, attempt, chosen, groups_of, looking
 from .curve import Point, curve
 from .dissection import MANIFEST
 from .dp import Claim, Thresholds, claim_of_run, read_claim, reasons_against
@@ -107,9 +107,9 @@ class _Asked:
 
 
 def _audit(path: Path, asked: _Asked, shown: Progress) -> Audit:
-    begun, quick, views, seed = time.monotonic(), asked.quick, asked.views, asked.seed
+    begun, quick, seed = time.monotonic(), asked.quick, asked.seed
+    picked, views = chosen(asked.attacks), looking(asked.views)
     number = asked.trials or (QUICK_TRIALS if quick else TRIALS)
-    picked = chosen(asked.attacks)
     claimed, limits = (None, Thresholds()) if asked.claim is None else read_claim(asked.claim)
     if (path / MANIFEST).is_file():
         found = scanned(path)
@@ -121,20 +121,20 @@ def _audit(path: Path, asked: _Asked, shown: Progress) -> Audit:
     policy = policy_of(settings, claimed, limits)
     data = load_dataset(settings.data, public_classes=settings.privacy.mode != "none")
     laboratory = Laboratory(run, data, seed=seed)
-    seen = [one for one in laboratory.observed() if not views or one.who in views]
+    seen = [one for one in laboratory.observed() if one.who in views]
     groups = groups_of(laboratory, seen, number, staged=STAGED[:4] if quick else STAGED)
-    groups = [group for group in groups if not views or group.who in views]
+    groups = [group for group in groups if group.who in views]
     found, examples = attempt(picked, groups, policy, seed=seed, progress=shown)
     points: list[Point] = []
     dp = None
     if not asked.attacks:
         found += histogram(laboratory, seen)
         found += exact_recovery([trial for group in groups for trial in group.trials], policy)
-        if isinstance(run, FinishedRun) and (not views or "device" in views):
+        if isinstance(run, FinishedRun) and "device" in views:
             found += remembered(laboratory, policy, seed=seed)
         points = list(curve(laboratory, number // 2))
         if claimed is not None:
-            dp = audit_claim(laboratory, claimed, confidence=policy.confidence, quick=quick)
+            dp = audit_claim(laboratory, claimed, quick=quick)
     invalid = [] if claimed is None else reasons_against(claimed, settings)
     parts = {
         "subject": _run(run, data.name),

@@ -33,6 +33,9 @@ ATTACKS: tuple[Attack, ...] = (
 )
 """In the order of the report."""
 
+VIEWS = ("server", "server+device", "colluders", "device")
+"""Adversaries, see :class:`~fedvtc_edge.attacks.view.View`."""
+
 GROUPS = ((1, 1), (2, 2), (3, 5), (6, 19), (20, 99), (100, 2**62))
 """Numbers of records of a class that are reported together."""
 
@@ -83,6 +86,18 @@ def chosen(names: Sequence[str] | None) -> list[Attack]:
     if unknown:
         raise UsageError(f"no attack {unknown[0]!r}", hint=f"attacks: {', '.join(known)}")
     return [known[name] for name in names] if names else list(ATTACKS)
+
+
+def looking(names: Sequence[str] | None) -> frozenset[str]:
+    """Adversaries by name, all where none is named.
+
+    Raises:
+        UsageError: An unknown name.
+    """
+    unknown = [name for name in names or () if name not in VIEWS]
+    if unknown:
+        raise UsageError(f"no adversary {unknown[0]!r}", hint=f"adversaries: {', '.join(VIEWS)}")
+    return frozenset(names or VIEWS)
 
 
 def groups_of(

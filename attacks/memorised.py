@@ -191,7 +191,7 @@ def confidence_scores(classify: Map, images: Tensor, labels: Indices) -> Array:
     Computed from logits: a p that rounds to 1 has lost its order.
     """
     logits = in_chunks(classify, images).double()
-    places = torch.from_numpy(labels)[:, None]
+    places = torch.from_numpy(np.asarray(labels, np.int64))[:, None]
     true = logits.gather(1, places)[:, 0]
     rest = logits.scatter(1, places, -torch.inf).logsumexp(1)
     scores: Array = (true - rest).numpy()

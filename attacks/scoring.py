@@ -15,6 +15,9 @@ from fedvtc_edge.errors import ScoreError
 
 Scores = NDArray[np.float64]
 
+_LOW_RATE, _LEAST_ACCUSED = 0.01, 10
+"""Below this false-positive rate, so many non-members must be accused."""
+
 
 def auc(members: ArrayLike, nonmembers: ArrayLike) -> float:
     """Chance that a random member scores higher than a random non-member; a tie counts half.
@@ -38,20 +41,24 @@ def tpr_at_fpr(members: ArrayLike, nonmembers: ArrayLike, fpr: float) -> float:
     The threshold is the most permissive one whose empirical false-positive rate
     is at most ``fpr`` (Carlini et al. 2022); nothing is interpolated.
 
+    Rates below 1 % are where such claims are made and where a single non-member moves
+    them: they need ten accused ones, 10,000 non-members at 0.1 %.
+
     Args:
         members: Scores [M].
         nonmembers: Scores [N].
-        fpr: In [1/N, 1].
+        fpr: From 1/N to 1; below 1 % only from 10/N.
 
     Raises:
         ScoreError: Unusable scores, or an ``fpr`` that so few non-members cannot resolve.
     """
     inside, outside = _scores(members, "members"), np.sort(_scores(nonmembers, "nonmembers"))
     count = len(outside)
-    if not 1 / count <= fpr <= 1:  # also refuses NaN
+    least = max(1 / count, min(_LOW_RATE, _LEAST_ACCUSED / count))
+    if not least <= fpr <= 1:  # also refuses NaN
         raise ScoreError(
-            f"fpr = {fpr}: {count} nonmembers resolve rates from {1 / count:.3g} to 1",
-            hint="score more nonmembers, or ask for a higher rate",
+            f"fpr = {fpr}: {count} nonmembers resolve rates from {least:.6g} to 1",
+            hint=_remedy(fpr),
         )
     accused = min(int(fpr * count) + 1, count)
     while accused / count > fpr:  # not floor(fpr · N): 0.29 · 100 is 28.999… in floats
@@ -173,6 +180,13 @@ def _epsilon(fnr: float, fpr: float, delta: float) -> float:
         if power > 0
     ]
     return max([0.0, *bounds])
+
+
+def _remedy(fpr: float) -> str:
+    if not 0 < fpr < 1:
+        return "ask for a rate above 0 and up to 1"
+    needed = np.ceil((1 if fpr >= _LOW_RATE else _LEAST_ACCUSED) / fpr)
+    return f"score {needed:,.0f} nonmembers or more, or ask for a higher rate"
 
 
 def _scores(values: ArrayLike, name: str, least: int = 1) -> Scores:

@@ -30,6 +30,7 @@ class ExampleRelease:
 
     Under masking only the sum over the clients is seen, which carries ``draws`` shares of
     noise; what the other honest clients hold is the same in both worlds, and left out.
+    Each upload is made from the records anew: a few of them cost little and show as much.
 
     Args:
         design: Public.

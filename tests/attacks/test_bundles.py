@@ -62,7 +62,7 @@ def graph(
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 64])],
         ports,
         [
-            numpy_helper.from_array(value, name)
+            numpy_helper.from_array(np.asarray(value), name)
             for name, value in {"head.weight": weights(64, 4), **(arrays or {})}.items()
         ],
     )
@@ -188,19 +188,23 @@ def test_constants_and_branches_are_looked_into(plant: Plant) -> None:
     assert {where for where, _, _ in leaks} == {"kept", "deep", "inner.value_floats", "thin"}
 
 
-@pytest.mark.parametrize("axis", [None, 0, 1, -1])
+@pytest.mark.parametrize("axis", [None, 0, 1, -1, "unnamed"])
 @pytest.mark.parametrize("unsigned", [False, True])
-def test_quantised_means_are_found(plant: Plant, axis: int | None, unsigned: bool) -> None:
-    low, high = (0, 127) if unsigned else (-63, 63)  # seven bits, as export uses
-    largest = np.abs(OWN.mean).max(axis=None if axis is None else 1 - axis % 2)
-    scale = np.asarray(2 * largest / (high - low), np.float32)
-    scale = np.maximum(scale, 1e-6)
-    zero = np.full(scale.shape, 64 if unsigned else 0, np.uint8 if unsigned else np.int8)
-    across = scale if axis is None else np.expand_dims(scale, 1 - axis % 2)
-    steps = np.clip(np.rint(OWN.mean / across) + (64 if unsigned else 0), low, high)
-    fields = {} if axis is None else {"axis": axis}
-    node = helper.make_node("DequantizeLinear", ["q", "s", "z"], ["back"], **fields)
-    arrays = {"q": steps.astype(zero.dtype), "s": scale, "z": zero, "w": weights(200, P)}
+def test_quantised_means_are_found(plant: Plant, axis: int | str | None, unsigned: bool) -> None:
+    """One scale, or one per row or column; ONNX's axis is 1 where none is named."""
+    low, high, middle = (0, 127, 64) if unsigned else (-63, 63, 0)  # seven bits, as export uses
+    over = None if axis is None else 1 if axis == 0 else 0
+    across = np.abs(OWN.mean).max(axis=over, keepdims=axis is not None) * 2 / (high - low)
+    across = np.maximum(across, 1e-6)
+    kind = np.uint8 if unsigned else np.int8
+    arrays = {
+        "q": np.clip(np.rint(OWN.mean / across) + middle, low, high).astype(kind),
+        "s": across.astype(np.float32).ravel() if axis is not None else np.float32(across),
+        "z": np.full(across.size if axis is not None else (), middle, kind),
+        "w": weights(200, P),
+    }
+    named = {"axis": axis} if isinstance(axis, int) else {}
+    node = helper.make_node("DequantizeLinear", ["q", "s", "z"], ["back"], **named)
     assert found(plant(graph(arrays, [node]))) == [("q", *MEANS)]
 
 
@@ -215,6 +219,17 @@ def test_what_is_not_told_by_chance_is_not_reported(plant: Plant) -> None:
     many = [Vector("random", i, row) for i, row in enumerate(draw.standard_normal((200, P)))]
     assert found_in(draw.standard_normal((3, 1000, 100)), many, 0.02) == []
     assert found_in(np.zeros((0, 8)), many, 0.0) == []
+    few = [Vector("short", i, row) for i, row in enumerate(draw.standard_normal((200, 5)))]
+    assert found_in(draw.standard_normal(300_000), few, 0.05) == []
+
+
+@pytest.mark.parametrize("largest", [0, -1])
+def test_no_run_goes_on_at_the_other_end(largest: int) -> None:
+    numbers = weights(100).astype(np.float64)
+    numbers[largest] = 9.0
+    for cut in range(1, P):
+        around = np.concatenate([numbers[-cut:], numbers[: P - cut]])
+        assert found_in(numbers, [Vector("around", cut, around)], 0.0) == []
 
 
 def test_impossible_numbers_are_no_obstacle(plant: Plant) -> None:
@@ -230,7 +245,7 @@ def test_impossible_numbers_are_no_obstacle(plant: Plant) -> None:
     model = graph({**arrays, "hidden": OWN.mean.astype(np.float32)})
     for kind in (TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN, TensorProto.INT4):
         model.graph.initializer.append(helper.make_tensor(f"k{kind}", kind, [4], [0, 1, 2, 3]))
-    assert found(plant(model, count=[float("inf"), float("nan")])) == [("hidden", *MEANS)]
+    assert found(plant(model, count=[float("inf"), 2.0])) == [("hidden", *MEANS)]
 
 
 def test_blocks_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,6 +276,7 @@ def test_the_published_file_is_by_design_and_no_other(plant: Plant) -> None:
     arrays |= {"extra": OWN.count.astype(np.float32), "total": WORLD.count.astype(np.float32)}
     path.write_bytes(save({**arrays, "own": np.ones(C, np.uint8)}))
     leaks = [leak for leak in scan(folder, known=KNOWN, names=[]) if leak.file == path.name]
+    assert "own" not in {leak.where for leak in leaks}
     assert {(leak.where, leak.what) for leak in leaks if not leak.by_design} == {
         ("extra", "counts of client-00"),
         ("total", "published counts"),
@@ -284,6 +300,7 @@ def test_the_published_file_is_by_design_and_no_other(plant: Plant) -> None:
         ("by a.b+c@mail.example.org.", "address", "a.b+c@mail.example.org"),
         ("on Ada_3", "name", "Ada"),
         ("x" * 200 + " /tmp/" + "y\x1b" * 100, "path", None),
+        ("/tmp/" + "y" * 500, "path", "/tmp/" + "y" * 115),
     ],
 )
 def test_words_are_found_wherever_they_stand(
@@ -348,7 +365,8 @@ def test_this_user_and_this_machine_are_looked_for(
         raise KeyError("uid")
 
     monkeypatch.setattr(getpass, "getuser", nobody)
-    assert "grace" not in people()
+    monkeypatch.setattr(socket, "gethostname", lambda: "vm")
+    assert people() == set()  # two letters stand for anything
 
 
 COUNTS = [int(n) for n in OWN.count]
@@ -358,6 +376,7 @@ COUNTS = [int(n) for n in OWN.count]
     ("document", "where"),
     [
         ({"x": COUNTS}, "x"),
+        ({"class_counts": COUNTS}, "class_counts"),
         ({"x": {str(i): n for i, n in enumerate(COUNTS)}}, "x"),
         ({"x": [{"y": [0, *COUNTS]}]}, "x.y"),
         ({"x": json.dumps({"y": COUNTS})}, "x.y"),
@@ -377,7 +396,9 @@ def test_the_first_of_two_equal_keys_is_read_too(plant: Plant) -> None:
 def test_counts_that_say_so_need_no_knowledge(plant: Plant) -> None:
     model = graph({"sample_count": np.array([2, 0, 4])})
     model.metadata_props.add(key="histogram", value="[3, 4]")
-    folder = plant(model, noise={"count": 64, "seed": 3}, class_counts=[5, 6], counted=[0.5, 2])
+    folder = plant(
+        model, noise={"count": 64, "seed": 3}, class_counts=[5, 6], counted=[0.5, 2], count=[5]
+    )
     what = "whole numbers under this name"
     assert found(folder, None) == [
         ("sample_count", "statistics", what),
@@ -433,6 +454,25 @@ def test_weights_beside_a_graph_are_read(plant: Plant) -> None:
     ]
 
 
+def test_weights_before_the_beginning_of_a_file_are_refused(plant: Plant) -> None:
+    """To Python, 200 bytes before the end."""
+    folder = plant(outside("classifier.onnx.data", offset="-200", length=str(C * P * 4)))
+    (folder / "classifier.onnx.data").write_bytes(OWN.mean.astype("<f4").tobytes() + b"\0" * 40)
+    refused(folder, "weights at -200")
+
+
+def test_words_that_are_no_text_are_read_all_the_same(plant: Plant) -> None:
+    model = graph({"\u1234 of ada": OWN.mean.astype(np.float32)})
+    model.graph.node[0].attribute.append(helper.make_attribute("note", b"\xff in /tmp/x"))
+    data = model.SerializeToString().replace("\u1234".encode(), b"\xff\xfe\xfd")
+    name = "\ufffd\ufffd\ufffd of ada"
+    assert found(plant(data)) == [
+        ("logits.note", "path", "/tmp/x"),
+        (name, "name", "ada"),
+        (name, *MEANS),
+    ]
+
+
 def test_what_nobody_can_read_is_said_to_be_there(plant: Plant) -> None:
     # Field 1000, three bytes: ONNX has no such field, and readers pass over it.
     folder = plant(graph().SerializeToString() + b"\xc2\x3e\x03abc")
@@ -484,7 +524,16 @@ def test_damaged_manifests_are_refused(plant: Plant, data: bytes) -> None:
     refused(folder, r"^manifest\.json cannot be read: ")
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff" * 40, save({"x": weights(3)})[:-1]])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff" * 40,
+        save({"x": weights(3)})[:-1],
+        save({"x": weights(3)}, metadata={"x": "y" * 5_000_000}),
+    ],
+    ids=["empty", "nonsense", "cut", "long header"],
+)
 def test_damaged_statistics_are_refused(plant: Plant, data: bytes) -> None:
     folder = plant()
     (folder / "statistics.safetensors").write_bytes(data)
@@ -507,8 +556,9 @@ def test_huge_files_are_refused_before_they_are_read(
         refused(folder, f"^{name}: more than")
         path.unlink() if before is None else path.write_bytes(before)
     assert found(folder) == []
-    monkeypatch.setattr(dissection, "LARGEST", 150)  # of all files together
-    refused(folder, "^classifier.onnx: more than 150 bytes")
+    total = sum(path.stat().st_size for path in folder.iterdir())
+    monkeypatch.setattr(dissection, "LARGEST", total - 1)
+    refused(folder, "^manifest.json: more than")
     monkeypatch.undo()
     for number in range(dissection.MOST_FILES):
         (folder / f"{number}.txt").touch()

@@ -113,6 +113,21 @@ def test_noise_hides_it_by_degrees(images: torch.Tensor) -> None:
     assert found[1] > found[2]
 
 
+def test_noised_counts_are_taken_as_they_are(images: torch.Tensor) -> None:
+    question = case(images, 20, noise=1.0)
+    view = question.view
+    assert view.after is not None
+    assert view.population is not None
+    assert abs(view.count - view.after.count - 1) > 0.1
+    centre = view.population.mean
+    gone = departed(view.mean, view.count, view.after.mean, view.after.count, centre)
+    twin = [
+        float((phi - centre) @ gone / np.linalg.norm(phi - centre) / np.linalg.norm(gone))
+        for phi in question.features()
+    ]
+    np.testing.assert_allclose(answer(question), twin)
+
+
 def test_nothing_gone_tells_nothing(images: torch.Tensor) -> None:
     question = case(images, 20)
     mean = question.view.mean

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from statistics import NormalDist
 from typing import Any
@@ -371,12 +371,32 @@ def test_no_rounding_lifts_a_members_leverage(
     seen = uploaded(z, labels, precision, pooled=True)
     root = precision == "float16"
     freedom = float(sum(counts) - len(counts))
-    raised = lifted(
-        seen.mean[0], counts[0], within(seen), freedom, rounding=ROUNDING[precision], root=root
-    )
-    height = leverage(z[: counts[0]] - seen.mean[0], counts[0], raised)
-    assert (height <= (2.3 if root else 1.6)).all()
-    assert (height > -1e-9).all()
+    about = (seen.mean[0], counts[0], within(seen), freedom)
+    for machines in (nullcontext, one_machine):
+        with machines():
+            raised = lifted(*about, rounding=ROUNDING[precision], root=root)
+        height = leverage(z[: counts[0]] - seen.mean[0], counts[0], raised)
+        assert (height <= (2.3 if root else 1.6)).all()
+        assert (height > -1e-9).all()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_rounding_would_lift_leverages_if_it_were_not_allowed_for(
+    precision: wire.Precision,
+) -> None:
+    rng, root, highest = np.random.default_rng(14), precision == "float16", [0.0, 0.0]
+    for _ in range(20):
+        axes = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+        z = 3 + (10 ** rng.uniform(-5, 0, 8) * rng.standard_normal((40, 8))) @ axes
+        seen = uploaded(z, [0] * 40, precision, pooled=True)
+        about = (seen.mean[0], 40, within(seen), 39)
+        for place, rounding in enumerate((ROUNDING[precision], 2.0**-50)):
+            with one_machine():
+                raised = lifted(*about, rounding=rounding, root=root)
+            height = leverage(z - seen.mean[0], 40, raised)
+            highest[place] = max(highest[place], float(height.max()))
+    assert highest[0] <= (2.3 if root else 1.6)
+    assert highest[1] > 10
 
 
 # ---------------------------------------------------------------- degenerate uploads
@@ -393,6 +413,8 @@ def test_one_record_is_found_among_its_likes(precision: wire.Precision) -> None:
     assert np.isfinite(scores).all()
     assert scores.argmax() == 40
     assert scores[40] > 20  # more certain than any other evidence
+    elsewhere = z + membership.AGREE * np.abs(z).max() * rng.choice([-0.5, 0.5], 16)
+    assert mean_ratio(elsewhere, seen.mean[0], 1, world, rounding=ROUNDING[precision])[0] > 20
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
@@ -406,6 +428,16 @@ def test_both_of_two_are_found(precision: wire.Precision) -> None:
     scores = spread_ratio(candidates, *about, rounding=ROUNDING[precision])
     assert set(np.argsort(scores)[-2:]) == {40, 41}
     assert np.isfinite(scores[40:]).all()
+
+
+def test_what_rounding_hides_is_no_evidence() -> None:
+    """Without the first, two equal records are left: of density ∞, were numbers exact."""
+    z, world = np.array([[2.0], [1.0], [1.0]]), Population(np.zeros(1), np.eye(1))
+    scores = [
+        spread_ratio(z[:1], z.mean(0), z.std(0), 3, world, rounding=2.0**-bits)[0]
+        for bits in (40, 30)
+    ]
+    assert scores[0] - scores[1] == pytest.approx(10 * math.log(2) / 2, abs=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

@@ -212,6 +212,28 @@ def test_paintings_that_copy_training_images_are_seen(digits: Digits) -> None:
     assert list(found.labels) == [1] * 7 + [3] * 7 + [5] * 7 + [8] * 7
 
 
+def test_exact_copies_are_as_near_as_can_be(digits: Digits) -> None:
+    """Among so many images that a matrix product would round their distance away."""
+    images, zeros = digits.others, np.zeros(200, np.int64)
+    found = nearest_ratio(
+        lambda labels: images[: len(labels)],
+        *(images[:200], zeros, images[200:], zeros),
+        np.random.default_rng(0),
+    )
+    assert found.ratios.max() < -500
+
+
+def test_what_tells_nothing_is_chance() -> None:
+    """As near to one as to the other, always: half of the paintings, and every split."""
+    one, zero = torch.zeros(1, 1, 2, 2), np.zeros(1, np.int64)
+    found = nearest_ratio(
+        lambda labels: torch.rand(len(labels), 1, 2, 2),
+        *(one, zero, one, zero),
+        np.random.default_rng(0),
+    )
+    assert (found.share, found.chance) == (0.5, 1.0)
+
+
 def test_paintings_of_the_class_at_large_are_not_accused(digits: Digits) -> None:
     """Fresh images of each class: p-values as they should be, not only once."""
     stream, chances = torch.Generator().manual_seed(0), []
@@ -310,5 +332,6 @@ def test_as_many_of_each_class_on_both_sides(members: Labels, others: Labels, se
 
 def test_which_are_left_out_is_drawn() -> None:
     one, many = np.zeros(1, np.int64), np.zeros(50, np.int64)
-    drawn = {int(matched(one, many, np.random.default_rng(seed))[1][0]) for seed in range(20)}
-    assert len(drawn) > 10
+    for side, sides in enumerate([(many, one), (one, many)]):
+        drawn = {int(matched(*sides, np.random.default_rng(seed))[side][0]) for seed in range(20)}
+        assert len(drawn) > 10

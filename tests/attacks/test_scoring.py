@@ -45,6 +45,18 @@ def test_auc_is_the_share_of_pairs(members: list[float], nonmembers: list[float]
     assert auc(members, nonmembers) == pytest.approx(slow_auc(members, nonmembers), abs=1e-12)
 
 
+@pytest.mark.parametrize("values", [3, 1000])
+def test_auc_is_scikit_learns(values: int) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    stream = np.random.default_rng(values)
+    for _ in range(30):
+        members, nonmembers = stream.integers(1, 60, 2)
+        scores = stream.integers(0, values, members + nonmembers) / 7  # ties: many, or a few
+        inside = np.arange(len(scores)) < members
+        expected = metrics.roc_auc_score(inside, scores)
+        assert auc(scores[inside], scores[~inside]) == pytest.approx(expected, abs=1e-6)
+
+
 @given(SCORES, SCORES)
 def test_auc_of_the_other_side_is_the_complement(a: list[float], b: list[float]) -> None:
     assert auc(a, b) + auc(b, a) == pytest.approx(1.0, abs=1e-12)
@@ -62,6 +74,17 @@ def test_tpr_takes_the_most_permissive_threshold(
 def test_a_rate_that_floats_cannot_hold_still_counts_whole_nonmembers(accused: int) -> None:
     scores = np.arange(100.0)
     assert tpr_at_fpr(scores, scores, accused / 100) == accused / 100
+
+
+@pytest.mark.parametrize(
+    ("fpr", "nonmembers"),
+    [(0.001, 10_000), (0.005, 2_000), (0.009, 1_112), (0.01, 100), (0.011, 91), (0.5, 2)],
+)
+def test_a_rate_is_refused_until_enough_nonmembers_resolve_it(fpr: float, nonmembers: int) -> None:
+    with pytest.raises(ScoreError, match=f"fpr = {fpr}: {nonmembers - 1} ") as caught:
+        tpr_at_fpr([1.0], np.zeros(nonmembers - 1), fpr)
+    assert f"score {nonmembers:,} nonmembers or more" in caught.value.hint
+    assert tpr_at_fpr([1.0], np.zeros(nonmembers), fpr) == 1.0
 
 
 @given(SCORES, SCORES)
@@ -215,6 +238,8 @@ GOOD = [0.0, 1.0, 2.0]
         (lambda: tpr_at_fpr(GOOD, [math.nan], 1.0), "NaN"),
         (lambda: tpr_at_fpr(GOOD, GOOD, 0.3), "fpr = 0.3"),
         (lambda: tpr_at_fpr(GOOD, GOOD, 0.0), "fpr = 0.0"),
+        (lambda: tpr_at_fpr(GOOD, GOOD, -0.1), "fpr = -0.1"),
+        (lambda: tpr_at_fpr(GOOD, GOOD, 5e-324), "fpr = 5e-324"),
         (lambda: tpr_at_fpr(GOOD, GOOD, 1.1), "fpr = 1.1"),
         (lambda: tpr_at_fpr(GOOD, GOOD, math.nan), "fpr = nan"),
         (lambda: epsilon_lower_bound([1.0], GOOD, 0.0, 0.95), "1 members"),
@@ -233,3 +258,19 @@ def test_refusals_name_what_is_wrong_and_what_to_do(call: Callable[[], float], n
         call()
     assert isinstance(caught.value, FedVTCError)
     assert caught.value.hint
+
+
+def test_a_low_rate_needs_ten_thousand_nonmembers() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ScoreError, match="9999 nonmembers") as caught:
+        tpr_at_fpr(rng.normal(size=50), rng.normal(size=9_999), 0.001)
+    assert "10,000" in caught.value.hint
+    members, others = rng.normal(3, 1, 50), rng.normal(size=10_000)
+    found = tpr_at_fpr(members, others, 0.001)
+    assert found == np.mean(members > np.sort(others)[-11])  # ten are above
+    assert tpr_at_fpr(members, others[:100], 0.01) >= 0
+
+
+@pytest.mark.parametrize(("members", "others"), [([0, 0, 0], [0, 0]), ([1], [1]), ([2] * 9, [2])])
+def test_equal_scores_tell_nothing(members: list[float], others: list[float]) -> None:
+    assert auc(members, others) == 0.5

@@ -50,7 +50,7 @@ def test_a_true_claim_is_refuted_no_more_often_than_promised(
     mu: float, size: int, known: bool
 ) -> None:
     """At the very ε that is claimed, and with a loose promise, which can be seen to break."""
-    mechanism, confidence, seeds = apart(mu, size=size, known=known), 0.7, 60
+    mechanism, confidence, seeds = apart(mu, size=size, known=known), 0.7, 50
     leaks = sum(
         played(mechanism.seeded(seed), confidence=confidence, trials=30).verdict == "leak"
         for seed in range(seeds)

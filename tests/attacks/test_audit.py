@@ -1,0 +1,554 @@
+"""A whole audit of tiny runs, and the parts that only a run can show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from fedvtc_edge import wire
+from fedvtc_edge.attacks import audit as auditing_module
+from fedvtc_edge.attacks import reconstruction
+from fedvtc_edge.attacks.audit import audit
+from fedvtc_edge.attacks.auditing import ATTACKS, Group, attempt, chosen, groups_of
+from fedvtc_edge.attacks.curve import curve
+from fedvtc_edge.attacks.dp import Thresholds
+from fedvtc_edge.attacks.exact import ExactRecovery
+from fedvtc_edge.attacks.facts import exact_recovery, histogram
+from fedvtc_edge.attacks.findings import Answers, Finding, Policy, credit, findings_of
+from fedvtc_edge.attacks.intervals import proportion_interval
+from fedvtc_edge.attacks.laboratory import Laboratory
+from fedvtc_edge.attacks.membership import Membership
+from fedvtc_edge.attacks.reconstruction import ClassMean, Decode, Inversion, invert
+from fedvtc_edge.attacks.seen import EVERYONE, sums_of, uploads
+from fedvtc_edge.attacks.shadow import ridge
+from fedvtc_edge.attacks.staging import Path as Road
+from fedvtc_edge.attacks.staging import Stage, noise_of
+from fedvtc_edge.attacks.verdict import judge, policy_of
+from fedvtc_edge.attacks.view import Guess
+from fedvtc_edge.config import Config
+from fedvtc_edge.data import load_dataset
+from fedvtc_edge.errors import ConfigError, RunError, UsageError
+from fedvtc_edge.federation import run
+from fedvtc_edge.finished import FinishedRun
+from fedvtc_edge.progress import SilentProgress
+from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
+
+Tiny = Callable[..., Config]
+STREAM = torch.Generator().manual_seed(0)
+SHORT = {"data": {"limit": 600, "test_limit": 300}, "method": {"rounds": 1, "anchor": 32}}
+
+
+@pytest.fixture(scope="session")
+def made(
+    tiny: Tiny,
+    quickly: Callable[[], AbstractContextManager[None]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., Path]:
+    """A finished tiny run with some settings changed, made once."""
+    known: dict[str, Path] = {}
+
+    def make(**changes: Any) -> Path:
+        key = json.dumps(changes, sort_keys=True)
+        if key not in known:
+            merged = {k: {**SHORT.get(k, {}), **changes.get(k, {})} for k in {*SHORT, *changes}}
+            known[key] = tmp_path_factory.mktemp("runs") / "run"
+            with quickly():
+                run(tiny(**merged), out=known[key])
+        return known[key]
+
+    return make
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few and short inversions."""
+    monkeypatch.setattr(reconstruction, "STEPS", 30)
+    monkeypatch.setattr(reconstruction, "MOST", 22)
+
+
+def laboratory(path: Path) -> Laboratory:
+    finished = FinishedRun.open(path)
+    return Laboratory(finished, load_dataset(finished.config.data))
+
+
+# ---------------------------------------------------------------- what is seen
+
+
+def test_the_laboratory_deals_the_data_out_as_the_run_did(made: Callable[..., Path]) -> None:
+    lab = laboratory(made())
+    counts = {record["id"]: record["class_counts"] for record in lab.run.summary["clients"]}
+    for client, expected in counts.items():
+        where = lab.holdings[client]
+        assert np.bincount(lab.labels[where], minlength=10).tolist() == expected
+
+
+@pytest.mark.parametrize("moments", ["covariance", "diagonal"])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_what_was_seen_is_what_the_data_are(
+    made: Callable[..., Path], moments: str, precision: str
+) -> None:
+    lab = laboratory(
+        made(method={"moments": moments, "anchor": 32}, transport={"precision": precision})
+    )
+    assert lab.anchor is not None
+    seen = lab.observed()
+    servers = [one for one in seen if one.who == "server"]
+    assert {one.client for one in servers} == set(lab.holdings) - {EVERYONE}
+    rough = 1e-5 if precision == "float32" else 3e-3
+    for one in seen:
+        exact = lab.sums(lab.anchor, lab.holdings[one.client], pooled=moments == "covariance")
+        np.testing.assert_array_equal(np.rint(one.count), exact.count)
+        present = exact.count > 0
+        far = 1000 if one.who == "colluders" else 10
+        scale = np.abs(exact.mean).max()
+        worst = np.abs(one.mean[present] - exact.mean[present]).max()
+        assert worst < rough * scale * far
+        if one.std is not None and one.who == "server":
+            assert np.abs(one.std[present] - exact.std[present]).max() < 30 * rough * scale
+    assert {one.who for one in seen} == {"server", "device", "colluders"}
+
+
+def test_published_statistics_are_sums_again() -> None:
+    features = np.random.default_rng(0).normal(size=(40, 6))
+    for pooled in (True, False):
+        sums = ClassStatistics.of(features, np.arange(40) % 3, classes=4, pooled=pooled)
+        again = sums_of(GlobalStatistics.from_sum(sums))
+        np.testing.assert_allclose(again.total, sums.total, atol=1e-9)
+        np.testing.assert_allclose(again.square, sums.square, atol=1e-9)
+
+
+def test_under_masks_the_server_sees_nobody(made: Callable[..., Path]) -> None:
+    lab = laboratory(made(transport={"masking": True}, privacy={"collusion": 0.0}))
+    assert {one.who for one in lab.observed()} == {"device", "colluders"}
+
+
+def test_own_features_are_seen_of_the_last_round_only(made: Callable[..., Path]) -> None:
+    lab = laboratory(made(method={"share": "features", "rounds": 2}))
+    seen = lab.observed()
+    assert {one.round for one in seen if one.who == "server"} == {2}
+    assert {one.who for one in seen} == {"server", "server+device", "device"}
+    extract = lab.extractor(next(one for one in seen if one.who == "server+device"))
+    assert extract is not None
+    assert lab.extractor(next(one for one in seen if one.who == "server")) is None
+
+
+def test_uploads_of_another_name_are_refused(made: Callable[..., Path], tmp_path: Path) -> None:
+    lab = laboratory(made())
+    folder = tmp_path / "server" / "round-0000"
+    folder.mkdir(parents=True)
+    context, data = next(uploads(lab.run.path, lab.config))
+    (folder / f"{context.sender}.anchor.upload").write_bytes(data)
+    assert [c for c, _ in uploads(tmp_path, lab.config)] == [context]
+    (folder / "client-77.anchor.upload").write_bytes(data)
+    with pytest.raises(RunError, match="says that it is"):
+        list(uploads(tmp_path, lab.config))
+    (folder / "client-77.anchor.upload").write_bytes(b"bogus")
+    with pytest.raises(RunError, match="no upload"):
+        list(uploads(tmp_path, lab.config))
+
+
+# ---------------------------------------------------------------- trials
+
+
+def test_a_trial_has_one_member_among_strangers(made: Callable[..., Path]) -> None:
+    lab = laboratory(made())
+    assert lab.anchor is not None
+    for seen in lab.observed():
+        if seen.who != "server":
+            continue
+        trials = lab.trials(seen, 30, lab.anchor)
+        own = lab.images[lab.holdings[seen.client]].flatten(1)
+        for trial in trials:
+            candidates = trial.case.candidates.flatten(1)
+            inside = (candidates[:, None] == own[None]).all(2).any(1)
+            assert inside.nonzero().flatten().tolist() == [trial.target]
+            assert len(candidates) >= 10
+            public = trial.case.view.everyday.flatten(1)
+            assert not (public[:, None] == own[None]).all(2).any()
+
+
+@pytest.mark.parametrize("moments", ["covariance", "diagonal"])
+def test_staged_uploads_are_of_the_records_they_say(
+    made: Callable[..., Path], moments: str
+) -> None:
+    lab = laboratory(made(method={"moments": moments, "anchor": 32}))
+    for count in (1, 2, 5):
+        trials = Stage(lab).trials(count, 20)
+        assert len(trials) == 20
+        for trial in trials:
+            view, features = trial.case.view, trial.case.features()
+            assert view.count == trial.count == count
+            assert view.after is not None
+            left = count * view.mean - (count - 1) * view.after.mean
+            np.testing.assert_allclose(left, features[trial.target], atol=1e-3)
+            assert len(view.again) == 3
+            assert (view.std is None) == (moments == "covariance")
+    assert Stage(lab).trials(10_000, 20) == []
+
+
+def test_exact_recovery_of_one_and_two_records(made: Callable[..., Path]) -> None:
+    """The report says so in words, and no number in it is NaN."""
+    lab = laboratory(made(method={"moments": "diagonal", "anchor": 32}))
+    trials = [t for n in (1, 2) for t in Stage(lab).trials(n, 30)]
+    found = exact_recovery(trials, Policy())
+    assert [(f.group, f.value, f.passed) for f in found] == [
+        ("n = 1", 1.0, False),
+        ("n = 2", 1.0, False),
+    ]
+    assert all("exact recovery" in finding.note for finding in found)
+    assert "order and the sign" in found[1].note
+    json.dumps([finding.plain() for finding in found], allow_nan=False)
+
+
+def test_noise_hides_single_records_and_differences(made: Callable[..., Path]) -> None:
+    lab = laboratory(made(privacy={"mode": "anchored", "epsilon": 4.0}))
+    attacks = chosen(["membership", "differencing", "decode"])
+    groups = [Group("n = 20", Stage(lab).trials(20, 60, repetitions=0))]
+    found, _ = attempt(attacks, groups, Policy(), seed=0, progress=SilentProgress())
+    for finding in found:
+        if finding.metric == "identification":
+            null = proportion_interval(round((finding.null or 0) * 60), 60, 0.99)
+            assert null[0] <= (finding.value or 0) <= null[1]
+    facts = exact_recovery(Stage(lab).trials(1, 20, repetitions=0), Policy())
+    assert facts[0].value == 0.0
+    assert "not recovered" in facts[0].note
+
+
+def test_all_noise_is_in_a_staged_sum(made: Callable[..., Path]) -> None:
+    lab = laboratory(made(privacy={"mode": "anchored", "epsilon": 1.0}))
+    assert lab.design is not None
+    whole = np.concatenate([noise_of(lab.design) for _ in range(20)]).std()
+    half = np.concatenate([noise_of(lab.design, halved=True) for _ in range(20)]).std()
+    assert whole == pytest.approx(float(lab.design.sigma), rel=0.05)
+    assert half == pytest.approx(whole / 2, rel=0.07)
+
+
+# ---------------------------------------------------------------- what is no leak
+
+
+class Shuffled:
+    """Scores of another attack, given to the wrong candidates."""
+
+    name = "shuffled"
+
+    def guess(self, cases: Any, stream: torch.Generator) -> list[Guess | None]:
+        guesses = Membership().guess(cases, stream)
+        order = [torch.randperm(len(case.candidates), generator=stream) for case in cases]
+        return [
+            None if g is None else Guess(np.asarray(g.scores)[o.numpy()])
+            for g, o in zip(guesses, order, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("attack", [ClassMean(), Shuffled()], ids=lambda attack: attack.name)
+def test_what_is_no_attack_is_no_leak(made: Callable[..., Path], attack: Any) -> None:
+    lab = laboratory(made())
+    trials = Stage(lab).trials(5, 150, repetitions=0)
+    found, _ = attempt(
+        [attack], [Group("n = 5", trials)], Policy(), seed=0, progress=SilentProgress()
+    )
+    by_metric = {finding.metric: finding for finding in found}
+    decisive = [finding for finding in found if finding.passed is not None]
+    assert {finding.metric for finding in decisive} == {"identification", "tpr_at_1_percent_fpr"}
+    assert all(finding.passed for finding in decisive)
+    assert judge(found)[0] == "pass"
+    auc = by_metric["auc"]
+    assert (auc.low or 1) <= 0.5 <= (auc.high or 0)
+
+
+def test_a_high_ssim_is_no_leak() -> None:
+    """Pictures that are alike: the class mean scores above 0.7, and is told from none."""
+    rng = np.random.default_rng(0)
+    lab_images = np.clip(blob(rng, 60) + rng.normal(0, 0.03, (60, 1, 16, 16)), 0, 1)
+    trials = [planted_trial(rng, lab_images) for _ in range(100)]
+    found, _ = attempt(
+        [ClassMean()], [Group("n = 5", trials)], Policy(), seed=0, progress=SilentProgress()
+    )
+    by_metric = {finding.metric: finding for finding in found}
+    assert (by_metric["ssim"].value or 0) > 0.7
+    assert by_metric["identification"].passed
+    assert judge(found)[0] == "pass"
+
+
+def blob(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+    grid = np.linspace(-1, 1, 16)
+    radius = rng.normal(0.6, 0.02, (count, 1, 1, 1))
+    shape: NDArray[np.float64] = np.exp(-(grid[:, None] ** 2 + grid**2) / radius)[..., :, :]
+    return shape.reshape(count, 1, 16, 16)
+
+
+def planted_trial(rng: np.random.Generator, images: NDArray[np.float64]) -> Any:
+    from fedvtc_edge.attacks.laboratory import Trial
+    from fedvtc_edge.attacks.view import Case, View
+
+    order = rng.permutation(len(images))
+    pictures = torch.from_numpy(images[order]).float()
+    view = View(
+        who="server",
+        label=0,
+        count=5.0,
+        mean=np.zeros(4),
+        std=None,
+        public=pictures[50:],
+        everyday=pictures[50:],
+    )
+    return Trial(Case(view, pictures[:50]), 7, 5, "a", True, pictures[7:12].mean(0))
+
+
+def test_ties_share_the_credit() -> None:
+    assert credit(np.array([1.0, 1.0, 0.0]), 0) == 0.5
+    assert credit(np.array([1.0, 1.0, 0.0]), 2) == 0.0
+    assert credit(np.zeros(50), 3) == pytest.approx(0.02)
+
+
+def test_no_rate_is_printed_that_nulls_do_not_resolve(made: Callable[..., Path]) -> None:
+    lab = laboratory(made())
+    trials = Stage(lab).trials(2, 21, repetitions=0)
+    answers = Answers.of(
+        Membership(), trials, Membership().guess([t.case for t in trials], STREAM), "n = 2"
+    )
+    assert answers is not None
+    assert 1000 <= sum(map(len, answers.others)) < 10_000
+    found = findings_of(answers, policy=Policy(), confidence=0.95, stream=STREAM)
+    assert "tpr_at_1_percent_fpr" in {f.metric for f in found}
+    assert "tpr_at_0.1_percent_fpr" not in {f.metric for f in found}
+    twice = Answers(answers.trials * 10, answers.guesses * 10, answers.common)
+    more = findings_of(twice, policy=Policy(), confidence=0.95, stream=STREAM)
+    assert "tpr_at_0.1_percent_fpr" in {f.metric for f in more}
+    assert Answers.of(Membership(), trials[:5], [None] * 5, "few") is None
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def test_an_inversion_comes_nearer_than_its_start(hasty: None, made: Callable[..., Path]) -> None:
+    lab = laboratory(made())
+    trials = Stage(lab).trials(1, 30)
+    cases = [trial.case for trial in trials]
+    truth = torch.stack([t.case.candidates[t.target] for t in trials])
+    errors = {}
+    for attack in (ClassMean(), Decode(), Inversion(), Inversion(joint=True)):
+        guesses = attack.guess(cases, STREAM)
+        pictures = torch.stack(
+            [g.picture for g in guesses if g is not None and g.picture is not None]
+        )
+        assert pictures.shape == truth.shape
+        assert pictures.min() >= 0
+        assert pictures.max() <= 1
+        errors[attack.name] = float((pictures - truth).square().mean())
+    assert errors["rounds"] < errors["inversion"] < errors["decode"] < errors["class-mean"]
+
+
+def test_inversion_finds_what_a_known_map_hides() -> None:
+    torch.manual_seed(0)
+    weights = torch.randn(64, 64)
+    truth = torch.rand(3, 1, 8, 8) * 0.8 + 0.1
+
+    def extract(x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1) @ weights
+
+    found = invert([extract], [extract(truth)], torch.full_like(truth, 0.5))
+    assert (found - truth).abs().max() < 0.4
+    assert (found - truth).abs().mean() < 0.05
+
+
+def test_a_ridge_map_learns_a_linear_one() -> None:
+    rng = np.random.default_rng(0)
+    linear = rng.normal(size=(12, 5))
+    known, other = rng.normal(size=(200, 12)), rng.normal(size=(30, 12))
+    mapped = ridge(known, known @ linear + 3, other)
+    assert np.corrcoef(mapped.ravel(), (other @ linear + 3).ravel())[0, 1] > 0.99
+    # The dual form is the primal one.
+    centred = known - known.mean(0)
+    gram = centred.T @ centred
+    lam = 0.1 * np.trace(centred @ centred.T) / 200
+    weights = np.linalg.solve(gram + lam * np.eye(12), centred.T @ (known @ linear))
+    twin = (other - known.mean(0)) @ weights + (known @ linear + 3).mean(0)
+    np.testing.assert_allclose(mapped, twin, atol=1e-8)
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def finding(passed: bool | None, **fields: Any) -> Finding:
+    return replace(
+        Finding(
+            "x", "server", "identification", 0.3, low=0.2, high=0.4, threshold=0.1, passed=passed
+        ),
+        **fields,
+    )
+
+
+DP = {"epsilon": 4.0, "lower_bound": 3.0, "control_caught": True}
+
+
+@pytest.mark.parametrize(
+    ("findings", "more", "verdict"),
+    [
+        ([finding(True)], {}, "pass"),
+        ([finding(True), finding(False)], {}, "leak"),
+        ([finding(None)], {}, "inconclusive"),
+        ([], {}, "inconclusive"),
+        ([finding(False)], {"invalid": ["no delta"]}, "claim invalid"),
+        ([finding(True)], {"dp": DP}, "pass"),
+        ([finding(True)], {"dp": {**DP, "lower_bound": 4.1}}, "leak"),
+        ([finding(True)], {"dp": {**DP, "control_caught": False}}, "inconclusive"),
+        ([finding(False)], {"dp": {**DP, "control_caught": False}}, "leak"),
+        ([finding(True)], {"dp": DP, "limits": Thresholds(max_epsilon=2.0)}, "leak"),
+    ],
+)
+def test_verdicts(findings: list[Finding], more: dict[str, Any], verdict: str) -> None:
+    said, reasons = judge(findings, **more)
+    assert said == verdict
+    assert bool(reasons) == (verdict != "pass")
+
+
+def test_a_claim_allows_what_it_says(tiny: Tiny) -> None:
+    from fedvtc_edge.attacks.dp import claim_of_run
+
+    config = tiny(privacy={"mode": "anchored", "epsilon": 1.0})
+    policy = policy_of(config, claim_of_run(config), Thresholds())
+    assert policy.identification == pytest.approx(np.e / 50, rel=1e-3)
+    assert policy.membership == pytest.approx(np.e / 100, rel=1e-2)
+    assert policy.limit("identification", "server") == policy.identification
+    assert policy.limit("identification", "device") is None  # models are not covered
+    own = policy_of(config, claim_of_run(config), Thresholds(max_identification=0.03))
+    assert own.limit("identification", "server") == 0.03
+    nothing = policy_of(tiny(), None, Thresholds())
+    assert nothing.limit("membership", "device") == 0.05
+
+
+# ---------------------------------------------------------------- all of it
+
+
+def test_a_run_without_noise_leaks(
+    hasty: None, made: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auditing_module, "STAGED", (1, 2))
+    result = audit(made(), quick=True, trials=24, out=tmp_path / "audit")
+    document = result.document
+    assert (document["verdict"], document["exit_code"]) == ("leak", 1)
+    assert document == json.loads((tmp_path / "audit" / "report.json").read_bytes())
+    promised = "schema, verdict, exit_code, claim, threat_model, unit, neighbouring, findings, "
+    promised += "epsilon_lower_bound, recommendations"
+    assert set(promised.split(", ")) <= set(document)
+    keys = "attack, view, metric, value, low, high, null, baseline, ceiling, threshold, passed"
+    for each in document["findings"]:
+        assert set(keys.split(", ")) <= set(each)
+    exact = [f for f in document["findings"] if f["metric"] == "recovered_exactly"]
+    assert any("exact recovery" in f["note"] for f in exact)
+    assert any("masking" in advice["setting"] for advice in document["recommendations"])
+    page = (tmp_path / "audit" / "report.html").read_text()
+    assert "exact recovery" in page
+    assert "NaN" not in page
+    again = audit(made(), quick=True, trials=24).document
+    drop = ("seconds", "curve", "recommendations")  # the curve's noise has no seed
+    assert {k: v for k, v in again.items() if k not in drop} == {
+        k: v for k, v in document.items() if k not in drop
+    }
+
+
+@pytest.mark.slow
+def test_a_private_run_passes(
+    hasty: None, made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auditing_module, "STAGED", (1, 20))
+    path = made(privacy={"mode": "anchored", "epsilon": 2.0, "population": 600})
+    document = audit(path, quick=True, trials=24).document
+    assert document["verdict"] == "pass", document["reasons"]
+    assert document["claim"]["epsilon"] == 2.0
+    assert document["unit"] == "example"
+    assert document["dp"]["control_caught"]
+    assert 0 <= document["epsilon_lower_bound"] <= 2.0
+
+
+def test_a_claim_that_the_run_does_not_make(
+    made: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auditing_module, "STAGED", ())
+    claim = tmp_path / "claim.toml"
+    claim.write_text(
+        'epsilon = 1.0\ndelta = 1e-5\nunit = "example"\nneighbouring = "add/remove"\n'
+        'mechanism = "discrete Gaussian"\n'
+    )
+    document = audit(made(), claim=claim, attacks=["membership"], trials=20).document
+    assert (document["verdict"], document["exit_code"]) == ("claim invalid", 4)
+    assert "adds no noise" in document["reasons"][0]
+    claim.write_text("max_identification = 1.0\nmax_membership_tpr = 1.0\n")
+    document = audit(made(), claim=claim, attacks=["membership"], trials=20).document
+    assert document["verdict"] == "pass"
+
+
+def test_a_statistics_file_and_its_data(
+    hasty: None, made: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = made()
+    config = FinishedRun.open(path).config
+    document = audit(path / "statistics.safetensors", config=config, trials=20, quick=True).document
+    assert document["subject"]["kind"] == "statistics"
+    assert {f["view"] for f in document["findings"]} >= {"device"}
+    with pytest.raises(UsageError, match="which data"):
+        audit(path / "statistics.safetensors")
+    damaged = tmp_path / "statistics.safetensors"
+    damaged.write_bytes(b"no")
+    with pytest.raises(RunError, match="no published statistics"):
+        audit(damaged, config=config)
+    with pytest.raises(RunError, match="features"):
+        audit(path / "statistics.safetensors", config=config.replace(method={"anchor": 12}))
+
+
+def test_names_that_do_not_exist(made: Callable[..., Path], tmp_path: Path) -> None:
+    assert [attack.name for attack in chosen(None)] == [attack.name for attack in ATTACKS]
+    assert [attack.name for attack in chosen(["exact"])] == [ExactRecovery().name]
+    with pytest.raises(UsageError, match="no attack 'magic'"):
+        audit(made(), attacks=["magic"])
+    with pytest.raises(UsageError, match="no adversary 'god'"):
+        audit(made(), views=["god"])
+    with pytest.raises(RunError, match="no run"):
+        audit(tmp_path)
+    with pytest.raises(ConfigError):
+        audit(made(), claim=tmp_path / "none.toml")
+
+
+def test_views_and_attacks_are_chosen(made: Callable[..., Path]) -> None:
+    lab = laboratory(made())
+    document = audit(made(), views=["colluders"], attacks=["decode"], trials=20).document
+    assert {(f["view"], f["attack"]) for f in document["findings"]} <= {("colluders", "decode")}
+    assert document["findings"]
+    groups = groups_of(lab, [], 20, staged=())
+    assert groups == []
+
+
+def test_counts_are_told_exactly_and_noised_ones_are_not(made: Callable[..., Path]) -> None:
+    plain = laboratory(made())
+    exact = {f.metric: f.value for f in histogram(plain, plain.observed()) if f.view == "server"}
+    assert exact == {"counts_exact": 1.0, "missing_classes_told": 1.0}
+    noised = laboratory(made(privacy={"mode": "anchored", "epsilon": 1.0}))
+    [told, _] = histogram(noised, noised.observed())
+    assert (told.value or 0) < 0.5
+
+
+def test_the_curve_has_every_setting(made: Callable[..., Path]) -> None:
+    lab = laboratory(made())
+    points = list(curve(lab, 30, epsilons=(None, 1.0)))
+    assert {(p.epsilon, p.moments) for p in points} == {
+        (None, "mean"),
+        (None, "pooled"),
+        (None, "class"),
+        (1.0, "pooled"),
+    }
+    by = {(p.epsilon, p.moments, p.minimum): p for p in points}
+    assert by[None, "class", 1].identification == 1.0
+    assert by[1.0, "pooled", 1].identification < 0.4
+    assert by[None, "pooled", 1].accuracy > by[1.0, "pooled", 1].accuracy - 0.05
+    assert Road(None, pooled=True).precision == "float32"
+    assert wire.encode(lab.sums(lab.anchor, np.arange(5), pooled=True))  # type: ignore[arg-type]
