@@ -96,7 +96,7 @@ def curve(
                     float(np.mean(hits)),
                     low,
                     high,
-                    _accuracy(laboratory, stage, moments, minimum),
+                    accuracy(laboratory, stage, moments, minimum),
                 )
 
 
@@ -122,7 +122,7 @@ def _without_moments(trial: Trial) -> Trial:
     return replace(trial, case=replace(trial.case, view=view))
 
 
-def _accuracy(laboratory: Laboratory, stage: Stage, moments: str, minimum: int) -> float:
+def accuracy(laboratory: Laboratory, stage: Stage, moments: str, minimum: int) -> float:
     """Of the control, on what the run's clients would bring under this setting."""
     design = stage.path.design
     owners = [where for name, where in laboratory.holdings.items() if name != "all"]

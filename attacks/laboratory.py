@@ -21,7 +21,6 @@ from fedvtc_edge.assembly import client_ids
 from fedvtc_edge.client import in_chunks, one_by_one
 from fedvtc_edge.data import Dataset, partition
 from fedvtc_edge.evaluation import as_images
-from fedvtc_edge.finished import FinishedRun
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.privacy.client_level import ClientDesign
 from fedvtc_edge.privacy.design import COUNT, Array, Design
@@ -42,7 +41,7 @@ from .seen import (
     sums_of,
     uploads,
 )
-from .subjects import StatisticsFile
+from .subjects import Subject
 from .view import Case, Map, Population, View
 
 Indices = NDArray[np.int64]
@@ -84,7 +83,7 @@ class Laboratory:
         seed: Of the split into public images and decoys, and of what is staged.
     """
 
-    def __init__(self, run: FinishedRun | StatisticsFile, data: Dataset, *, seed: int = 0) -> None:
+    def __init__(self, run: Subject, data: Dataset, *, seed: int = 0) -> None:
         self.run, self.config, self.classes = run, run.config, data.classes
         height, _, channels = data.image_shape
         self.shape = ImageShape(height, channels)

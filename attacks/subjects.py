@@ -1,10 +1,11 @@
-"""What can be audited beside a finished run: a statistics file, with the data it is of."""
+"""What can be audited: a finished run; statistics with the data they are of; settings alone."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fedvtc_edge import wire
 from fedvtc_edge.anchor import Anchor
@@ -20,22 +21,93 @@ from fedvtc_edge.wire import WireError
 _LARGEST = 2**26
 
 
+class Subject(Protocol):
+    """What a laboratory needs of a run; :class:`~fedvtc_edge.finished.FinishedRun` has it all."""
+
+    @property
+    def path(self) -> Path:
+        """Where ``server/`` is, if anywhere."""
+
+    @property
+    def config(self) -> Config:
+        """Its settings."""
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """The content of ``summary.json``."""
+
+    @property
+    def digest(self) -> str:
+        """Of the settings."""
+
+    def anchor(self, shape: ImageShape) -> Anchor | None:
+        """R, or None where there is none."""
+
+    def published(self) -> GlobalStatistics | None:
+        """What the server published, or None."""
+
+    def classifier(self, client: str, shape: ImageShape, classes: int) -> Classifier:
+        """A client's f."""
+
+    def decoder(self, client: str, shape: ImageShape) -> VTC | None:
+        """A client's ψ, or None."""
+
+
 @dataclass(frozen=True, eq=False)
-class StatisticsFile:
+class Settings:
+    """A run that nobody made: uploads can be staged on its path, and nothing was seen of it.
+
+    Args:
+        config: Its settings; ``method.share`` must be ``anchored``.
+        path: Of no account.
+        classes: Number C of classes.
+        digest: Nobody vouches for it.
+    """
+
+    config: Config
+    path: Path = Path("/nonexistent")
+    classes: int = 10
+    digest: str = ""
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """Empty."""
+        return {}
+
+    def anchor(self, shape: ImageShape) -> Anchor:
+        """R of the settings."""
+        design = design_of(self.config, self.classes)
+        width = design.width if design else self.config.method.anchor
+        return Anchor(shape, width, seed_of(self.config.seed, "anchor")).eval()
+
+    def published(self) -> GlobalStatistics | None:
+        """Nothing."""
+        return None
+
+    def classifier(self, client: str, shape: ImageShape, classes: int) -> Classifier:
+        """There is none.
+
+        Raises:
+            RunError: Always.
+        """
+        raise RunError("nothing has models here", hint="audit a finished run")
+
+    def decoder(self, client: str, shape: ImageShape) -> VTC | None:
+        """There is none."""
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class StatisticsFile(Settings):
     """Published statistics alone, as far as a run stands behind them.
 
     Args:
-        path: Of the file.
         config: Settings that say which data, partition and anchor they are of.
-        world: Their content.
-        digest: Empty: nobody vouches for them.
+        path: Of the file.
+        world: Its content.
     """
 
-    path: Path
-    config: Config
-    world: GlobalStatistics
-    digest: str = ""
-    summary: Any = None
+    world: GlobalStatistics | None = None
 
     @classmethod
     def open(cls, path: Path, config: Config) -> StatisticsFile:
@@ -60,25 +132,8 @@ class StatisticsFile:
                 f"{path} has {world.mean.shape[1]} features, the settings say {width} of an anchor",
                 hint="give the config.toml of the run that it is of: --config",
             )
-        return cls(path, config, world, "", {})
+        return cls(config, path, len(world.count), world=world)
 
-    def anchor(self, shape: ImageShape) -> Anchor:
-        """R of the settings."""
-        width = int(self.world.mean.shape[1])
-        return Anchor(shape, width, seed_of(self.config.seed, "anchor")).eval()
-
-    def published(self) -> GlobalStatistics:
+    def published(self) -> GlobalStatistics | None:
         """The file's content."""
         return self.world
-
-    def classifier(self, client: str, shape: ImageShape, classes: int) -> Classifier:
-        """There is none.
-
-        Raises:
-            RunError: Always.
-        """
-        raise RunError("a statistics file has no models", hint="audit the run itself")
-
-    def decoder(self, client: str, shape: ImageShape) -> VTC | None:
-        """There is none."""
-        return None

@@ -332,7 +332,7 @@ def test_no_rate_is_printed_that_nulls_do_not_resolve(made: Callable[..., Path])
 
 def test_an_inversion_comes_nearer_than_its_start(hasty: None, made: Callable[..., Path]) -> None:
     lab = laboratory(made())
-    trials = Stage(lab).trials(1, 30)
+    trials = Stage(lab).trials(1, 22)
     cases = [trial.case for trial in trials]
     truth = torch.stack([t.case.candidates[t.target] for t in trials])
     errors = {}
@@ -350,14 +350,14 @@ def test_an_inversion_comes_nearer_than_its_start(hasty: None, made: Callable[..
 
 def test_inversion_finds_what_a_known_map_hides() -> None:
     torch.manual_seed(0)
-    weights = torch.randn(64, 64)
+    weights, _ = torch.linalg.qr(torch.randn(64, 64))
     truth = torch.rand(3, 1, 8, 8) * 0.8 + 0.1
 
     def extract(x: torch.Tensor) -> torch.Tensor:
         return x.flatten(1) @ weights
 
     found = invert([extract], [extract(truth)], torch.full_like(truth, 0.5))
-    assert (found - truth).abs().max() < 0.4
+    assert (found - truth).abs().max() < 0.15
     assert (found - truth).abs().mean() < 0.05
 
 

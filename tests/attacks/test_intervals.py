@@ -82,9 +82,10 @@ def test_a_share_is_covered_as_often_as_promised(trials: int) -> None:
 
 
 def test_parts_of_a_success_are_rounded_outward() -> None:
-    low, high = proportion_interval(3.25, 10, 0.9)
-    assert low == proportion_interval(3, 10, 0.9)[0]
-    assert high == proportion_interval(4, 10, 0.9)[1]
+    for successes in (3.25, 3.75):
+        low, high = proportion_interval(successes, 10, 0.9)
+        assert low == proportion_interval(3, 10, 0.9)[0]
+        assert high == proportion_interval(4, 10, 0.9)[1]
     assert proportion_interval(sum([0.1] * 10), 10, 0.9) == proportion_interval(1, 10, 0.9)
     assert proportion_interval(9.75, 10, 0.9)[1] == 1.0
     assert proportion_interval(0.25, 10, 0.9)[0] == 0.0

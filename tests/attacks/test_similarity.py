@@ -123,6 +123,12 @@ def test_cosine_of_known_angles() -> None:
     assert cosine([0, 0], [1, 2]) == 0.0
 
 
+def test_rounding_takes_no_cosine_beyond_one() -> None:
+    vectors = np.random.default_rng(0).normal(size=(200, 5))
+    assert max(cosine(v, 3 * v) for v in vectors) == 1.0
+    assert min(cosine(v, -3 * v) for v in vectors) == -1.0
+
+
 GOOD = np.full((8, 8), 0.5)
 
 

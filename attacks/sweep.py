@@ -1,0 +1,225 @@
+"""What each sharing mode gives away on each data set: the table of docs/audit-results.md.
+
+``python -m fedvtc_edge.attacks.sweep --data digits --out DIR``
+
+Anchored uploads are staged, without training. Own features need a run of their own, whose
+uploads are attacked by the server and a client's device in league; noise is refused there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from fedvtc_edge.compute import deterministic
+from fedvtc_edge.config import Config, load_config
+from fedvtc_edge.data import load_dataset
+from fedvtc_edge.errors import FedVTCError
+from fedvtc_edge.federation import run
+from fedvtc_edge.files import write_atomic
+from fedvtc_edge.finished import FinishedRun
+from fedvtc_edge.progress import BarProgress, Progress, SilentProgress
+
+from .auditing import STAGED, Group, chosen, groups_of
+from .curve import accuracy
+from .dp import claim_of_run
+from .findings import Answers, Policy, findings_of
+from .laboratory import Laboratory
+from .private import audit_claim
+from .staging import Stage
+from .subjects import Settings
+from .view import Attack
+
+EPSILONS = (None, 8.0, 3.0, 1.0)
+SHARES = ("anchored", "features", "features+decoder")
+TRIALS = 100
+
+LIMIT = 2000
+"""Images dealt out of sets larger than the digits."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One upload size of one setting.
+
+    Args:
+        data: Set.
+        share: Mode.
+        moments: Kind.
+        epsilon: Of ``anchored`` noise, or None.
+        records: Of the class, in words.
+        attack: The one that identifies most.
+        identification: Share of members it tells from 49 decoys.
+        low: Its lower limit, 95 %.
+        high: Its upper limit.
+        membership: TPR at 1 % FPR of the best attack, or None with too few decoys.
+        epsilon_lower_bound: Of the audit of the noise, or None.
+        accuracy: Of the training-free control, or of f_k where there is none.
+    """
+
+    data: str
+    share: str
+    moments: str
+    epsilon: float | None
+    records: str
+    attack: str
+    identification: float
+    low: float
+    high: float
+    membership: float | None
+    epsilon_lower_bound: float | None
+    accuracy: float | None
+
+
+def sweep(
+    data: str, root: str, shares: Sequence[str], trials: int, progress: Progress
+) -> Iterator[Row]:
+    """All rows of one data set.
+
+    Args:
+        data: Its name, as in the settings.
+        root: Where it lies.
+        shares: Sharing modes.
+        trials: Per row.
+        progress: Told of each setting.
+    """
+    basis = load_config(
+        {
+            "data": {"name": data, "root": root, "limit": 0 if data == "digits" else LIMIT},
+            "clients": {"count": 5},
+            "privacy": {"population": 1437 if data == "digits" else LIMIT},
+        }
+    )
+    settings: list[Config] = []
+    for share in shares:
+        if share != "anchored":
+            settings.append(basis.replace(method={"share": share}))
+            continue
+        for moments in ("diagonal", "covariance"):
+            for epsilon in EPSILONS:
+                private = {"mode": "none"} if epsilon is None else _private(epsilon)
+                settings.append(basis.replace(method={"moments": moments}, privacy=private))
+    progress.start(len(settings), data)
+    for config in settings:
+        anchored = config.method.share == "anchored"
+        yield from _staged(config, trials) if anchored else _trained(config, trials)
+        progress.advance(f"{config.method.share}, {config.method.moments}")
+    progress.close()
+
+
+def _private(epsilon: float) -> dict[str, Any]:
+    return {"mode": "anchored", "epsilon": epsilon}
+
+
+def _staged(config: Config, trials: int) -> Iterator[Row]:
+    data = load_dataset(config.data)
+    laboratory = Laboratory(Settings(config, classes=data.classes), data)
+    stage, claim = Stage(laboratory), claim_of_run(config)
+    dp = None if claim is None else audit_claim(laboratory, claim, quick=True)
+    worth = accuracy(laboratory, stage, "", 1)
+    for count in STAGED:
+        made = stage.trials(count, trials, repetitions=0)
+        if not made:
+            continue
+        attacks = chosen(["decode", "exact", "membership", "differencing"])
+        yield replace(
+            _row(config, attacks, Group(str(count), made)),
+            epsilon_lower_bound=None if dp is None else dp["lower_bound"],
+            accuracy=worth,
+        )
+
+
+def _trained(config: Config, trials: int) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
+        summary = run(config, out=Path(folder, "run")).summary
+        finished = FinishedRun.open(Path(folder, "run"))
+        laboratory = Laboratory(finished, load_dataset(config.data))
+        seen = [one for one in laboratory.observed() if one.who == "server+device"]
+        groups = groups_of(laboratory, seen, trials, staged=())
+        for group in sorted(groups, key=lambda group: group.trials[0].count):
+            if len(group.trials) >= 20:
+                row = _row(config, chosen(["decode", "exact", "membership", "inversion"]), group)
+                yield replace(row, accuracy=summary["accuracy_mean"])
+
+
+def _row(config: Config, attacks: Sequence[Attack], group: Group) -> Row:
+    stream, cases = torch.Generator().manual_seed(0), [trial.case for trial in group.trials]
+    found = []
+    for attack in attacks:
+        answers = Answers.of(attack, group.trials, attack.guess(cases, stream), group.name)
+        if answers is not None:
+            found += findings_of(answers, policy=Policy(), confidence=0.95, stream=stream)
+    best = max(
+        (one for one in found if one.metric == "identification"),
+        key=lambda one: one.value or 0.0,
+    )
+    rates = [one.value for one in found if one.metric == "tpr_at_1_percent_fpr"]
+    return Row(
+        config.data.name,
+        config.method.share,
+        config.method.moments if config.method.share == "anchored" else "diagonal",
+        None if config.privacy.mode == "none" else config.privacy.epsilon,
+        group.name.removeprefix("n = "),
+        best.attack,
+        best.value or 0.0,
+        best.low or 0.0,
+        best.high or 0.0,
+        max((rate for rate in rates if rate is not None), default=None),
+        None,
+        None,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``python -m fedvtc_edge.attacks.sweep``."""
+    parser = argparse.ArgumentParser(prog="fedvtc_edge.attacks.sweep", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--data", default="digits", help="digits, mnist or cifar10")
+    parser.add_argument("--root", default="", help="where it lies")
+    parser.add_argument("--share", nargs="+", choices=SHARES, default=list(SHARES))
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--out", type=Path, required=True, help="folder for sweep.json")
+    parser.add_argument("--quiet", action="store_true")
+    given = parser.parse_args(arguments)
+    progress: Progress = SilentProgress() if given.quiet else BarProgress()
+    try:
+        with deterministic(), threadpool_limits(limits=1):
+            rows = list(sweep(given.data, given.root, given.share, given.trials, progress))
+    except FedVTCError as error:
+        parser.exit(error.exit_code, f"error: {error}\nhint: {error.hint}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "\ninterrupted\n")
+    given.out.mkdir(parents=True, exist_ok=True)
+    document = {"schema": 1, "trials": given.trials, "rows": [asdict(row) for row in rows]}
+    write_atomic(given.out / "sweep.json", (json.dumps(document, indent=1) + "\n").encode())
+    print(table(rows))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as Markdown."""
+    lines = [
+        "| data | shared | moments | ε | records | identification | by | TPR at 1 % FPR | ε at "
+        "least | accuracy |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        rate = "–" if row.membership is None else f"{row.membership:.2f}"
+        bound = "–" if row.epsilon_lower_bound is None else f"{row.epsilon_lower_bound:.2f}"
+        lines.append(
+            f"| {row.data} | {row.share} | {row.moments} | {row.epsilon or '–'} | {row.records} "
+            f"| {row.identification:.2f} [{row.low:.2f}, {row.high:.2f}] | {row.attack} | {rate} "
+            f"| {bound} | {'–' if row.accuracy is None else f'{row.accuracy:.1%}'} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
