@@ -25,7 +25,7 @@ from .auditing import STAGED, attempt, chosen, groups_of, looking
 from .curve import Point, curve
 from .dissection import MANIFEST
 from .dp import Claim, Thresholds, claim_of_run, read_claim, reasons_against
-from .facts import exact_recovery, histogram, scanned
+from .facts import exact_recovery, histogram, scanned, traffic
 from .findings import Finding, Policy
 from .laboratory import Laboratory
 from .private import audit_claim
@@ -129,6 +129,7 @@ def _audit(path: Path, asked: _Asked, shown: Progress) -> Audit:
     dp = None
     if not asked.attacks:
         found += histogram(laboratory, seen)
+        found += traffic(laboratory) if "eavesdropper" in views else []
         found += exact_recovery([trial for group in groups for trial in group.trials], policy)
         if isinstance(run, FinishedRun) and "device" in views:
             found += remembered(laboratory, policy, seed=seed)

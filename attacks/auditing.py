@@ -33,7 +33,7 @@ ATTACKS: tuple[Attack, ...] = (
 )
 """In the order of the report."""
 
-VIEWS = ("server", "server+device", "colluders", "device")
+VIEWS = ("server", "server+device", "colluders", "device", "eavesdropper")
 """Adversaries, see :class:`~fedvtc_edge.attacks.view.View`."""
 
 GROUPS = ((1, 1), (2, 2), (3, 5), (6, 19), (20, 99), (100, 2**62))

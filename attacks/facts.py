@@ -14,7 +14,7 @@ from .bundles import scan
 from .exact import exactness, recover_one
 from .findings import Finding, Policy
 from .laboratory import Laboratory, Trial
-from .seen import EVERYONE, Seen
+from .seen import EVERYONE, Seen, uploads
 
 EXACT = 1e-3
 """Relative error up to which a record's features count as recovered."""
@@ -43,6 +43,32 @@ def histogram(laboratory: Laboratory, seen: Sequence[Seen]) -> list[Finding]:
                 Finding(metric="missing_classes_told", value=missing / cells, **common),
             ]
     return found
+
+
+def traffic(laboratory: Laboratory) -> list[Finding]:
+    """Whether the length of what one client sends tells it from others."""
+    sizes: dict[tuple[int, str], set[int]] = {}
+    number = 0
+    for context, data in uploads(laboratory.run.path, laboratory.config):
+        if context.sender in laboratory.holdings:
+            sizes.setdefault((context.round, context.kind), set()).add(len(data))
+            number += 1
+    if not number:
+        return []
+    telling = sum(len(lengths) > 1 for lengths in sizes.values())
+    sealed = laboratory.config.transport.seal
+    return [
+        Finding(
+            attack="traffic",
+            view="eavesdropper",
+            metric="kinds_of_uploads_whose_length_tells",
+            value=float(telling),
+            threshold=0.0,
+            passed=not telling,
+            trials=number,
+            note="sealed" if sealed else "not sealed: all that the server sees is seen here, too",
+        )
+    ]
 
 
 def exact_recovery(trials: Sequence[Trial], policy: Policy) -> list[Finding]:

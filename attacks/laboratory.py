@@ -42,12 +42,15 @@ from .seen import (
     uploads,
 )
 from .subjects import Subject
-from .view import Case, Map, Population, View
+from .view import Case, Map, Pairs, Population, View
 
 Indices = NDArray[np.int64]
 
 CANDIDATES = 50
 """One member and its same-class decoys: chance is 2 %."""
+
+KNOWN_PAIRS = 50
+"""Of a server that lacks the extractor."""
 
 FEWEST = 10
 """With fewer candidates a rank says next to nothing."""
@@ -218,8 +221,18 @@ class Laboratory:
             noise=float(seen.noise[label]),
             rounding=seen.rounding,
             extract=extract,
+            pairs=self._pairs(seen) if extract is None else None,
             population=None if extract is None else self._population(extract, label),
         )
+
+    def _pairs(self, seen: Seen) -> Pairs | None:
+        """A few public images whose features under the client's own g became known."""
+        if self.anchored or seen.client == EVERYONE:
+            return None
+        known = self.public[:KNOWN_PAIRS]
+        hidden = in_chunks(self.model(seen.client), known).double().numpy()
+        stand_in = Anchor(self.shape, self.config.method.anchor, seed_of(0, "stand-in")).eval()
+        return Pairs(stand_in, in_chunks(stand_in, known).double().numpy(), hidden)
 
     def trials(self, seen: Seen, number: int, extract: Map | None) -> list[Trial]:
         """Up to ``number`` trials on the classes of an upload, one member each."""

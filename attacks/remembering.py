@@ -81,8 +81,11 @@ def _membership(kind: str, inside: Array, outside: Array, policy: Policy) -> lis
         "trials": len(inside),
     }
     low, high = auc_interval(inside, outside, policy.confidence)
+    # Held-out images may simply be harder: only what is calibrated by other clients' models
+    # has a null of one half.
+    null = 0.5 if "calibrated" in kind else None
     value = auc(inside, outside)
-    found = [Finding(metric="auc", value=value, low=low, high=high, null=0.5, **common)]
+    found = [Finding(metric="auc", value=value, low=low, high=high, null=null, **common)]
     if len(outside) * DECIDING_RATE >= LEAST_ACCUSED:
         share = tpr_at_fpr(inside, outside, DECIDING_RATE)
         hits = round(share * len(inside))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -22,7 +23,7 @@ from fedvtc_edge.attacks.auditing import ATTACKS, Group, attempt, chosen, groups
 from fedvtc_edge.attacks.curve import curve
 from fedvtc_edge.attacks.dp import Thresholds
 from fedvtc_edge.attacks.exact import ExactRecovery
-from fedvtc_edge.attacks.facts import exact_recovery, histogram
+from fedvtc_edge.attacks.facts import exact_recovery, histogram, traffic
 from fedvtc_edge.attacks.findings import Answers, Finding, Policy, credit, findings_of
 from fedvtc_edge.attacks.intervals import proportion_interval
 from fedvtc_edge.attacks.laboratory import Laboratory
@@ -136,6 +137,9 @@ def test_own_features_are_seen_of_the_last_round_only(made: Callable[..., Path])
     seen = lab.observed()
     assert {one.round for one in seen if one.who == "server"} == {2}
     assert {one.who for one in seen} == {"server", "server+device", "device"}
+    blind = lab.view(next(one for one in seen if one.who == "server"), 0, None)
+    assert blind.pairs is not None
+    assert blind.pairs.hidden.shape == (50, 8)
     extract = lab.extractor(next(one for one in seen if one.who == "server+device"))
     assert extract is not None
     assert lab.extractor(next(one for one in seen if one.who == "server")) is None
@@ -216,8 +220,8 @@ def test_noise_hides_single_records_and_differences(made: Callable[..., Path]) -
     found, _ = attempt(attacks, groups, Policy(), seed=0, progress=SilentProgress())
     for finding in found:
         if finding.metric == "identification":
-            null = proportion_interval(round((finding.null or 0) * 60), 60, 0.99)
-            assert null[0] <= (finding.value or 0) <= null[1]
+            most = proportion_interval(round((finding.null or 0) * 60), 60, 0.99)[1]
+            assert (finding.value or 0) <= most
     facts = exact_recovery(Stage(lab).trials(1, 20, repetitions=0), Policy())
     assert facts[0].value == 0.0
     assert "not recovered" in facts[0].note
@@ -526,6 +530,29 @@ def test_views_and_attacks_are_chosen(made: Callable[..., Path]) -> None:
     assert document["findings"]
     groups = groups_of(lab, [], 20, staged=())
     assert groups == []
+
+
+def test_a_shadow_sees_what_known_pairs_show(made: Callable[..., Path]) -> None:
+    """The map from pairs is as good as the hidden extractor is smooth: better than blind."""
+    lab = laboratory(made(method={"share": "features", "rounds": 2}))
+    seen = [one for one in lab.observed() if one.who == "server"]
+    groups = groups_of(lab, seen, 40, staged=())
+    found, _ = attempt(chosen(["shadow"]), groups, Policy(), seed=0, progress=SilentProgress())
+    assert {finding.attack for finding in found} == {"shadow"}
+    blind, _ = attempt(chosen(["decode"]), groups, Policy(), seed=0, progress=SilentProgress())
+    assert blind == []
+
+
+def test_sizes_tell_nothing(made: Callable[..., Path], tmp_path: Path) -> None:
+    lab = laboratory(made())
+    [told] = traffic(lab)
+    assert (told.view, told.value, told.passed) == ("eavesdropper", 0.0, True)
+    copy = tmp_path / "run"
+    shutil.copytree(lab.run.path, copy)
+    victim = next(copy.glob("server/*/client-01.anchor.upload"))
+    victim.write_bytes(victim.read_bytes() + b"more")
+    [told] = traffic(laboratory(copy))
+    assert told.passed is False
 
 
 def test_counts_are_told_exactly_and_noised_ones_are_not(made: Callable[..., Path]) -> None:
