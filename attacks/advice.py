@@ -128,17 +128,15 @@ def recommendations(
             "noise; a minimum class count is not enough",
             f"with classes of 20 records {worst:.0%} of members are still identified",
         )
-    by_kind = {
-        kind: max(
-            (p.identification for p in exact if p.moments == kind and p.minimum == 5), default=0
-        )
-        for kind in ("pooled", "class")
-    }
-    if moments == "class" and by_kind["class"] > by_kind["pooled"]:
+    kinds = {"pooled": "covariance", "class": "diagonal"}
+    told = {kind: _at(exact, kind, MINIMUM_COUNTS[-1]) for kind in kinds}
+    other = next(kind for kind in kinds if kind != moments)
+    here, there = told[moments], told[other]
+    if here is not None and there is not None and here > there + 0.1:
         advise(
-            'method.moments = "covariance"',
-            f"a std per class identifies {by_kind['class']:.0%} of the members of classes of five, "
-            f"one pooled matrix {by_kind['pooled']:.0%}",
+            f'method.moments = "{kinds[other]}"',
+            f"in classes of {MINIMUM_COUNTS[-1]}, {moments} second moments identify {here:.0%} of "
+            f"the members, {other} ones {there:.0%}",
         )
     if not config.transport.masking:
         advise(
@@ -162,3 +160,8 @@ def recommendations(
     if any(f.attack == "bundle" and f.passed is False for f in findings):
         advise("export again, without what the scan found", "see the findings about the bundle")
     return advice
+
+
+def _at(points: Sequence[Point], moments: str, minimum: int) -> float | None:
+    found = [p.identification for p in points if (p.moments, p.minimum) == (moments, minimum)]
+    return found[0] if found else None
