@@ -123,20 +123,21 @@ def recommendations(
             f"{policy.identification:.0%} of the trials; from there on, not",
         )
     elif exact and not enough:
-        worst = max(point.identification for point in exact if point.minimum == 20)
+        last = max((p for p in exact if p.moments == moments), key=lambda p: p.minimum)
         advise(
             "noise; a minimum class count is not enough",
-            f"with classes of 20 records {worst:.0%} of members are still identified",
+            f"in classes of {last.minimum} records {last.identification:.0%} of the members are "
+            "still identified",
         )
     kinds = {"pooled": "covariance", "class": "diagonal"}
     told = {kind: _at(exact, kind, MINIMUM_COUNTS[-1]) for kind in kinds}
     other = next(kind for kind in kinds if kind != moments)
-    here, there = told[moments], told[other]
-    if here is not None and there is not None and here > there + 0.1:
+    own, rival = told[moments], told[other]
+    if own is not None and rival is not None and own > rival + 0.1:
         advise(
             f'method.moments = "{kinds[other]}"',
-            f"in classes of {MINIMUM_COUNTS[-1]}, {moments} second moments identify {here:.0%} of "
-            f"the members, {other} ones {there:.0%}",
+            f"in classes of {MINIMUM_COUNTS[-1]}, {moments} second moments identify {own:.0%} of "
+            f"the members, {other} ones {rival:.0%}",
         )
     if not config.transport.masking:
         advise(
