@@ -9,6 +9,7 @@ from fedvtc_edge.privacy.plan import covers
 
 from .curve import MINIMUM_COUNTS, Point
 from .findings import Finding, Policy
+from .subjects import shared
 
 Entry = dict[str, str | bool]
 
@@ -16,13 +17,22 @@ Entry = dict[str, str | bool]
 def threat_model(config: Config) -> list[Entry]:
     """Each adversary, what it sees of this run, and whether the run's claim covers it."""
     private, masked = config.privacy.mode, config.transport.masking
-    anchored = config.method.share == "anchored"
+    mode = shared(config)
+    anchored = mode == "anchored"
+    if mode == "nothing":
+        return [
+            {
+                "view": "device",
+                "sees": "a client's own classifier; nothing is uploaded",
+                "covered": False,
+            }
+        ]
     upload = "counts, class means and second moments"
     if private in ("anchored", "example"):
         upload = "noised counts, class means and second moments"
     each = "only the sum over the clients" if masked else f"each client's {upload}"
     space = "in the anchor's space, which it can compute" if anchored else "of hidden features"
-    weights = ", and every decoder's weights" if config.method.share == "features+decoder" else ""
+    weights = ", and every decoder's weights" if mode == "features+decoder" else ""
     trusted = private == "client" and not masked
     return [
         {
@@ -62,7 +72,7 @@ def layers(config: Config) -> list[Entry]:
     return [
         {
             "layer": "anchor",
-            "on": config.method.share == "anchored",
+            "on": shared(config) == "anchored",
             "stops": "repeated uploads, and features that were trained on the data",
             "does_not_stop": "anybody from computing features of a guess and comparing",
         },
@@ -103,7 +113,7 @@ def recommendations(
     def advise(setting: str, why: str) -> None:
         advice.append({"setting": setting, "why": why})
 
-    if config.method.share != "anchored":
+    if shared(config).startswith("features"):
         advise(
             'method.share = "anchored"',
             "one upload of features that saw no data: no ε can be had for trained features",

@@ -32,7 +32,7 @@ from .private import audit_claim
 from .remembering import remembered
 from .report import Picture, render
 from .report import shown as shown_pictures
-from .subjects import StatisticsFile
+from .subjects import StatisticsFile, shared
 from .verdict import EXIT, judge, policy_of
 
 SCHEMA = 1
@@ -223,7 +223,7 @@ def _run(run: FinishedRun | StatisticsFile, data: str) -> dict[str, Any]:
         "kind": "run" if isinstance(run, FinishedRun) else "statistics",
         "name": run.path.name,
         "data": data,
-        "share": config.method.share,
+        "share": shared(config),
         "moments": config.method.moments,
         "privacy": config.privacy.mode,
         "masking": config.transport.masking,

@@ -41,7 +41,7 @@ from .seen import (
     sums_of,
     uploads,
 )
-from .subjects import Subject
+from .subjects import Subject, shared
 from .view import Case, Map, Pairs, Population, View
 
 Indices = NDArray[np.int64]
@@ -108,7 +108,7 @@ class Laboratory:
         test = as_images(data.x_test, cpu)
         self.public, self.public_labels = test[order[:half]], data.y_test[order[:half]]
         self.held, self.held_labels = test[order[half:]], data.y_test[order[half:]]
-        self.anchored = self.config.method.share == "anchored"
+        self.anchored = shared(self.config) == "anchored"
         self.design = design_of(self.config, self.classes)
         self._models: dict[str, Map] = {}
         self._populations: dict[Map, list[Population]] = {}

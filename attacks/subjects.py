@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from fedvtc_edge import wire
 from fedvtc_edge.anchor import Anchor
 from fedvtc_edge.config import Config
-from fedvtc_edge.errors import RunError
+from fedvtc_edge.errors import RunError, UsageError
 from fedvtc_edge.models import Classifier, ImageShape
 from fedvtc_edge.privacy.plan import design_of
 from fedvtc_edge.statistics import GlobalStatistics
@@ -19,6 +19,21 @@ from fedvtc_edge.vtc import VTC
 from fedvtc_edge.wire import WireError
 
 _LARGEST = 2**26
+
+
+def shared(config: Config) -> str:
+    """What a run's clients upload: ``anchored``, ``features[+decoder]`` or ``nothing``.
+
+    Raises:
+        UsageError: All of their data.
+    """
+    if config.method.name == "centralised":
+        raise UsageError(
+            "a centralised run uploads the data themselves", hint="there is nothing to infer"
+        )
+    if config.method.name == "fedvtc":
+        return config.method.share
+    return "features" if config.method.name == "fedproto" else "nothing"
 
 
 class Subject(Protocol):
@@ -127,7 +142,7 @@ class StatisticsFile(Settings):
             ) from None
         design = design_of(config, len(world.count))
         width = design.width if design else config.method.anchor
-        if config.method.share != "anchored" or world.mean.shape[1] != width:
+        if shared(config) != "anchored" or world.mean.shape[1] != width:
             raise RunError(
                 f"{path} has {world.mean.shape[1]} features, the settings say {width} of an anchor",
                 hint="give the config.toml of the run that it is of: --config",

@@ -510,6 +510,19 @@ def test_a_statistics_file_and_its_data(
         audit(path / "statistics.safetensors", config=config.replace(method={"anchor": 12}))
 
 
+def test_other_methods_have_other_uploads(hasty: None, made: Callable[..., Path]) -> None:
+    words = {"quick": True, "trials": 20}
+    proto = audit(made(method={"name": "fedproto", "rounds": 1}), **words).document
+    assert proto["subject"]["share"] == "features"
+    assert {f["view"] for f in proto["findings"]} >= {"server", "server+device", "device"}
+    alone = audit(made(method={"name": "local", "rounds": 1}), **words).document
+    assert alone["subject"]["share"] == "nothing"
+    assert {f["view"] for f in alone["findings"]} == {"device"}
+    assert alone["verdict"] == "inconclusive"
+    with pytest.raises(UsageError, match="data themselves"):
+        audit(made(method={"name": "centralised", "rounds": 1}), **words)
+
+
 def test_names_that_do_not_exist(made: Callable[..., Path], tmp_path: Path) -> None:
     assert [attack.name for attack in chosen(None)] == [attack.name for attack in ATTACKS]
     assert [attack.name for attack in chosen(["exact"])] == [ExactRecovery().name]
