@@ -41,6 +41,11 @@ def audit_claim(laboratory: Laboratory, claim: Claim, *, quick: bool) -> Mapping
         return None
     played = _mechanisms(laboratory)
     played = dict(list(played.items())[:1]) if quick else played
+    worlds = f"with and without one {claim.unit or 'example'}, all else equal"
+    if laboratory.config.privacy.mode == "example":
+        # DP-SGD's steps are not played over: what is audited is the release, by its own claim.
+        claim = next(iter(played.values())).claim
+        worlds += "; of the whole budget, the share that uploads spend"
     results: dict[str, AuditResult] = {}
     for name, mechanism in played.items():
         numbers = len(mechanism.blocks) * mechanism.draws
@@ -60,7 +65,7 @@ def audit_claim(laboratory: Laboratory, claim: Claim, *, quick: bool) -> Mapping
         "control_lower_bound": max(result.control.best for result in results.values()),
         "control_caught": any(r.control.best > claim.epsilon for r in results.values()),
         "trials": min(result.trials for result in results.values()),
-        "worlds": f"with and without one {claim.unit or 'example'}, all else equal",
+        "worlds": worlds,
         "mechanisms": [
             {
                 "name": name,

@@ -32,7 +32,7 @@ from fedvtc_edge.errors import GateError, RunError
 
 Tiny = Callable[..., Config]
 
-COMMANDS = ["classify", "compare", "devices", "export", "keys"]
+COMMANDS = ["audit", "classify", "compare", "devices", "export", "keys"]
 COMMANDS += ["refresh", "report", "run", "synthesize", "verify"]
 
 CLIENT = {
@@ -188,14 +188,14 @@ def test_every_command_explains_itself(call: Call, command: str) -> None:
     [
         ("rnu", "unknown command 'rnu'", "did you mean run?"),
         ("device", "unknown command 'device'", "did you mean devices?"),
-        ("zzz", "unknown command 'zzz'", "commands: classify, compare, devices, export"),
+        ("zzz", "unknown command 'zzz'", "commands: audit, classify, compare, devices, export"),
         ("--verison", "unknown option --verison", "did you mean --version?"),
         ("--zzz", "unknown option --zzz", "see fedvtc-edge --help"),
         ("run --sed 1", "unknown option --sed", "did you mean --set?"),
         ("run --set", "'--set' requires an argument", "see fedvtc-edge run --help"),
         ("run a.toml b.toml", "unexpected extra argument", "see fedvtc-edge run --help"),
         ("run --engine flowr", "'flowr' is not one of 'local', 'flower'", "fedvtc-edge run --help"),
-        (" run", "unknown command ''", "commands: classify"),
+        (" run", "unknown command ''", "commands: audit, classify"),
         ("report", "Missing argument 'RUN'", "see fedvtc-edge report --help"),
     ],
 )

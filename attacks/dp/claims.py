@@ -86,9 +86,9 @@ def _contradictions(claim: Claim, config: Config) -> list[str]:
         found.append(f"its unit is one {claim.unit}, the run's noise is for one {unit}")
     clients, population = config.clients.count, config.privacy.population
     number = clients if (claim.unit or unit) == "client" else population
-    if claim.delta is not None and claim.delta >= 1 / number:
+    if claim.delta is not None and claim.delta > 1 / number:
         found.append(
-            f"delta {claim.delta:g} is not below 1/{number}: it would allow to publish "
+            f"delta {claim.delta:g} is above 1/{number}: it would allow to publish "
             f"somebody's data outright"
         )
     elif claim.delta is not None and not found:

@@ -149,9 +149,9 @@ def check_claim(config: Config) -> None:
     units, key = privacy.population, "privacy.population"
     if privacy.mode == "client":
         units, key = config.clients.count, "clients.count"
-    if privacy.delta >= 1 / units:
+    if privacy.delta > 1 / units:
         raise ConfigError(
-            f"privacy.delta = {privacy.delta:g} is not below 1/{units}, one over {key}: it would "
+            f"privacy.delta = {privacy.delta:g} is above 1/{units}, one over {key}: it would "
             "allow to publish somebody's data outright",
             hint="lower privacy.delta",
         )

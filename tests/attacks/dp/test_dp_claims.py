@@ -162,13 +162,13 @@ def test_units_must_agree(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("privacy", "unit", "number"), [(ANCHORED, "example", 1000), (CLIENT, "client", 3)]
 )
-def test_delta_must_be_below_one_over_the_number_of_units(
+def test_delta_must_not_be_above_one_over_the_number_of_units(
     tiny: Tiny, privacy: dict[str, Any], unit: str, number: int
 ) -> None:
     config = tiny(privacy=privacy)
-    for delta, bad in ((1 / number, True), (0.5, True), (0.99 / number, False)):
+    for delta, bad in ((1.01 / number, True), (0.5, True), (1 / number, False)):
         found = reasons_against(replace(GOOD, unit=unit, delta=delta), config)
-        assert [f"not below 1/{number}" in reason for reason in found] == [True] * bad
+        assert [f"above 1/{number}" in reason for reason in found] == [True] * bad
 
 
 @pytest.mark.parametrize(
