@@ -207,23 +207,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows as Markdown."""
-    lines = [
-        "| data | shared | moments | ε | records | identification | by | membership TPR at 1 % "
-        "FPR | from two uploads | ε at least | accuracy |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        rate, twice, bound = (
-            "–" if value is None else f"{value:.2f}"
-            for value in (row.membership, row.differencing, row.epsilon_lower_bound)
-        )
-        lines.append(
-            f"| {row.data} | {row.share} | {row.moments} | {row.epsilon or '–'} | {row.records} "
-            f"| {row.identification:.2f} [{row.low:.2f}, {row.high:.2f}] | {row.attack} | {rate} "
-            f"| {twice} | {bound} | {'–' if row.accuracy is None else f'{row.accuracy:.1%}'} |"
-        )
+    """Rows as Markdown: one line per setting, one column per number of records.
+
+    A cell is identification from one upload, membership's TPR at 1 % FPR, and identification
+    from two uploads one record apart.
+    """
+    columns = list(dict.fromkeys(row.records for row in rows))
+    heads = ["data", "shared", "moments", "ε", *(f"n = {name}" for name in columns)]
+    heads += ["ε at least", "accuracy"]
+    lines = ["| " + " | ".join(heads) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
+    settings = dict.fromkeys((r.data, r.share, r.moments, r.epsilon) for r in rows)
+    for setting in settings:
+        own = {r.records: r for r in rows if (r.data, r.share, r.moments, r.epsilon) == setting}
+        some = next(iter(own.values()))
+        cells = [_cell(own[name]) if name in own else "" for name in columns]
+        data, share, moments, epsilon = setting
+        bound = "–" if some.epsilon_lower_bound is None else f"{some.epsilon_lower_bound:.1f}"
+        worth = "–" if some.accuracy is None else f"{some.accuracy:.1%}"
+        head = f"{epsilon:g}" if epsilon is not None else "–"
+        line = [data, share, moments, head, *cells, bound, worth]
+        lines.append("| " + " | ".join(line) + " |")
     return "\n".join(lines)
+
+
+def _cell(row: Row) -> str:
+    values = (row.identification, row.membership, row.differencing)
+    return ", ".join("–" if value is None else f"{100 * value:.0f}" for value in values)
 
 
 if __name__ == "__main__":
