@@ -168,10 +168,11 @@ def findings_of(
     strangers = [
         int(torch.randint(len(scores), (1,), generator=stream)) for scores in answers.others
     ]
+    members, others = answers.members, np.concatenate(answers.others)
     return [
         _identification(answers, plain, strangers, policy, confidence),
         _auc(answers, strangers, confidence),
-        *_rates(answers, policy, confidence),
+        *rates_of(members, others, policy, confidence, answers.common),
         *_pictures(answers, plain),
     ]
 
@@ -225,17 +226,26 @@ def _auc(answers: Answers, strangers: Sequence[int], confidence: float) -> Findi
     )
 
 
-def _rates(answers: Answers, policy: Policy, confidence: float) -> list[Finding]:
-    """True positives at low false-positive rates, where there are decoys enough to say."""
-    members, others, found = answers.members, np.concatenate(answers.others), []
+def rates_of(
+    members: Array, others: Array, policy: Policy, confidence: float, common: dict[str, Any]
+) -> list[Finding]:
+    """True positives at low false-positive rates, where there are non-members enough to say.
+
+    Args:
+        members: Scores [M].
+        others: Scores of non-members [N].
+        policy: Thresholds.
+        confidence: Of each interval.
+        common: Fields that the findings share, ``view`` among them.
+    """
+    found = []
     for rate, name in ((0.01, "tpr_at_1_percent_fpr"), (0.001, "tpr_at_0.1_percent_fpr")):
         if len(others) * rate < LEAST_ACCUSED:
             continue
         share = tpr_at_fpr(members, others, rate)
         low, high = proportion_interval(round(share * len(members)), len(members), confidence)
-        limit = None
-        if rate == DECIDING_RATE:
-            limit = policy.limit("membership", answers.common["view"])
+        decides = rate == DECIDING_RATE
+        limit = policy.limit("membership", common["view"]) if decides else None
         found.append(
             Finding(
                 metric=name,
@@ -245,7 +255,7 @@ def _rates(answers: Answers, policy: Policy, confidence: float) -> list[Finding]
                 null=rate,
                 threshold=limit,
                 passed=None if limit is None else low <= limit,
-                **answers.common,
+                **common,
             )
         )
     return found

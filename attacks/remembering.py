@@ -12,11 +12,11 @@ from fedvtc_edge.knowledge import from_anchor, from_features
 from fedvtc_edge.losses import Moments
 from fedvtc_edge.statistics import Array
 
-from .findings import DECIDING_RATE, LEAST_ACCUSED, Finding, Policy
-from .intervals import auc_interval, proportion_interval
+from .findings import Finding, Policy, rates_of
+from .intervals import auc_interval
 from .laboratory import Laboratory
 from .memorised import Parts, memorised
-from .scoring import auc, tpr_at_fpr
+from .scoring import auc
 from .seen import EVERYONE
 
 _MOST = 2000
@@ -86,24 +86,7 @@ def _membership(kind: str, inside: Array, outside: Array, policy: Policy) -> lis
     null = 0.5 if "calibrated" in kind else None
     value = auc(inside, outside)
     found = [Finding(metric="auc", value=value, low=low, high=high, null=null, **common)]
-    if len(outside) * DECIDING_RATE >= LEAST_ACCUSED:
-        share = tpr_at_fpr(inside, outside, DECIDING_RATE)
-        hits = round(share * len(inside))
-        low, high = proportion_interval(hits, len(inside), policy.confidence)
-        limit = policy.limit("membership", "device")
-        found.append(
-            Finding(
-                metric="tpr_at_1_percent_fpr",
-                value=share,
-                low=low,
-                high=high,
-                null=DECIDING_RATE,
-                threshold=limit,
-                passed=None if limit is None else low <= limit,
-                **common,
-            )
-        )
-    return found
+    return found + rates_of(inside, outside, policy, policy.confidence, common)
 
 
 def _parts(laboratory: Laboratory, client: str) -> Parts:
