@@ -71,7 +71,12 @@ def made(
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few and short inversions."""
+    """Few and short inversions, and a curve without noise; it has a test of its own."""
+
+    def short(lab: Laboratory, number: int) -> Any:
+        return curve(lab, number, epsilons=(None,))
+
+    monkeypatch.setattr(auditing_module, "curve", short)
     monkeypatch.setattr(reconstruction, "STEPS", 30)
     monkeypatch.setattr(reconstruction, "MOST", 22)
 
