@@ -67,7 +67,7 @@ def audit(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Audit:
-    """Attack a finished run as its adversaries could, and say whether its claim holds.
+    """Attack a finished run as its adversaries could, and try to refute its claim.
 
     Args:
         path: A run directory, a bundle's folder, or a file of published statistics.

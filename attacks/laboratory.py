@@ -111,6 +111,7 @@ class Laboratory:
         self.anchored = shared(self.config) == "anchored"
         self.design = design_of(self.config, self.classes)
         self._models: dict[str, Map] = {}
+        self._decoders: dict[str, Map | None] = {}
         self._populations: dict[Map, list[Population]] = {}
 
     @cached_property
@@ -221,9 +222,19 @@ class Laboratory:
             noise=float(seen.noise[label]),
             rounding=seen.rounding,
             extract=extract,
+            decode=self._decoder(seen),
             pairs=self._pairs(seen) if extract is None else None,
             population=None if extract is None else self._population(extract, label),
         )
+
+    def _decoder(self, seen: Seen) -> Map | None:
+        """ψ, which paints from the client's own features: who has the device, or was sent it."""
+        sent = seen.who == "server" and shared(self.config) == "features+decoder"
+        if self.anchored or seen.client == EVERYONE or not (sent or seen.who == "server+device"):
+            return None
+        if seen.client not in self._decoders:
+            self._decoders[seen.client] = self.run.decoder(seen.client, self.shape)
+        return self._decoders[seen.client]
 
     def _pairs(self, seen: Seen) -> Pairs | None:
         """A few public images whose features under the client's own g became known."""

@@ -44,11 +44,10 @@ class Decode:
         guesses: list[Guess | None] = []
         for case in cases:
             view = case.view
-            if view.extract is None:
-                guesses.append(None)
-                continue
-            decode = view.decode or fitted(view.extract, view.everyday)
-            guesses.append(_nearest(case, _decoded(decode, view)))
+            decode = view.decode
+            if decode is None and view.extract is not None:
+                decode = fitted(view.extract, view.everyday)
+            guesses.append(None if decode is None else _nearest(case, _decoded(decode, view)))
         return guesses
 
 

@@ -1,4 +1,4 @@
-"""``fedvtc-edge audit``: what a run gives away, and whether its claim holds."""
+"""``fedvtc-edge audit``: what a run gives away, and whether its claim can be refuted."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from fedvtc_edge.attacks.shadow import ridge
 from fedvtc_edge.attacks.staging import Path as Road
 from fedvtc_edge.attacks.staging import Stage, noise_of
 from fedvtc_edge.attacks.verdict import judge, policy_of
-from fedvtc_edge.attacks.view import Guess
+from fedvtc_edge.attacks.view import Case, Guess
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, RunError, UsageError
@@ -559,6 +559,28 @@ def test_a_shadow_sees_what_known_pairs_show(made: Callable[..., Path]) -> None:
     assert {finding.attack for finding in found} == {"shadow"}
     blind, _ = attempt(chosen(["decode"]), groups, Policy(), seed=0, progress=SilentProgress())
     assert blind == []
+
+
+@pytest.mark.parametrize("share", ["features", "features+decoder"])
+def test_who_has_the_decoder_decodes_with_it(made: Callable[..., Path], share: str) -> None:
+    lab = laboratory(made(method={"share": share, "rounds": 1}))
+    for seen in lab.observed():
+        if seen.who not in ("server", "server+device"):
+            continue
+        label = int(seen.count.argmax())
+        view = lab.view(seen, label, lab.extractor(seen))
+        has = share == "features+decoder" or seen.who == "server+device"
+        assert (view.decode is not None) == has
+        [guess] = Decode().guess([Case(view, view.public)], STREAM)
+        assert (guess is not None) == has
+        if guess is None:
+            continue
+        decoder = lab.run.decoder(seen.client, lab.shape)
+        assert decoder is not None
+        with torch.no_grad():
+            painted = decoder(torch.from_numpy(view.mean).float()[None])[0].clamp(0, 1)
+        assert guess.picture is not None
+        torch.testing.assert_close(guess.picture, painted)
 
 
 def test_sizes_tell_nothing(made: Callable[..., Path], tmp_path: Path) -> None:
