@@ -13,6 +13,7 @@ from fedvtc_edge.progress import Progress
 from .differencing import Differencing
 from .exact import ExactRecovery
 from .findings import Answers, Finding, Policy, findings_of
+from .intervals import bonferroni
 from .laboratory import Laboratory, Trial
 from .membership import Membership, SecondMoments
 from .reconstruction import Decode, Inversion
@@ -149,7 +150,7 @@ def attempt(
                 examples += _examples(attack.name, group, guesses)
             progress.advance(f"{attack.name}, {group.name}")
     progress.close()
-    confidence = 1 - (1 - policy.confidence) / max(2 * len(answered), 1)
+    confidence = bonferroni(policy.confidence, max(2 * len(answered), 1))
     found = [
         finding
         for answers in answered
