@@ -116,7 +116,7 @@ def control_alone(config: Config) -> dict[str, float]:
     with deterministic():
         compute = Compute.of(config.engine)
         method = assemble(config, data, compute, lambda *_: None)
-        method.open()
+        method.open(method.federation.clients)
         scores = method.control(as_images(data.x_test, compute.device))
     assert scores is not None
     right = scores.argmax(1) == torch.from_numpy(data.y_test.copy())

@@ -12,6 +12,8 @@ from .client import Client
 from .compute import Compute
 from .config import Config
 from .data import Dataset, partition
+from .devices.fleet import Place, fleet
+from .errors import ConfigError
 from .evaluation import as_images
 from .masked import MaskedSums
 from .methods import METHODS, Federation, Method
@@ -79,24 +81,25 @@ def client_ids(config: Config) -> list[str]:
 
 
 def clients(config: Config, data: Dataset, compute: Compute, *, decoders: bool) -> list[Client]:
-    """Deal the training data out; architectures and devices are given in turn.
+    """Deal the training data out; who sits out takes its part of them along.
 
     Raises:
-        ConfigError: An unknown architecture.
+        ConfigError: An unknown architecture or device, or devices of which none can train.
         DataError: Too few samples for so many clients.
     """
-    settings = config.clients
     parts = partition(
         data.y_train,
-        clients=settings.count,
+        clients=config.clients.count,
         classes=data.classes,
         settings=config.data,
         seed=seed_of(config.seed, "partition"),
     )
     height, _, channels = data.image_shape
     shape, latent, made = ImageShape(height, channels), config.method.latent, []
-    for index, (name, part) in enumerate(zip(client_ids(config), parts, strict=True)):
-        architecture = settings.architectures[index % len(settings.architectures)]
+    for place, part in zip(places(config, data), parts, strict=True):
+        name, architecture = place.client, place.architecture
+        if architecture is None:
+            continue
         model = build(
             architecture,
             shape,
@@ -112,9 +115,7 @@ def clients(config: Config, data: Dataset, compute: Compute, *, decoders: bool) 
             Client(
                 id=name,
                 architecture=architecture,
-                device_profile=(
-                    settings.devices[index % len(settings.devices)] if settings.devices else None
-                ),
+                device_profile=place.profile.name if place.profile else None,
                 images=as_images(data.x_train[part], compute.device),
                 labels=torch.from_numpy(data.y_train[part]).to(compute.device),
                 classes=data.classes,
@@ -125,4 +126,19 @@ def clients(config: Config, data: Dataset, compute: Compute, *, decoders: bool) 
                 seed=config.seed,
             )
         )
+    if not made:
+        raise ConfigError(
+            f"clients.devices = {list(config.clients.devices)!r:.200}: no client can train",
+            hint="see what fits: fedvtc-edge plan --device NAME",
+        )
     return made
+
+
+def places(config: Config, data: Dataset) -> list[Place]:
+    """Every client's device and the architecture that it can train.
+
+    Raises:
+        ConfigError: An unknown architecture or device.
+    """
+    height, _, channels = data.image_shape
+    return fleet(config, client_ids(config), ImageShape(height, channels), data.classes)

@@ -133,7 +133,9 @@ class ServerSettings(_Table):
 
     minimum_contributors: int = Field(default=1, ge=1, le=10_000)
     trim: float = Field(default=0.0, ge=0, lt=0.5)
-    quorum: float = Field(default=1.0, gt=0, le=1, description="share of the cohort")
+    quorum: float | None = Field(
+        default=None, gt=0, le=1, description="share of the cohort; unset is all that take part"
+    )
 
 
 class EngineSettings(_Table):

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from .admission import unheard
-from .assembly import assemble, clients
+from .assembly import assemble, clients, places
 from .checks import check_settings
 from .compute import Compute, deterministic
 from .config import Config
 from .data import Dataset, load_dataset
 from .devices import DeviceProfile
+from .engine.attendance import Attendance
 from .engine.local import LocalEngine
 from .errors import RunError
 from .evaluation import TestSet, as_images
@@ -120,10 +121,14 @@ def _run(
         if with_twins and config.method.name not in _NO_TWINS:
             twins = clients(config, data, compute, decoders=False)
         test = TestSet(as_images(data.x_test, compute.device), torch.from_numpy(data.y_test.copy()))
+        fleet = places(config, data)
+        taking_part = {client.id for client in method.federation.clients}
+        profiles = {p.client: p.profile for p in fleet if p.profile and p.client in taking_part}
         engine = LocalEngine(
             method,
             twins,
             test,
+            attendance=Attendance(method, profiles),
             keep=directory.save if directory else _forget,
             progress=progress,
         )
@@ -137,7 +142,7 @@ def _run(
             engine.run()
         finally:
             progress.close()
-        summary = summarise(engine, data)
+        summary = summarise(engine, data, fleet)
         # All rounds are done and kept: nothing will be noised or opened again.
         releases.forget_secrets()
         method.federation.transport.end()

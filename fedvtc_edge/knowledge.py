@@ -74,6 +74,11 @@ class Knowledge:
         return classes[order[:count]].to(self.codes.mean.device)
 
 
+def blank(classes: int, latent: int, *, device: torch.device) -> Knowledge:
+    """The data-independent codes, of classes that all are known: what needs no statistics."""
+    return Knowledge(_codes(classes, latent, device), torch.ones(classes, dtype=torch.bool))
+
+
 def from_features(world: GlobalStatistics, *, device: torch.device) -> Knowledge:
     """Codes as published: prototypes and stds of the clients' own features."""
     return Knowledge(_moments(world, device), torch.from_numpy(world.present))
@@ -87,11 +92,7 @@ def from_anchor(
     The codes need no upload: any fixed, well-separated points do, because each
     client's own KL term moves its features there (measured, docs/decisions/0002).
     """
-    mean = class_codes(world.mean.shape[0], latent)
-    codes = Moments(
-        torch.from_numpy(mean.astype(np.float32)).to(device),
-        torch.full(mean.shape, CODE_STD, device=device),
-    )
+    codes = _codes(world.mean.shape[0], latent, device)
     spread = np.square(world.std[world.present]).mean(0) + world.mean[world.present].var(0)
     scale = np.sqrt(np.maximum(spread, LEAST_SPREAD**2)).astype(np.float32)
     return Knowledge(
@@ -120,6 +121,12 @@ def class_codes(classes: int, latent: int) -> Array:
         points -= points.mean(1, keepdims=True)
     codes: Array = (points / np.linalg.norm(points, axis=0)).T * latent**0.5
     return codes
+
+
+def _codes(classes: int, latent: int, device: torch.device) -> Moments:
+    mean = class_codes(classes, latent).astype(np.float32)
+    std = torch.full(mean.shape, CODE_STD, device=device)
+    return Moments(torch.from_numpy(mean).to(device), std)
 
 
 def _moments(world: GlobalStatistics, device: torch.device) -> Moments:

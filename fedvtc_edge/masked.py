@@ -150,6 +150,11 @@ def from_vector(
     return statistics, np.rint(presence).astype(np.int64)
 
 
+def vector_size(classes: int, width: int, *, pooled: bool) -> int:
+    """How many numbers :func:`to_vector` makes."""
+    return classes * (2 + width) + (width * (width + 1) // 2 if pooled else classes * width)
+
+
 def vector_bound() -> int:
     """The masked sum's public bound for :func:`to_vector`, in steps of the grid."""
     return grid_bound(LARGEST_SUM, scale_bits=SCALE_BITS)

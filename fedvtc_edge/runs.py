@@ -293,7 +293,7 @@ def public_name(config: Config) -> str:
 
 
 def _toml(config: Config) -> bytes:
-    return tomli_w.dumps(config.model_dump(mode="json")).encode()
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode()
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from .data import Dataset
+from .devices.fleet import Place, notes
 from .engine.local import LocalEngine
 from .evaluation import averages
 from .memory import training_megabytes
@@ -21,8 +23,9 @@ _PICTURE_BYTES = 8_000_000
 """About how many painted pixels samples.npz may hold; at least one picture a class."""
 
 
-def summarise(engine: LocalEngine, data: Dataset) -> dict[str, Any]:
+def summarise(engine: LocalEngine, data: Dataset, fleet: Sequence[Place]) -> dict[str, Any]:
     """``summary.json`` of interface.md; accuracies are fractions on the global test set."""
+    places, spans = {place.client: place for place in fleet}, virtual(engine.records)
     method, federation = engine.method, engine.federation
     config, last = federation.config, engine.records[-1]
     account = engine.account
@@ -35,6 +38,7 @@ def summarise(engine: LocalEngine, data: Dataset) -> dict[str, Any]:
             {
                 "id": client.id,
                 "architecture": client.architecture,
+                "architecture_wanted": places[client.id].wanted,
                 "device": client.device_profile,
                 "samples": len(client.images),
                 "classes_present": int(client.present.sum()),
@@ -45,7 +49,7 @@ def summarise(engine: LocalEngine, data: Dataset) -> dict[str, Any]:
                 "download_bytes": spent["down"],
                 "peak_memory_mb": round(training_megabytes(client.model, client.decoder, batch), 2),
                 "seconds": round(spent["seconds"], 3),
-                "seconds_virtual": None,
+                **spans.get(client.id, {"seconds_virtual": None, "rounds_missed": None}),
             }
         )
     means = averages(records)
@@ -73,6 +77,12 @@ def summarise(engine: LocalEngine, data: Dataset) -> dict[str, Any]:
         "rounds": config.method.rounds,
         "class_names": list(data.class_names),
         "clients": records,
+        "sat_out": [
+            {"id": place.client, "architecture": place.wanted, "device": place.profile.name}
+            for place in fleet
+            if place.architecture is None and place.profile
+        ],
+        "notes": notes(fleet),
         **means,
         "accuracy_control": last["accuracy_control"],
         "gain": (means["accuracy_mean"] or 0.0) - alone,
@@ -90,10 +100,27 @@ def summarise(engine: LocalEngine, data: Dataset) -> dict[str, Any]:
         "privacy_mechanism": claim.mechanism if claim else None,
         "privacy_covers": covers(config) if claim else None,
         "seconds": round(seconds, 3),
+        "seconds_virtual": last["clock"][-1]["end"] if "clock" in last else None,
         "samples_per_second": round(
             sum(spent["samples"] for spent in account.values()) / max(busy, 1e-9), 1
         ),
     }
+
+
+def virtual(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Simulated seconds at work and rounds missed of each client; empty without devices."""
+    found: dict[str, dict[str, Any]] = {}
+    turns = [turn for record in records for turn in record.get("clock", ())]
+    for turn in turns:
+        for name, line in turn["clients"].items():
+            own = found.setdefault(name, {"seconds_virtual": 0.0, "rounds_missed": {}})
+            own["seconds_virtual"] += line["download"] + line["compute"] + line["upload"]
+            if line["outcome"] != "done":
+                missed = own["rounds_missed"]
+                missed[line["outcome"]] = missed.get(line["outcome"], 0) + 1
+    for own in found.values():
+        own["seconds_virtual"] = round(own["seconds_virtual"], 3)
+    return found
 
 
 def pictures(method: Method, data: Dataset) -> dict[str, NDArray[np.uint8]]:

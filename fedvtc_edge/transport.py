@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from .config import TransportSettings
 from .context import Context
-from .sealing import Identity, Inbox, TrustList, seal, unseal
+from .sealing import Identity, Inbox, TrustList, overhead, seal, unseal
 from .sealing.suites import DEFAULT
 
 FOLDER = "parties"
@@ -37,6 +37,10 @@ class Delivery(NamedTuple):
 class Transport(Protocol):
     """Carries one upload at a time."""
 
+    @property
+    def overhead(self) -> int:
+        """Bytes that travel beside each upload's own."""
+
     def carry(self, payload: bytes, context: Context) -> Delivery:
         """Bring ``payload`` from the client that ``context`` names to the server."""
 
@@ -59,6 +63,11 @@ class Plain:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
+
+    @property
+    def overhead(self) -> int:
+        """None."""
+        return 0
 
     def carry(self, payload: bytes, context: Context) -> Delivery:
         """The same bytes."""
@@ -141,6 +150,11 @@ class Sealed:
         self.parties = parties
         self._run = run
         self._folder = folder
+
+    @property
+    def overhead(self) -> int:
+        """Of an envelope to the server."""
+        return overhead(self.parties.server.public)
 
     @cached_property
     def inbox(self) -> Inbox | None:

@@ -32,8 +32,8 @@ from fedvtc_edge.errors import GateError, RunError
 
 Tiny = Callable[..., Config]
 
-COMMANDS = ["audit", "classify", "compare", "devices", "export", "keys"]
-COMMANDS += ["refresh", "report", "run", "synthesize", "verify"]
+COMMANDS = ["audit", "bench", "classify", "compare", "devices", "export", "keys"]
+COMMANDS += ["plan", "refresh", "report", "run", "synthesize", "verify"]
 
 CLIENT = {
     "id": "00",
@@ -62,6 +62,7 @@ SUMMARY = {
     "accuracy_calibrated_mean": 0.985,
     "accuracy_control": 0.994,
     "upload_bytes_total": 76_800,
+    "seconds_virtual": None,
     "epsilon": None,
     "delta": None,
     "privacy_unit": None,
@@ -188,14 +189,14 @@ def test_every_command_explains_itself(call: Call, command: str) -> None:
     [
         ("rnu", "unknown command 'rnu'", "did you mean run?"),
         ("device", "unknown command 'device'", "did you mean devices?"),
-        ("zzz", "unknown command 'zzz'", "commands: audit, classify, compare, devices, export"),
+        ("zzz", "unknown command 'zzz'", "commands: audit, bench, classify, compare, devices"),
         ("--verison", "unknown option --verison", "did you mean --version?"),
         ("--zzz", "unknown option --zzz", "see fedvtc-edge --help"),
         ("run --sed 1", "unknown option --sed", "did you mean --set?"),
         ("run --set", "'--set' requires an argument", "see fedvtc-edge run --help"),
         ("run a.toml b.toml", "unexpected extra argument", "see fedvtc-edge run --help"),
         ("run --engine flowr", "'flowr' is not one of 'local', 'flower'", "fedvtc-edge run --help"),
-        (" run", "unknown command ''", "commands: audit, classify"),
+        (" run", "unknown command ''", "commands: audit, bench, classify"),
         ("report", "Missing argument 'RUN'", "see fedvtc-edge report --help"),
     ],
 )
@@ -257,7 +258,9 @@ def test_it_is_an_ordinary_click_group() -> None:
 @pytest.fixture
 def settings(tmp_path: Path, tiny: Tiny) -> str:
     """Name, in the current directory of ``call``, of a tiny configuration."""
-    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(tiny().model_dump(mode="json")))
+    (tmp_path / "tiny.toml").write_text(
+        tomli_w.dumps(tiny().model_dump(mode="json", exclude_none=True))
+    )
     return "tiny.toml"
 
 
@@ -274,8 +277,10 @@ def test_a_real_run(call: Call, settings: str, tmp_path: Path) -> None:
     assert lines[5] == f"mean accuracy, f_k alone: {100 * summary['accuracy_mean']:.1f} %"
     assert lines[9].startswith("digits, fedvtc, 3 rounds, seed 0: ")
     assert lines[9].endswith(f"{summary['upload_bytes_total'] / 1000:.1f} kB up")
-    assert lines[10] == "privacy: none claimed (Not differentially private)"
-    assert lines[11] == "run: there"
+    simulated = f"modelled: {summary['seconds_virtual']:.1f} s; turns missed: "
+    assert lines[10].startswith(f"simulated time on the devices, {simulated}")
+    assert lines[11] == "privacy: none claimed (Not differentially private)"
+    assert lines[12] == "run: there"
     progress = answer.err.splitlines()
     assert progress[0] == "rounds: 3 to do"
     assert [line.split(" f_k ")[0] for line in progress[1:]] == [

@@ -409,7 +409,7 @@ for number, (place, when) in enumerate([*moments, (None, None)]):
 def killed_at(moments: list[tuple[str, str]], config: Config, tmp_path: Path) -> Path:
     """A run that was killed at each moment and taken up again, finished; copies are beside it."""
     file, out = tmp_path / "tiny.toml", tmp_path / "run"
-    file.write_text(tomli_w.dumps(config.model_dump(mode="json")))
+    file.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
     words = [sys.executable, str(script), str(file), str(out), json.dumps(moments)]

@@ -468,7 +468,7 @@ def test_a_full_disk_costs_one_round(
             write_atomic(path, data, **options)
 
     file, out = tmp_path / "tiny.toml", tmp_path / "run"
-    file.write_text(tomli_w.dumps(tiny().model_dump(mode="json")))
+    file.write_text(tomli_w.dumps(tiny().model_dump(mode="json", exclude_none=True)))
     with monkeypatch.context() as patched:
         patched.setattr(runs, "write_atomic", at_the_second)
         with pytest.raises(SystemExit) as left:
@@ -625,7 +625,7 @@ MOMENTS = (0, 1, 8)
 def test_kill_minus_nine(tiny: Tiny, tmp_path: Path, contents: Contents, quick: None) -> None:
     config = tiny(method={"share": "features+decoder", "rounds": 12}, clients={"cohort": 0.67})
     file = tmp_path / "tiny.toml"
-    file.write_text(tomli_w.dumps(config.model_dump(mode="json")))
+    file.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
     run(config, out=tmp_path / "whole")
     expected = contents(tmp_path / "whole")
     chance = random.Random(9)

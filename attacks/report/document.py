@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from fedvtc_edge.errors import RunError
-from fedvtc_edge.report.reading import Amount, Count, Fraction, Record
+from fedvtc_edge.report.records import Amount, Count, Fraction, Record
 
 SCHEMA = 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +135,21 @@ def _print_summary(summary: dict[str, Any]) -> None:
         f"seed {summary['seed']}: {summary['seconds']:.1f} s, "
         f"{common.kilobytes(summary['upload_bytes_total'])} kB up"
     )
+    for line in _clock(summary):
+        click.echo(line)
     click.echo(f"privacy: {_privacy(summary)}")
+
+
+def _clock(summary: dict[str, Any]) -> list[str]:
+    """What the devices made of the run; nothing where the settings name none."""
+    if summary["seconds_virtual"] is None:
+        return []
+    missed = Counter[str]()
+    for client in summary["clients"]:
+        missed.update(client["rounds_missed"] or {})
+    told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(missed.items()))
+    simulated = f"simulated time on the devices, modelled: {summary['seconds_virtual']:.1f} s"
+    return [*summary["notes"], f"{simulated}; turns missed: {told or 'none'}"]
 
 
 def _privacy(summary: dict[str, Any]) -> str:

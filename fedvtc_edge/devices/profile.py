@@ -7,12 +7,13 @@ Nothing here imports torch, numpy or onnxruntime: a device can list the profiles
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -69,7 +70,8 @@ class DeviceProfile(_Frozen):
     ``fp32_gflops`` is the peak of all cores together; ``efficiency`` the share of it
     that a well-written kernel reaches; ``availability`` the share of rounds in which
     the device can be reached; ``dropout`` the share of started rounds it does not
-    finish.
+    finish; ``deadline_s`` the seconds after a round's start by which its upload must
+    have arrived, None waits for ever.
     """
 
     name: str = Field(pattern=rf"^{_NAME.pattern}$")
@@ -85,10 +87,12 @@ class DeviceProfile(_Frozen):
     efficiency: Share | None = None
     memory_gbps: Figure | None = None
     node_overhead_us: Figure | None = None
+    torch_overhead_us: Figure | None = None
     network_up_mbps: Figure | None = None
     network_down_mbps: Figure | None = None
     availability: Share | None = None
     dropout: Share | None = None
+    deadline_s: Figure | None = None
     anchors: Annotated[tuple[Anchor, ...], Field(strict=False, max_length=100)] = ()
 
     @model_validator(mode="after")
@@ -129,6 +133,16 @@ class DeviceProfile(_Frozen):
         with resources.as_file(_folder() / f"{name}.toml") as path:
             return cls._read(path)
 
+    def to_toml(self) -> str:
+        """The profile as a file that :meth:`load` reads back; what is None is left out."""
+        kept = self.model_dump(exclude_none=True, exclude={"anchors"})
+        lines = [f"{key} = {_toml(value)}" for key, value in kept.items() if value != ""]
+        for anchor in self.anchors:
+            lines += ["", "[[anchors]]"]
+            fields = anchor.model_dump(exclude_none=True)
+            lines += [f"{key} = {_toml(value)}" for key, value in fields.items()]
+        return "\n".join([*lines, ""])
+
     @classmethod
     def _read(cls, path: Path) -> DeviceProfile:
         document = read_toml(path)
@@ -142,6 +156,30 @@ def profile_names() -> tuple[str, ...]:
     """The names of the shipped profiles, sorted."""
     files = (Path(file.name) for file in _folder().iterdir())
     return tuple(sorted(file.stem for file in files if file.suffix == ".toml"))
+
+
+def check_name(name: str) -> None:
+    """Refuse what no profile can be called.
+
+    Raises:
+        ConfigError: Something else than small letters, digits and hyphens.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"name {name!r:.80}: expected small letters, digits and hyphens, 63 at most",
+            hint="for example: my-gateway-2",
+        )
+
+
+def _toml(value: Any) -> str:
+    """One value of a profile. tomli_w is not installed on devices, and JSON is nearly TOML."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_toml(inner)}' for key, inner in value.items())} }}"
+    if isinstance(value, str):
+        # ASCII escapes would split what lies beyond U+FFFF in two, which TOML forbids, as it
+        # does the one control character that JSON lets stand.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
 
 
 def _folder() -> Traversable:

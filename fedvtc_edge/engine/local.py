@@ -17,6 +17,8 @@ from fedvtc_edge.progress import Progress
 from fedvtc_edge.runs import Checkpoint
 from fedvtc_edge.streams import generator
 
+from .attendance import Attendance, Turn, attended
+
 Keep = Callable[[Checkpoint], None]
 
 
@@ -27,6 +29,7 @@ class LocalEngine:
         method: What happens in a round.
         twins: Local-only doubles of the clients; trained beside them as the control.
         test: Read after each round.
+        attendance: Who takes part in which round.
         keep: Called with the state after each round.
         progress: Told of each round.
     """
@@ -37,6 +40,7 @@ class LocalEngine:
         twins: Sequence[Client],
         test: TestSet,
         *,
+        attendance: Attendance | None = None,
         keep: Keep,
         progress: Progress,
     ) -> None:
@@ -44,6 +48,7 @@ class LocalEngine:
         self.federation = method.federation
         self.twins = twins
         self.test = test
+        self.attendance = attendance or Attendance(method, {})
         self.records: list[dict[str, Any]] = []
         self._keep = keep
         self._progress = progress
@@ -88,6 +93,7 @@ class LocalEngine:
             traffic = self.federation.traffic[client.id]
             traffic.up, traffic.down = spent["up"], spent["down"]
         self.records = list(state.records)
+        self.attendance.go_on(self.records)
         self.method.done = len(self.records)
         self.method.restore(state.published)
 
@@ -100,16 +106,23 @@ class LocalEngine:
             self._progress.advance(_note(record))
         for number in range(done + 1, rounds + 1):
             before, begin = self.account, time.perf_counter()
-            if number == 1:
-                self.method.open()
-            cohort = self._cohort(number)
-            self.method.round(number, cohort)
+            opening = self._open() if number == 1 else []
+            turn = self.attendance.round(number, self._cohort(number))
+            self.federation.missing = turn.missing
+            if turn.present:
+                self.method.round(number, turn.present)
             self.method.done = number
-            members = {client.id for client in cohort}
+            members = {client.id for client in turn.present}
             for twin in self.twins:
                 if twin.id in members:
                     twin.train(number)
-            self._finish_round(number, members, before, time.perf_counter() - begin)
+            self._finish_round(number, opening, turn, before, time.perf_counter() - begin)
+
+    def _open(self) -> list[Turn]:
+        present, turns = self.attendance.opening()
+        self.federation.missing = len(self.federation.clients) - len(present)
+        self.method.open(present)
+        return turns
 
     def _cohort(self, number: int) -> list[Client]:
         """A fixed share of the clients, drawn anew each round, in the order of their ids."""
@@ -120,10 +133,15 @@ class LocalEngine:
         return [clients[index] for index in sorted(drawn[:size].tolist())]
 
     def _finish_round(
-        self, number: int, members: set[str], before: dict[str, Any], seconds: float
+        self,
+        number: int,
+        opening: Sequence[Turn],
+        turn: Turn,
+        before: dict[str, Any],
+        seconds: float,
     ) -> None:
         clients, control = evaluate(self.method, self.twins, self.test)
-        after = self.account
+        after, members = self.account, {client.id for client in turn.present}
         for record in clients:
             old, new = before[record["id"]], after[record["id"]]
             record["took_part"] = record["id"] in members
@@ -138,6 +156,8 @@ class LocalEngine:
             "seconds": round(seconds, 4),
             "clients": clients,
         }
+        if turn.record is not None:
+            record["clock"] = [*(one.record for one in opening), turn.record]
         self.records.append(record)
         tensors = {
             f"{prefix}/{name}": value.detach().cpu().contiguous()
@@ -170,4 +190,4 @@ def _note(record: dict[str, Any]) -> str:
         )
         if record.get(key) is not None
     ]
-    return ", ".join(parts)
+    return ", ".join(parts + attended(record))

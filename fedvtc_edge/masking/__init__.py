@@ -9,6 +9,7 @@ in ``docs/masking.md``.
 from .client import MaskingClient
 from .errors import MaskingError
 from .fixed import decode_fixed, encode_fixed, grid_bound
+from .messages import traffic_of
 from .plan import LARGEST_BOUND, Plan, Step, threshold_of
 from .server import MaskedSum, MaskingServer
 from .simulation import run_masked_sum
@@ -26,4 +27,5 @@ __all__ = [
     "grid_bound",
     "run_masked_sum",
     "threshold_of",
+    "traffic_of",
 ]

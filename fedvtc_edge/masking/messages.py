@@ -159,3 +159,18 @@ SIZES = {
     Kind.ARRIVED: 0,
 }
 """Bytes of one entry, by kind."""
+
+
+def traffic_of(clients: int, size: int, bound: int) -> tuple[int, int]:
+    """Bytes that each client sends, in five messages, and gets in a sum that nobody leaves.
+
+    Args:
+        clients: Number K of clients that are invited.
+        size: Numbers of each vector.
+        bound: Largest magnitude of one number.
+    """
+    others, members, word = clients - 1, -(-clients // 8), 4 if clients * bound < 2**31 else 8
+    between = others * (SEALED_BYTES + TAG_BYTES)
+    up = ADVERT_BYTES + between + size * word + clients * SHARE_BYTES
+    down = clients * ADVERT_BYTES + between + 4 * members
+    return up + 5 * HEADER_BYTES, down + 4 * HEADER_BYTES

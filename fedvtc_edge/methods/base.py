@@ -16,10 +16,11 @@ from fedvtc_edge.client import Client, in_chunks
 from fedvtc_edge.compute import Compute
 from fedvtc_edge.config import Config
 from fedvtc_edge.context import Context
+from fedvtc_edge.devices.rehearsal import Load
 from fedvtc_edge.errors import EnvelopeError
 from fedvtc_edge.knowledge import Knowledge
 from fedvtc_edge.masked import MaskedSums, Total, from_vector, to_vector, vector_bound
-from fedvtc_edge.masking import LARGEST_BOUND
+from fedvtc_edge.masking import LARGEST_BOUND, MaskingError, threshold_of
 from fedvtc_edge.models.registry import ImageShape
 from fedvtc_edge.privacy.design import Array, Design
 from fedvtc_edge.privacy.release import Integers
@@ -78,6 +79,8 @@ class Federation:
 
     def __post_init__(self) -> None:
         self.traffic = {client.id: Traffic() for client in self.clients}
+        self.missing = 0
+        """Clients that the round under way is for and that cannot take part in it."""
 
     def context(self, client: Client, number: int, kind: str) -> Context:
         """What an upload of a client in round ``number`` belongs to."""
@@ -180,7 +183,14 @@ class Federation:
         return self.server.publish_sum(summed, number, total.heard, quorum=quorum, floor=floor)
 
     def _add(self, vectors: Mapping[Context, Integers], bound: int) -> Total:
+        """The masked sum; of too few clients it would show more of each than was agreed on."""
         assert self.masked is not None
+        least = threshold_of(self.config.group)
+        if len(vectors) < least:
+            raise MaskingError(
+                f"{len(vectors)} of {self.config.group} clients in a masked sum, expected {least}",
+                hint="two thirds must be there: masks and shares of noise are made for so many",
+            )
         own = {context.sender: vector for context, vector in vectors.items()}
         total = self.masked.add(own, next(iter(vectors)), bound=bound)
         for client, spent in total.traffic.items():
@@ -189,8 +199,11 @@ class Federation:
         return total
 
     def quorum(self, cohort: Sequence[Client]) -> int:
-        """How many of a cohort must be heard."""
-        return quorum_of(self.config.server.quorum, len(cohort))
+        """How many of a cohort must be heard: all that take part, or a share of all it is for."""
+        share = self.config.server.quorum
+        if share is None:
+            return len(cohort)
+        return quorum_of(share, len(cohort) + self.missing)
 
     def broadcast(self, size: int, to: Sequence[Client] | None = None) -> None:
         """Count ``size`` published bytes for every client that downloads them."""
@@ -213,8 +226,12 @@ class Method(ABC):
         self.done = 0
         """Rounds behind it, as the engine counts them."""
 
-    def open(self) -> None:  # noqa: B027  (most methods have nothing to do before round 1)
-        """What happens once, before the first round."""
+    def open(self, cohort: Sequence[Client]) -> None:  # noqa: B027  (most methods do nothing)
+        """What happens once, before the first round, with all clients that can be reached."""
+
+    def load(self, client: Client, number: int) -> Load:
+        """What round ``number`` asks of a client's device; 0 is what :meth:`open` does."""
+        return Load()
 
     def restore(self, published: dict[str, bytes]) -> None:
         """Take up again what an earlier process published."""

@@ -57,9 +57,9 @@ class ClientLevelFedVTC(FedVTC):
             f"features per class of the public list{what}"
         ]
 
-    def _open_privately(self, anchor: Anchor, design: Design) -> None:
+    def _open_privately(self, anchor: Anchor, design: Design, cohort: Sequence[Client]) -> None:
         about = centre(anchor, self.federation.shape)
-        self._release(0, "anchor", self.federation.clients, lambda _: anchor, about, None)
+        self._release(0, "anchor", cohort, lambda _: anchor, about, None)
 
     def _share_features(self, number: int, cohort: Sequence[Client]) -> None:
         self._release(

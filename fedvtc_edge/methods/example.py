@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from fedvtc_edge import wire
 from fedvtc_edge.client import Client, one_by_one
 from fedvtc_edge.context import Context
+from fedvtc_edge.devices.rehearsal import Task
 from fedvtc_edge.knowledge import CODE_STD, Knowledge
 from fedvtc_edge.privacy.dpsgd import check_private
 from fedvtc_edge.privacy.release import release
@@ -64,6 +66,13 @@ class ExampleFedVTC(FedVTC):
         if self.share == "features":
             return [own]
         return [own, "every round: all weights of its decoder, trained by DP-SGD"]
+
+    def _training(self, client: Client) -> Iterable[Task]:
+        """Steps on random samples, charged as ordinary ones: per-example gradients cost more."""
+        expected = self.schedule.rate * len(client.images)
+        for task in super()._training(client):
+            return [replace(task, size=expected, steps=self.schedule.train_steps)]
+        return []
 
     def _train(self, client: Client, number: int) -> None:
         with client.working():

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from fedvtc_edge import wire
 from fedvtc_edge.client import Client, in_chunks
+from fedvtc_edge.devices.rehearsal import Load
 from fedvtc_edge.losses import Moments
 from fedvtc_edge.statistics import GlobalStatistics
 
 from .base import Federation, Method
+from .load import Bytes, one_pass, random_batches, statistics_bytes
 from .supervised import matched_steps
 
 PULL = 1.0
@@ -51,6 +54,20 @@ class FedProto(Method):
         data = federation.publish_statistics(measured, quorum=federation.quorum(cohort))
         federation.broadcast(len(data))
         self.restore({"prototypes": data})
+
+    def load(self, client: Client, number: int) -> Load:
+        """Training with the pull, and prototypes up and down; nothing before the first round."""
+        if number == 0:
+            return Load()
+        steps = matched_steps(self.federation, client, number)
+        training = random_batches(client, steps, len(client.images))
+        up, down = self._round_bytes
+        return Load((training, one_pass(client, Client.measure)), down, up)
+
+    @cached_property
+    def _round_bytes(self) -> Bytes:
+        width = self.federation.config.method.latent
+        return statistics_bytes(self.federation, width, pooled=False)
 
     def _prior(self) -> Moments | None:
         """Prototypes with the std at which the KL pull, 1/(2σ²), is the squared distance."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, partial
 
 from torch import Tensor
 
@@ -11,13 +11,15 @@ from fedvtc_edge import wire
 from fedvtc_edge.anchor import Anchor, centre
 from fedvtc_edge.client import Client, in_chunks
 from fedvtc_edge.context import Context
-from fedvtc_edge.knowledge import Knowledge, from_anchor, from_features
+from fedvtc_edge.devices.rehearsal import Load, Task
+from fedvtc_edge.knowledge import Knowledge, blank, from_anchor, from_features
 from fedvtc_edge.privacy.design import Design
 from fedvtc_edge.privacy.plan import design_of
 from fedvtc_edge.streams import seed_of
 from fedvtc_edge.training.finetuning import steps_in
 
 from .base import Federation, Method
+from .load import Bytes, epochs, one_pass, release_bytes, statistics_bytes, weights_bytes
 
 KL = 0.1
 """Weight of the pull toward prototypes; the pull itself is divided by 2σ²."""
@@ -51,20 +53,20 @@ class FedVTC(Method):
             anchor = Anchor(federation.shape, width, seed)
             self.anchor = anchor.to(federation.compute.device)
 
-    def open(self) -> None:
-        """Anchored: everyone uploads once, whatever the cohorts later are."""
+    def open(self, cohort: Sequence[Client]) -> None:
+        """Anchored: everyone that can uploads once, whatever the cohorts later are."""
         if self.anchor is None:
             return
         if self.design is not None:
-            self._open_privately(self.anchor, self.design)
+            self._open_privately(self.anchor, self.design, cohort)
             return
         anchor, federation = self.anchor, self.federation
         pooled = federation.config.method.moments == "covariance"
         measured = (
             (federation.context(client, 0, "anchor"), client.measure_anchor(anchor, pooled=pooled))
-            for client in federation.clients
+            for client in cohort
         )
-        quorum = federation.quorum(federation.clients)
+        quorum = federation.quorum(cohort)
         self._publish("anchor", federation.publish_statistics(measured, quorum=quorum))
 
     def restore(self, published: dict[str, bytes]) -> None:
@@ -99,6 +101,20 @@ class FedVTC(Method):
             steps = steps_in(number, rounds, client.settings)
             if steps:
                 self._finetune(client, number, world, steps)
+
+    def load(self, client: Client, number: int) -> Load:
+        """Statistics once or in each round, and the phases around them."""
+        if number == 0:
+            if self.anchor is None:
+                return Load()
+            anchor, (up, down) = self.anchor, self._opening_bytes
+            measuring = one_pass(client, lambda doll: doll.measure_anchor(anchor, pooled=True))
+            return Load((measuring,), down, up)
+        tasks, (up, down) = [*self._training(client), *self._painting(client, number)], (0, 0)
+        if self.share != "anchored":
+            tasks.append(one_pass(client, Client.measure))
+            up, down = self._round_bytes
+        return Load(tuple(tasks), down, up)
 
     def control(self, images: Tensor) -> Tensor | None:
         """The discriminant on the anchor statistics alone."""
@@ -140,6 +156,57 @@ class FedVTC(Method):
             return [own]
         return [own, "every round: all weights of its decoder"]
 
+    def _training(self, client: Client) -> Iterable[Task]:
+        """Phase A, as a device rehearses it."""
+        codes = self._known.codes
+        return epochs(client, lambda doll: doll.train(0, codes, kl=self.kl))
+
+    def _painting(self, client: Client, number: int) -> Iterator[Task]:
+        """Phases B and C, as a device rehearses them."""
+        world, settings = self._known, client.settings
+        size = min(settings.batch, len(client.images))
+
+        def fit(doll: Client, _: int) -> None:
+            doll.fit_decoder(0, world, match="dm" not in self.ablate)
+
+        def finetune(doll: Client, steps: int) -> None:
+            head_only = "head-only" in self.ablate
+            doll.finetune(0, world, steps=steps, kl=self.kl, head_only=head_only)
+
+        yield Task("decoder", settings.batch, settings.decoder_steps, fit)
+        steps = steps_in(number, self.federation.config.method.rounds, settings)
+        if steps:
+            yield Task("finetune", size, steps, finetune)
+
+    @property
+    def _known(self) -> Knowledge:
+        """What the anchor knows, or something of its shape: the same before and after a restart."""
+        if self._world is not None and self._world.anchored is not None:
+            return self._world
+        latent = self.federation.config.method.latent
+        return blank(self.federation.classes, latent, device=self.federation.compute.device)
+
+    @cached_property
+    def _opening_bytes(self) -> Bytes:
+        settings = self.federation.config.method
+        if self.design is not None:
+            return release_bytes(self.federation, self.design)
+        pooled = settings.moments == "covariance"
+        return statistics_bytes(self.federation, settings.anchor, pooled=pooled)
+
+    @cached_property
+    def _round_bytes(self) -> Bytes:
+        federation = self.federation
+        if self.design is not None:
+            up, down = release_bytes(federation, self.design)
+        else:
+            width = federation.config.method.latent
+            up, down = statistics_bytes(federation, width, pooled=False)
+        if self.share == "features+decoder":
+            more = weights_bytes(federation, federation.clients[0].decoder_weights())
+            up, down = up + more[0], down + more[1]
+        return up, down
+
     def _train(self, client: Client, number: int) -> None:
         client.train(number, self._world.codes if self._world else None, kl=self.kl)
 
@@ -156,7 +223,7 @@ class FedVTC(Method):
             decay=number == self.federation.config.method.rounds,
         )
 
-    def _open_privately(self, anchor: Anchor, design: Design) -> None:
+    def _open_privately(self, anchor: Anchor, design: Design, cohort: Sequence[Client]) -> None:
         """The same, noised: what is kept was drawn once, and is sent again as it is."""
         federation, about = self.federation, centre(anchor, self.federation.shape)
 
@@ -170,10 +237,10 @@ class FedVTC(Method):
             return context, federation.releases.once(client.id, "anchor", draw)
 
         data = federation.publish_releases(
-            map(released, federation.clients),
+            map(released, cohort),
             design,
             about,
-            quorum=federation.quorum(federation.clients),
+            quorum=federation.quorum(cohort),
         )
         self._publish("anchor", data)
 

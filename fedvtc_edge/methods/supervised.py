@@ -8,9 +8,11 @@ import torch
 
 from fedvtc_edge.client import Client
 from fedvtc_edge.config import TrainingSettings
+from fedvtc_edge.devices.rehearsal import Load
 from fedvtc_edge.training import finetuning, supervised
 
 from .base import Federation, Method
+from .load import epochs, random_batches
 
 
 class Local(Method):
@@ -21,6 +23,10 @@ class Local(Method):
         for client in cohort:
             client.train(number)
 
+    def load(self, client: Client, number: int) -> Load:
+        """Phase A; nothing travels."""
+        return Load(tuple(epochs(client, lambda doll: doll.train(0))) if number else ())
+
 
 class LocalMatched(Method):
     """Each client alone, with as many gradient steps as FedVTC takes on f and ψ together."""
@@ -30,6 +36,10 @@ class LocalMatched(Method):
         for client in cohort:
             steps = matched_steps(self.federation, client, number)
             client.train_on(number, client.images, client.labels, client.present, steps)
+
+    def load(self, client: Client, number: int) -> Load:
+        """FedVTC's budget; nothing travels."""
+        return _matched(self.federation, client, number, len(client.images))
 
 
 class Centralised(Method):
@@ -47,9 +57,20 @@ class Centralised(Method):
             steps = matched_steps(self.federation, client, number)
             client.train_on(number, self._images, self._labels, self._present, steps)
 
+    def load(self, client: Client, number: int) -> Load:
+        """FedVTC's budget; that all data would have to travel is not charged."""
+        return _matched(self.federation, client, number, len(self._images))
+
     def uploads(self) -> list[str]:
         """What a centralised training would need."""
         return ["all raw data (a ceiling, not a federation)"]
+
+
+def _matched(federation: Federation, client: Client, number: int, samples: int) -> Load:
+    if number == 0:
+        return Load()
+    steps = matched_steps(federation, client, number)
+    return Load((random_batches(client, steps, samples),))
 
 
 def matched_steps(federation: Federation, client: Client, number: int) -> int:

@@ -16,6 +16,7 @@ from . import charts, wording
 from .comparing import accuracy_per_method
 from .pictures import MANY_CLASSES, read_pictures
 from .reading import read_comparison, read_run
+from .timeline import devices, timeline
 
 
 def render(directory: Path) -> Path:
@@ -36,6 +37,8 @@ def render(directory: Path) -> Path:
     directory = Path(directory)
     run = read_run(directory)
     summary = run.summary
+    turns = [turn for one in run.rounds for turn in one.clock]
+    kinds = {client.id: client.device for client in summary.clients if client.device}
     html = fill(
         "report.html.j2",
         run=run,
@@ -46,6 +49,9 @@ def render(directory: Path) -> Path:
         clients_chart=charts.accuracy_per_client(summary),
         absent_chart=charts.absent_classes(summary),
         cost_chart=charts.cost(summary),
+        timeline_chart=timeline(turns, kinds),
+        devices=devices(turns, kinds),
+        void=[turn for turn in turns if turn.void],
     )
     return write(directory / "report.html", html)
 

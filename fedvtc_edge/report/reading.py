@@ -11,24 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from fedvtc_edge.errors import RunError
 
+from .records import Amount, Count, Fraction, Record, Turn
+
 SCHEMA = 1
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0)]
-_R = TypeVar("_R", bound="Record")
-
-
-class Record(BaseModel):
-    """What every record read from a run has in common: unknown keys are left alone."""
-
-    model_config = ConfigDict(
-        extra="ignore", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True
-    )
+_R = TypeVar("_R", bound=Record)
 
 
 class ClientRecord(Record):
@@ -38,7 +29,7 @@ class ClientRecord(Record):
     architecture: str | None = None
     device: str | None = None
     samples: Count | None = None
-    class_counts: list[Count] = []
+    class_counts: list[Count] = Field(default_factory=list)
     classes_present: Count | None = None
     accuracy: Fraction | None = None
     accuracy_local_only: Fraction | None = None
@@ -50,6 +41,7 @@ class ClientRecord(Record):
     peak_memory_mb: Amount | None = None
     seconds: Amount | None = None
     seconds_virtual: Amount | None = None
+    rounds_missed: dict[str, Count] | None = None
     parameters: Count | None = None
 
 
@@ -83,8 +75,10 @@ class Summary(Record):
     privacy_mechanism: str | None = None
     privacy_covers: str | None = None
     seconds: Amount | None = None
+    seconds_virtual: Amount | None = None
+    notes: list[str] = Field(default_factory=list)
     samples_per_second: Amount | None = None
-    class_names: list[str] = []
+    class_names: list[str] = Field(default_factory=list)
     uploads: list[str] | None = None
 
     @property
@@ -102,7 +96,8 @@ class RoundRecord(Record):
     accuracy_calibrated_mean: Fraction | None = None
     accuracy_local_only_mean: Fraction | None = None
     seconds: Amount | None = None
-    clients: list[ClientRecord] = []
+    clients: list[ClientRecord] = Field(default_factory=list)
+    clock: list[Turn] = Field(default_factory=list)
 
 
 def _seed_accuracy(value: Any) -> Any:
@@ -121,7 +116,9 @@ class MethodRecord(Record):
     accuracy_control: Fraction | None = None
     upload_bytes_total: Amount | None = None
     seconds: Amount | None = None
-    per_seed: list[Annotated[Fraction | None, BeforeValidator(_seed_accuracy)]] = []
+    per_seed: list[Annotated[Fraction | None, BeforeValidator(_seed_accuracy)]] = Field(
+        default_factory=list
+    )
 
 
 class Comparison(Record):
@@ -129,7 +126,7 @@ class Comparison(Record):
 
     data: str | None = None
     alpha: Amount | None = None
-    seeds: list[int] = []
+    seeds: list[int] = Field(default_factory=list)
     methods: dict[str, MethodRecord]
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedvtc_edge.config import MAX_CONFIG_BYTES
-from fedvtc_edge.devices import DeviceProfile, profile_names
+from fedvtc_edge.devices import Anchor, DeviceProfile, Figure, Share, profile_names
 from fedvtc_edge.errors import ConfigError
 
 NAMES = (
@@ -65,6 +67,7 @@ def test_where_onnxruntime_runs_the_planner_finds_what_it_needs(name: str) -> No
     everything = {key for key in DeviceProfile.model_fields if key in profile.figures}
     assert {"memory_usable_mb", "fp32_gflops", "efficiency", "memory_gbps"} <= everything
     assert {"network_up_mbps", "network_down_mbps", "availability", "dropout"} <= everything
+    assert {"node_overhead_us", "deadline_s"} <= everything
 
 
 @pytest.mark.parametrize(
@@ -159,6 +162,17 @@ def test_a_name_cannot_leave_the_folder() -> None:
         ),
         ('dropout = { value = 1.5, kind = "assumed", source = "x" }', "dropout.value", "value ="),
         ('fp32_gflops = { value = 0, kind = "assumed", source = "x" }', "greater than 0", "value"),
+        (
+            'deadline_s = { value = -1, kind = "assumed", source = "x" }',
+            "deadline_s.value = -1: expected greater than 0",
+            "value =",
+        ),
+        (
+            'deadline_s = { kind = "assumed", source = "x" }',
+            "deadline_s.value is missing",
+            "value =",
+        ),
+        ("deadline_s = 600", "deadline_s = 600: expected a table", "value = 4"),
         ('fp32_gflops = { value = inf, kind = "assumed", source = "x" }', "finite", "value"),
         ('fp32_gflops = { value = true, kind = "assumed", source = "x" }', "number", "value"),
         (
@@ -181,9 +195,62 @@ def test_a_bad_file_is_refused_by_key(tmp_path: Path, change: str, message: str,
     assert hint in caught.value.hint
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_written_profile_is_read_back(name: str, tmp_path: Path) -> None:
+    profile = DeviceProfile.load(name)
+    assert DeviceProfile.load(mine(tmp_path, profile.to_toml())) == profile
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+numbers = st.floats(1e-300, 1e9, exclude_min=True)
+
+
+@settings(max_examples=100, deadline=None)
+@given(title=texts, note=texts | st.just(""), source=texts, value=numbers, ms=st.floats(1e-9, 1e7))
+def test_any_text_and_number_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    title: str,
+    note: str,
+    source: str,
+    value: float,
+    ms: float,
+) -> None:
+    figure = Figure(value=value, kind="measured", source=source)
+    profile = DeviceProfile(
+        name="mine",
+        title=title,
+        arch="x86_64",
+        runtime="onnxruntime",
+        note=note,
+        cores=Figure(value=2, kind="assumed", source=source),
+        memory_total_mb=figure,
+        deadline_s=figure,
+        dropout=Share(value=0, kind="assumed", source=source),
+        anchors=(Anchor(model=title, runtime="r", ms=ms, kind="assumed", source=source),) * 2,
+    )
+    path = tmp_path_factory.mktemp("written") / "mine.toml"
+    path.write_bytes(profile.to_toml().encode())
+    assert DeviceProfile.load(path) == profile
+
+
 def test_half_a_core_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="whole number"):
         DeviceProfile.load(mine(tmp_path, MINIMAL.replace("value = 2", "value = 2.5")))
+
+
+def test_every_key_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "devices.md").read_text("utf-8")
+    table = text.partition("| key | unit")[2].partition("\n\n")[0]
+    for key in DeviceProfile.model_fields:
+        assert f"`{key}`" in table
+
+
+def test_the_documented_file_is_a_profile(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "devices.md").read_text("utf-8")
+    example = text.partition("```toml\n")[2].partition("```")[0]
+    profile = DeviceProfile.load(mine(tmp_path, example))
+    assert profile.deadline_s is not None
+    assert len(profile.anchors) == 1
 
 
 def test_a_missing_and_a_huge_file(tmp_path: Path) -> None:

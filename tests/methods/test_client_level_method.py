@@ -95,7 +95,7 @@ def test_no_upload_depends_on_the_other_clients(tiny: Tiny, tmp_path: Path, quic
         method = assemble(config, load_dataset(config.data), Compute.of(config.engine), witness)
         if change:
             method.federation.clients[1].images = method.federation.clients[1].images.flip(2)
-        method.open()
+        method.open(method.federation.clients)
         seen.append(heard)
     assert [seen[0][name] == seen[1][name] for name in IDS] == [True, False, True]
 

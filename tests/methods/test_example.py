@@ -128,7 +128,7 @@ def test_which_classes_a_client_has_plays_no_part(
         method = method_of(private(tiny))
         for client in method.federation.clients:
             client.present = client.counts = None  # type: ignore[assignment]
-        method.open()
+        method.open(method.federation.clients)
         for number in (1, 2, 3):
             method.round(number, method.federation.clients)
 
@@ -140,7 +140,7 @@ def test_phase_c_never_sees_a_real_image(tiny: Tiny) -> None:
             method = method_of(private(tiny))
             method.federation.releases = Fixed()
             client = method.federation.clients[0]
-            method.open()
+            method.open(method.federation.clients)
             world = method.world()
             assert world is not None
             if poisoned:
@@ -226,9 +226,18 @@ def test_all_built_in_architectures_train(tiny: Tiny) -> None:
     with deterministic():
         method = method_of(config)
         before = [c.model.projection.weight.clone() for c in method.federation.clients]
-        method.open()
+        method.open(method.federation.clients)
         method.round(1, method.federation.clients)
     for client, old in zip(method.federation.clients, before, strict=True):
         weights = torch.cat([p.detach().flatten() for p in client.model.parameters()])
         assert torch.isfinite(weights).all()
         assert not torch.equal(old, client.model.projection.weight)
+
+
+def test_a_device_is_charged_for_the_scheduled_steps_whatever_it_has(tiny: Tiny) -> None:
+    method = method_of(private(tiny))
+    schedule = method.schedule
+    for client in method.federation.clients:
+        (training,) = (task for task in method.load(client, 1).tasks if task.name == "train")
+        assert training.steps == schedule.train_steps
+        assert training.size == schedule.rate * len(client.images)

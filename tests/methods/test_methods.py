@@ -42,7 +42,7 @@ def play(config: Config, heard: Heard | None = None) -> Method:
     """All rounds with everybody, without an engine."""
     with deterministic():
         method = method_of(config, heard)
-        method.open()
+        method.open(method.federation.clients)
         for number in range(1, config.method.rounds + 1):
             method.round(number, method.federation.clients)
     return method
@@ -98,7 +98,8 @@ def test_what_travels(tiny: Tiny, changes: dict[str, Any], expected: list[tuple[
 def test_the_upload_is_as_large_as_it_must_be(tiny: Tiny, moments: str) -> None:
     heard: Heard = []
     config = tiny(method={"moments": moments})
-    method_of(config, heard).open()
+    method = method_of(config, heard)
+    method.open(method.federation.clients)
     classes, width = 10, config.method.anchor
     square = width * (width + 1) // 2 if moments == "covariance" else classes * width
     for *_, data in heard:
@@ -129,7 +130,7 @@ def test_uploads_say_what_an_upload_holds(tiny: Tiny) -> None:
 def test_anchor_statistics_do_not_depend_on_the_partition(tiny: Tiny, moments: str) -> None:
     def published(**changes: Any) -> GlobalStatistics:
         method = method_of(tiny(method={"moments": moments}, **changes))
-        method.open()
+        method.open(method.federation.clients)
         return wire.published(method.published["anchor"])
 
     alone = published(clients={"count": 1})
@@ -149,7 +150,7 @@ def test_anchor_statistics_do_not_depend_on_the_partition(tiny: Tiny, moments: s
 def test_anchor_statistics_are_those_of_the_pooled_data(tiny: Tiny) -> None:
     config = tiny(method={"moments": "diagonal"})
     method = method_of(config)
-    method.open()
+    method.open(method.federation.clients)
     world = wire.published(method.published["anchor"])
     data = load_dataset(config.data)
     anchor = method.anchor  # type: ignore[attr-defined]

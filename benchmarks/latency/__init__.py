@@ -1,0 +1,26 @@
+"""How long a graph takes on a device, by its nodes and three figures of the device."""
+
+from __future__ import annotations
+
+from fedvtc_edge.benchmarks.latency.costs import NodeCost, node_costs
+from fedvtc_edge.benchmarks.latency.model import (
+    BAND,
+    LEAST_GRAPHS,
+    Held,
+    LatencyModel,
+    Sample,
+    fit,
+    leave_one_out,
+)
+
+__all__ = [
+    "BAND",
+    "LEAST_GRAPHS",
+    "Held",
+    "LatencyModel",
+    "NodeCost",
+    "Sample",
+    "fit",
+    "leave_one_out",
+    "node_costs",
+]
