@@ -16,6 +16,7 @@ from fedvtc_edge.models import ImageShape, architectures
 from fedvtc_edge.models.registry import find
 from fedvtc_edge.streams import seed_of
 
+from .baseline import torch_mb
 from .footprint import MB, Footprint, Mode, Use, needs, needs_bare, needs_bundle
 from .plans import Plan, Row
 from .profile import DeviceProfile, Figure
@@ -113,6 +114,8 @@ def smaller(
     if profile.runtime == "none":
         return None
     budget, batch = memory_of(profile).value * MB, config.training.batch
+    if torch_mb(profile.arch).value * MB > budget:  # no need to rehearse anything
+        return None
 
     def need(name: str) -> Footprint:
         return needs(name, config, shape, classes, batch=batch, samples=samples, arch=profile.arch)

@@ -18,6 +18,7 @@ from fedvtc_edge.data import load_dataset
 from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.engine.attendance import CALLS, Attendance, attended
 from fedvtc_edge.federation import resume
+from fedvtc_edge.masking import MaskingError
 from fedvtc_edge.runs import RunDirectory
 
 Tiny = Callable[..., Config]
@@ -170,6 +171,14 @@ def test_masks_need_two_thirds(tiny: Tiny, tmp_path: Path) -> None:
     assert "2 of 4 clients, the quorum is 3" in (out / "metrics.jsonl").read_text()
     enough = masked.replace(clients={"devices": [device(tmp_path, "sound")] * 3 + [away]})
     assert run(enough).summary["upload_bytes_total"] > 0
+
+
+def test_a_masked_sum_of_too_few_is_refused_whoever_asks(tiny: Tiny) -> None:
+    config = tiny(clients={"count": 4}, transport={"masking": True})
+    with deterministic():
+        method = assemble(config, load_dataset(config.data), Compute.of(config.engine), _unseen)
+        with pytest.raises(MaskingError, match="2 of 4 clients in a masked sum, expected 3"):
+            method.open(method.federation.clients[:2])
 
 
 @pytest.mark.usefixtures("quick")
