@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,16 @@ print(json.dumps({
 """
 
 
-def measure(clients: int, rounds: int, repeats: int) -> dict[str, Any]:
+def measure(
+    clients: int, rounds: int, repeats: int, settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """CPU time with and without profiles, one after the other, ``repeats`` times.
 
     Args:
         clients: Number of clients; the built-in digits are dealt out evenly.
         rounds: Of the run.
         repeats: Pairs of runs.
+        settings: Tables of the configuration that differ from the defaults.
 
     Returns:
         ``{"schema", "clients", "rounds", "devices", "pairs": [{"off_s", "on_s", "ratio"}],
@@ -57,6 +60,7 @@ def measure(clients: int, rounds: int, repeats: int) -> dict[str, Any]:
         "clients": {"count": clients},
         "method": {"rounds": rounds},
         "training": {"finetune_last": 20},
+        **(settings or {}),
     }
     with tempfile.TemporaryDirectory() as folder:
         devices = [str(path) for path in _always_there(Path(folder))]

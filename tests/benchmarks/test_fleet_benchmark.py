@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from fedvtc_edge.benchmarks import fleet
 
 
 @pytest.mark.slow
-def test_profiles_change_the_time_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    fleet.main(["--clients", "5", "--rounds", "1", "--json"])
-    document = json.loads(capsys.readouterr().out)
+def test_profiles_change_the_time_and_nothing_else() -> None:
+    training = {"decoder_steps": 1, "finetune_last": 1, "epochs": 1}
+    document = fleet.measure(5, 1, 1, {"training": training})
     assert document["accuracy_equal"]
     assert document["seconds_virtual"] > 0
     assert len(document["devices"]) >= 5
@@ -20,8 +18,11 @@ def test_profiles_change_the_time_and_nothing_else(capsys: pytest.CaptureFixture
     assert document["ratio"] == pytest.approx(pair["on_s"] / pair["off_s"])
 
 
-def test_a_run_that_cannot_be_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_cannot_be_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "_CHILD", "raise SystemExit('too few samples')")
     with pytest.raises(SystemExit) as caught:
         fleet.main(["--clients", "9000", "--rounds", "1"])
     assert caught.value.code == 2
-    assert "error: the run failed" in capsys.readouterr().err
+    assert "error: the run failed: too few samples" in capsys.readouterr().err
