@@ -65,7 +65,7 @@ def device(told: Record, document: Record) -> str:
 def model_check(check: Record | None) -> str:
     """How the latency model does on this host."""
     if check is None:
-        return "too few graphs to check the latency model here"
+        return "fewer than five networks: too few to check the latency model here"
     band = check["band"]
     return (
         f"latency model checked here: {check['within']} of {check['graphs']} graphs "

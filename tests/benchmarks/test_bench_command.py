@@ -69,7 +69,7 @@ def test_a_table_per_device(call: Call, asked: dict[str, Any]) -> None:
     assert "measured on this host, no limit (a CPU" in answer.out
     assert "rpi4: 1600 MB (usable memory) enforced here, on 2 cores where it has 4" in answer.out
     assert "stm32h7: no onnxruntime for it" in answer.out
-    assert "too few graphs to check the latency model here" in answer.out
+    assert "fewer than five networks: too few to check the latency model here" in answer.out
     assert "noisy: p90" in answer.out
     assert asked["bundles"] == (Path("b"), Path("c"))
     assert (asked["preset"], asked["threads"], asked["batches"]) == ("quick", 1, ())

@@ -10,7 +10,8 @@ from fedvtc_edge.benchmarks import fleet
 @pytest.mark.slow
 def test_profiles_change_the_time_and_nothing_else() -> None:
     training = {"decoder_steps": 1, "finetune_last": 1, "epochs": 1}
-    document = fleet.measure(5, 1, 1, {"training": training})
+    clients = {"count": 5, "architectures": ["mlp"]}
+    document = fleet.measure(5, 1, 1, {"training": training, "clients": clients})
     assert document["accuracy_equal"]
     assert document["seconds_virtual"] > 0
     assert len(document["devices"]) >= 5

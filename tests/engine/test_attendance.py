@@ -67,9 +67,10 @@ def test_without_devices_everybody_comes_and_no_time_passes(tiny: Tiny) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_devices_that_always_answer_change_no_result(tiny: Tiny, tmp_path: Path) -> None:
-    plain = run(tiny()).summary
-    config = tiny(clients={"devices": [device(tmp_path, "fast"), device(tmp_path, "slow")]})
-    timed = run(config).summary
+    config = tiny(clients={"architectures": ["mlp"]})
+    plain = run(config).summary
+    devices = [device(tmp_path, "fast"), device(tmp_path, "slow")]
+    timed = run(config.replace(clients={"devices": devices})).summary
     for key in ("accuracy_mean", "accuracy_control", "accuracy_local_only_mean", "gain"):
         assert timed[key] == plain[key]
     assert plain["seconds_virtual"] is None
