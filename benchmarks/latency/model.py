@@ -8,8 +8,9 @@ for a device: G and BW are what its kernels reach, not what a data sheet promise
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,7 @@ LEAST_GRAPHS = 4
 """Fewer graphs do not determine three figures and leave one to check them by."""
 
 _NEEDED = ("fp32_gflops", "efficiency", "memory_gbps", "node_overhead_us")
-_START = (10.0, 10.0, 3.0)
+_STARTS = (0.3, 3.0, 30.0, 300.0)
 _STEP, _FINEST, _LIMITS = 2.0, 1e-3, (1e-4, 1e6)
 
 Array = NDArray[np.float64]
@@ -119,8 +120,9 @@ def fit(samples: Sequence[Sample]) -> LatencyModel:
     """The figures under which predictions are nearest to what was measured.
 
     Least squares of log(predicted / measured), so that a fast graph counts as much as a
-    slow one, by pattern search over the logarithms of the three figures: the sum has
-    kinks where a node changes its roof, and no useful derivative there. Deterministic.
+    slow one, by pattern search over the logarithms of the three figures, from the best points of a
+    coarse grid: the sum has kinks where a node changes its roof, no useful derivative
+    there, and more than one valley. Deterministic.
 
     Raises:
         ConfigError: Fewer than ``LEAST_GRAPHS`` samples, or times that are not positive.
@@ -145,19 +147,26 @@ def fit(samples: Sequence[Sample]) -> LatencyModel:
         predicted = [_milliseconds(flops, traffic, model) for flops, traffic in columns]
         return float(np.square(np.log(predicted) - measured).sum())
 
-    point, step = np.log(_START), math.log(_STEP)
-    least, bounds = error(point), np.log(_LIMITS)
+    found = []
+    for gflops in _STARTS:  # in each regime of arithmetic against memory
+        starts = (np.log((gflops, *rest)) for rest in itertools.product(_STARTS, repeat=2))
+        found.append(_searched(error, min(starts, key=error)))
+    return _at(min(found, key=error))
+
+
+def _searched(error: Callable[[Array], float], point: Array) -> Array:
+    """Pattern search from one point: along the axes, and along the valleys between them."""
+    step, least, bounds = math.log(_STEP), error(point), np.log(_LIMITS)
+    ways = [np.array(way) for way in itertools.product((1, -1, 0), repeat=len(point)) if any(way)]
     while step > _FINEST:
         before = least
-        for axis in range(len(point)):
-            for sign in (1, -1):
-                moved = point.copy()
-                moved[axis] = np.clip(moved[axis] + sign * step, *bounds)
-                if (candidate := error(moved)) < least:
-                    point, least = moved, candidate
+        for way in ways:
+            moved = np.clip(point + step * way, *bounds)
+            if (candidate := error(moved)) < least:
+                point, least = moved, candidate
         if least == before:
             step /= 2
-    return _at(point)
+    return point
 
 
 def leave_one_out(samples: Sequence[Sample]) -> tuple[Held, ...]:
