@@ -28,7 +28,7 @@ LEAST_GRAPHS = 4
 """Fewer graphs do not determine three figures and leave one to check them by."""
 
 _NEEDED = ("fp32_gflops", "efficiency", "memory_gbps", "node_overhead_us")
-_STARTS = (0.3, 3.0, 30.0, 300.0)
+_STARTS = (0.1, 0.5, 3.0, 15.0, 70.0, 350.0)
 _STEP, _FINEST, _LIMITS = 2.0, 1e-3, (1e-4, 1e6)
 
 Array = NDArray[np.float64]
