@@ -91,8 +91,9 @@ def test_a_picture_is_like_itself_and_as_like_as_its_like(seed: int) -> None:
     for measure in (ssim, psnr, cosine):
         assert measure(a, b) == pytest.approx(measure(b, a), abs=1e-9)
         assert measure(np.swapaxes(a, 1, 2), np.swapaxes(b, 1, 2)) == pytest.approx(measure(a, b))
-    # A pair may differ by less than float64 tells in a mean of 72 pixels.
     assert -1 <= ssim(a, b) <= 1 + 1e-12
+    if np.abs(a - b).max() > 1e-3:  # of less, float64 may not tell in a mean over windows
+        assert ssim(a, b) < 1
 
 
 def test_float32_at_the_edge_of_the_range_is_a_picture() -> None:

@@ -30,6 +30,8 @@ CASES: list[dict[str, Any]] = [
     {"privacy": {"mode": "anchored"}},
     {"privacy": {"mode": "anchored"}, "transport": {"masking": True}},
     {"privacy": {"mode": "client"}},
+    # One round: the noise of more takes long to calibrate.
+    {"privacy": {"mode": "example", "epsilon": 50.0}, "method": {"share": "features", "rounds": 1}},
     {"method": {"share": "features"}},
     {"method": {"share": "features"}, "transport": {"masking": True}},
     {"method": {"share": "features+decoder"}},
