@@ -17,9 +17,9 @@ from .errors import ConfigError
 from .evaluation import as_images
 from .masked import MaskedSums
 from .methods import METHODS, Federation, Method
-from .methods.base import Record, unrecorded
 from .methods.client_level import ClientLevelFedVTC
 from .methods.example import ExampleFedVTC
+from .methods.federation import Record, unrecorded
 from .models import ImageShape, build
 from .releases import ReleaseStore
 from .runs import public_name

@@ -21,7 +21,7 @@ from .engine.local import LocalEngine
 from .errors import RunError
 from .evaluation import TestSet, as_images
 from .locking import alone
-from .methods.base import unrecorded
+from .methods.federation import unrecorded
 from .models import find
 from .privacy.plan import check_claim
 from .progress import Progress, SilentProgress

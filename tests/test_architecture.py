@@ -36,6 +36,7 @@ LAYERS: list[set[str]] = [
     {"engine"},
     {"report", "summary"},
     {"assembly"},
+    {"flower"},
     {"federation"},
     {"comparison"},
     {"commands"},

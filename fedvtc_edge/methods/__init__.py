@@ -1,6 +1,7 @@
 """Methods by name: FedVTC and the baselines, on one harness."""
 
-from .base import Federation, Method, Traffic, calibrated
+from .base import Method, calibrated
+from .federation import Federation, Traffic
 from .fedproto import FedProto
 from .fedvtc import FedVTC
 from .supervised import Centralised, Local, LocalMatched

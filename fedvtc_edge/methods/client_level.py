@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from torch import Tensor
 
-from fedvtc_edge import wire
 from fedvtc_edge.anchor import Anchor, centre
 from fedvtc_edge.client import Client
-from fedvtc_edge.context import Context
 from fedvtc_edge.knowledge import CODE_STD
 from fedvtc_edge.privacy.accountant import epsilon_spent
 from fedvtc_edge.privacy.client_level import noised
-from fedvtc_edge.privacy.design import Array, Design
+from fedvtc_edge.privacy.design import Array
 from fedvtc_edge.privacy.plan import client_design_of
-from fedvtc_edge.releases import SERVER
+from fedvtc_edge.privacy.release import Integers
 
-from .base import Federation
+from .exchanges import Clipped, Noised
+from .federation import Federation
 from .fedvtc import FedVTC
+from .steps import Exchange
 
 
 class ClientLevelFedVTC(FedVTC):
@@ -57,77 +57,28 @@ class ClientLevelFedVTC(FedVTC):
             f"features per class of the public list{what}"
         ]
 
-    def _open_privately(self, anchor: Anchor, design: Design, cohort: Sequence[Client]) -> None:
-        about = centre(anchor, self.federation.shape)
-        self._release(0, "anchor", cohort, lambda _: anchor, about, None)
+    def _anchor_statistics(self, anchor: Anchor) -> Exchange:
+        return self._clipped("anchor", lambda _: anchor, centre(anchor, self.federation.shape))
 
-    def _share_features(self, number: int, cohort: Sequence[Client]) -> None:
-        self._release(
-            number,
-            "features",
-            cohort,
-            lambda client: client.model.eval().features,
-            np.zeros(self.clipped.width),
-            CODE_STD,
+    def _features(self) -> Exchange:
+        zero = np.zeros(self.clipped.width)
+        return self._clipped(
+            "features", lambda client: client.model.eval().features, zero, CODE_STD
         )
 
-    def _release(
+    def _clipped(
         self,
-        number: int,
         kind: str,
-        cohort: Sequence[Client],
         extractor: Callable[[Client], Callable[[Tensor], Tensor]],
         about: Array,
-        std: float | None,
-    ) -> None:
-        """Clipped uploads of a cohort, and the server's one release of their noised sum."""
-        federation, design = self.federation, self.clipped
-        if federation.masked is not None:
-            self._release_masked(number, kind, cohort, extractor, about, std)
-            return
-        for client in cohort:
-            context = federation.context(client, number, kind)
-            upload = client.clip_upload(extractor(client), design, about)
-            data = wire.encode_release(upload, context=context)
-            federation.send_release(data, context, design)
-        total = federation.server.add_releases(quorum=federation.quorum(cohort))
-        context = Context(federation.run, number, SERVER, kind)
-        released = federation.releases.once(
-            SERVER,
-            _name(kind, number),
-            lambda: wire.encode_release(noised(design, total), context=context),
-        )
-        federation.record(context, released)
-        self._publish(
-            kind, federation.server.publish_release(released, context, design, about, std=std)
-        )
+        std: float | None = None,
+    ) -> Exchange:
+        """Who noises: the server, once; or, under masks, each client its share beforehand."""
+        design = self.clipped
 
-    def _release_masked(
-        self,
-        number: int,
-        kind: str,
-        cohort: Sequence[Client],
-        extractor: Callable[[Client], Callable[[Tensor], Tensor]],
-        about: Array,
-        std: float | None,
-    ) -> None:
-        """Each adds its share of the noise before the masks: the server sees the sum alone."""
-        federation, design = self.federation, self.clipped
+        def clip(client: Client) -> Integers:
+            return client.clip_upload(extractor(client), design, about)
 
-        def released(client: Client) -> tuple[Context, bytes]:
-            context = federation.context(client, number, kind)
-
-            def draw() -> bytes:
-                clipped = client.clip_upload(extractor(client), design, about)
-                return wire.encode_release(noised(design, clipped), context=context)
-
-            return context, federation.releases.once(client.id, _name(kind, number), draw)
-
-        data = federation.publish_releases(
-            map(released, cohort), design, about, quorum=federation.quorum(cohort), std=std
-        )
-        self._publish(kind, data)
-
-
-def _name(kind: str, number: int) -> str:
-    return f"{kind}-{number:04d}" if number else kind
+        if not self.federation.config.transport.masking:
+            return Clipped(kind, clip, design, about, std)
+        return Noised(kind, lambda client: noised(design, clip(client)), design, about, std)

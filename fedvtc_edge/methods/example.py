@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedvtc_edge import wire
 from fedvtc_edge.client import Client, one_by_one
-from fedvtc_edge.context import Context
 from fedvtc_edge.devices.rehearsal import Task
 from fedvtc_edge.knowledge import CODE_STD, Knowledge
 from fedvtc_edge.privacy.dpsgd import check_private
-from fedvtc_edge.privacy.release import release
+from fedvtc_edge.privacy.release import Integers, release
 from fedvtc_edge.privacy.schedule import schedule_of
 from fedvtc_edge.privacy.secret import KEY_BYTES, SecretStream, fingerprint
 from fedvtc_edge.training import private
 
-from .base import Federation
+from .exchanges import Noised
+from .federation import Federation
 from .fedvtc import FedVTC
+from .steps import Exchange
 
 
 class ExampleFedVTC(FedVTC):
@@ -118,28 +118,18 @@ class ExampleFedVTC(FedVTC):
                 decay=number == self.federation.config.method.rounds,
             )
 
-    def _share_features(self, number: int, cohort: Sequence[Client]) -> None:
+    def _features(self) -> Exchange:
         """Own features, noised: g is private already, so that one example moves one term."""
-        federation, design = self.federation, self.design
+        design = self.design
         assert design is not None
         about = np.zeros(design.width)
 
-        def released(client: Client) -> tuple[Context, bytes]:
-            context = federation.context(client, number, "features")
+        def draw(client: Client) -> Integers:
+            with client.working():
+                features = one_by_one(client.model.eval().features, client.images).numpy()
+                return release(design, features, client.labels.cpu().numpy(), about)
 
-            def draw() -> bytes:
-                with client.working():
-                    features = one_by_one(client.model.eval().features, client.images).numpy()
-                    labels = client.labels.cpu().numpy()
-                    noised = release(design, features, labels, about)
-                    return wire.encode_release(noised, context=context)
-
-            return context, federation.releases.once(client.id, f"features-{number:04d}", draw)
-
-        data = federation.publish_releases(
-            map(released, cohort), design, about, quorum=federation.quorum(cohort), std=CODE_STD
-        )
-        self._publish("features", data)
+        return Noised("features", draw, design, about, CODE_STD)
 
     def _secret(self, client: Client, number: int, phase: str, purpose: str) -> SecretStream:
         """The data are among the names: a round repeated on other data draws other noise."""

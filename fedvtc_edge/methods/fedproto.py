@@ -14,8 +14,11 @@ from fedvtc_edge.devices.rehearsal import Load
 from fedvtc_edge.losses import Moments
 from fedvtc_edge.statistics import GlobalStatistics
 
-from .base import Federation, Method
+from .base import Method
+from .exchanges import Exact
+from .federation import Federation
 from .load import Bytes, one_pass, random_batches, statistics_bytes
+from .steps import Step
 from .supervised import matched_steps
 
 PULL = 1.0
@@ -41,18 +44,21 @@ class FedProto(Method):
         if "prototypes" in published:
             self._world = wire.published(published["prototypes"])
 
-    def round(self, number: int, cohort: Sequence[Client]) -> None:
-        """Train with the pull, upload class sums, publish their means."""
-        federation = self.federation
-        for client in cohort:
-            steps = matched_steps(federation, client, number)
+    def steps(self, number: int) -> Sequence[Step]:
+        """Train with the pull, upload class sums; their means are published."""
+        if number == 0:
+            return []
+
+        def train(client: Client) -> None:
+            steps = matched_steps(self.federation, client, number)
             own = (client.images, client.labels, client.present)
             client.train_on(number, *own, steps, prior=self._prior(), kl=PULL)
-        measured = (
-            (federation.context(client, number, "features"), client.measure()) for client in cohort
-        )
-        data = federation.publish_statistics(measured, quorum=federation.quorum(cohort))
-        federation.broadcast(len(data))
+
+        width = self.federation.config.method.latent
+        return [Step(train, Exact("features", Client.measure, width, pooled=False))]
+
+    def learn(self, kind: str, data: bytes, cohort: Sequence[Client]) -> None:
+        """Prototypes are all that is published."""
         self.restore({"prototypes": data})
 
     def load(self, client: Client, number: int) -> Load:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 
 from torch import Tensor
 
-from fedvtc_edge import wire
+from fedvtc_edge import vtc, wire
 from fedvtc_edge.anchor import Anchor, centre
 from fedvtc_edge.client import Client, in_chunks
-from fedvtc_edge.context import Context
 from fedvtc_edge.devices.rehearsal import Load, Task
 from fedvtc_edge.knowledge import Knowledge, blank, from_anchor, from_features
-from fedvtc_edge.privacy.design import Design
 from fedvtc_edge.privacy.plan import design_of
 from fedvtc_edge.streams import seed_of
 from fedvtc_edge.training.finetuning import steps_in
 
-from .base import Federation, Method
+from .base import Method
+from .exchanges import Decoders, Exact, Noised
+from .federation import Federation
 from .load import Bytes, epochs, one_pass, release_bytes, statistics_bytes, weights_bytes
+from .steps import Exchange, Step
 
 KL = 0.1
 """Weight of the pull toward prototypes; the pull itself is divided by 2σ²."""
@@ -53,21 +54,40 @@ class FedVTC(Method):
             anchor = Anchor(federation.shape, width, seed)
             self.anchor = anchor.to(federation.compute.device)
 
-    def open(self, cohort: Sequence[Client]) -> None:
-        """Anchored: everyone that can uploads once, whatever the cohorts later are."""
-        if self.anchor is None:
-            return
-        if self.design is not None:
-            self._open_privately(self.anchor, self.design, cohort)
-            return
-        anchor, federation = self.anchor, self.federation
-        pooled = federation.config.method.moments == "covariance"
-        measured = (
-            (federation.context(client, 0, "anchor"), client.measure_anchor(anchor, pooled=pooled))
-            for client in cohort
-        )
-        quorum = federation.quorum(cohort)
-        self._publish("anchor", federation.publish_statistics(measured, quorum=quorum))
+    def steps(self, number: int) -> Sequence[Step]:
+        """Phases A, B and C; own features and decoders travel where the mode says so.
+
+        Anchored: everyone that can uploads once, before the first round, whatever the
+        cohorts later are.
+        """
+        if number == 0:
+            return [] if self.anchor is None else [Step(None, self._anchor_statistics(self.anchor))]
+
+        def train(client: Client) -> None:
+            self._train(client, number)
+
+        def fit(client: Client) -> None:
+            assert self._world is not None
+            self._fit_decoder(client, number, self._world)
+
+        def finetune(client: Client) -> None:
+            steps = steps_in(number, self.federation.config.method.rounds, client.settings)
+            if steps:
+                assert self._world is not None
+                self._finetune(client, number, self._world, steps)
+
+        if self.share == "anchored":
+            return [Step(_in_turn(train, fit, finetune))]
+        if self.share == "features":
+            return [Step(train, self._features()), Step(_in_turn(fit, finetune))]
+        return [Step(train, self._features()), Step(fit, self._decoders()), Step(finetune)]
+
+    def learn(self, kind: str, data: bytes, cohort: Sequence[Client]) -> None:
+        """Statistics change what is known of the world, averaged decoders their owners."""
+        if kind != Decoders.kind:
+            super().learn(kind, data, cohort)
+        for client in cohort if kind == Decoders.kind else ():
+            client.load_decoder(wire.decode_weights(data, like=client.decoder_weights()))
 
     def restore(self, published: dict[str, bytes]) -> None:
         """Rebuild the knowledge from the bytes that were published."""
@@ -83,24 +103,6 @@ class FedVTC(Method):
             )
         elif "features" in published:
             self._world = from_features(wire.published(published["features"]), device=device)
-
-    def round(self, number: int, cohort: Sequence[Client]) -> None:
-        """Phases A, B and C; own features and decoders travel where the mode says so."""
-        for client in cohort:
-            self._train(client, number)
-        if self.share != "anchored":
-            self._share_features(number, cohort)
-        world = self._world
-        assert world is not None
-        for client in cohort:
-            self._fit_decoder(client, number, world)
-        if self.share == "features+decoder":
-            self._average_decoders(number, cohort)
-        rounds = self.federation.config.method.rounds
-        for client in cohort:
-            steps = steps_in(number, rounds, client.settings)
-            if steps:
-                self._finetune(client, number, world, steps)
 
     def load(self, client: Client, number: int) -> Load:
         """Statistics once or in each round, and the phases around them."""
@@ -223,49 +225,30 @@ class FedVTC(Method):
             decay=number == self.federation.config.method.rounds,
         )
 
-    def _open_privately(self, anchor: Anchor, design: Design, cohort: Sequence[Client]) -> None:
-        """The same, noised: what is kept was drawn once, and is sent again as it is."""
-        federation, about = self.federation, centre(anchor, self.federation.shape)
+    def _anchor_statistics(self, anchor: Anchor) -> Exchange:
+        """What is measured of the anchor's features: exact, or noised before it leaves."""
+        if self.design is None:
+            settings = self.federation.config.method
+            pooled = settings.moments == "covariance"
+            measure = partial(Client.measure_anchor, anchor=anchor, pooled=pooled)
+            return Exact("anchor", measure, settings.anchor, pooled)
+        design, about = self.design, centre(anchor, self.federation.shape)
+        return Noised("anchor", lambda c: c.release_anchor(anchor, design, about), design, about)
 
-        def released(client: Client) -> tuple[Context, bytes]:
-            context = federation.context(client, 0, "anchor")
+    def _features(self) -> Exchange:
+        width = self.federation.config.method.latent
+        return Exact("features", Client.measure, width, pooled=False, floor=STD_FLOOR)
 
-            def draw() -> bytes:
-                noised = client.release_anchor(anchor, design, about)
-                return wire.encode_release(noised, context=context)
-
-            return context, federation.releases.once(client.id, "anchor", draw)
-
-        data = federation.publish_releases(
-            map(released, cohort),
-            design,
-            about,
-            quorum=federation.quorum(cohort),
-        )
-        self._publish("anchor", data)
-
-    def _share_features(self, number: int, cohort: Sequence[Client]) -> None:
-        federation = self.federation
-        measured = (
-            (federation.context(client, number, "features"), client.measure()) for client in cohort
-        )
-        quorum = federation.quorum(cohort)
-        data = federation.publish_statistics(measured, quorum=quorum, floor=STD_FLOOR)
-        self._publish("features", data)
-
-    def _average_decoders(self, number: int, cohort: Sequence[Client]) -> None:
+    def _decoders(self) -> Exchange:
         """ψ has one shape for all; its weights travel as float32."""
-        server = self.federation.server
-        for client in cohort:
-            weights = client.decoder_weights()
-            context = self.federation.context(client, number, "decoder")
-            data = wire.encode_weights(weights, context=context)
-            self.federation.send(data, context, partial(server.receive_decoder, like=weights))
-        data = server.close_decoders(quorum=self.federation.quorum(cohort))
-        self.federation.broadcast(len(data), cohort)
-        for client in cohort:
-            client.load_decoder(wire.decode_weights(data, like=client.decoder_weights()))
+        latent = self.federation.config.method.latent
+        blank = vtc.build(self.federation.shape, latent=latent, seed=0).state_dict()
+        return Decoders({name: value.numpy() for name, value in blank.items()})
 
-    def _publish(self, kind: str, data: bytes) -> None:
-        self.federation.broadcast(len(data))
-        self.restore({**self.published, kind: data})
+
+def _in_turn(*phases: Callable[[Client], None]) -> Callable[[Client], None]:
+    def work(client: Client) -> None:
+        for phase in phases:
+            phase(client)
+
+    return work

@@ -16,9 +16,10 @@ from fedvtc_edge.devices.rehearsal import Task
 from fedvtc_edge.masked import vector_bound, vector_size
 from fedvtc_edge.masking import LARGEST_BOUND, traffic_of
 from fedvtc_edge.privacy.design import Design
-from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
+from fedvtc_edge.statistics import GlobalStatistics
 
-from .base import Federation
+from .exchanges import blank_statistics
+from .federation import Federation
 
 Bytes = tuple[int, int]
 """Up and down."""
@@ -59,13 +60,12 @@ def one_pass(client: Client, measure: Callable[[Client], object]) -> Task:
 
 def statistics_bytes(federation: Federation, width: int, *, pooled: bool) -> Bytes:
     """Exact statistics of so many features up, and what is published down."""
-    classes, square = federation.classes, (width, width) if pooled else (federation.classes, width)
-    zero = np.zeros((classes, width))
+    classes = federation.classes
     down = _published(classes, width, pooled)
     if federation.masked is not None:
         size = vector_size(classes, width, pooled=pooled)
         return _masked(federation, size, vector_bound(), down)
-    blank = ClassStatistics(np.zeros(classes), zero, np.zeros(square), pooled)
+    blank = blank_statistics(classes, width, pooled=pooled)
     upload = wire.encode(blank, precision=federation.config.transport.precision)
     return len(upload) + federation.transport.overhead, down
 

@@ -11,17 +11,18 @@ from fedvtc_edge.config import TrainingSettings
 from fedvtc_edge.devices.rehearsal import Load
 from fedvtc_edge.training import finetuning, supervised
 
-from .base import Federation, Method
+from .base import Method
+from .federation import Federation
 from .load import epochs, random_batches
+from .steps import Step
 
 
 class Local(Method):
     """Each client alone, with the epochs that FedVTC's phase A gives it."""
 
-    def round(self, number: int, cohort: Sequence[Client]) -> None:
+    def steps(self, number: int) -> Sequence[Step]:
         """Phase A and nothing else."""
-        for client in cohort:
-            client.train(number)
+        return [Step(lambda client: client.train(number))] if number else []
 
     def load(self, client: Client, number: int) -> Load:
         """Phase A; nothing travels."""
@@ -31,11 +32,14 @@ class Local(Method):
 class LocalMatched(Method):
     """Each client alone, with as many gradient steps as FedVTC takes on f and ψ together."""
 
-    def round(self, number: int, cohort: Sequence[Client]) -> None:
+    def steps(self, number: int) -> Sequence[Step]:
         """FedVTC's whole budget on local data."""
-        for client in cohort:
+
+        def train(client: Client) -> None:
             steps = matched_steps(self.federation, client, number)
             client.train_on(number, client.images, client.labels, client.present, steps)
+
+        return [Step(train)] if number else []
 
     def load(self, client: Client, number: int) -> Load:
         """FedVTC's budget; nothing travels."""
@@ -51,11 +55,14 @@ class Centralised(Method):
         self._labels = torch.cat([client.labels for client in federation.clients])
         self._present = torch.stack([client.present for client in federation.clients]).any(0)
 
-    def round(self, number: int, cohort: Sequence[Client]) -> None:
+    def steps(self, number: int) -> Sequence[Step]:
         """FedVTC's whole budget on everybody's data."""
-        for client in cohort:
+
+        def train(client: Client) -> None:
             steps = matched_steps(self.federation, client, number)
             client.train_on(number, self._images, self._labels, self._present, steps)
+
+        return [Step(train)] if number else []
 
     def load(self, client: Client, number: int) -> Load:
         """FedVTC's budget; that all data would have to travel is not charged."""
