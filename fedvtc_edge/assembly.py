@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -12,6 +13,7 @@ from .client import Client
 from .compute import Compute
 from .config import Config
 from .data import Dataset, partition
+from .data.dataset import Labels, Pixels
 from .devices.fleet import Place, fleet
 from .errors import ConfigError
 from .evaluation import as_images
@@ -54,7 +56,7 @@ def assemble(
         record: The ledger.
         folder: The run directory, for keys and inbox; None keeps neither.
     """
-    kind = _PRIVATE.get(config.privacy.mode, METHODS[config.method.name])
+    kind = kind_of(config)
     height, _, channels = data.image_shape
     own = None if folder is None else folder / FOLDER
     parties = Parties(client_ids(config), own)
@@ -73,6 +75,11 @@ def assemble(
         MaskedSums(parties, transport, witness) if config.transport.masking else None,
     )
     return kind(federation)
+
+
+def kind_of(config: Config) -> type[Method]:
+    """The method that the settings name, as its privacy mode asks for."""
+    return _PRIVATE.get(config.privacy.mode, METHODS[config.method.name])
 
 
 def client_ids(config: Config) -> list[str]:
@@ -95,43 +102,75 @@ def clients(config: Config, data: Dataset, compute: Compute, *, decoders: bool) 
         seed=seed_of(config.seed, "partition"),
     )
     height, _, channels = data.image_shape
-    shape, latent, made = ImageShape(height, channels), config.method.latent, []
+    shape, made = ImageShape(height, channels), []
     for place, part in zip(places(config, data), parts, strict=True):
-        name, architecture = place.client, place.architecture
-        if architecture is None:
-            continue
-        model = build(
-            architecture,
-            shape,
-            latent=latent,
-            classes=data.classes,
-            seed=seed_of(config.seed, name, "classifier"),
-        )
-        decoder = None
-        if decoders:
-            decoder = vtc.build(shape, latent=latent, seed=seed_of(config.seed, name, "decoder"))
-            decoder = decoder.to(compute.device)
-        made.append(
-            Client(
-                id=name,
-                architecture=architecture,
-                device_profile=place.profile.name if place.profile else None,
-                images=as_images(data.x_train[part], compute.device),
-                labels=torch.from_numpy(data.y_train[part]).to(compute.device),
-                classes=data.classes,
-                model=model.to(compute.device),
-                decoder=decoder,
-                settings=config.training,
-                compute=compute,
-                seed=config.seed,
-            )
-        )
+        if place.architecture is not None:
+            samples = Samples(data.x_train[part], data.y_train[part])
+            made.append(one_client(config, place, samples, shape, data.classes, compute, decoders))
     if not made:
         raise ConfigError(
             f"clients.devices = {list(config.clients.devices)!r:.200}: no client can train",
             hint="see what fits: fedvtc-edge plan --device NAME",
         )
     return made
+
+
+class Samples(NamedTuple):
+    """One client's data.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        labels: int64 [N].
+    """
+
+    images: Pixels
+    labels: Labels
+
+
+def one_client(
+    config: Config,
+    place: Place,
+    samples: Samples,
+    shape: ImageShape,
+    classes: int,
+    compute: Compute,
+    decoders: bool,
+) -> Client:
+    """One client with networks of its own, seeded by its id.
+
+    Args:
+        config: The settings.
+        place: Its id, device and architecture, which is known.
+        samples: Its data.
+        shape: Of the images.
+        classes: Number C of classes.
+        compute: Where tensors live.
+        decoders: Whether it paints.
+
+    Raises:
+        ConfigError: An unknown architecture.
+    """
+    name, architecture, latent = place.client, place.architecture, config.method.latent
+    assert architecture is not None
+    seed = seed_of(config.seed, name, "classifier")
+    model = build(architecture, shape, latent=latent, classes=classes, seed=seed)
+    decoder = None
+    if decoders:
+        decoder = vtc.build(shape, latent=latent, seed=seed_of(config.seed, name, "decoder"))
+        decoder = decoder.to(compute.device)
+    return Client(
+        id=name,
+        architecture=architecture,
+        device_profile=place.profile.name if place.profile else None,
+        images=as_images(samples.images, compute.device),
+        labels=torch.from_numpy(samples.labels).to(compute.device),
+        classes=classes,
+        model=model.to(compute.device),
+        decoder=decoder,
+        settings=config.training,
+        compute=compute,
+        seed=config.seed,
+    )
 
 
 def places(config: Config, data: Dataset) -> list[Place]:

@@ -12,7 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from .errors import ConfigError
 from .validation import explain, refuse
@@ -136,6 +144,9 @@ class ServerSettings(_Table):
     quorum: float | None = Field(
         default=None, gt=0, le=1, description="share of the cohort; unset is all that take part"
     )
+    deadline_s: float = Field(
+        default=600.0, gt=0, le=1e6, description="for one phase of a round on engine flower"
+    )
 
 
 class EngineSettings(_Table):
@@ -146,11 +157,13 @@ class EngineSettings(_Table):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     workers: int = Field(default=1, ge=1, le=256)
 
-    @field_validator("name", "workers")
+    @field_validator("workers")
     @classmethod
-    def _available(cls, value: str | int) -> str | int:
-        if value not in ("local", 1):
-            raise refuse("not built yet", 'use engine.name = "local" and engine.workers = 1')
+    def _processes(cls, value: int, known: ValidationInfo) -> int:
+        if value > 1 and known.data.get("name") == "local":
+            raise refuse(
+                "the local engine works in one process", 'set engine.name = "flower", or 1 worker'
+            )
         return value
 
 

@@ -5,12 +5,14 @@
     │   ├── ConfigError       a key, type or range in the settings
     │   ├── DataError         a data set that cannot be used
     │   ├── RunError          a run directory that cannot be written, read or resumed
+    │   │   └── Busy          one in which another process works     (locking)
     │   ├── ScoreError        attack scores that nothing can be concluded from
     │   ├── PrivacyError      a privacy claim that cannot be made
     │   ├── KeyFileError      a signing, verifying or sealing key that cannot be used
     │   ├── TrustError        a trust list that cannot be used, or whom it does not trust
     │   ├── ContextError      names that an upload cannot belong to      (context)
-    │   └── BundleError       what a bundle is given, or asked for and does not hold
+    │   ├── BundleError       what a bundle is given, or asked for and does not hold
+    │   └── DeploymentError   a server or node that cannot be reached, or whose keys are wrong
     ├── MissingExtra          a part that this installation leaves out   exit 2
     ├── StatisticsError       numbers that are no statistics             (statistics)
     ├── WireError             bytes that are no upload                   (wire)
@@ -80,6 +82,10 @@ class TrustError(UsageError):
 
 class BundleError(UsageError):
     """What a bundle is given does not fit it, or it does not hold what is asked of it."""
+
+
+class DeploymentError(UsageError):
+    """A server or node that cannot be started or reached, or whose keys are wrong."""
 
 
 class MissingExtra(FedVTCError):  # noqa: N818  (what is missing is an extra)

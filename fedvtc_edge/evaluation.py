@@ -75,15 +75,26 @@ def mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
+ACCURACIES = (
+    "accuracy",
+    "accuracy_local_only",
+    "accuracy_absent_classes",
+    "accuracy_absent_classes_local_only",
+    "accuracy_calibrated",
+)
+"""What is read of each client."""
+
+
 def averages(records: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     """Means over clients, as they stand in metrics.jsonl and summary.json."""
 
     def over(key: str) -> float | None:
         return mean([record[key] for record in records])
 
+    known = [record["accuracy"] for record in records if record["accuracy"] is not None]
     return {
         "accuracy_mean": over("accuracy"),
-        "accuracy_worst": min(record["accuracy"] for record in records),
+        "accuracy_worst": min(known) if known else None,
         "accuracy_local_only_mean": over("accuracy_local_only"),
         "accuracy_absent_classes_mean": over("accuracy_absent_classes"),
         "accuracy_absent_classes_local_only_mean": over("accuracy_absent_classes_local_only"),

@@ -28,7 +28,7 @@ from .progress import Progress, SilentProgress
 from .refusals import Refusals
 from .releases import ReleaseStore
 from .runs import Checkpoint, RunDirectory
-from .summary import pictures, summarise
+from .summary import Figures, finish, summarise
 
 _NO_TWINS = ("local",)
 """Methods that are their own local-only control."""
@@ -142,12 +142,13 @@ def _run(
             engine.run()
         finally:
             progress.close()
-        summary = summarise(engine, data, fleet)
+        figures = [Figures.of(client) for client in method.federation.clients]
+        summary = summarise(method, figures, engine.records, engine.account, data, fleet)
         # All rounds are done and kept: nothing will be noised or opened again.
         releases.forget_secrets()
         method.federation.transport.end()
         if directory is not None:
-            _finish(directory, engine, data, summary)
+            finish(directory, method, data, summary)
     return RunResult(summary, directory.path if directory else None)
 
 
@@ -165,29 +166,6 @@ def check_names(config: Config) -> None:
     for name in config.clients.devices:
         DeviceProfile.load(name)
     Compute.of(config.engine)
-
-
-def _finish(
-    directory: RunDirectory, engine: LocalEngine, data: Dataset, summary: dict[str, Any]
-) -> None:
-    method = engine.method
-    records = {record["id"]: record for record in summary["clients"]}
-    directory.finish(
-        summary,
-        method.published,
-        {
-            client.id: (
-                {"classifier": client.model}
-                | ({"decoder": client.decoder} if client.decoder is not None else {}),
-                records[client.id],
-            )
-            for client in method.federation.clients
-        },
-        pictures(method, data),
-    )
-    from .report import render
-
-    render(directory.path)
 
 
 def _unseen(round_: int, sender: str, kind: str, data: bytes) -> None:

@@ -14,6 +14,10 @@ LOCK = "run.lock"
 """Name of the file that is locked; it holds nothing."""
 
 
+class Busy(RunError):  # noqa: N818  (who meets it waits)
+    """Another process works in the folder."""
+
+
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Nobody else works in the folder ``path`` meanwhile; made where it does not exist.
@@ -22,14 +26,15 @@ def alone(path: Path) -> Iterator[None]:
     can be taken up at once.
 
     Raises:
-        RunError: Another process works there, or the folder cannot be written.
+        Busy: Another process works there.
+        RunError: The folder cannot be written.
     """
     lock = FileLock(path / LOCK, timeout=0)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise RunError(
+        raise Busy(
             f"another process is at work in {path}", hint="wait until it is done, or stop it"
         ) from None
     except OSError as error:

@@ -21,6 +21,8 @@ SCALE_BITS = 20
 LARGEST_SUM = 2.0**28
 """Public bound on every number of a client's statistics: two million examples at p = 128."""
 
+_MARK, _LETTERS = "-mask", "abcde"
+
 Witness = Callable[[int, str, str, bytes], None]
 
 
@@ -79,7 +81,7 @@ class MaskedSums:
         up, down = dict.fromkeys(vectors, 0), dict.fromkeys(vectors, 0)
 
         def carry(step: Step, sender: str, message: bytes) -> bytes:
-            kind = f"{context.kind}-mask{'abcde'[step]}"
+            kind = mask_kind(context.kind, step)
             own = Context(context.run, context.round, sender, kind)
             delivery = self._transport.relay(message, own)
             up[sender] += delivery.size
@@ -101,6 +103,19 @@ class MaskedSums:
         )
         traffic = {name: Bytes(up[name], down[name]) for name in vectors}
         return Total(total.total, total.survivors, traffic)
+
+
+def mask_kind(kind: str, step: Step) -> str:
+    """What a client's message of one step of a masked sum is called."""
+    return f"{kind}{_MARK}{_LETTERS[step]}"
+
+
+def mask_step(kind: str) -> tuple[str, Step] | None:
+    """The reverse of :func:`mask_kind`; None for a kind that is no such message."""
+    base, mark, letter = kind.rpartition(_MARK)
+    if not mark or len(letter) != 1 or letter not in _LETTERS:
+        return None
+    return base, Step(_LETTERS.index(letter))
 
 
 def to_vector(statistics: ClassStatistics) -> Integers:

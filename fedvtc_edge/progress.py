@@ -18,6 +18,9 @@ class Progress(Protocol):
     def advance(self, note: str = "") -> None:
         """One unit is done; ``note`` is a few words on how it went."""
 
+    def say(self, text: str) -> None:
+        """One line on what happens meanwhile."""
+
     def close(self) -> None:
         """Stop showing anything. Harmless when called twice."""
 
@@ -30,6 +33,9 @@ class SilentProgress:
 
     def advance(self, note: str = "") -> None:
         """Ignore the unit."""
+
+    def say(self, text: str) -> None:
+        """Ignore the line."""
 
     def close(self) -> None:
         """Nothing to close."""
@@ -74,6 +80,13 @@ class BarProgress:
         if note:
             self._bar.set_postfix_str(note, refresh=False)
         self._bar.update()
+
+    def say(self, text: str) -> None:
+        """One line on what happens meanwhile, above the bar where there is one."""
+        if self._bar is None:
+            self._line(text)
+        else:
+            self._bar.write(text, file=self._stream or sys.stderr)
 
     def close(self) -> None:
         """Take the bar off the screen. Harmless when called twice."""

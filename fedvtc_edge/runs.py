@@ -145,7 +145,7 @@ class RunDirectory:
                 (path / folder).mkdir(parents=True, exist_ok=True)
             self._ledger.begin()
             write_atomic(path / "run.json", _json(made | {"config": digest(self.config)}))
-            write_atomic(path / "config.toml", _toml(self.config))
+            write_atomic(path / "config.toml", as_toml(self.config))
         except OSError as error:
             raise _unwritable(path, error) from None
         self.begun = True
@@ -284,7 +284,7 @@ def _unwritable(path: Path, error: OSError) -> RunError:
 
 def digest(config: Config) -> str:
     """What tells this run's settings from all others."""
-    return hashlib.sha256(_toml(config)).hexdigest()
+    return hashlib.sha256(as_toml(config)).hexdigest()
 
 
 def public_name(config: Config) -> str:
@@ -292,7 +292,8 @@ def public_name(config: Config) -> str:
     return digest(config)[:32]
 
 
-def _toml(config: Config) -> bytes:
+def as_toml(config: Config) -> bytes:
+    """All settings as a file; the same bytes for the same run."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode()
 
 

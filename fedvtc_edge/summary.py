@@ -3,57 +3,107 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .client import Client
 from .data import Dataset
 from .devices.fleet import Place, notes
-from .engine.local import LocalEngine
 from .evaluation import averages
 from .memory import training_megabytes
 from .methods import Method
 from .privacy.plan import UNITS, claim_of, covers
-from .runs import SCHEMA, version
+from .report import render
+from .runs import SCHEMA, RunDirectory, version
 
 _PER_CLASS = 6
 _PICTURE_BYTES = 8_000_000
 """About how many painted pixels samples.npz may hold; at least one picture a class."""
 
 
-def summarise(engine: LocalEngine, data: Dataset, fleet: Sequence[Place]) -> dict[str, Any]:
-    """``summary.json`` of interface.md; accuracies are fractions on the global test set."""
-    places, spans = {place.client: place for place in fleet}, virtual(engine.records)
-    method, federation = engine.method, engine.federation
-    config, last = federation.config, engine.records[-1]
-    account = engine.account
-    records = []
-    for client, measured in zip(federation.clients, last["clients"], strict=True):
-        spent = account[client.id]
-        batch = client.images[: config.training.batch]
+@dataclass(frozen=True)
+class Figures:
+    """What is known of one client without looking at its rounds; None is not told.
+
+    Args:
+        id: Its name.
+        architecture: Of its network.
+        device: Name of its profile.
+        class_counts: Examples per class, [C].
+        parameters: Of all its networks.
+        peak_memory_mb: That training needs.
+    """
+
+    id: str
+    architecture: str
+    device: str | None
+    class_counts: Sequence[int] | None
+    parameters: int | None
+    peak_memory_mb: float | None
+
+    @classmethod
+    def of(cls, client: Client) -> Figures:
+        """Of a client that is in this process."""
+        batch = client.images[: client.settings.batch]
         modules = [client.model] + ([client.decoder] if client.decoder is not None else [])
+        return cls(
+            client.id,
+            client.architecture,
+            client.device_profile,
+            client.counts.tolist(),
+            sum(p.numel() for m in modules for p in m.parameters()),
+            round(training_megabytes(client.model, client.decoder, batch), 2),
+        )
+
+
+def summarise(
+    method: Method,
+    clients: Sequence[Figures],
+    rounds: Sequence[Mapping[str, Any]],
+    account: Mapping[str, Mapping[str, Any]],
+    data: Dataset,
+    fleet: Sequence[Place],
+) -> dict[str, Any]:
+    """``summary.json`` of interface.md; accuracies are fractions on the global test set.
+
+    Args:
+        method: With what it published.
+        clients: In their order.
+        rounds: Lines of metrics.jsonl.
+        account: Seconds, images and bytes by client id.
+        data: For its names.
+        fleet: Clients' places.
+    """
+    places, spans = {place.client: place for place in fleet}, virtual(rounds)
+    federation, last = method.federation, rounds[-1]
+    config = federation.config
+    records = []
+    for client, measured in zip(clients, last["clients"], strict=True):
+        spent, counts = account[client.id], client.class_counts
         records.append(
             {
                 "id": client.id,
                 "architecture": client.architecture,
                 "architecture_wanted": places[client.id].wanted,
-                "device": client.device_profile,
-                "samples": len(client.images),
-                "classes_present": int(client.present.sum()),
-                "class_counts": client.counts.tolist(),
-                "parameters": sum(p.numel() for m in modules for p in m.parameters()),
+                "device": client.device,
+                "samples": None if counts is None else sum(counts),
+                "classes_present": None if counts is None else sum(n > 0 for n in counts),
+                "class_counts": counts,
+                "parameters": client.parameters,
                 **{key: value for key, value in measured.items() if key.startswith("accuracy")},
                 "upload_bytes": spent["up"],
                 "download_bytes": spent["down"],
-                "peak_memory_mb": round(training_megabytes(client.model, client.decoder, batch), 2),
+                "peak_memory_mb": client.peak_memory_mb,
                 "seconds": round(spent["seconds"], 3),
                 **spans.get(client.id, {"seconds_virtual": None, "rounds_missed": None}),
             }
         )
     means = averages(records)
-    seconds = sum(record["seconds"] for record in engine.records)
+    seconds = sum(record["seconds"] for record in rounds)
     busy = sum(spent["seconds"] for spent in account.values())
     alone = means["accuracy_local_only_mean"] or 0.0
     claim = claim_of(config)
@@ -85,7 +135,7 @@ def summarise(engine: LocalEngine, data: Dataset, fleet: Sequence[Place]) -> dic
         "notes": notes(fleet),
         **means,
         "accuracy_control": last["accuracy_control"],
-        "gain": (means["accuracy_mean"] or 0.0) - alone,
+        "gain": None if means["accuracy_mean"] is None else means["accuracy_mean"] - alone,
         "upload_bytes_total": sum(spent["up"] for spent in account.values()),
         "download_bytes_total": sum(spent["down"] for spent in account.values()),
         "uploads": [
@@ -132,7 +182,7 @@ def pictures(method: Method, data: Dataset) -> dict[str, NDArray[np.uint8]]:
     """
     world = method.world()
     clients = method.federation.clients
-    if world is None or any(client.decoder is None for client in clients):
+    if world is None or not clients or any(client.decoder is None for client in clients):
         return {}
     size, _, channels = data.image_shape
     row = len(clients) * data.classes * size * size * channels
@@ -148,3 +198,24 @@ def pictures(method: Method, data: Dataset) -> dict[str, NDArray[np.uint8]]:
         real[label, : len(examples)] = examples
     stacked = torch.stack(painted).permute(0, 1, 3, 4, 2)
     return {"painted": stacked.reshape(len(clients), *grid).numpy(), "real": real}
+
+
+def finish(
+    directory: RunDirectory, method: Method, data: Dataset, summary: Mapping[str, Any]
+) -> None:
+    """Write what a finished run leaves, the clients' networks that are here, and the report."""
+    records = {record["id"]: record for record in summary["clients"]}
+    directory.finish(
+        summary,
+        method.published,
+        {
+            client.id: (
+                {"classifier": client.model}
+                | ({"decoder": client.decoder} if client.decoder is not None else {}),
+                records[client.id],
+            )
+            for client in method.federation.clients
+        },
+        pictures(method, data),
+    )
+    render(directory.path)

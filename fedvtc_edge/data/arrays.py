@@ -1,4 +1,7 @@
-"""Data sets in one .npz file: x_train, y_train, x_test, y_test, optional class_names."""
+"""Data sets in one .npz file: x_train, y_train, x_test, y_test, optional class_names.
+
+A client's own file has no test arrays, and may call the others x and y.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,12 @@ import numpy.typing as npt
 from fedvtc_edge.errors import DataError
 
 from .archives import opened, reading
-from .dataset import as_labels, as_pixels, check_class_names, check_pairs
+from .dataset import Labels, Pixels, as_labels, as_pixels, check_class_names, check_pairs
 from .splits import Part, Source, Split
+
+_HINT = "np.savez(path, x_train=…, y_train=…, x_test=…, y_test=…)"
+_OWN_HINT = "np.savez(path, x=…, y=…, class_names=…)"
+_PAIRS = {"x", "y", "x_train", "y_train"}
 
 
 def open_arrays(path: Path) -> Source:
@@ -28,6 +35,7 @@ def open_arrays(path: Path) -> Source:
         names: tuple[str, ...] = ()
         if "class_names.npy" in archive.namelist():
             names = _names(_read(path, archive, "class_names"), f"{path}: class_names")
+            check_class_names(names, f"{path}: class_names")
 
     def open_part(part: Part) -> Split:
         with opened(path) as archive:
@@ -39,14 +47,56 @@ def open_arrays(path: Path) -> Source:
     return Source(path.stem, names, open_part)
 
 
-def _read(path: Path, archive: zipfile.ZipFile, key: str) -> npt.NDArray[Any]:
+def read_pair(path: Path, classes: int) -> tuple[tuple[str, ...] | None, Pixels, Labels]:
+    """A client's own images: ``x`` and ``y``, or ``x_train`` and ``y_train``; no other is opened.
+
+    Args:
+        path: The file.
+        classes: How many classes labels number where the file has no ``class_names``.
+
+    Returns:
+        The file's ``class_names``, not yet checked, or None; images uint8 [N, H, W, C],
+        N at least 1; labels int64 [N], which number those names, else `classes`.
+
+    Raises:
+        DataError: As :func:`open_arrays`; or keys of both pairs.
+    """
+    with opened(path) as archive:
+        keys = {name.removesuffix(".npy") for name in archive.namelist()}
+        if keys & {"x", "y"} and keys & {"x_train", "y_train"}:
+            raise DataError(
+                f"{path}: keys {', '.join(sorted(keys & _PAIRS))}; expected one pair of them",
+                hint="save one set of images: " + _OWN_HINT,
+            )
+        x, y = ("x", "y") if keys & {"x", "y"} else ("x_train", "y_train")
+        names = None
+        if "class_names" in keys:
+            names = _names(_read(path, archive, "class_names"), f"{path}: class_names")
+        images, labels = (_read(path, archive, key, _OWN_HINT) for key in (x, y))
+    if not images.size:
+        raise DataError(
+            f"{path}: {x}: no images (shape {list(images.shape)}); expected at least one",
+            hint="a client without images cannot take part",
+        )
+    pixels = as_pixels(images, f"{path}: {x}")
+    numbers = as_labels(labels, f"{path}: {y}", classes if names is None else len(names))
+    if len(pixels) != len(numbers):
+        raise DataError(
+            f"{path}: {x} has {len(pixels)} images, {y} {len(numbers)} labels; "
+            "expected as many labels as images",
+            hint="save images and labels of the same samples, in the same order",
+        )
+    return names, pixels, numbers
+
+
+def _read(path: Path, archive: zipfile.ZipFile, key: str, hint: str = _HINT) -> npt.NDArray[Any]:
     try:
         info = archive.getinfo(f"{key}.npy")
     except KeyError:
         found = ", ".join(sorted(name.removesuffix(".npy") for name in archive.namelist())[:10])
         raise DataError(
             f"{path}: no key {key}; found: {found or 'nothing'}",
-            hint="np.savez(path, x_train=…, y_train=…, x_test=…, y_test=…)",
+            hint=hint,
         ) from None
     _check_header(path, archive, info, key)
     with reading(path, key), archive.open(info) as member:
@@ -80,13 +130,11 @@ def _check_header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, k
 
 
 def _names(array: npt.NDArray[Any], where: str) -> tuple[str, ...]:
-    if array.ndim != 1 or array.dtype.kind not in "USiu":
+    if array.ndim != 1 or not array.size or array.dtype.kind not in "USiu":
         raise DataError(
             f"{where}: {array.dtype} of shape {list(array.shape)}; expected strings [classes]",
             hint="class_names=np.array(['cat', 'dog'])",
         )
     if array.dtype.kind == "S":
         array = np.char.decode(array, "utf-8", "replace")
-    names = tuple(str(name) for name in array.tolist())
-    check_class_names(names, where)
-    return names
+    return tuple(str(name) for name in array.tolist())

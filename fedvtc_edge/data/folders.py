@@ -16,7 +16,7 @@ from fedvtc_edge.errors import DataError
 from .dataset import Labels, Pixels, check_class_names
 from .images import SUFFIXES, decode, is_grey
 from .splits import Part, Source, Split
-from .trees import LAYOUT_HINT, Tree, archive_tree, directory_tree
+from .trees import LAYOUT_HINT, Tree, archive_tree, below, directory_tree
 
 
 def open_folder(path: Path) -> Source:
@@ -31,15 +31,15 @@ def open_folder(path: Path) -> Source:
     """
     tree = archive_tree(path) if path.is_file() else directory_tree(path)
     training = _images(tree, "train")
-    classes = sorted({_class(name) for name in training})
+    classes = sorted({class_of(name, "train") for name in training})
     check_class_names(tuple(classes), f"{path}: class folders")
     channels = 1 if _all_grey(tree, training) else 3
 
     def open_part(part: Part) -> Split:
         names = training if part == "train" else _images(tree, part)
-        _check_same_classes(path, classes, sorted({_class(name) for name in names}))
+        _check_same_classes(path, classes, sorted({class_of(name, part) for name in names}))
         number = {name: position for position, name in enumerate(classes)}
-        labels = np.array([number[_class(name)] for name in names], np.int64)
+        labels = np.array([number[class_of(name, part)] for name in names], np.int64)
 
         def fetch(indices: Labels) -> Iterator[Pixels]:
             wanted = [names[index] for index in indices]
@@ -60,23 +60,29 @@ def _all_grey(tree: Tree, names: Sequence[str]) -> bool:
 
 
 def _images(tree: Tree, part: Part) -> list[str]:
-    names = sorted(name for name in tree.names(part) if _is_image(PurePosixPath(name)))
+    names = image_names(tree, part)
     if not names:
         raise DataError(f"{tree.origin}: no images in {part}/<class>/", hint=LAYOUT_HINT)
     return names
 
 
-def _is_image(name: PurePosixPath) -> bool:
-    # part/class/file at least; hidden files are what file managers leave behind (._1.png).
+def image_names(tree: Tree, folder: str) -> list[str]:
+    """Names of the images in the class folders in a folder of the tree, sorted."""
+    return sorted(name for name in tree.names(folder) if _is_image(name, folder))
+
+
+def class_of(name: str, folder: str) -> str:
+    """The class folder in `folder` that a file lies in."""
+    return name.removeprefix(below(folder)).split("/", 1)[0]
+
+
+def _is_image(name: str, folder: str) -> bool:
+    # class/file at least; hidden files are what file managers leave behind (._1.png).
     return (
-        len(name.parts) >= 3
-        and name.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in name.parts)
+        "/" in name.removeprefix(below(folder))
+        and PurePosixPath(name).suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in PurePosixPath(name).parts)
     )
-
-
-def _class(name: str) -> str:
-    return name.split("/", 2)[1]
 
 
 def _check_same_classes(path: Path, train: list[str], test: list[str]) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from fedvtc_edge.errors import DataError
 
 from .archives import MAX_MEMBERS, opened, read_member
-from .splits import Part
 
 MAX_FILE_BYTES = 64 * 2**20
 LAYOUT_HINT = "expected train/<class>/<image> and test/<class>/<image>, images as png or jpg"
@@ -18,11 +17,23 @@ LAYOUT_HINT = "expected train/<class>/<image> and test/<class>/<image>, images a
 
 @dataclass(frozen=True)
 class Tree:
-    """Image names below the base (``train/cat/1.png``), and their bytes in that order."""
+    """The files below a base, in folders of classes.
+
+    Attributes:
+        origin: Directory or archive, as errors name it.
+        names: Folder → names of the files in the class folders in it, from the base
+            (``train`` → ``train/cat/1.png``); the empty folder is the base itself.
+        read: Names → their bytes in that order.
+    """
 
     origin: Path
-    names: Callable[[Part], list[str]]
+    names: Callable[[str], list[str]]
     read: Callable[[Sequence[str]], Iterator[bytes]]
+
+
+def below(folder: str) -> str:
+    """How names in a folder of a tree begin."""
+    return f"{folder}/" if folder else ""
 
 
 def is_image_folder(path: Path) -> bool:
@@ -30,26 +41,30 @@ def is_image_folder(path: Path) -> bool:
     return os.path.isdir(path) and _base(path) is not None
 
 
-def directory_tree(path: Path) -> Tree:
+def directory_tree(path: Path, base: Path | None = None) -> Tree:
     """The tree of a directory.
+
+    Args:
+        path: As errors name it.
+        base: Where names start; None is where ``train`` lies, here or one level down.
 
     Raises:
         DataError: No ``train`` in it; later, a file that cannot be read or is too large.
     """
-    base = _base(path)
+    base = _base(path) if base is None else base
     if base is None:
         raise DataError(f"{path}: no directory train/", hint=LAYOUT_HINT)
 
-    def names(part: Part) -> list[str]:
+    def names(folder: str) -> list[str]:
         found: list[str] = []
         # Follows no links below a class, so that a loop of them ends.
-        for kind in _directories(base / part):
-            for folder, _, files in os.walk(kind):
-                relative = Path(folder).relative_to(base).as_posix()
+        for kind in _directories(base / folder):
+            for inner, _, files in os.walk(kind):
+                relative = Path(inner).relative_to(base).as_posix()
                 found.extend(f"{relative}/{file}" for file in files)
                 if len(found) > MAX_MEMBERS:
                     raise DataError(
-                        f"{path}: more than {MAX_MEMBERS} files in {part}/",
+                        f"{path / folder}: more than {MAX_MEMBERS} files",
                         hint="make a folder of a smaller part of the data set",
                     )
         return found
@@ -90,24 +105,28 @@ def _read_file(file: Path, where: str) -> bytes:
     return data
 
 
-def archive_tree(path: Path) -> Tree:
+def archive_tree(path: Path, prefix: str | None = None) -> Tree:
     """The tree of a .zip file, read in memory.
+
+    Args:
+        path: The file.
+        prefix: Where names start; None is where ``train`` lies, on top or one level down.
 
     Raises:
         DataError: What `archives.opened` and `archives.read_member` refuse.
     """
     with opened(path) as archive:
         members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
-    prefix = _prefix(members)
+    base = _prefix(members) if prefix is None else prefix
 
-    def names(part: Part) -> list[str]:
-        start = f"{prefix}{part}/"
-        return [name.removeprefix(prefix) for name in members if name.startswith(start)]
+    def names(folder: str) -> list[str]:
+        start = base + below(folder)
+        return [name.removeprefix(base) for name in members if name.startswith(start)]
 
     def read(names: Sequence[str]) -> Iterator[bytes]:
         with opened(path) as archive:
             for name in names:
-                yield read_member(path, archive, members[prefix + name], MAX_FILE_BYTES)
+                yield read_member(path, archive, members[base + name], MAX_FILE_BYTES)
 
     return Tree(path, names, read)
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from fedvtc_edge.client import Client
@@ -15,9 +14,9 @@ from fedvtc_edge.evaluation import TestSet, averages, evaluate
 from fedvtc_edge.methods import Method
 from fedvtc_edge.progress import Progress
 from fedvtc_edge.runs import Checkpoint
-from fedvtc_edge.streams import generator
 
 from .attendance import Attendance, Turn, attended
+from .cohort import drawn
 
 Keep = Callable[[Checkpoint], None]
 
@@ -107,7 +106,8 @@ class LocalEngine:
         for number in range(done + 1, rounds + 1):
             before, begin = self.account, time.perf_counter()
             opening = self._open() if number == 1 else []
-            turn = self.attendance.round(number, self._cohort(number))
+            cohort = drawn(self.federation.config, self.federation.clients, number)
+            turn = self.attendance.round(number, cohort)
             self.federation.missing = turn.missing
             if turn.present:
                 self.method.round(number, turn.present)
@@ -123,14 +123,6 @@ class LocalEngine:
         self.federation.missing = len(self.federation.clients) - len(present)
         self.method.open(present)
         return turns
-
-    def _cohort(self, number: int) -> list[Client]:
-        """A fixed share of the clients, drawn anew each round, in the order of their ids."""
-        clients = self.federation.clients
-        config = self.federation.config
-        size = config.clients.per_round
-        drawn = torch.randperm(len(clients), generator=generator(config.seed, "cohort", number))
-        return [clients[index] for index in sorted(drawn[:size].tolist())]
 
     def _finish_round(
         self,

@@ -13,6 +13,7 @@ from .messages import traffic_of
 from .plan import LARGEST_BOUND, Plan, Step, threshold_of
 from .server import MaskedSum, MaskingServer
 from .simulation import run_masked_sum
+from .vault import Vault, take_step
 
 __all__ = [
     "LARGEST_BOUND",
@@ -22,10 +23,12 @@ __all__ = [
     "MaskingServer",
     "Plan",
     "Step",
+    "Vault",
     "decode_fixed",
     "encode_fixed",
     "grid_bound",
     "run_masked_sum",
+    "take_step",
     "threshold_of",
     "traffic_of",
 ]

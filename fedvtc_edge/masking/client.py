@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from .channel import Channel, open_channel
 from .errors import MaskingError
+from .fixed import reduced
 from .keys import (
-    Advert,
     Agreement,
-    Vector,
     agree,
-    commitment_of,
     masking_key,
     pair_mask,
     self_mask,
     signed_advert,
     verified_advert,
 )
-from .messages import SIZES, Kind, frame, membered, pack_members
+from .messages import SIZES, Kind, frame, membered
 from .plan import Plan, Step
-from .shamir import SECRET_BYTES, SHARE_BYTES, split
+from .shamir import SHARE_BYTES, split
+from .state import State
 
 
 class MaskingClient:
     """One client in one masked sum.
 
-    The methods are called in the order in which they stand here, each once, with what
-    the server sent. Whatever is refused ends this client's part: it then answers
+    The methods of the steps are called in the order in which they stand here, each once,
+    with what the server sent. Whatever is refused ends this client's part: it then answers
     nothing any more, and its keys are dropped (Python cannot wipe them from memory).
 
     Guarantee: see ``docs/masking.md``. Nothing that depends on the vector leaves but in
@@ -67,28 +64,86 @@ class MaskingClient:
                 f"the identity is not the one trusted as {client}", hint="check the key file"
             )
         self._identity, self._agree = identity, agreeing
-        self._next: Step | None = Step.ADVERTISE
-        # The two secrets that are shared: of the self-mask, and of the key of pairwise masks.
-        self._seed = secrets.token_bytes(SECRET_BYTES)
-        self._root = secrets.token_bytes(SECRET_BYTES)
-        self._masking = masking_key(plan, self.index, self._root)
-        self._encryption = X25519PrivateKey.generate()
-        self._adverts: dict[int, Advert] = {}
-        self._channels: dict[int, Channel] = {}
-        self._shares: dict[int, tuple[int, int]] = {}
-        self._arrived: tuple[int, ...] = ()
-        self._own = self._view = self._statement = b""
+        self._state: State | None = State.fresh()
+
+    @property
+    def step(self) -> Step | None:
+        """The step that is due; None once this client's part is over."""
+        return self._state.step if self._state else None
+
+    def freeze(self) -> bytes:
+        """All that the next step needs, for another process on this device.
+
+        The state moves: this object says no more. Two that go on from the same bytes
+        would break the promise of one answer per step; see :class:`Vault`.
+
+        Returns:
+            Secret bytes, for a file that only this client reads.
+
+        Raises:
+            MaskingError: This client's part is over.
+        """
+        state, self._state = self._state, None
+        if state is None:
+            raise MaskingError(
+                f"{self.client}: nothing to keep, its part in the sum is over",
+                hint="it ends with the last step or with anything refused; begin a new sum",
+            )
+        return state.to_bytes(self.plan, self.client)
+
+    @classmethod
+    def thaw(
+        cls,
+        plan: Plan,
+        client: str,
+        identity: Ed25519PrivateKey,
+        data: bytes,
+        *,
+        agreeing: Agreement = agree,
+    ) -> MaskingClient:
+        """Go on where :meth:`freeze` stopped; the same bytes must never be thawed twice.
+
+        Args:
+            plan: This and the others are the frozen client's.
+            client: Its id.
+            identity: Its private key.
+            data: What ``freeze`` returned.
+            agreeing: X25519.
+
+        Raises:
+            MaskingError: Bytes of another plan or client, or damaged ones.
+        """
+        thawed = cls(plan, client, identity, agreeing=agreeing)
+        thawed._state = State.from_bytes(plan, client, data)
+        return thawed
+
+    def answer(self, step: Step, message: bytes, vector: NDArray[np.int64]) -> bytes:
+        """Take the step of that name.
+
+        Args:
+            step: Which one.
+            message: What the server sent for it; ADVERTISE reads none.
+            vector: For MASK; the others do not look at it.
+
+        Raises:
+            MaskingError: As the step's own method.
+        """
+        match step:
+            case Step.ADVERTISE:
+                return self.advertise()
+            case Step.SHARE:
+                return self.share(message)
+            case Step.MASK:
+                return self.mask(message, vector)
+            case Step.CONFIRM:
+                return self.confirm(message)
+            case Step.UNMASK:
+                return self.unmask(message)
 
     def advertise(self) -> bytes:
         """Step 0: fresh public keys and a commitment to the self-mask, signed."""
-        with self._taking(Step.ADVERTISE):
-            advert = Advert(
-                self._encryption.public_key().public_bytes_raw(),
-                self._masking.public_key().public_bytes_raw(),
-                commitment_of(self.plan, self.index, self._seed),
-            )
-            self._own = signed_advert(self.plan, self.client, advert, self._identity)
-            return frame(self.plan, Kind.ADVERT, self.client, self._own)
+        with self._taking(Step.ADVERTISE) as state:
+            return frame(self.plan, Kind.ADVERT, self.client, self._own(state))
 
     def share(self, roster: bytes) -> bytes:
         """Step 1: shares of both secrets, sealed for each of the others.
@@ -100,25 +155,23 @@ class MaskingClient:
             MaskingError: Too few clients, a signature that is wrong, or one's own
                 advert changed.
         """
-        with self._taking(Step.SHARE):
+        with self._taking(Step.SHARE) as state:
             members, adverts = membered(self.plan, roster, Kind.ROSTER, SIZES[Kind.ROSTER])
             self._check_members(members, range(len(self.plan.clients)))
-            if adverts[self.index] != self._own:
+            if adverts[self.index] != self._own(state):
                 raise MaskingError(
                     "the server shows another advert than was sent", hint="do not trust it"
                 )
             # Everybody must have been shown the same keys: the digest enters every key.
-            self._view = hashlib.sha256(roster).digest()
+            state.view = hashlib.sha256(roster).digest()
             others = [m for m in members if m != self.index]
             for m in others:
-                self._adverts[m] = verified_advert(self.plan, self.plan.clients[m], adverts[m])
-                secret = self._agree(self._encryption, self._adverts[m].encryption)
-                self._channels[m] = open_channel(self.plan, self._view, secret, self.index, m)
+                state.adverts[m] = verified_advert(self.plan, self.plan.clients[m], adverts[m])
             points = tuple(m + 1 for m in members)  # 0 is where the secret lies
-            dealt = [split(s, points, self.plan.threshold) for s in (self._seed, self._root)]
+            dealt = [split(s, points, self.plan.threshold) for s in (state.seed, state.root)]
             shares = dict(zip(members, zip(*dealt, strict=True), strict=True))
-            self._shares[self.index] = shares[self.index]
-            body = b"".join(self._channels[m].seal_shares(*shares[m]) for m in others)
+            state.shares[self.index] = shares[self.index]
+            body = b"".join(self._channel(state, m).seal_shares(*shares[m]) for m in others)
             return frame(self.plan, Kind.SHARES, self.client, body)
 
     def mask(self, mailbox: bytes, vector: NDArray[np.int64]) -> bytes:
@@ -132,22 +185,25 @@ class MaskingClient:
             MaskingError: A vector of another type or shape or beyond the bound, which
                 would wrap around; too few clients; shares that cannot be opened.
         """
-        with self._taking(Step.MASK):
-            numbers = self._checked(vector)
+        with self._taking(Step.MASK) as state:
+            numbers = reduced(self.plan, vector)
             members, sealed = membered(
                 self.plan, mailbox, Kind.MAILBOX, SIZES[Kind.MAILBOX], but=self.index
             )
-            self._check_members(members, [self.index, *self._adverts])
+            self._check_members(members, [self.index, *state.adverts])
             for m, message in sealed.items():
-                self._shares[m] = self._channels[m].open_shares(message)
-            masked = numbers + self_mask(self.plan, self.index, self._seed)
+                state.shares[m] = self._channel(state, m).open_shares(message)
+            masked = numbers + self_mask(self.plan, self.index, state.seed)
+            key = masking_key(self.plan, self.index, state.root)
             for m in sealed:
                 pair = (min(m, self.index), max(m, self.index))
-                secret = self._agree(self._masking, self._adverts[m].masking)
-                mask = pair_mask(self.plan, self._view, secret, pair)
+                secret = self._agree(key, state.adverts[m].masking)
+                mask = pair_mask(self.plan, state.view, secret, pair)
                 # The lower one adds what the higher one subtracts.
                 (np.add if self.index < m else np.subtract)(masked, mask, out=masked)
-            self._view += pack_members(self.plan, members)
+            # What no later step needs goes: who steals it cannot take this mask off.
+            state.seed = state.root = b""
+            state.adverts = {m: state.adverts[m] for m in sealed}
             return frame(self.plan, Kind.MASKED, self.client, masked.tobytes())
 
     def confirm(self, arrived: bytes) -> bytes:
@@ -159,14 +215,13 @@ class MaskingClient:
         Raises:
             MaskingError: Too few clients, or one that did not take part.
         """
-        with self._taking(Step.CONFIRM):
+        with self._taking(Step.CONFIRM) as state:
             members, _ = membered(self.plan, arrived, Kind.ARRIVED, 0)
-            self._check_members(members, self._shares)
-            self._arrived = members
-            # All that was seen so far: adverts, whose shares came, whose vectors came.
-            self._statement = self._view + pack_members(self.plan, members)
+            self._check_members(members, state.shares)
+            state.arrived = members
+            statement = state.statement(self.plan)
             body = b"".join(
-                self._channels[m].confirmation(self._statement) for m in members if m != self.index
+                self._channel(state, m).confirmation(statement) for m in members if m != self.index
             )
             return frame(self.plan, Kind.CONFIRMATION, self.client, body)
 
@@ -183,49 +238,50 @@ class MaskingClient:
         Raises:
             MaskingError: Fewer than t confirmations, or one of another list.
         """
-        with self._taking(Step.UNMASK):
+        with self._taking(Step.UNMASK) as state:
             members, tags = membered(
                 self.plan, confirmed, Kind.CONFIRMED, SIZES[Kind.CONFIRMED], but=self.index
             )
-            self._check_members(members, self._arrived)
+            self._check_members(members, state.arrived)
+            statement = state.statement(self.plan)
             for m, tag in tags.items():
-                if not self._channels[m].confirms(tag, self._statement):
+                if not self._channel(state, m).confirms(tag, statement):
                     raise MaskingError(
                         f"{self.plan.clients[m]} did not see the same clients arrive",
                         hint="the server shows clients different lists, or one of them lies",
                     )
-            arrived = set(self._arrived)
+            arrived = set(state.arrived)
             body = b"".join(
-                self._shares[m][0 if m in arrived else 1].to_bytes(SHARE_BYTES, "big")
-                for m in sorted(self._shares)
+                state.shares[m][0 if m in arrived else 1].to_bytes(SHARE_BYTES, "big")
+                for m in sorted(state.shares)
             )
-            answer = frame(self.plan, Kind.UNMASKING, self.client, body)
-        self._end()
-        return answer
+            return frame(self.plan, Kind.UNMASKING, self.client, body)
 
     @contextmanager
-    def _taking(self, step: Step) -> Iterator[None]:
-        """A step is begun once; unless it ends well, none follows."""
-        expected, self._next = self._next, None
-        try:
-            if expected is not step:
-                at = "nothing more" if expected is None else expected.name
-                raise MaskingError(
-                    f"{self.client}: {step.name} where {at} is due",
-                    hint="every step is taken once, in order; begin a new sum",
-                )
-            yield
-        except BaseException:
-            self._end()
-            raise
-        self._next = Step(step + 1) if step < Step.UNMASK else None
+    def _taking(self, step: Step) -> Iterator[State]:
+        """A step is begun once; unless it ends well, nothing is left for another."""
+        state, self._state = self._state, None
+        if state is None or state.step is not step:
+            due = state.step.name if state else "nothing more"
+            raise MaskingError(
+                f"{self.client}: {step.name} where {due} is due",
+                hint="every step is taken once, in order; begin a new sum",
+            )
+        yield state
+        if step < Step.UNMASK:
+            state.step = Step(step + 1)
+            self._state = state
 
-    def _end(self) -> None:
-        self._next = None
-        self._seed = self._root = b""
-        self._shares, self._channels = {}, {}
-        # Keys that nobody has seen stand in for those that were used.
-        self._masking = self._encryption = X25519PrivateKey.generate()
+    def _own(self, state: State) -> bytes:
+        # An Ed25519 signature is the same whenever it is made: nothing to remember.
+        advert = state.advert(self.plan, self.index)
+        return signed_advert(self.plan, self.client, advert, self._identity)
+
+    def _channel(self, state: State, other: int) -> Channel:
+        if other not in state.channels:
+            secret = self._agree(state.encryption, state.adverts[other].encryption)
+            state.channels[other] = open_channel(self.plan, state.view, secret, self.index, other)
+        return state.channels[other]
 
     def _check_members(self, members: tuple[int, ...], among: Collection[int]) -> None:
         if self.index not in members or not set(members) <= set(among):
@@ -238,20 +294,3 @@ class MaskingClient:
                 f"{len(members)} clients, expected {self.plan.threshold} at least",
                 hint="too many dropped out; begin a new sum",
             )
-
-    def _checked(self, vector: NDArray[np.int64]) -> Vector:
-        """The vector modulo the plan's modulus; refused where it could wrap around."""
-        plan, given = self.plan, np.asarray(vector)
-        if given.dtype != np.int64 or given.shape != (plan.size,):
-            raise MaskingError(
-                f"{given.dtype} {given.shape}, expected int64 ({plan.size},)",
-                hint="encode_fixed makes integers of real numbers",
-            )
-        # Not through abs, which leaves the least of all int64 negative.
-        beyond = (given > plan.bound) | (given < -plan.bound)
-        if beyond.any():
-            raise MaskingError(
-                f"{int(beyond.sum())} of {plan.size} numbers are beyond the bound {plan.bound}",
-                hint="raise the public bound for everybody; nothing is clipped",
-            )
-        return given.astype(plan.dtype)  # two's complement: modulo 2^32 or 2^64

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import MaskingError
+from .keys import Vector
+from .plan import Plan
 
 _FINEST = 60
 _LARGEST = 2.0**62
@@ -73,3 +75,29 @@ def decode_fixed(total: NDArray[np.int64], *, scale_bits: int) -> NDArray[np.flo
     grid_bound(1.0, scale_bits=scale_bits)
     real: NDArray[np.float64] = np.asarray(total, np.int64).astype(np.float64) / 2.0**scale_bits
     return real
+
+
+def reduced(plan: Plan, vector: NDArray[np.int64]) -> Vector:
+    """A client's vector modulo the plan's modulus; refused where its sum could wrap around.
+
+    Args:
+        plan: Public.
+        vector: Integers [size], each at most ``plan.bound`` in magnitude.
+
+    Raises:
+        MaskingError: Another type or shape, or a number beyond the bound.
+    """
+    given = np.asarray(vector)
+    if given.dtype != np.int64 or given.shape != (plan.size,):
+        raise MaskingError(
+            f"{given.dtype} {given.shape}, expected int64 ({plan.size},)",
+            hint="encode_fixed makes integers of real numbers",
+        )
+    # Not through abs, which leaves the least of all int64 negative.
+    beyond = (given > plan.bound) | (given < -plan.bound)
+    if beyond.any():
+        raise MaskingError(
+            f"{int(beyond.sum())} of {plan.size} numbers are beyond the bound {plan.bound}",
+            hint="raise the public bound for everybody; nothing is clipped",
+        )
+    return given.astype(plan.dtype)  # two's complement: modulo 2^32 or 2^64

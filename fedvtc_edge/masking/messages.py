@@ -23,7 +23,10 @@ HEADER_BYTES = _HEADER.size
 
 
 class Kind(IntEnum):
-    """Type of a message: 0 to 4 from a client in that step, the others from the server."""
+    """Type of a message: 0 to 4 from a client in that step, 16 to 19 from the server.
+
+    FROZEN never travels: it is what a client writes for itself.
+    """
 
     ADVERT = 0
     SHARES = 1
@@ -34,6 +37,7 @@ class Kind(IntEnum):
     MAILBOX = 17
     ARRIVED = 18
     CONFIRMED = 19
+    FROZEN = 32
 
 
 def frame(plan: Plan, kind: Kind, sender: str, body: bytes) -> bytes:

@@ -83,25 +83,11 @@ def run_masked_sum(
         for name in plan.clients
     }
 
-    def answer(step: Step, name: str, message: bytes) -> bytes:
-        client = clients[name]
-        match step:
-            case Step.ADVERTISE:
-                return client.advertise()
-            case Step.SHARE:
-                return client.share(message)
-            case Step.MASK:
-                return client.mask(message, inputs[name])
-            case Step.CONFIRM:
-                return client.confirm(message)
-            case Step.UNMASK:
-                return client.unmask(message)
-
     letters = dict.fromkeys(plan.clients, b"")
     for step in Step:
         for name, text in letters.items():
             if drop.get(name, len(Step)) > step:
-                message = answer(step, name, text)
+                message = clients[name].answer(step, text, inputs[name])
                 server.receive(carry(step, name, message) if carry else message, sender=name)
                 if letter and text:
                     letter(name, text)

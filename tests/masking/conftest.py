@@ -79,14 +79,7 @@ class Game:
             if self.drop.get(name, 9) <= step:
                 continue
             letter = self.down(step, name, letter)
-            client = self.clients[name]
-            made = {
-                Step.ADVERTISE: lambda c=client: c.advertise(),
-                Step.SHARE: lambda c=client, m=letter: c.share(m),
-                Step.MASK: lambda c=client, m=letter, n=name: c.mask(m, self.party.inputs[n]),
-                Step.CONFIRM: lambda c=client, m=letter: c.confirm(m),
-                Step.UNMASK: lambda c=client, m=letter: c.unmask(m),
-            }[step]()
+            made = self.clients[name].answer(step, letter, self.party.inputs[name])
             self.sent[step, name] = made
             self.server.receive(self.up(step, name, made), sender=name)
 

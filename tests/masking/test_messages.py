@@ -54,7 +54,7 @@ def test_any_bytes_to_a_client(three: Any, data: bytes, step: Step, headed: bool
     kinds = [Kind.ROSTER, Kind.MAILBOX, Kind.ARRIVED, Kind.CONFIRMED]
     message = frame(three.plan, kinds[step - 1], "server", data) if headed else data
     client = three.client("client-00")
-    client._next = step
+    client._state.step = step
     answer = {
         Step.SHARE: client.share,
         Step.MASK: lambda m: client.mask(m, three.inputs["client-00"]),
@@ -63,7 +63,7 @@ def test_any_bytes_to_a_client(three: Any, data: bytes, step: Step, headed: bool
     }[step]
     with pytest.raises(MaskingError):
         answer(message)
-    assert client._next is None
+    assert client.step is None
 
 
 @pytest.mark.parametrize("step", list(Step))

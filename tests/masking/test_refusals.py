@@ -35,9 +35,8 @@ def silent(client: MaskingClient) -> None:
         lambda: client.unmask(b""),
     ):
         refused(ask, "nothing more")
-    assert not client._seed
-    assert not client._root
-    assert not client._shares
+    assert client.step is None
+    assert client._state is None
 
 
 def flipped(data: bytes, at: int) -> bytes:

@@ -111,21 +111,22 @@ def test_one_who_arrives_too_late_stays_masked(party: Any, game: Any) -> None:
 
     played.up = up
     played.until(Step.MASK)
+    pairs = _pairwise(played, "client-03")
     late = played.clients["client-03"]
     body = late.mask(played.letters["client-03"], some.inputs["client-03"])[HEADER_BYTES:]
-    pairs = _pairwise(played, "client-03")
     left = np.frombuffer(body, "<u8") - pairs
     assert uniform((left >> np.uint64(56)).astype(np.int64), 256)
 
 
 def _pairwise(played: Any, name: str) -> Any:
-    from fedvtc_edge.masking.keys import agree, pair_mask
+    from fedvtc_edge.masking.keys import agree, masking_key, pair_mask
 
     client, total = played.clients[name], np.zeros(SIZE, np.uint64)
-    for other, advert in client._adverts.items():
+    state = client._state
+    key = masking_key(client.plan, client.index, state.root)
+    for other, advert in state.adverts.items():
         pair = (min(client.index, other), max(client.index, other))
-        secret = agree(client._masking, advert.masking)
-        mask = pair_mask(client.plan, client._view[:32], secret, pair)
+        mask = pair_mask(client.plan, state.view, agree(key, advert.masking), pair)
         total = total + mask if client.index < other else total - mask
     return total
 

@@ -1,0 +1,118 @@
+"""A client's own training images, read on the terms that the server announced.
+
+A client of a real federation has no test set, may lack classes, and may list the ones
+it has in another order. What does not fit is refused by name and never bent to fit:
+one client with two classes swapped would spoil everybody's statistics.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedvtc_edge.errors import DataError
+
+from .arrays import read_pair
+from .dataset import Labels, Pixels
+from .own_terms import DataTerms, Fetch, agreed_numbers, terms_of, times
+from .sources import _LIMIT_SEED
+from .splits import subset
+
+__all__ = ["DataTerms", "OwnData", "load_own", "terms_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class OwnData:
+    """What one client trains on; it never leaves the client.
+
+    Attributes:
+        x: uint8 [N, H, W, C], shaped as agreed; N is at least 1.
+        y: int64 [N], numbers of the agreed classes.
+        origin: File or folder, as errors and logs name it.
+    """
+
+    x: Pixels
+    y: Labels
+    origin: str
+
+
+def load_own(path: Path, terms: DataTerms, *, limit: int = 0) -> OwnData:
+    """Read one client's training images.
+
+    `path` is one of:
+
+    - an .npz file with ``x`` and ``y``, or ``x_train`` and ``y_train``. With ``class_names``
+      labels number that list, which is matched by name with the agreed one; without, they
+      number the agreed list. Test arrays are not opened.
+    - an image folder, or a .zip file of one: ``train/<class>/*`` or ``<class>/*``, perhaps
+      one directory down, classes matched by name. Grey images become RGB where three
+      channels are agreed.
+
+    Args:
+        path: Where the images lie.
+        terms: What they have to fit.
+        limit: Images at most, drawn at random, the same ones each time; 0 is all.
+
+    Raises:
+        DataError: Not found, damaged, no images, a class that was not agreed on, a label
+            out of range, or images of another size or other channels than agreed.
+    """
+    path = Path(os.path.expanduser(path))
+    kind = path.suffix.lower()
+    if os.path.isfile(path) and kind == ".npz":
+        labels, fetch = _open_arrays(path, terms)
+    elif os.path.isdir(path) or (os.path.isfile(path) and kind == ".zip"):
+        from .own_folders import open_own_folder  # needs Pillow, which .npz files do not
+
+        labels, fetch = open_own_folder(path, terms)
+    else:
+        raise DataError(
+            f"no images at {path}; expected an .npz file, a .zip file or an image folder",
+            hint="np.savez('mine.npz', x=…, y=…), or a folder with one folder per class",
+        )
+    kept = subset(len(labels), limit, _LIMIT_SEED)
+    return OwnData(_fitted(fetch(kept), len(kept), terms), labels[kept], str(path))
+
+
+def _open_arrays(path: Path, terms: DataTerms) -> tuple[Labels, Fetch]:
+    names, images, labels = read_pair(path, len(terms.class_names))
+    if names is not None:
+        labels = agreed_numbers(names, terms, f"{path}: class_names")[labels]
+    return labels, lambda indices: ((str(path), images[index]) for index in indices)
+
+
+def _fitted(images: Iterable[tuple[str, Pixels]], count: int, terms: DataTerms) -> Pixels:
+    """Images [h, w, c], each with the name that an error gives it, as one array."""
+    pixels = np.empty((count, *terms.shape), np.uint8)
+    for position, (where, image) in enumerate(images):
+        _check(image.shape, terms, where)
+        if terms.image_size:
+            from .images import resized  # Pillow is slow to import
+
+            image = resized(image, terms.image_size)
+        pixels[position] = image
+    return pixels
+
+
+def _check(shape: tuple[int, ...], terms: DataTerms, where: str) -> None:
+    # Before any resizing: an error names the size that the file has.
+    if shape[2] != terms.channels:
+        hint = (
+            "convert the images to greyscale"
+            if terms.channels == 1
+            else "repeat the grey channel: x = np.repeat(x, 3, axis=-1)"
+        )
+    elif shape != terms.shape and not terms.image_size:
+        hint = (
+            f"resize them to {terms.height}x{terms.width}; "
+            "or the server sets data.image_size, and every client's are resized"
+        )
+    else:
+        return
+    raise DataError(
+        f"{where}: images of {times(shape)}, agreed are {times(terms.shape)}", hint=hint
+    )

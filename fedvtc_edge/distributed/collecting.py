@@ -1,0 +1,185 @@
+"""One phase: orders out, one envelope per client in, closed when all or enough are heard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from fedvtc_edge.admission import Refuse, ServerError
+from fedvtc_edge.errors import EnvelopeError, RunError
+from fedvtc_edge.sealing import Inbox
+
+from .journal import Journal
+from .orders import HELLO, Order, OrderError, Trouble, digest_of
+from .post import Post, Reply
+from .register import Register, some
+
+_WAIT_S = 0.5
+_TELL_S = 10.0
+
+
+class Heard(NamedTuple):
+    """What one client said in a phase.
+
+    Args:
+        payload: What it sealed.
+        size: Bytes of the envelope.
+    """
+
+    payload: bytes
+    size: int
+
+
+@dataclass
+class Collector:
+    """Collects the answers of one phase after the other.
+
+    Guarantee: each client counts once in each phase, whatever is lost or sent again and
+    whoever is killed: an envelope counts when it is in the inbox, and a phase is closed
+    in the journal before anything that follows from it is sent.
+
+    Args:
+        post: Carries orders.
+        register: Knows which client is where.
+        inbox: Envelopes of the open round.
+        journal: Closings of the open round.
+        deadline_s: How long a phase waits for those that do not answer.
+        refuse: Told of what is refused.
+        say: Told what happens, in words.
+    """
+
+    post: Post
+    register: Register
+    inbox: Inbox
+    journal: Journal
+    deadline_s: float
+    refuse: Refuse
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self._sent: dict[str, set[str]] = {}
+
+    def collect(
+        self, phase: int, orders: Mapping[str, Order], *, least: int, calls: int = 1
+    ) -> dict[str, Heard]:
+        """The answers to orders of one phase.
+
+        Args:
+            phase: Its number in its round.
+            orders: By client; all of one round and kind.
+            least: So many must be heard, or the phase is not closed.
+            calls: How often those that are silent are asked, each for :attr:`deadline_s`.
+
+        Raises:
+            ServerError: Too few were heard. What was heard is kept: asked again, the
+                phase goes on.
+            RunError: An envelope that counted is not there any more.
+        """
+        first = next(iter(orders.values()), None)
+        if first is None:
+            return {}
+        number, kind = first.context.round, first.context.kind
+        closed = self.journal.closed(number, phase)
+        heard = self._kept(closed if closed is not None else tuple(orders), orders)
+        if closed is not None:
+            lost = [name for name in closed if name not in heard]
+            if lost:
+                raise RunError(
+                    f"what {some(lost)} uploaded in round {number} is not there any more",
+                    hint="restore the inbox from a copy, or start a new run",
+                )
+            return heard
+        waiting = {name: order for name, order in orders.items() if name not in heard}
+        for call in range(calls):
+            if waiting:
+                self._call(waiting, heard, len(orders), again=call > 0)
+        if len(heard) < least:
+            raise ServerError(
+                f"round {number}, {kind}: {len(heard)} of {len(orders)} clients answered, "
+                f"the quorum is {least}; silent: {some(sorted(waiting)) or 'none'}",
+                hint="start the clients that are missing and resume, or lower server.quorum",
+            )
+        answered = {name: heard[name] for name in orders if name in heard}
+        self.journal.close(number, phase, tuple(answered))
+        return answered
+
+    def _kept(self, names: Sequence[str], orders: Mapping[str, Order]) -> dict[str, Heard]:
+        heard = {}
+        for name in names:
+            if name in orders:
+                found = self.inbox.find(orders[name].context)
+                if found is not None:
+                    heard[name] = Heard(*found)
+        return heard
+
+    def _call(
+        self, waiting: dict[str, Order], heard: dict[str, Heard], total: int, *, again: bool
+    ) -> None:
+        """Ask those in ``waiting`` and move them to ``heard`` until all are, or time is up."""
+        any_order = next(iter(waiting.values()))
+        where = f"round {any_order.context.round}, {any_order.context.kind}"
+        if again:
+            self.say(f"{where}: asking {some(sorted(waiting))} again")
+        asked = set(waiting)
+        self._send(waiting)
+        until, told = time.monotonic() + self.deadline_s, time.monotonic()
+        while asked & set(waiting) and time.monotonic() < until:
+            for reply in self.post.receive(min(_WAIT_S, self.deadline_s)):
+                name = self._take(reply, waiting, heard, asked)
+                if name:
+                    late = sorted(asked & set(waiting))
+                    left = f", waiting for {some(late)}" if late else ""
+                    self.say(f"{where}: {name} answered ({len(heard)} of {total}){left}")
+            if time.monotonic() - told >= _TELL_S:
+                told = time.monotonic()
+                left_s = max(until - told, 0.0)
+                late = sorted(asked & set(waiting))
+                self.say(f"{where}: {some(late)} late, {left_s:.0f} s to the deadline")
+
+    def _take(
+        self,
+        reply: Reply,
+        waiting: dict[str, Order],
+        heard: dict[str, Heard],
+        asked: set[str],
+    ) -> str:
+        """Take one reply; the name of the client if it counts."""
+        if reply.order.context.kind == HELLO:
+            self.register.hear(reply)
+            return ""
+        name, order = reply.order.context.sender, waiting.get(reply.order.context.sender)
+        if order is None or reply.order.digest != order.digest:
+            return ""  # late, or a second time: what counts is in the inbox
+        answer = reply.answer
+        if answer.trouble is Trouble.BUSY:
+            return ""
+        if answer.trouble is Trouble.LACKING:
+            self._sent.pop(name, None)
+            self._send({name: order})
+            return ""
+        try:
+            if answer.trouble is Trouble.REFUSED:
+                raise OrderError(answer.problem, hint="see the client's terminal")
+            receipt = self.inbox.receive(order.context, answer.envelope)
+        except (EnvelopeError, OrderError) as error:
+            self.refuse(order.context, error, None)
+            self.say(f"{name} does not take part in round {order.context.round}: {error}")
+            asked.discard(name)  # no use in waiting; asked again, it may say something else
+            return ""
+        heard[name] = Heard(receipt.payload, len(answer.envelope))
+        del waiting[name]
+        return name
+
+    def _send(self, orders: Mapping[str, Order]) -> None:
+        """Send what each client may lack along, and nothing that it was sent before."""
+        addressed = {}
+        for name, order in orders.items():
+            node = self.register.node(name)
+            if node is not None:
+                sent = self._sent.setdefault(name, set())
+                lacking = {k: v for k, v in order.published.items() if digest_of(v) not in sent}
+                sent.update(digest_of(data) for data in lacking.values())
+                addressed[node] = replace(order, published=lacking)
+        self.post.send(addressed)

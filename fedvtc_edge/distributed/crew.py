@@ -1,0 +1,165 @@
+"""A client at work for the time of one message: its networks, its method, its control."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fedvtc_edge.assembly import kind_of, one_client
+from fedvtc_edge.client import Client
+from fedvtc_edge.compute import Compute
+from fedvtc_edge.config import Config
+from fedvtc_edge.data.own import DataTerms
+from fedvtc_edge.devices.fleet import Place
+from fedvtc_edge.errors import RunError
+from fedvtc_edge.evaluation import TestSet, as_images, evaluate
+from fedvtc_edge.memory import training_megabytes
+from fedvtc_edge.methods import Federation, Method
+from fedvtc_edge.models import ImageShape
+from fedvtc_edge.runs import public_name
+from fedvtc_edge.server import Server
+
+from .belongings import TEST, Belongings, unpack_test
+from .home import Home, State
+
+ALONE = ("local",)
+"""Methods that are their own local-only control."""
+
+
+@dataclass(frozen=True, eq=False)
+class Crew:
+    """One client with all that it trains.
+
+    Args:
+        client: Itself.
+        twin: Its local-only double; None where the method is local-only.
+        method: Knows the steps.
+        test: The global test set, or None.
+    """
+
+    client: Client
+    twin: Client | None
+    method: Method
+    test: TestSet | None
+
+    @classmethod
+    def gather(
+        cls,
+        config: Config,
+        home: Home,
+        state: State,
+        architecture: str,
+        terms: DataTerms,
+        has: Belongings,
+    ) -> Crew:
+        """Build everything anew, as seeded, and load what was kept.
+
+        Args:
+            config: The settings.
+            home: For its releases.
+            state: What was kept.
+            architecture: Of the client's network.
+            terms: Classes and shapes.
+            has: The client's data.
+
+        Raises:
+            ConfigError: An unknown architecture, or one that privacy.mode cannot train.
+            RunError: A state of other networks, or a damaged one.
+        """
+        compute, kind = Compute.of(config.engine), kind_of(config)
+        shape, classes = ImageShape(terms.height, terms.channels), len(terms.class_names)
+        place = Place(home.client, None, architecture, architecture)
+        client, twin = (
+            one_client(config, place, has.own, shape, classes, compute, decoders)
+            for decoders in (kind.has_decoder, False)
+        )
+        federation = Federation(
+            config,
+            [client],
+            Server(classes, _unseen),
+            shape,
+            classes,
+            compute,
+            public_name(config),
+            releases=home.releases,
+        )
+        found, test = has.test, None
+        if found is None and TEST in state.published:
+            found = unpack_test(state.published[TEST], terms)
+        if found is not None:
+            images = as_images(found.images, compute.device)
+            test = TestSet(images, torch.from_numpy(found.labels.copy()))
+        alone = config.method.name in ALONE
+        crew = cls(client, None if alone else twin, kind(federation), test)
+        crew._restore(state)
+        return crew
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """All that is trained, by name."""
+        modules: dict[str, nn.Module] = {"classifier": self.client.model}
+        if self.client.decoder is not None:
+            modules["decoder"] = self.client.decoder
+        if self.twin is not None:
+            modules["local"] = self.twin.model
+        return modules
+
+    def _restore(self, state: State) -> None:
+        for prefix, module in self.modules.items() if state.tensors else ():
+            own = {
+                name.removeprefix(f"{prefix}/"): value
+                for name, value in state.tensors.items()
+                if name.startswith(f"{prefix}/")
+            }
+            try:
+                module.load_state_dict(own)
+            except RuntimeError as error:
+                raise RunError(
+                    f"the home's {prefix} does not fit: {str(error).splitlines()[0]}",
+                    hint="was the architecture changed? join the run anew, from a new home",
+                ) from None
+        self.client.seconds, self.client.samples_seen = state.seconds, state.samples
+        self.method.restore(state.published)
+
+    def save_to(self, state: State) -> None:
+        """Put networks and totals into ``state``."""
+        state.tensors = {
+            f"{prefix}/{name}": value.detach().cpu().contiguous()
+            for prefix, module in self.modules.items()
+            for name, value in module.state_dict().items()
+        }
+        state.seconds, state.samples = self.client.seconds, self.client.samples_seen
+
+    def report(self, number: int, *, telling: bool) -> dict[str, object]:
+        """How the round went, for the server.
+
+        Args:
+            number: The round that ends; the control is trained for it, too.
+            telling: Whether accuracies may be told: they say something of the data.
+        """
+        if self.twin is not None:
+            self.twin.train(number)
+        client = self.client
+        report: dict[str, object] = {
+            "seconds": client.seconds,
+            "samples_seen": client.samples_seen,
+            "parameters": sum(
+                weights.numel()
+                for name, module in self.modules.items()
+                if name != "local"
+                for weights in module.parameters()
+            ),
+        }
+        if telling and self.test is not None:
+            twins = [] if self.twin is None else [self.twin]
+            records, _ = evaluate(self.method, twins, self.test)
+            report |= {k: v for k, v in records[0].items() if k.startswith("accuracy")}
+            batch = client.images[: client.settings.batch]
+            report["peak_memory_mb"] = training_megabytes(client.model, client.decoder, batch)
+        return report
+
+
+def _unseen(round_: int, sender: str, kind: str, data: bytes) -> None:
+    """A client's process has no server that anything could reach."""

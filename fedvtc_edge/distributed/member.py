@@ -1,0 +1,253 @@
+"""The client's side beyond one process: one order in, one envelope out, all else on disk."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedvtc_edge.checks import check_settings
+from fedvtc_edge.config import Config, load_config
+from fedvtc_edge.data.own import DataTerms
+from fedvtc_edge.errors import ConfigError, FedVTCError
+from fedvtc_edge.locking import Busy, alone
+from fedvtc_edge.masked import mask_step
+from fedvtc_edge.masking import Step
+from fedvtc_edge.privacy.plan import check_claim
+from fedvtc_edge.releases import SERVER
+from fedvtc_edge.sealing import seal
+
+from .home import Home, State
+from .orders import (
+    HELLO,
+    REPORT,
+    Answer,
+    Lacking,
+    Order,
+    OrderError,
+    Trouble,
+    digest_of,
+)
+from .party import Consent, Party
+from .summing import advertise, go_on, vault_of
+
+if TYPE_CHECKING:
+    from .belongings import Source
+    from .crew import Crew
+
+
+class Member:
+    """One client between two messages.
+
+    An order that comes twice is answered by the same bytes, an order that is older than
+    what was done is refused: whoever carries the messages may lose or repeat any of them.
+
+    Args:
+        home: Its folder.
+        party: Keys.
+        source: Reads its data.
+        architecture: Of its network; None takes the one that the settings give it.
+        consent: Its conditions.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        party: Party,
+        source: Source,
+        *,
+        architecture: str | None = None,
+        consent: Consent | None = None,
+    ) -> None:
+        self.home = home
+        self.party = party
+        self._source = source
+        self._architecture = architecture
+        self._consent = consent or Consent()
+
+    def answer(self, order: Order) -> Answer:
+        """Do what is asked, and say so; or say why not. Never raises a FedVTCError."""
+        me, asked = self.home.client, order.context
+        try:
+            if asked.sender != (SERVER if asked.kind == HELLO else me):
+                raise OrderError(
+                    f"an order for {asked.sender}, this is {me}",
+                    hint="two clients with one node key?",
+                )
+            with alone(self.home.path):
+                return Answer(me, self._envelope(order))
+        except Busy:
+            return Answer(me, problem="still at work", trouble=Trouble.BUSY)
+        except Lacking as error:
+            return Answer(me, problem=str(error), trouble=Trouble.LACKING)
+        except FedVTCError as error:
+            return Answer(me, problem=f"{error} ({error.hint})", trouble=Trouble.REFUSED)
+
+    def _envelope(self, order: Order) -> bytes:
+        kind = order.context.kind
+        if kind == HELLO:
+            return self._sealed(order, self._hello(order))
+        self.home.check(order.context.run)
+        step = mask_step(kind)
+        light = step is not None and step[1] is not Step.ADVERTISE
+        kept = self.home.kept_answer(order.digest)
+        if kept is not None and (light or self.home.answered() == order.digest):
+            return kept
+        if step is not None and light:
+            envelope = self._sealed(order, go_on(self.home, self.party, order, *step))
+            self.home.keep_answer(order.digest, envelope)
+            return envelope
+        return self._worked(order)
+
+    def _hello(self, order: Order) -> bytes:
+        from fedvtc_edge.runs import public_name
+
+        config = _settings(order)
+        expected = self._consent.settings
+        if expected is not None and public_name(expected) != order.context.run:
+            raise ConfigError(
+                "the server's settings are not those that this client takes part in",
+                hint="compare them with the file that was given as --config",
+            )
+        if config.transport.masking:
+            self.party.fellows(config)
+        check_claim(config)
+        check_settings(config)
+        terms = DataTerms.from_json(order.terms)
+        has = self._source(config, terms)
+        self.home.join(order.context.run, order.settings, order.terms)
+        document: dict[str, object] = {
+            "nonce": order.nonce,
+            "architecture": self._name(config),
+            "wants_test": has.test is None and self._consent.tells(config),
+        }
+        if self._consent.tells(config):
+            counts = np.bincount(has.own.labels, minlength=len(terms.class_names))
+            document |= {"samples": int(counts.sum()), "class_counts": counts.tolist()}
+        return json.dumps(document).encode()
+
+    def _worked(self, order: Order) -> bytes:
+        """The work of a step and what follows it, kept before anything leaves."""
+        # Only work needs torch: the later messages of a masked sum are answered without.
+        from fedvtc_edge.compute import deterministic
+        from fedvtc_edge.methods.exchanges import Decoders
+
+        from .crew import Crew
+
+        home, context = self.home, order.context
+        config, terms = home.config(), DataTerms.from_json(home.terms())
+        state = home.state()
+        _check_turn(order, state)
+        known = {kind: _known(order, state, kind) for kind in order.digests}
+        averaged = known.pop(Decoders.kind, None)
+        state.published = known
+        with deterministic():
+            has = self._source(config, terms)
+            crew = Crew.gather(config, home, state, self._name(config), terms, has)
+            if averaged is not None:
+                crew.method.learn(Decoders.kind, averaged, [crew.client])
+            payload = self._done(order, config, crew)
+        envelope = self._sealed(order, payload)
+        home.keep_answer(order.digest, envelope)
+        state.round, state.step, state.answered = context.round, order.step, order.digest
+        crew.save_to(state)
+        home.keep(state)
+        if order.last:
+            home.releases.forget_secrets()
+            vault_of(home).drop()
+        return envelope
+
+    def _done(self, order: Order, config: Config, crew: Crew) -> bytes:
+        """Work, and the payload of what then leaves."""
+        from fedvtc_edge.methods.steps import Summable
+
+        context, federation = order.context, crew.method.federation
+        steps = crew.method.steps(context.round)
+        step = steps[order.step] if order.step < len(steps) else None
+        if step is not None and step.work is not None:
+            step.work(crew.client)
+        if context.kind == REPORT:
+            report = crew.report(context.round, telling=self._consent.tells(config))
+            return json.dumps(report).encode()
+        exchange, masked = step.exchange if step is not None else None, mask_step(context.kind)
+        if exchange is None or exchange.kind != (masked[0] if masked else context.kind):
+            raise OrderError(
+                f"step {order.step} of round {context.round} uploads no {context.kind}",
+                hint="install the same version of fedvtc-edge on both sides",
+            )
+        if isinstance(exchange, Summable) and config.transport.masking:
+            if masked is None:
+                raise OrderError(
+                    f"{context.kind} is asked for without masks, under transport.masking",
+                    hint="do not trust this server",
+                )
+            return advertise(
+                self.home, self.party, config, federation, crew.client, exchange, context.round
+            )
+        payload = exchange.payload(federation, crew.client, context)
+        self.home.record(context, payload)
+        return payload
+
+    def _name(self, config: Config) -> str:
+        """The client's architecture."""
+        return self._architecture or config.clients.architectures[0]
+
+    def _sealed(self, order: Order, payload: bytes) -> bytes:
+        party, context = self.party, replace(order.context, sender=self.home.client)
+        return seal(payload, recipient=party.server, sender=party.identity, context=context)
+
+
+def _settings(order: Order) -> Config:
+    """The server's settings, which are a stranger's bytes so far.
+
+    Raises:
+        OrderError: No TOML, or not of the run that the order names.
+        ConfigError: Settings that this version does not know.
+    """
+    from fedvtc_edge.runs import public_name
+
+    try:
+        document = tomllib.loads(order.settings)
+    except (ValueError, RecursionError):
+        raise OrderError("the server's settings are no TOML", hint="do not trust it") from None
+    config = load_config(document)
+    if public_name(config) != order.context.run:
+        raise OrderError(
+            f"the server's settings are not of run {order.context.run}",
+            hint="install the same version of fedvtc-edge on both sides",
+        )
+    return config
+
+
+def _check_turn(order: Order, state: State) -> None:
+    """Refuse work that was done already, or that skips some.
+
+    Raises:
+        OrderError: It is.
+    """
+    number, before = order.context.round, (state.round, state.step)
+    follows = (number, order.step - 1) == before if order.step else number > state.round
+    opening = (number, order.step) == (0, 0) and before == (0, -1)
+    if not (follows or opening):
+        raise OrderError(
+            f"round {number}, step {order.step} is asked for after round {before[0]}, "
+            f"step {before[1]}",
+            hint="the client did that already, or missed what comes before; the next round counts",
+        )
+
+
+def _known(order: Order, state: State, kind: str) -> bytes:
+    """What was published as ``kind``: from the order, or kept from an earlier one.
+
+    Raises:
+        Lacking: Neither.
+    """
+    if kind in order.published:
+        return order.published[kind]
+    kept = state.published.get(kind)
+    if kept is None or digest_of(kept) != order.digests[kind]:
+        raise Lacking(f"the client lacks {kind}", hint="the server sends it again")
+    return kept

@@ -1,0 +1,245 @@
+"""What server and clients say to each other beyond one process: orders and answers.
+
+Both travel as one flat record of named scalars, which any carrier can take; both are
+untrusted where they arrive. An order asks for one *phase* of a round: for the work of a
+step and what it uploads, for one of the five messages of a masked sum, or for the report
+that ends a round.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from fedvtc_edge.context import Context
+from fedvtc_edge.errors import FedVTCError
+from fedvtc_edge.sealing import MAX_ENVELOPE_BYTES
+
+Scalar = int | float | str | bytes | bool
+Record = Mapping[str, Scalar]
+
+PROTOCOL = 1
+"""Changes with whatever a client of the other version would misunderstand."""
+
+HELLO, REPORT = "hello", "report"
+"""Kinds of the answers that are no uploads: who is there, and how a round went."""
+
+_PUBLISHED = "published/"
+_LARGEST_TEXT = 1_000_000
+_MOST_PUBLISHED = 8
+
+
+class OrderError(FedVTCError):
+    """An order that cannot be followed, or an answer that cannot be read."""
+
+
+class Lacking(OrderError):  # noqa: N818  (it is asked for again, and no more)
+    """An order that leaves out what the client has not got."""
+
+
+class Trouble(StrEnum):
+    """Why there is no envelope: nothing is wrong, wait, send what was published, or refused."""
+
+    NONE = ""
+    BUSY = "busy"
+    LACKING = "lacking"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Order:
+    """One phase of one client's round.
+
+    Args:
+        context: Run, round, client and kind that the answer must be of; the sender of a
+            hello's is the server, which does not know yet whom it asks.
+        phase: Number of the phase in its round, from 0.
+        step: Number of the step in :meth:`~fedvtc_edge.methods.Method.steps`.
+        letter: The server's message of a masked sum; empty elsewhere.
+        digests: SHA-256 in hexadecimal of what is published by now, by kind.
+        published: Of these, what the client may lack.
+        settings: The run's configuration, TOML; with a hello alone.
+        terms: Classes and shapes, JSON; with a hello alone.
+        nonce: Comes back in the answer to a hello.
+        last: Whether nothing follows this phase in the run.
+    """
+
+    context: Context
+    phase: int
+    step: int
+    letter: bytes = b""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    published: Mapping[str, bytes] = field(default_factory=dict)
+    settings: str = ""
+    terms: str = ""
+    nonce: str = ""
+    last: bool = False
+
+    @property
+    def digest(self) -> str:
+        """What tells this order from others; the same when it is sent again.
+
+        Without :attr:`published`, which a client that has it already is not sent.
+        """
+        hashed = hashlib.sha256(self.context.to_bytes())
+        parts = [
+            *(str(number) for number in (PROTOCOL, self.phase, self.step, int(self.last))),
+            *(f"{kind}={self.digests[kind]}" for kind in sorted(self.digests)),
+            hashlib.sha256(self.letter).hexdigest(),
+            *(self.settings, self.terms, self.nonce),
+        ]
+        for part in parts:
+            hashed.update(len(part.encode()).to_bytes(8, "big") + part.encode())
+        return hashed.hexdigest()
+
+    def to_record(self) -> dict[str, Scalar]:
+        """As it travels."""
+        record: dict[str, Scalar] = {
+            "protocol": PROTOCOL,
+            "context": self.context.to_bytes(),
+            "phase": self.phase,
+            "step": self.step,
+            "letter": self.letter,
+            "digests": "\n".join(f"{k} {v}" for k, v in sorted(self.digests.items())),
+            "settings": self.settings,
+            "terms": self.terms,
+            "nonce": self.nonce,
+            "last": self.last,
+        }
+        return record | {f"{_PUBLISHED}{kind}": data for kind, data in self.published.items()}
+
+    @classmethod
+    def from_record(cls, record: Record) -> Order:
+        """Read what :meth:`to_record` wrote.
+
+        Raises:
+            OrderError: Another protocol, or a field that is missing, of another type or size.
+            ContextError: A context that none can be.
+        """
+        protocol = record.get("protocol")
+        if protocol != PROTOCOL:
+            raise OrderError(
+                f"the server speaks protocol {protocol!r:.20}, this client {PROTOCOL}",
+                hint="install the same version of fedvtc-edge on both sides",
+            )
+        lines = [line.split(" ") for line in _text(record, "digests").splitlines()]
+        published = {
+            name.removeprefix(_PUBLISHED): _bytes(record, name)
+            for name in record
+            if name.startswith(_PUBLISHED)
+        }
+        if len(published) > _MOST_PUBLISHED or any(len(line) != 2 for line in lines):
+            raise OrderError("the order is damaged", hint="is that server of fedvtc-edge?")
+        digests = dict(lines)
+        for kind, data in published.items():
+            if hashlib.sha256(data).hexdigest() != digests.get(kind):
+                raise OrderError(
+                    f"what was published as {kind!r:.20} is not what its digest says",
+                    hint="the order is damaged; the server sends it again",
+                )
+        return cls(
+            Context.from_bytes(_bytes(record, "context")),
+            _number(record, "phase"),
+            _number(record, "step"),
+            _bytes(record, "letter"),
+            digests,
+            published,
+            _text(record, "settings"),
+            _text(record, "terms"),
+            _text(record, "nonce"),
+            record.get("last") is True,
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a client has to say: one envelope, or why there is none.
+
+    Args:
+        client: Who says so; whether it is, the envelope tells.
+        envelope: Sealed to the server and bound to the order's context; empty with a problem.
+        problem: One sentence of the client's, for the server's terminal.
+        trouble: What the server is to make of it.
+    """
+
+    client: str
+    envelope: bytes = b""
+    problem: str = ""
+    trouble: Trouble = Trouble.NONE
+
+    def to_record(self) -> dict[str, Scalar]:
+        """As it travels."""
+        return {
+            "protocol": PROTOCOL,
+            "client": self.client,
+            "envelope": self.envelope,
+            "problem": self.problem,
+            "trouble": self.trouble.value,
+        }
+
+    @classmethod
+    def from_record(cls, record: Record) -> Answer:
+        """Read what :meth:`to_record` wrote.
+
+        Raises:
+            OrderError: Another protocol, or a field that is missing, of another type or size.
+        """
+        protocol = record.get("protocol")
+        if protocol != PROTOCOL:
+            raise OrderError(
+                f"the client speaks protocol {protocol!r:.20}, this server {PROTOCOL}",
+                hint="install the same version of fedvtc-edge on both sides",
+            )
+        problem = "".join(c if c.isprintable() else " " for c in _text(record, "problem")[:300])
+        trouble = _text(record, "trouble")
+        if trouble not in set(Trouble):
+            raise OrderError(f"trouble {trouble!r:.20}", hint="the message is damaged")
+        client = _text(record, "client")
+        return cls(client, _bytes(record, "envelope"), problem, Trouble(trouble))
+
+
+def digest_of(data: bytes) -> str:
+    """How an order names what was published."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _field(record: Record, name: str, kind: type) -> object:
+    value = record.get(name)
+    if type(value) is not kind:
+        raise OrderError(
+            f"{name}: {type(value).__name__}, expected {kind.__name__}",
+            hint="the message is damaged, or not of fedvtc-edge",
+        )
+    return value
+
+
+def _number(record: Record, name: str) -> int:
+    value = _field(record, name, int)
+    assert isinstance(value, int)
+    if not 0 <= value < 2**31:
+        raise OrderError(f"{name} {value}, expected 0 or more", hint="the message is damaged")
+    return value
+
+
+def _text(record: Record, name: str) -> str:
+    value = _field(record, name, str)
+    assert isinstance(value, str)
+    if len(value) > _LARGEST_TEXT:
+        raise OrderError(
+            f"{name}: {len(value)} characters, expected {_LARGEST_TEXT} at most",
+            hint="the message is damaged",
+        )
+    return value
+
+
+def _bytes(record: Record, name: str) -> bytes:
+    value = _field(record, name, bytes)
+    assert isinstance(value, bytes)
+    if len(value) > MAX_ENVELOPE_BYTES:
+        raise OrderError(
+            f"{name}: {len(value)} bytes, expected {MAX_ENVELOPE_BYTES} at most",
+            hint="the message is damaged",
+        )
+    return value

@@ -1,0 +1,71 @@
+"""Whom a client knows, and what it agrees to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedvtc_edge.config import Config
+from fedvtc_edge.errors import TrustError
+from fedvtc_edge.sealing import Identity, PublicIdentity, TrustList
+
+
+@dataclass(frozen=True)
+class Party:
+    """Keys that a client holds.
+
+    Args:
+        client: Its id.
+        identity: Its own.
+        server: Who can open what it sends.
+        trusted: All clients of the run, in their order; None where the client has no list.
+    """
+
+    client: str
+    identity: Identity
+    server: PublicIdentity
+    trusted: TrustList | None = None
+
+    def fellows(self, config: Config) -> list[str]:
+        """Ids of all clients of a run under masks, in their order.
+
+        Raises:
+            TrustError: No list, one of another length, or one without this client's key.
+        """
+        if self.trusted is None:
+            raise TrustError(
+                "transport.masking needs the keys of all clients, and this one has no trust list",
+                hint="masks bear no server that names the clients: get the list another way",
+            )
+        names = [entry.client for entry in self.trusted.entries]
+        if len(names) != config.clients.count:
+            raise TrustError(
+                f"the trust list has {len(names)} clients, clients.count is {config.clients.count}",
+                hint="server and clients need the same list",
+            )
+        if self.trusted.lookup(self.client) != self.identity.public:
+            raise TrustError(
+                f"the trust list has another identity for {self.client}",
+                hint="compare the fingerprints: fedvtc-edge keys show FILE.pub",
+            )
+        return names
+
+
+@dataclass(frozen=True)
+class Consent:
+    """What a client takes part in, and what it tells.
+
+    Args:
+        settings: The only settings that it accepts, or None for any.
+        telling: Whether the server is told how well its networks do, and how many
+            examples of which classes it has. None: only where no privacy mode and no
+            masking hides the exact statistics, which tell as much.
+    """
+
+    settings: Config | None = None
+    telling: bool | None = None
+
+    def tells(self, config: Config) -> bool:
+        """Whether accuracies and counts leave the client under these settings."""
+        if self.telling is not None:
+            return self.telling
+        return config.privacy.mode == "none" and not config.transport.masking

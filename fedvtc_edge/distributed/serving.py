@@ -1,0 +1,188 @@
+"""The server's side of one run, from its directory and its keys to the last round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fedvtc_edge.assembly import Samples, kind_of
+from fedvtc_edge.checks import check_settings
+from fedvtc_edge.compute import Compute, deterministic
+from fedvtc_edge.config import Config
+from fedvtc_edge.data import Dataset
+from fedvtc_edge.data.own import terms_of
+from fedvtc_edge.devices.fleet import Place
+from fedvtc_edge.errors import ConfigError, TrustError
+from fedvtc_edge.evaluation import TestSet, as_images
+from fedvtc_edge.methods import Federation
+from fedvtc_edge.models import ImageShape
+from fedvtc_edge.privacy.plan import check_claim
+from fedvtc_edge.progress import Progress
+from fedvtc_edge.refusals import Refusals
+from fedvtc_edge.releases import ReleaseStore
+from fedvtc_edge.runs import RunDirectory, as_toml, public_name
+from fedvtc_edge.sealing import Identity, Inbox, TrustList
+from fedvtc_edge.server import Server
+from fedvtc_edge.summary import Figures, finish, summarise
+
+from .belongings import pack_test
+from .collecting import Collector
+from .coordinator import Coordinator
+from .journal import Journal
+from .post import Post
+from .register import Register
+
+INBOX, JOURNAL = "inbox", "open.json"
+"""Where a run keeps what the open round received: in checkpoint/, until the round is done."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What a server opens envelopes with, and whom it believes.
+
+    Args:
+        ring: Its identity, and previous ones while a key is replaced.
+        trusted: All clients of the run, in their order.
+    """
+
+    ring: Sequence[Identity]
+    trusted: TrustList
+
+    def clients(self, config: Config) -> list[str]:
+        """Ids of all clients.
+
+        Raises:
+            TrustError: Not as many as the settings say.
+        """
+        names = [entry.client for entry in self.trusted.entries]
+        if len(names) != config.clients.count:
+            raise TrustError(
+                f"the trust list has {len(names)} clients, clients.count is {config.clients.count}",
+                hint="add them with fedvtc-edge keys trust, or set clients.count",
+            )
+        return names
+
+
+def check_distributed(config: Config) -> None:
+    """Refuse settings under which no messages between machines are enough.
+
+    Raises:
+        ConfigError: Pooled data, simulated devices, or uploads that are not sealed.
+    """
+    check_claim(config)
+    check_settings(config)
+    for wrong, what, hint in (
+        (
+            config.method.name == "centralised",
+            "method.name = 'centralised' pools all data in one process",
+            'use engine.name = "local"',
+        ),
+        (
+            bool(config.clients.devices),
+            "clients.devices are simulated by the local engine's clock",
+            "leave clients.devices out: on engine flower time is real",
+        ),
+        (
+            not config.transport.seal,
+            "transport.seal = false on engine flower: who uploads would be anybody's guess",
+            "set transport.seal to true",
+        ),
+    ):
+        if wrong:
+            raise ConfigError(what, hint=hint)
+
+
+def coordinator_of(
+    directory: RunDirectory, data: Dataset, keys: Keys, post: Post, progress: Progress
+) -> Coordinator:
+    """Everything on the server's side, set to where the run was cut off.
+
+    Args:
+        directory: Begun.
+        data: Of which the test set and the names are used.
+        keys: The server's.
+        post: Carries orders.
+        progress: Told of rounds and of who answers.
+
+    Raises:
+        TrustError: Another number of clients than the settings say.
+        RunError: A damaged checkpoint, inbox or journal.
+    """
+    config, path = directory.config, directory.path
+    run, names = public_name(config), keys.clients(config)
+    compute, height, channels = Compute.of(config.engine), data.image_shape[0], data.image_shape[2]
+    refuse = Refusals(path).note
+    federation = Federation(
+        config,
+        (),
+        Server(data.classes, directory.witness, settings=config.server, refuse=refuse),
+        ImageShape(height, channels),
+        data.classes,
+        compute,
+        run,
+        releases=ReleaseStore(path),
+        record=directory.record,
+    )
+    terms = terms_of(data, config.data.image_size).to_json()
+    settings = as_toml(config).decode()
+    register = Register(
+        config, run, settings, terms, data.classes, keys.ring, keys.trusted, post, progress.say
+    )
+    inbox = Inbox(path / "checkpoint" / INBOX, run=run, recipient=keys.ring, trusted=keys.trusted)
+    journal = Journal(path / "checkpoint" / JOURNAL, run)
+    collector = Collector(
+        post, register, inbox, journal, config.server.deadline_s, refuse, progress.say
+    )
+    images = as_images(data.x_test, compute.device)
+    test = TestSet(images, torch.from_numpy(data.y_test.copy()))
+    coordinator = Coordinator(
+        kind_of(config)(federation),
+        names,
+        keys.trusted,
+        register,
+        collector,
+        witness=directory.witness,
+        test=(test, pack_test(Samples(data.x_test, data.y_test))),
+        keep=directory.save,
+        progress=progress,
+    )
+    state = directory.latest()
+    if state is not None:
+        coordinator.restore(state)
+    return coordinator
+
+
+def serve(
+    directory: RunDirectory, data: Dataset, keys: Keys, post: Post, progress: Progress
+) -> None:
+    """All rounds, and the run directory as a finished run leaves it; networks stay at home.
+
+    Raises:
+        ServerError: Too few clients, for too long.
+        MaskingError: The opening's masked sum did not come out.
+    """
+    with deterministic():
+        coordinator = coordinator_of(directory, data, keys, post, progress)
+        coordinator.run()
+        method, config = coordinator.method, directory.config
+        figures, fleet = [], []
+        for index, name in enumerate(coordinator.clients):
+            wanted = config.clients.architectures[index % len(config.clients.architectures)]
+            portrait, spent = coordinator.portraits.get(name), coordinator.account[name]
+            architecture = wanted if portrait is None else portrait.architecture
+            counts = None if portrait is None else portrait.class_counts
+            figures.append(
+                Figures(
+                    name,
+                    architecture,
+                    None,
+                    None if counts is None else list(counts),
+                    spent["parameters"],
+                    spent["peak_memory_mb"],
+                )
+            )
+            fleet.append(Place(name, None, architecture, architecture))
+        summary = summarise(method, figures, coordinator.records, coordinator.account, data, fleet)
+        finish(directory, method, data, summary)
