@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,12 @@ from .compute import Compute, deterministic
 from .config import Config
 from .data import Dataset, load_dataset
 from .devices import DeviceProfile
+from .distributed.serving import check_distributed
 from .engine.attendance import Attendance
 from .engine.local import LocalEngine
 from .errors import RunError
 from .evaluation import TestSet, as_images
+from .flower.simulation import simulate
 from .locking import alone
 from .methods.federation import unrecorded
 from .models import find
@@ -63,6 +66,8 @@ def run(config: Config, *, out: Path | None = None, progress: Progress | None = 
     check_names(config)
     directory = None if out is None else RunDirectory.vacant(Path(out), config)
     data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
+    if config.engine.name == "flower":
+        return _simulate(config, directory, progress or SilentProgress())
     return _run(config, data, directory, None, progress or SilentProgress())
 
 
@@ -82,12 +87,30 @@ def resume(directory: Path, *, progress: Progress | None = None) -> RunResult:
             )
         state = run_directory.latest()
         config = run_directory.config
+        if config.engine.name == "flower":
+            run_directory.begin()
+            return RunResult(simulate(run_directory, progress or SilentProgress()), directory)
         data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
         return _run(config, data, run_directory, state, progress or SilentProgress())
 
 
+def _simulate(config: Config, directory: RunDirectory | None, progress: Progress) -> RunResult:
+    """Through Flower's processes, which meet in the run directory; a passing one if need be."""
+    with ExitStack() as held:
+        kept = directory
+        if kept is None:
+            scratch = held.enter_context(tempfile.TemporaryDirectory(prefix="fedvtc-"))
+            kept = RunDirectory.vacant(Path(scratch), config)
+        held.enter_context(alone(kept.path))
+        kept.begin()
+        return RunResult(simulate(kept, progress), directory.path if directory else None)
+
+
 def run_without_trace(config: Config, data: Dataset) -> dict[str, Any]:
-    """One run of a comparison: no files, and no local-only doubles to slow it down."""
+    """One run of a comparison: no files, and no local-only doubles to slow it down.
+
+    On the local engine, whatever the settings say: nothing but time would differ.
+    """
     check_names(config)
     return _run(config, data, None, None, SilentProgress(), with_twins=False).summary
 
@@ -161,6 +184,8 @@ def check_names(config: Config) -> None:
     """
     check_claim(config)
     check_settings(config)
+    if config.engine.name == "flower":
+        check_distributed(config)
     for name in config.clients.architectures:
         find(name)
     for name in config.clients.devices:

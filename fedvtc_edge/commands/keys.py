@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from . import _common as common
 
 if TYPE_CHECKING:
     from fedvtc_edge.sealing import Entry, TrustList
+
+_PORT = 8000  # in the commands that `trial` prints
 
 
 @click.group(invoke_without_command=True)
@@ -123,6 +126,84 @@ def trust(list_: Path, client: str | None, file: Path | None, revoke: bool, as_j
     entry = known.revoke(client) if file is None else known.add(client, PublicIdentity.load(file))
     known.save(list_)
     _list(list_, known, (entry,), as_json)
+
+
+@command.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--clients", type=int, default=3, show_default=True, help="How many.")
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Name or address by which clients reach the server; repeatable. Beside these "
+    "the certificate is for this machine itself.",
+)
+@click.option("--days", type=int, default=30, show_default=True, help="Life of certificates.")
+@common.json_option
+def trial(folder: Path, clients: int, hosts: tuple[str, ...], days: int, as_json: bool) -> None:
+    """Make all keys of a server and its clients in the new folder DIR, to try `serve` and `join`.
+
+    Each party has a folder of its own in DIR, which goes to its machine. With
+    FEDVTC_PASSPHRASE set, private identities are encrypted with it.
+    """
+    from fedvtc_edge import signing
+    from fedvtc_edge.flower import kit
+    from fedvtc_edge.sealing import PublicIdentity
+
+    names = kit.make_trial(
+        folder, clients, hosts, days, passphrase=os.environ.get(signing.PASSPHRASE)
+    )
+    parties = [
+        {
+            "id": name,
+            "folder": str(folder / name),
+            "identity": PublicIdentity.load(folder / name / "identity.key.pub").fingerprint,
+        }
+        for name in ("server", *names)
+    ]
+    serve, *joins = _next([party["folder"] for party in parties], hosts)
+    if as_json:
+        common.emit_json(
+            {
+                "schema": 1,
+                "folder": str(folder),
+                "authority": str(folder / "authority"),
+                "days": days,
+                "hosts": list(dict.fromkeys([*hosts, *kit.LOCAL_HOSTS])),
+                "server": parties[0],
+                "clients": parties[1:],
+                "next": {"serve": serve, "join": joins},
+            }
+        )
+        return
+    header = ("party", "its folder", "identity")
+    common.emit_table(header, [tuple(party.values()) for party in parties], left=3)
+    click.echo(
+        f"authority: {folder / 'authority'}  (signs certificates for {days} days; "
+        "goes to no other machine)\n\n"
+        f"on the server, with clients.count = {len(names)} in CONFIG.toml:\n  {serve}\n"
+        "on each client:"
+    )
+    for join in joins:
+        click.echo(f"  {join}")
+    click.echo(
+        "\nfor a trial only: whoever made this folder has had all private keys. In earnest each "
+        "is made where it is used: `keys new` for identities, ssh-keygen for node keys, and "
+        "certificates by your own authority."
+    )
+
+
+def _next(folders: list[str], hosts: tuple[str, ...]) -> list[str]:
+    """What the server and then each client types with its keys."""
+    reached = hosts[0] if hosts else "localhost"
+    everywhere, at = ("::", f"[{reached}]") if ":" in reached else ("0.0.0.0", reached)  # noqa: S104
+    listening = everywhere if hosts else "127.0.0.1"
+    server, *clients = (f"--keys {shlex.quote(folder)}" for folder in folders)
+    return [
+        f"fedvtc-edge serve CONFIG.toml {server} --host {listening} --port {_PORT}",
+        *(f"fedvtc-edge join {at}:{_PORT} {client}" for client in clients),
+    ]
 
 
 def _list(path: Path, known: TrustList, entries: tuple[Entry, ...], as_json: bool) -> None:

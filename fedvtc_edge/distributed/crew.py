@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -78,7 +79,7 @@ class Crew:
         federation = Federation(
             config,
             [client],
-            Server(classes, _unseen),
+            Server(classes, unseen),
             shape,
             classes,
             compute,
@@ -99,27 +100,14 @@ class Crew:
     @property
     def modules(self) -> dict[str, nn.Module]:
         """All that is trained, by name."""
-        modules: dict[str, nn.Module] = {"classifier": self.client.model}
-        if self.client.decoder is not None:
-            modules["decoder"] = self.client.decoder
+        modules = networks_of(self.client)
         if self.twin is not None:
             modules["local"] = self.twin.model
         return modules
 
     def _restore(self, state: State) -> None:
-        for prefix, module in self.modules.items() if state.tensors else ():
-            own = {
-                name.removeprefix(f"{prefix}/"): value
-                for name, value in state.tensors.items()
-                if name.startswith(f"{prefix}/")
-            }
-            try:
-                module.load_state_dict(own)
-            except RuntimeError as error:
-                raise RunError(
-                    f"the home's {prefix} does not fit: {str(error).splitlines()[0]}",
-                    hint="was the architecture changed? join the run anew, from a new home",
-                ) from None
+        if state.tensors:
+            load_networks(state, self.modules)
         self.client.seconds, self.client.samples_seen = state.seconds, state.samples
         self.method.restore(state.published)
 
@@ -161,5 +149,34 @@ class Crew:
         return report
 
 
-def _unseen(round_: int, sender: str, kind: str, data: bytes) -> None:
+def networks_of(client: Client) -> dict[str, nn.Module]:
+    """A client's networks, by the names under which its home keeps them."""
+    modules: dict[str, nn.Module] = {"classifier": client.model}
+    if client.decoder is not None:
+        modules["decoder"] = client.decoder
+    return modules
+
+
+def load_networks(state: State, modules: Mapping[str, nn.Module]) -> None:
+    """Fill networks with what a home keeps.
+
+    Raises:
+        RunError: It is of other networks, or of none.
+    """
+    for prefix, module in modules.items():
+        own = {
+            name.removeprefix(f"{prefix}/"): value
+            for name, value in state.tensors.items()
+            if name.startswith(f"{prefix}/")
+        }
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            raise RunError(
+                f"the home's {prefix} does not fit: {str(error).splitlines()[0]}",
+                hint="was the architecture changed? join the run anew, from a new home",
+            ) from None
+
+
+def unseen(round_: int, sender: str, kind: str, data: bytes) -> None:
     """A client's process has no server that anything could reach."""

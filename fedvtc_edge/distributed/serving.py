@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from fedvtc_edge.assembly import Samples, kind_of
+from fedvtc_edge.assembly import Samples, assemble, kind_of
 from fedvtc_edge.checks import check_settings
 from fedvtc_edge.compute import Compute, deterministic
 from fedvtc_edge.config import Config
@@ -16,7 +16,7 @@ from fedvtc_edge.data.own import terms_of
 from fedvtc_edge.devices.fleet import Place
 from fedvtc_edge.errors import ConfigError, TrustError
 from fedvtc_edge.evaluation import TestSet, as_images
-from fedvtc_edge.methods import Federation
+from fedvtc_edge.methods import Federation, Method
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.privacy.plan import check_claim
 from fedvtc_edge.progress import Progress
@@ -30,6 +30,8 @@ from fedvtc_edge.summary import Figures, finish, summarise
 from .belongings import pack_test
 from .collecting import Collector
 from .coordinator import Coordinator
+from .crew import load_networks, networks_of, unseen
+from .home import Home
 from .journal import Journal
 from .post import Post
 from .register import Register
@@ -155,9 +157,24 @@ def coordinator_of(
 
 
 def serve(
-    directory: RunDirectory, data: Dataset, keys: Keys, post: Post, progress: Progress
+    directory: RunDirectory,
+    data: Dataset,
+    keys: Keys,
+    post: Post,
+    progress: Progress,
+    *,
+    home: Callable[[str], Home] | None = None,
 ) -> None:
-    """All rounds, and the run directory as a finished run leaves it; networks stay at home.
+    """All rounds, and the run directory as a finished run leaves it.
+
+    Args:
+        directory: Begun; an unfinished run goes on.
+        data: Of which the test set and the names are used.
+        keys: The server's.
+        post: Carries orders.
+        progress: Told of rounds and of who answers.
+        home: Where each client lives, in a simulation, whose run directory then holds the
+            clients' networks. Elsewhere networks stay with their clients.
 
     Raises:
         ServerError: Too few clients, for too long.
@@ -166,23 +183,46 @@ def serve(
     with deterministic():
         coordinator = coordinator_of(directory, data, keys, post, progress)
         coordinator.run()
-        method, config = coordinator.method, directory.config
-        figures, fleet = [], []
-        for index, name in enumerate(coordinator.clients):
-            wanted = config.clients.architectures[index % len(config.clients.architectures)]
-            portrait, spent = coordinator.portraits.get(name), coordinator.account[name]
-            architecture = wanted if portrait is None else portrait.architecture
-            counts = None if portrait is None else portrait.class_counts
-            figures.append(
-                Figures(
-                    name,
-                    architecture,
-                    None,
-                    None if counts is None else list(counts),
-                    spent["parameters"],
-                    spent["peak_memory_mb"],
-                )
-            )
-            fleet.append(Place(name, None, architecture, architecture))
-        summary = summarise(method, figures, coordinator.records, coordinator.account, data, fleet)
+        method = coordinator.method
+        figures = [_figures(coordinator, name) for name in coordinator.clients]
+        if home is not None:
+            method = _gathered(coordinator, data, home)
+            figures = [Figures.of(client) for client in method.federation.clients]
+        summary = summarise(
+            method, figures, coordinator.records, coordinator.account, data, _fleet(coordinator)
+        )
         finish(directory, method, data, summary)
+
+
+def _figures(coordinator: Coordinator, name: str) -> Figures:
+    """What a client elsewhere has told of itself."""
+    portrait, spent = coordinator.portraits.get(name), coordinator.account[name]
+    counts = None if portrait is None else portrait.class_counts
+    return Figures(
+        name,
+        "-" if portrait is None else portrait.architecture,
+        None,
+        None if counts is None else list(counts),
+        spent["parameters"],
+        spent["peak_memory_mb"],
+    )
+
+
+def _fleet(coordinator: Coordinator) -> list[Place]:
+    """Clients choose their architectures themselves."""
+    chosen = {name: portrait.architecture for name, portrait in coordinator.portraits.items()}
+    return [
+        Place(name, None, chosen.get(name, "-"), chosen.get(name, "-"))
+        for name in coordinator.clients
+    ]
+
+
+def _gathered(coordinator: Coordinator, data: Dataset, home: Callable[[str], Home]) -> Method:
+    """The method with all clients of a simulation in this process, as they came home."""
+    config = coordinator.config
+    method = assemble(config, data, Compute.of(config.engine), unseen)
+    for client in method.federation.clients:
+        load_networks(home(client.id).state(), networks_of(client))
+    method.restore(coordinator.method.published)
+    method.done = coordinator.method.done
+    return method

@@ -1,0 +1,102 @@
+"""What the server's process does: keys, data, all rounds, and words for who waits."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from flwr.serverapp import Grid
+
+from fedvtc_edge import signing
+from fedvtc_edge.assembly import client_ids
+from fedvtc_edge.data import load_dataset
+from fedvtc_edge.distributed.coordinator import OPENING_CALLS
+from fedvtc_edge.distributed.events import Writer
+from fedvtc_edge.distributed.home import Home
+from fedvtc_edge.distributed.serving import Keys, serve
+from fedvtc_edge.errors import RunError
+from fedvtc_edge.files import write_atomic
+from fedvtc_edge.runs import RunDirectory
+from fedvtc_edge.sealing import Identity, TrustList
+from fedvtc_edge.transport import FOLDER, Parties
+
+from .post import GridPost
+
+EVENTS = "events.jsonl"
+KEYS = "keys.json"
+HOMES = "homes"
+
+
+def events_of(path: Path) -> Path:
+    """The file of a run directory in which the server's process says how it goes."""
+    return path / "checkpoint" / EVENTS
+
+
+def home_of(path: Path, client: str) -> Home:
+    """Where a simulation keeps a client."""
+    return Home(path / "checkpoint" / HOMES / client, client)
+
+
+def parties_of(directory: RunDirectory) -> Parties:
+    """Keys of all parties of a simulation, made when first needed."""
+    return Parties(client_ids(directory.config), directory.path / FOLDER)
+
+
+def note_keys(path: Path, ring: list[Path], trust: Path) -> None:
+    """Tell the server's process of a deployment where its keys lie; none are copied.
+
+    Args:
+        path: The run directory.
+        ring: Files of private identities: the current one, then previous ones.
+        trust: The trust list.
+    """
+    noted = {"ring": [str(file.resolve()) for file in ring], "trust": str(trust.resolve())}
+    write_atomic(path / "checkpoint" / KEYS, (json.dumps(noted) + "\n").encode())
+
+
+def direct(grid: Grid, path: Path) -> None:
+    """Run, from wherever an earlier process came to.
+
+    Args:
+        grid: Flower's.
+        path: A run directory that was begun; whoever began it holds its lock.
+    """
+    events = Writer(events_of(path))
+    try:
+        directory = RunDirectory.reopen(path)
+        config = directory.config
+        simulated = not (path / "checkpoint" / KEYS).is_file()
+        keys = _simulated(directory) if simulated else _keys(path)
+        data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
+        post = GridPost(grid, ttl_s=config.server.deadline_s * OPENING_CALLS + 60.0)
+        serve(
+            directory,
+            data,
+            keys,
+            post,
+            events,
+            home=(lambda client: home_of(path, client)) if simulated else None,
+        )
+    except BaseException as error:
+        events.failed(error)
+        raise
+    events.done()
+
+
+def _simulated(directory: RunDirectory) -> Keys:
+    parties = parties_of(directory)
+    return Keys([parties.server], parties.trusted)
+
+
+def _keys(path: Path) -> Keys:
+    try:
+        noted = json.loads((path / "checkpoint" / KEYS).read_text("utf-8"))
+        ring, trust = [Path(file) for file in noted["ring"]], Path(noted["trust"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunError(
+            f"{path} does not say where the server's keys lie", hint="serve --resume it again"
+        ) from None
+    passphrase = os.environ.get(signing.PASSPHRASE)
+    identities = [Identity.load(file, passphrase=passphrase) for file in ring]
+    return Keys(identities, TrustList.load(trust))

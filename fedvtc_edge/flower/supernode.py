@@ -1,0 +1,140 @@
+"""Flower's client process: it fetches messages from the server and answers them.
+
+It only opens connections to the server. When the server goes away it tries again, at
+most a few seconds apart and without end, and takes part again when the server is back.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fedvtc_edge.errors import DeploymentError
+
+from .app import Setting, lock_app
+from .processes import Daemon, environment, executable, free_port
+
+_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class SuperNode:
+    """A running ``flower-supernode``; gone, with its children, when the block is left.
+
+    Started always with TLS and with the node's own key: there is no insecure mode.
+    Restarting is starting a new one on the same folder.
+
+    Args:
+        folder: State: log and Flower's own folder. Made when missing.
+        superlink: ``host:port`` of the server; the host as its certificate names it.
+        authority: Certificate of the authority that signed the server's.
+        node_key: The node's private key, OpenSSH, EC; registered by the server.
+        node_config: What the node's handlers find as ``context.node_config``.
+        app: The one app that may run here, a folder of
+            :func:`~fedvtc_edge.flower.app.write_app`; see
+            :func:`~fedvtc_edge.flower.app.lock_app`.
+        port: Port of 127.0.0.1 by which the node's own processes speak; 0 for a free one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        superlink: str,
+        authority: Path,
+        node_key: Path,
+        node_config: Mapping[str, Setting],
+        app: Path,
+        port: int = 0,
+    ) -> None:
+        self.folder = folder.resolve()
+        self.port = port or free_port()
+        self._app = app
+        home = self.folder / "home"
+        command = [
+            executable("flower-supernode"),
+            *("--superlink", superlink),
+            *("--root-certificates", str(authority.resolve())),
+            *("--auth-supernode-private-key", str(node_key.resolve())),
+            *("--node-config", quoted(node_config)),
+            *("--host", "127.0.0.1"),
+            *("--port", str(self.port)),
+        ]
+        self._daemon = Daemon(command, log=self.folder / "supernode.log", environ=environment(home))
+
+    @property
+    def log(self) -> Path:
+        """File of its output."""
+        return self._daemon.log
+
+    def __enter__(self) -> Self:
+        lock_app(self._app, self.folder / "home")
+        self._daemon.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._daemon.stop()
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._daemon.alive()
+
+    def tail(self, lines: int = 20) -> str:
+        """The last lines of its log since its start."""
+        return self._daemon.tail(lines)
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Wait until it ends by itself; see :meth:`Daemon.wait`."""
+        return self._daemon.wait(timeout_s)
+
+    def stop(self, grace_s: float | None = None) -> None:
+        """Stop it; see :meth:`Daemon.stop`."""
+        self._daemon.stop(grace_s)
+
+
+def quoted(values: Mapping[str, Setting]) -> str:
+    """``key=value …`` as Flower's command line reads it: TOML values, split by a pattern.
+
+    The pattern ends a string at the first quote, escaped or not, so quotes are written
+    as code points.
+
+    Raises:
+        DeploymentError: For a key that is no bare TOML key, or a value that no TOML holds.
+    """
+    return " ".join(f"{_bare(key)}={_toml(key, value)}" for key, value in values.items())
+
+
+def _bare(key: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise DeploymentError(
+            f"node config key {key!r}: expected letters, digits, - and _",
+            hint="rename it",
+        )
+    return key
+
+
+def _toml(key: str, value: Setting) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DeploymentError(
+            f"node config {key} = {os.fsencode(value)!r}: expected text in UTF-8",
+            hint="give the path another name",
+        ) from None
+    text = "".join(
+        f"\\u{ord(char):04x}" if char in '"\\' or ord(char) < 0x20 or ord(char) == 0x7F else char
+        for char in value
+    )
+    return f'"{text}"'
