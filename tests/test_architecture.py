@@ -40,7 +40,7 @@ LAYERS: list[set[str]] = [
     {"distributed"},
     {"flower"},
     {"federation"},
-    {"comparison"},
+    {"comparison", "serving"},
     {"commands"},
     {"__main__"},
     {"__init__"},

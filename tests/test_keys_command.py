@@ -71,6 +71,87 @@ def test_a_key_that_only_signs_is_shown(
     assert document["identity"] is document["suite"] is None
 
 
+# ---------------------------------------------------------------- trial
+
+
+def test_a_trial(call: Call, tmp_path: Path) -> None:
+    made = call("keys", "trial", "a trial", "--clients", "2")
+    assert (made.code, made.err) == (0, "")
+    prints = {
+        name: PublicIdentity.load(tmp_path / "a trial" / name / "identity.key.pub").fingerprint
+        for name in ("server", "client-00", "client-01")
+    }
+    assert made.out.splitlines()[:4] == [
+        "party      its folder         identity",
+        f"server     a trial/server     {prints['server']}",
+        f"client-00  a trial/client-00  {prints['client-00']}",
+        f"client-01  a trial/client-01  {prints['client-01']}",
+    ]
+    assert "clients.count = 2" in made.out
+    assert "PRIVATE" not in made.out
+    commands = [line.strip() for line in made.out.splitlines() if line.startswith("  ")]
+    assert commands == [
+        "fedvtc-edge serve CONFIG.toml --keys 'a trial/server' --host 127.0.0.1 --port 8000",
+        "fedvtc-edge join localhost:8000 --keys 'a trial/client-00'",
+        "fedvtc-edge join localhost:8000 --keys 'a trial/client-01'",
+    ]
+    assert "each is made where it is used" in made.out.splitlines()[-1]
+    known = TrustList.load(tmp_path / "a trial" / "client-01" / "trust.json")
+    assert {entry.client: entry.identity.fingerprint for entry in known.entries} == {
+        name: print_ for name, print_ in prints.items() if name != "server"
+    }
+
+
+@pytest.mark.parametrize(
+    ("hosts", "serve", "join"),
+    [
+        (["edge.test", "10.0.0.1"], "--host 0.0.0.0 --port 8000", "join edge.test:8000 "),
+        (["2001:db8::7"], "--host :: --port 8000", "join [2001:db8::7]:8000 "),
+    ],
+)
+def test_a_trial_as_json(
+    call: Call, strict_json: Callable[[str], Any], hosts: list[str], serve: str, join: str
+) -> None:
+    words = [word for host in hosts for word in ("--host", host)]
+    made = call("keys", "trial", "t", "--clients", "1", "--days", "3", *words, "--json")
+    document = strict_json(made.out)
+    following = document.pop("next")
+    server, (client,) = document.pop("server"), document.pop("clients")
+    assert document == {
+        "schema": 1,
+        "folder": "t",
+        "authority": "t/authority",
+        "days": 3,
+        "hosts": [*hosts, "localhost", "127.0.0.1", "::1"],
+    }
+    assert (server["id"], server["folder"]) == ("server", "t/server")
+    assert (client["id"], client["folder"]) == ("client-00", "t/client-00")
+    assert all(re.fullmatch(PRINT, party["identity"]) for party in (server, client))
+    assert following["serve"].endswith(serve)
+    assert join in following["join"][0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        ([], "Missing argument 'DIR'", "keys --help"),
+        (["there"], "there exists", "choose another name"),
+        (["absent/t"], "cannot write absent/t: No such file", "can be written to"),
+        (["t", "--clients", "0"], "0 clients, expected 1 to 1000", "--clients"),
+        (["t", "--clients", "x"], "'x' is not a valid integer", "keys --help"),
+        (["t", "--days", "0"], "a certificate for 0 days, expected 1 to 3650", "--days"),
+        (["t", "--host", "https://x"], "'https://x' is neither a host name", "without https://"),
+        (["t", "--host", "0.0.0.0"], "0.0.0.0 is no address that a client can reach", "one by one"),
+    ],
+)
+def test_no_trial(call: Call, tmp_path: Path, words: list[str], message: str, hint: str) -> None:
+    (tmp_path / "there").mkdir()
+    for flags in ([], ["--json"]):
+        call("keys", "trial", *words, *flags).refuses(message, hint)
+    assert os.listdir(tmp_path) == ["there"]
+    assert os.listdir(tmp_path / "there") == []
+
+
 # ---------------------------------------------------------------- trust
 
 
@@ -171,6 +252,7 @@ def test_help_without_a_word(call: Call) -> None:
     assert re.search(r"^  new ", answer.out, re.M)
     assert re.search(r"^  show ", answer.out, re.M)
     assert re.search(r"^  trust ", answer.out, re.M)
+    assert re.search(r"^  trial ", answer.out, re.M)
 
 
 @pytest.mark.parametrize("there", ["device", "device.pub"])

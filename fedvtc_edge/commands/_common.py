@@ -71,6 +71,11 @@ def percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.1f}"
 
 
+def known(value: object) -> str:
+    """A value, or a dash for what nobody knows."""
+    return "-" if value is None else str(value)
+
+
 def kilobytes(size: float | None) -> str:
     """Bytes as kB of 1,000 bytes, as networks count."""
     return "-" if size is None else f"{size / 1000:.1f}"

@@ -55,7 +55,7 @@ def command(
     if engine is not None:
         overrides = (*overrides, f"engine.name={engine}")
     config = None if resume is not None else load_config(config_file, overrides=overrides)
-    directory = resume or out or _new_directory(config)
+    directory = resume or out or new_directory(config)
 
     try:
         with common.needing_extras(), common.reporting(quiet) as progress:
@@ -72,15 +72,16 @@ def command(
     if as_json:
         common.emit_json(result.summary)
     else:
-        _print_summary(result.summary)
+        print_summary(result.summary)
     if result.directory is not None:
-        report = _report(result.directory)
+        report = report_of(result.directory)
         if not as_json:
             click.echo(f"run: {result.directory}")
             click.echo(f"report: {report}")
 
 
-def _new_directory(config: Config | None) -> Path:
+def new_directory(config: Config | None) -> Path:
+    """A folder for a run that was given none, named by what it is and when."""
     assert config is not None  # only a resumed run has none, and it has a directory
     # A data set may be a path: its last part is enough to recognise it by.
     data = re.sub(r"[^A-Za-z0-9._]+", "-", Path(config.data.name).stem).strip("-.") or "data"
@@ -93,7 +94,8 @@ def _how_to_go_on(directory: Path) -> str:
     return f"go on with: fedvtc-edge run --resume {shlex.quote(str(directory))}"
 
 
-def _report(directory: Path) -> Path:
+def report_of(directory: Path) -> Path:
+    """A run's report, drawn if it was not."""
     existing = directory / "report.html"
     if existing.is_file():
         return existing
@@ -103,15 +105,16 @@ def _report(directory: Path) -> Path:
         return render(directory)
 
 
-def _print_summary(summary: dict[str, Any]) -> None:
+def print_summary(summary: dict[str, Any]) -> None:
+    """A finished run in words; what clients do not tell is a dash."""
     header = ("client", "architecture", "device", "samples", "classes", "local-only %", "f_k %")
     rows = [
         (
             str(client["id"]),
             client["architecture"],
             client["device"] or "-",
-            str(client["samples"]),
-            str(client["classes_present"]),
+            common.known(client["samples"]),
+            common.known(client["classes_present"]),
             common.percent(client["accuracy_local_only"]),
             common.percent(client["accuracy"]),
             common.percent(client["accuracy_absent_classes"]),

@@ -80,7 +80,7 @@ class Collector:
         first = next(iter(orders.values()), None)
         if first is None:
             return {}
-        number, kind = first.context.round, first.context.kind
+        number = first.context.round
         closed = self.journal.closed(number, phase)
         heard = self._kept(closed if closed is not None else tuple(orders), orders)
         if closed is not None:
@@ -97,7 +97,7 @@ class Collector:
                 self._call(waiting, heard, len(orders), again=call > 0)
         if len(heard) < least:
             raise ServerError(
-                f"round {number}, {kind}: {len(heard)} of {len(orders)} clients answered, "
+                f"{first.words}: {len(heard)} of {len(orders)} clients answered, "
                 f"the quorum is {least}; silent: {some(sorted(waiting)) or 'none'}",
                 hint="start the clients that are missing and resume, or lower server.quorum",
             )
@@ -119,7 +119,7 @@ class Collector:
     ) -> None:
         """Ask those in ``waiting`` and move them to ``heard`` until all are, or time is up."""
         any_order = next(iter(waiting.values()))
-        where = f"round {any_order.context.round}, {any_order.context.kind}"
+        where = any_order.words
         if again:
             self.say(f"{where}: asking {some(sorted(waiting))} again")
         asked = set(waiting)
@@ -134,9 +134,9 @@ class Collector:
                     self.say(f"{where}: {name} answered ({len(heard)} of {total}){left}")
             if time.monotonic() - told >= _TELL_S:
                 told = time.monotonic()
-                left_s = max(until - told, 0.0)
-                late = sorted(asked & set(waiting))
-                self.say(f"{where}: {some(late)} late, {left_s:.0f} s to the deadline")
+                late, left_s = sorted(asked & set(waiting)), max(until - told, 0.0)
+                if late:
+                    self.say(f"{where}: waiting for {some(late)}, {left_s:.0f} s to the deadline")
 
     def _take(
         self,
@@ -165,7 +165,7 @@ class Collector:
             receipt = self.inbox.receive(order.context, answer.envelope)
         except (EnvelopeError, OrderError) as error:
             self.refuse(order.context, error, None)
-            self.say(f"{name} does not take part in round {order.context.round}: {error}")
+            self.say(f"{order.words}: {name} takes no part: {error}")
             asked.discard(name)  # no use in waiting; asked again, it may say something else
             return ""
         heard[name] = Heard(receipt.payload, len(answer.envelope))

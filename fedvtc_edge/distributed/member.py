@@ -50,6 +50,7 @@ class Member:
         party: Keys.
         source: Reads its data.
         architecture: Of its network; None takes the one that the settings give it.
+        index: Its number among the clients, by which they give it.
         consent: Its conditions.
     """
 
@@ -60,12 +61,14 @@ class Member:
         source: Source,
         *,
         architecture: str | None = None,
+        index: int = 0,
         consent: Consent | None = None,
     ) -> None:
         self.home = home
         self.party = party
         self._source = source
         self._architecture = architecture
+        self._index = index
         self._consent = consent or Consent()
 
     def answer(self, order: Order) -> Answer:
@@ -193,7 +196,8 @@ class Member:
 
     def _name(self, config: Config) -> str:
         """The client's architecture."""
-        return self._architecture or config.clients.architectures[0]
+        given = config.clients.architectures
+        return self._architecture or given[self._index % len(given)]
 
     def _sealed(self, order: Order, payload: bytes) -> bytes:
         party, context = self.party, replace(order.context, sender=self.home.client)

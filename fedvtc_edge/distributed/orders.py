@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from fedvtc_edge.context import Context
 from fedvtc_edge.errors import FedVTCError
+from fedvtc_edge.masked import mask_step
 from fedvtc_edge.sealing import MAX_ENVELOPE_BYTES
 
 Scalar = int | float | str | bytes | bool
@@ -93,6 +94,16 @@ class Order:
         for part in parts:
             hashed.update(len(part.encode()).to_bytes(8, "big") + part.encode())
         return hashed.hexdigest()
+
+    @property
+    def words(self) -> str:
+        """What it asks for, for a terminal."""
+        number, kind = self.context.round, self.context.kind
+        when = f"round {number}" if number else "opening"
+        masked = mask_step(kind)
+        if masked is not None:
+            return f"{when}, {masked[0]}, masked sum {masked[1] + 1} of 5"
+        return f"{when}, {'training' if kind == REPORT else kind}"
 
     def to_record(self) -> dict[str, Scalar]:
         """As it travels."""

@@ -33,24 +33,29 @@ def step(message: Message, context: Context) -> Message:
 
 
 def _replied(message: Message, context: Context) -> Message:
+    home = context.node_config.get("home")
     try:
         order = Order.from_record(record_of(message, ORDER))
-        answer = _member(context).answer(order)
+        if home is None:
+            answer = _simulated(
+                Path(str(context.run_config["directory"])),
+                int(str(context.node_config["partition-id"])),
+            ).answer(order)
+        else:
+            answer = _at(Path(str(home)), order)
     except FedVTCError as error:
         answer = Answer("", problem=f"{error} ({error.hint})", trouble=Trouble.REFUSED)
     content = RecordDict({ANSWER: ConfigRecord(dict(answer.to_record()))})
     return Message(content=content, reply_to=message)
 
 
-def _member(context: Context) -> Member:
-    """The node's own client; of a simulation, the one of its number."""
-    home = context.node_config.get("home")
-    if home is not None:
-        from .joining import member_at
+def _at(home: Path, order: Order) -> Answer:
+    """Of the node's own client; its terminal is told."""
+    from .joining import member_at, told
 
-        return member_at(Path(str(home)))
-    directory = Path(str(context.run_config["directory"]))
-    return _simulated(directory, int(str(context.node_config["partition-id"])))
+    answer = member_at(home).answer(order)
+    told(home, order, answer)
+    return answer
 
 
 @functools.lru_cache(maxsize=256)  # a process of a simulation plays many clients, many times
@@ -73,11 +78,10 @@ def _simulated(path: Path, index: int) -> Member:
         PublicIdentity.load(keys / "server.key.pub"),
         TrustList.load(keys / TRUST),
     )
-    architectures = config.clients.architectures
     return Member(
         home_of(path, name),
         party,
         dealt(index),
-        architecture=architectures[index % len(architectures)],
+        index=index,
         consent=Consent(telling=True),  # it is the simulator's own data
     )

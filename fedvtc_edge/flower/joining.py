@@ -1,1 +1,227 @@
-"""placeholder"""
+"""``join``: one client on its own machine, with its own data and keys, in one home."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fedvtc_edge import signing
+from fedvtc_edge.config import load_config
+from fedvtc_edge.distributed.events import Reader, Writer
+from fedvtc_edge.distributed.home import Home
+from fedvtc_edge.distributed.member import Member
+from fedvtc_edge.distributed.orders import HELLO, Answer, Order, Trouble
+from fedvtc_edge.distributed.party import Consent
+from fedvtc_edge.errors import DeploymentError, RunError
+from fedvtc_edge.files import write_atomic
+from fedvtc_edge.locking import alone
+from fedvtc_edge.progress import Progress
+
+from .app import write_app
+from .checking import check_node_key
+from .explaining import explain
+from .kit import ClientKit
+from .reaching import check_reachable
+from .supernode import SuperNode
+
+EVENTS, MEMBERSHIP, NODE = "events.jsonl", "join.json", "flower"
+
+_LOOK_S = 0.2
+_SENDING_S = 30.0
+_COUNTS_S, _AGAIN_S = 75.0, 5.0
+_NOT_LET_IN = "Failed to activate SuperNode"  # flower-supernode 1.42
+_SENT = "Sent successfully"  # flower-supernode 1.42, of the last answer
+
+
+@dataclass(frozen=True)
+class Membership:
+    """What the processes that Flower starts for a client must know; paths, and no secrets.
+
+    Args:
+        authority: Certificate that must have signed the server's.
+        node_key: By which Flower knows the client.
+        identity: Private identity.
+        server: The server's public identity.
+        trust: Trust list of all clients.
+        data: The client's own images, or empty for its share of the data that the server
+            names.
+        architecture: Of its network, or empty for the one that the settings give it.
+        settings: File of the only settings that it accepts, or empty for any.
+        telling: See :class:`~fedvtc_edge.distributed.party.Consent`.
+    """
+
+    authority: str
+    node_key: str
+    identity: str
+    server: str
+    trust: str
+    data: str = ""
+    architecture: str = ""
+    settings: str = ""
+    telling: bool | None = None
+
+    @property
+    def kit(self) -> ClientKit:
+        """Its keys' paths.
+
+        Raises:
+            DeploymentError: One is missing.
+        """
+        return ClientKit(
+            *(
+                Path(path)
+                for path in (self.authority, self.node_key, self.identity, self.server, self.trust)
+            )
+        )
+
+    def save(self, home: Path) -> None:
+        """Write it into a home."""
+        home.mkdir(parents=True, exist_ok=True)
+        write_atomic(home / MEMBERSHIP, (json.dumps(asdict(self)) + "\n").encode())
+
+    @classmethod
+    def load(cls, home: Path) -> Membership:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            RunError: It is missing or damaged.
+        """
+        try:
+            return cls(**json.loads((home / MEMBERSHIP).read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            raise RunError(
+                f"{home / MEMBERSHIP} is missing or damaged", hint="give the join command again"
+            ) from None
+
+
+def member_at(home: Path) -> Member:
+    """The client that lives in a folder.
+
+    Raises:
+        FedVTCError: Keys or settings that cannot be used.
+    """
+    from fedvtc_edge.distributed.belongings import brought, dealt
+
+    own = Membership.load(home)
+    party = own.kit.open(os.environ.get(signing.PASSPHRASE))
+    assert party.trusted is not None  # a kit has a list
+    index = [entry.client for entry in party.trusted.entries].index(party.client)
+    return Member(
+        Home(home, party.client),
+        party,
+        brought(Path(own.data)) if own.data else dealt(index),
+        architecture=own.architecture or None,
+        index=index,
+        consent=Consent(
+            load_config(own.settings) if own.settings else None,
+            own.telling,
+        ),
+    )
+
+
+def told(home: Path, order: Order, answer: Answer) -> None:
+    """Tell the client's terminal what was asked and answered."""
+    events = Writer(home / EVENTS)
+    where = f"run {order.context.run}" if order.context.kind == HELLO else order.words
+    if answer.trouble is Trouble.REFUSED:
+        events.say(f"{where}: no part taken: {answer.problem}")
+    elif answer.trouble is Trouble.NONE:
+        what = "joined" if order.context.kind == HELLO else "answered"
+        events.say(f"{where}: {what}, {len(answer.envelope) / 1000:.1f} kB sealed")
+        if order.last:
+            events.done()
+
+
+def join(
+    membership: Membership,
+    home: Path,
+    host: str,
+    port: int,
+    progress: Progress,
+    *,
+    wait_s: float = 0.0,
+) -> str:
+    """Take part in a run until its last round; a home that was cut off goes on.
+
+    Args:
+        membership: Keys, data and conditions.
+        home: The client's folder; made when there is none.
+        host: Name of the server, as its certificate has it.
+        port: TCP port.
+        progress: Told what is asked and answered.
+        wait_s: How long to wait for a server that is not there yet.
+
+    Returns:
+        The client's id.
+
+    Raises:
+        DeploymentError: The server cannot be reached or is not the right one, or does not
+            know this node.
+        Busy: Another process lives in the home.
+    """
+    kit = membership.kit
+    party = kit.open(os.environ.get(signing.PASSPHRASE))
+    check_node_key(kit.node_key)
+    _reach(host, port, kit.authority, wait_s, progress)
+    membership.save(home)
+    app = home / NODE / "app"
+    app.parent.mkdir(exist_ok=True)
+    with alone(home / NODE):
+        write_app(app, config={"directory": ""})
+        reader = Reader(home / EVENTS, progress)
+        # A node that was killed counts as connected for a minute, and is not let in twice.
+        known = (home / EVENTS).exists()
+        until = time.monotonic() + (_COUNTS_S if known else 0.0)
+        while True:
+            node = SuperNode(
+                home / NODE,
+                superlink=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+                authority=kit.authority,
+                node_key=kit.node_key,
+                node_config={"home": str(home.resolve())},
+                app=app,
+            )
+            progress.say(f"{party.client} is waiting for orders of {host}:{port}")
+            with node:
+                if _lived(node, reader):
+                    return party.client
+                tail = node.tail()
+            error = explain(tail) or DeploymentError(
+                f"Flower's node ended. It said:\n{tail}", hint=f"see {node.log}"
+            )
+            if _NOT_LET_IN not in tail or time.monotonic() >= until:
+                raise error
+            progress.say("not let in: the server counts this node as connected; trying again")
+            time.sleep(_AGAIN_S)
+
+
+def _lived(node: SuperNode, reader: Reader) -> bool:
+    """Show what happens until the run is done; False if the node ended before."""
+    while reader.relay() >= 0:
+        if not node.alive():
+            return False
+        time.sleep(_LOOK_S)
+    # The last answer was made; it has left when Flower says so.
+    until = time.monotonic() + _SENDING_S
+    while node.alive() and _SENT not in node.tail(3) and time.monotonic() < until:
+        time.sleep(_LOOK_S)
+    return True
+
+
+def _reach(host: str, port: int, authority: Path, wait_s: float, progress: Progress) -> None:
+    until, told_so = time.monotonic() + wait_s, False
+    while True:
+        try:
+            check_reachable(host, port, authority)
+        except DeploymentError:
+            if time.monotonic() >= until:
+                raise
+            if not told_so:
+                progress.say(f"waiting for a server at {host}:{port}")
+                told_so = True
+            time.sleep(1.0)
+        else:
+            return

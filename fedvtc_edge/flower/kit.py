@@ -47,15 +47,19 @@ class _Kit:
     """What both kits share: a dataclass of paths."""
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, **given: Path) -> Self:
         """The kit that lies in a folder, by the names above.
+
+        Args:
+            folder: Of the kit.
+            given: Parts that lie elsewhere, by field.
 
         Raises:
             DeploymentError: One of its parts is missing.
         """
         if not folder.is_dir():
             raise DeploymentError(f"there is no folder {folder}", hint="check --keys")
-        return cls(**{part: folder / _NAMES[part] for part in _parts(cls)})
+        return cls(**({part: folder / _NAMES[part] for part in _parts(cls)} | given))
 
     def __post_init__(self) -> None:
         for part in _parts(type(self)):

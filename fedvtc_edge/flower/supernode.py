@@ -1,13 +1,15 @@
 """Flower's client process: it fetches messages from the server and answers them.
 
 It only opens connections to the server. When the server goes away it tries again, at
-most a few seconds apart and without end, and takes part again when the server is back.
+most 20 seconds apart and without end, and takes part again when the server is back.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +18,14 @@ from typing import Self
 from fedvtc_edge.errors import DeploymentError
 
 from .app import Setting, lock_app
+from .explaining import explain
 from .processes import Daemon, environment, executable, free_port
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
+# The last words of flower-supernode 1.42 to its server after an error that it does not try
+# again after, as with another certificate. Its process stays, and does nothing any more.
+_GAVE_UP = re.compile(r"^ERROR : +(\[SSL: .*|(?:Client|Server) error '\d+ .*)", re.MULTILINE)
+_LOOK_S = 1.0
 
 
 class SuperNode:
@@ -91,9 +98,31 @@ class SuperNode:
         """The last lines of its log since its start."""
         return self._daemon.tail(lines)
 
-    def wait(self, timeout_s: float | None = None) -> int:
-        """Wait until it ends by itself; see :meth:`Daemon.wait`."""
-        return self._daemon.wait(timeout_s)
+    def wait(self, timeout_s: float = math.inf) -> int:
+        """Wait until it ends by itself.
+
+        Returns:
+            Its exit status, see :meth:`Daemon.wait`.
+
+        Raises:
+            TimeoutError: When it still runs after ``timeout_s`` seconds.
+            DeploymentError: When it gave its server up; it is stopped then. Flower leaves
+                such a node's process running, where nobody would miss it.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self._daemon.wait(max(0.0, min(_LOOK_S, deadline - time.monotonic())))
+            except TimeoutError:
+                said = self.tail(50)
+                if given_up := _GAVE_UP.search(said):
+                    self.stop()
+                    raise explain(said) or DeploymentError(
+                        f"the node gave its server up: {given_up[1]}",
+                        hint="see that the server is well and start the node again",
+                    ) from None
+                if time.monotonic() >= deadline:
+                    raise
 
     def stop(self, grace_s: float | None = None) -> None:
         """Stop it; see :meth:`Daemon.stop`."""

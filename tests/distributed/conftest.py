@@ -57,12 +57,11 @@ class Village:
 
     def member(self, name: str) -> Member:
         index = self.names.index(name)
-        architectures = self.config.clients.architectures
         return Member(
             self.home(name),
             Party(name, self.keys[name], self.keys["server"].public, self.trusted),
             dealt(index),
-            architecture=architectures[index % len(architectures)],
+            index=index,
             consent=self.consent,
         )
 

@@ -1,0 +1,141 @@
+"""``fedvtc-edge join``: one client of a federation, with its own data, on its own machine."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import _common as common
+
+if TYPE_CHECKING:
+    from fedvtc_edge.flower.joining import Membership
+
+_PARTS = ("authority", "node_key", "identity", "server", "trust")
+_FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("address", metavar="HOST:PORT")
+@click.option("--keys", metavar="DIR", type=_FILE, help="Folder of `keys trial` with all keys.")
+@click.option(
+    "--authority", metavar="FILE", type=_FILE, help="Who signed the server's certificate."
+)
+@click.option("--node-key", metavar="FILE", type=_FILE, help="Key by which the server knows us.")
+@click.option("--identity", metavar="FILE", type=_FILE, help="Private identity: signs uploads.")
+@click.option("--server", metavar="FILE", type=_FILE, help="The server's public identity.")
+@click.option("--trust", metavar="FILE", type=_FILE, help="Trust list of all clients.")
+@click.option(
+    "--data",
+    metavar="PATH",
+    type=_FILE,
+    help="Our images: an .npz file, an image folder, or a .zip of one. Without it: our share "
+    "of the data that the server names, for trials.",
+)
+@click.option("--home", metavar="DIR", type=_FILE, help="Our folder [default: homes/CLIENT-ID].")
+@click.option("--architecture", metavar="NAME", help="Of our network [default: as configured].")
+@click.option(
+    "--config", "settings", metavar="FILE", type=_FILE, help="Take part under these settings only."
+)
+@click.option(
+    "--tell/--no-tell",
+    "telling",
+    default=None,
+    help="Tell the server how accurate our networks are and how many examples of which class "
+    "we have [default: only without privacy mode and masking].",
+)
+@click.option(
+    "--wait",
+    "wait_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0, 86_400),
+    default=0.0,
+    help="Wait so long for a server that is not there yet.",
+)
+@common.quiet_option
+def command(
+    address: str,
+    keys: Path | None,
+    data: Path | None,
+    home: Path | None,
+    architecture: str | None,
+    settings: Path | None,
+    telling: bool | None,
+    wait_s: float,
+    quiet: bool,
+    **parts: Path | None,
+) -> None:
+    """Join the run of the server at HOST:PORT, until its last round.
+
+    Everything of this client stays in its home: networks, ledger, and what it needs to go
+    on after it was stopped, which is done by the same command.
+    """
+    host, port = _address(address)
+    place = home or Path("homes")
+    try:
+        with common.needing_extras(), common.reporting(quiet) as progress:
+            from fedvtc_edge.flower.joining import join
+
+            membership = _membership(keys, parts, data, architecture, settings, telling)
+            place = home or Path("homes") / _client(membership)
+            client = join(membership, place, host, port, progress, wait_s=wait_s)
+    except KeyboardInterrupt:
+        hint = f"give the same command to go on; {shlex.quote(str(place))} has everything"
+        raise common.Interrupted(hint) from None
+    click.echo(f"{client}: the run is done; its networks lie in {place}")
+
+
+def _membership(
+    folder: Path | None,
+    parts: dict[str, Any],
+    data: Path | None,
+    architecture: str | None,
+    settings: Path | None,
+    telling: bool | None,
+) -> Membership:
+    from fedvtc_edge.config import load_config
+    from fedvtc_edge.errors import DataError
+    from fedvtc_edge.flower.joining import Membership
+    from fedvtc_edge.flower.kit import ClientKit
+    from fedvtc_edge.models import find
+
+    given = {name: path for name, path in parts.items() if path is not None}
+    missing = [name for name in _PARTS if name not in given]
+    if folder is None and missing:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise click.UsageError(f"no keys: give --keys DIR, or {options}")
+    kit = ClientKit(**given) if folder is None else ClientKit.load(folder, **given)
+    if architecture is not None:
+        find(architecture)
+    if settings is not None:
+        load_config(settings)
+    if data is not None and not data.exists():
+        raise DataError(f"no images at {data}", hint="an .npz file, a .zip file or a folder")
+    return Membership(
+        authority=str(kit.authority.resolve()),
+        node_key=str(kit.node_key.resolve()),
+        identity=str(kit.identity.resolve()),
+        server=str(kit.server.resolve()),
+        trust=str(kit.trust.resolve()),
+        data=str(data.resolve()) if data else "",
+        architecture=architecture or "",
+        settings=str(settings.resolve()) if settings else "",
+        telling=telling,
+    )
+
+
+def _client(membership: Membership) -> str:
+    from fedvtc_edge import signing
+
+    return membership.kit.open(os.environ.get(signing.PASSPHRASE)).client
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise click.UsageError(f"{text!r} is no address; expected HOST:PORT, as localhost:8000")
+    return host, int(port)

@@ -1,0 +1,94 @@
+"""``serve``: the server's side of a deployment, over Flower with TLS and node authentication."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from fedvtc_edge import signing
+from fedvtc_edge.config import Config
+from fedvtc_edge.distributed.serving import Keys
+from fedvtc_edge.progress import Progress
+from fedvtc_edge.runs import RunDirectory
+from fedvtc_edge.sealing import Identity
+
+from .checking import check_server
+from .directing import note_keys
+from .kit import ServerKeys, ServerKit
+from .reaching import check_port_free
+from .simulation import submit_and_watch, summary_of
+from .superlink import Certificates, SuperLink
+
+_THREADS = 4
+
+
+def check_deployment(
+    config: Config, kit: ServerKit, previous: Sequence[Path], host: str, port: int
+) -> tuple[ServerKeys, list[str]]:
+    """Everything that can be wrong before a process is started.
+
+    Args:
+        config: The settings.
+        kit: The server's keys.
+        previous: Identities that were replaced, and to which clients may still seal.
+        host: Address to listen on.
+        port: TCP port.
+
+    Returns:
+        The keys, and what is no fault but good to know.
+
+    Raises:
+        DeploymentError: Certificates, node keys or the port.
+        KeyFileError: An identity that cannot be used.
+        TrustError: Another number of clients than the settings say.
+    """
+    passphrase = os.environ.get(signing.PASSPHRASE)
+    keys = kit.open(passphrase)
+    ring = [keys.identity, *(Identity.load(path, passphrase=passphrase) for path in previous)]
+    Keys(ring, keys.trusted).clients(config)
+    notes = check_server(kit.certificate, kit.private_key, kit.authority, [host])
+    check_port_free(host, port)
+    return keys, notes
+
+
+def serve_run(
+    directory: RunDirectory,
+    kit: ServerKit,
+    keys: ServerKeys,
+    previous: Sequence[Path],
+    host: str,
+    port: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """All rounds of a run, or those that are left of it, with clients that join.
+
+    Args:
+        directory: Begun and locked by the caller.
+        kit: The server's keys, as paths.
+        keys: The same, read.
+        previous: Identities that were replaced.
+        host: Address to listen on.
+        port: TCP port.
+        progress: Told who is here, who has answered and who is late.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        DeploymentError: The run failed, or Flower did.
+    """
+    path = directory.path.resolve()
+    note_keys(path, [kit.identity, *previous], kit.trust)
+    state = path / "checkpoint" / "flower"
+    tls = Certificates(kit.certificate, kit.private_key, kit.authority)
+    with SuperLink(state, tls=tls, host=host, port=port) as link:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(link.register, keys.nodes.values()))
+        progress.say(f"listening on {host}:{port} for {len(keys.nodes)} clients")
+        submit_and_watch(link, path, progress)
+    shutil.rmtree(state)  # messages and registrations of a run that is done
+    return summary_of(path)
