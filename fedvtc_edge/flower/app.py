@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ import tomli_w
 from fedvtc_edge.errors import DeploymentError
 from fedvtc_edge.files import new_folder
 
-from .processes import environment, executable
+from .processes import Daemon, environment, executable
 
 NAME = "fedvtc-edge"
 SERVER_APP = "fedvtc_edge.flower.server_app:app"
@@ -89,7 +90,7 @@ def lock_app(app: Path, flwr_home: Path) -> str:
         SHA-256 of the bundle, its first eight hexadecimal digits.
 
     Raises:
-        DeploymentError: When Flower does not take the app for one.
+        DeploymentError: When Flower does not take the app for one, or the lock does not hold.
     """
     apps = flwr_home / "apps"
     unlock_app(flwr_home)
@@ -118,7 +119,22 @@ def lock_app(app: Path, flwr_home: Path) -> str:
             (installed / "pyproject.toml").write_bytes(bundle.read("pyproject.toml"))
     for folder in (installed, apps):
         folder.chmod(0o555)
+    _try_lock(apps)
     return digest
+
+
+def _try_lock(apps: Path) -> None:
+    """Try to write as Flower's processes would: modes mean nothing on some file systems."""
+    log, probe = apps.parent / "lock.log", apps / "probe"
+    command = [sys.executable, "-I", "-S", "-c", "import os, sys; os.mkdir(sys.argv[1])"]
+    with Daemon([*command, str(probe)], log=log, environ=environment(apps.parent)) as attempt:
+        attempt.wait()
+    if probe.exists():
+        unlock_app(apps.parent)
+        raise DeploymentError(
+            f"{apps} cannot be closed to writing, so any code could be sent here and run",
+            hint="run as a user without privileges, with the state on a local file system",
+        )
 
 
 def unlock_app(flwr_home: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ from .kit import ServerKeys, ServerKit
 from .reaching import check_port_free
 from .simulation import submit_and_watch, summary_of
 from .superlink import Certificates, SuperLink
-
-_THREADS = 4
 
 
 def check_deployment(
@@ -85,9 +82,8 @@ def serve_run(
     note_keys(path, [kit.identity, *previous], kit.trust)
     state = path / "checkpoint" / "flower"
     tls = Certificates(kit.certificate, kit.private_key, kit.authority)
-    with SuperLink(state, tls=tls, host=host, port=port) as link:
-        with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(link.register, keys.nodes.values()))
+    nodes = tuple(keys.nodes.values())
+    with SuperLink(state, tls=tls, host=host, port=port, nodes=nodes) as link:
         progress.say(f"listening on {host}:{port} for {len(keys.nodes)} clients")
         submit_and_watch(link, path, progress)
     shutil.rmtree(state)  # messages and registrations of a run that is done

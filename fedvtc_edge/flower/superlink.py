@@ -17,6 +17,7 @@ import ssl
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from .explaining import explain
 from .processes import Daemon, executable, free_port
 
 _LOCAL = "127.0.0.1"
+_AT_ONCE = 4  # registrations, each a process of a second
 _REACHED_BY = {"0.0.0.0": _LOCAL, "::": "::1"}  # noqa: S104  (no address to bind to)
 _INNER = ("server.crt", "server.key", "ca.crt")
 
@@ -54,6 +56,7 @@ class SuperLink(Control):
             None for a simulation, whose nodes are processes of this machine.
         host: Address on which nodes are let in, in a deployment; 0.0.0.0 for all.
         port: TCP port for nodes; 0 for a free one.
+        nodes: Public keys of the nodes that are let in.
         timeout_s: Seconds until it must answer after its start.
     """
 
@@ -64,6 +67,7 @@ class SuperLink(Control):
         tls: Certificates | None = None,
         host: str = _LOCAL,
         port: int = 0,
+        nodes: Sequence[Path] = (),
         timeout_s: float = 60.0,
     ) -> None:
         inner_port = free_port()
@@ -72,6 +76,7 @@ class SuperLink(Control):
         self.host = host
         self.port = port or free_port()
         self._tls = tls
+        self._nodes = tuple(nodes)
         self._timeout_s = timeout_s
         self._inner = inner
         self._inner_port = inner_port
@@ -105,6 +110,9 @@ class SuperLink(Control):
             stack.enter_context(self._daemon)
             authority = self._inner.authority if self._tls else None
             self._wait_for(self._daemon, _LOCAL, self._inner_port, authority)
+            # Before the gate opens: a node that comes too early is sent away for good.
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                list(pool.map(self.register, self._nodes))
             if self._tls and self._gate:
                 stack.enter_context(self._gate)
                 host = _REACHED_BY.get(self.host, self.host)

@@ -91,8 +91,8 @@ class SuperNode:
         self._daemon.stop()
 
     def alive(self) -> bool:
-        """Whether the process runs."""
-        return self._daemon.alive()
+        """Whether it runs and has not given its server up."""
+        return self._daemon.alive() and not _GAVE_UP.search(self.tail(50))
 
     def tail(self, lines: int = 20) -> str:
         """The last lines of its log since its start."""

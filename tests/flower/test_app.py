@@ -111,6 +111,16 @@ def test_an_app_whose_code_is_not_installed_is_refused(tmp_path: Path) -> None:
         app.lock_app(tmp_path / "app", tmp_path / "home")
 
 
+def test_a_lock_that_does_not_hold_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apps = tmp_path / "apps"
+    apps.mkdir()  # open, as everything is on a file system without modes
+    with pytest.raises(DeploymentError, match="cannot be closed"):
+        app._try_lock(apps)
+    assert not apps.exists()
+
+
 def test_unlocking_what_was_never_locked(tmp_path: Path) -> None:
     app.unlock_app(tmp_path)
     assert os.listdir(tmp_path) == []
