@@ -55,6 +55,7 @@ _FILE = click.Path(path_type=Path)
     default=0.0,
     help="Wait so long for a server that is not there yet.",
 )
+@common.json_option
 @common.quiet_option
 def command(
     address: str,
@@ -65,6 +66,7 @@ def command(
     settings: Path | None,
     telling: bool | None,
     wait_s: float,
+    as_json: bool,
     quiet: bool,
     **parts: Path | None,
 ) -> None:
@@ -85,7 +87,10 @@ def command(
     except KeyboardInterrupt:
         hint = f"give the same command to go on; {shlex.quote(str(place))} has everything"
         raise common.Interrupted(hint) from None
-    click.echo(f"{client}: the run is done; its networks lie in {place}")
+    if as_json:
+        common.emit_json({"schema": 1, "client": client, "home": str(place)})
+    else:
+        click.echo(f"{client}: the run is done; its networks lie in {place}")
 
 
 def _membership(

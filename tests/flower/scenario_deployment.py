@@ -41,7 +41,7 @@ quorum = 0.6
 deadline_s = 55
 """
 
-PATIENCE_S = 280.0
+PATIENCE_S = 420.0
 
 
 class Command:
