@@ -83,7 +83,7 @@ def audit(
 
     Raises:
         UsageError: An attack, adversary or claim that does not exist.
-        RunError: No finished run there, or a damaged one.
+        RunError: No finished run there, a damaged one, or one of whose data nothing is known.
         DataError: Its data set is not to be had.
     """
     # Matrices are small: a second thread only waits for the first.
@@ -170,7 +170,15 @@ def _opened(path: Path, config: Config | None) -> FinishedRun | StatisticsFile:
                 f"{path} does not say which data it is of", hint="add --config CONFIG.toml"
             )
         return StatisticsFile.open(path, config)
-    return FinishedRun.open(path)
+    run = FinishedRun.open(path)
+    if run.is_served or run.is_home:
+        # Scored against another's images, every attack would fail and every run pass.
+        raise RunError(
+            f"{path}: whose images are where is known to the clients of this run alone",
+            hint="audit a rehearsal of it with data that are here: "
+            f"fedvtc-edge run {path / 'config.toml'} --engine local --out DIR",
+        )
+    return run
 
 
 def _concluded(

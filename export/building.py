@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fedvtc_edge.data import Dataset
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.finished import FinishedRun
 from fedvtc_edge.knowledge import CODE_STD, class_codes
@@ -19,6 +18,7 @@ from . import noise
 from .codes import Codes
 from .graphs import Nearest
 from .manifest import STATISTICS, File, Image, Manifest, Privacy
+from .tasks import Task
 from .writing import GraphWriter
 
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
@@ -29,7 +29,7 @@ class Builder:
 
     Args:
         finished: The run.
-        data: Its data set; only the evaluation images are looked at.
+        data: Its classes and their form, and evaluation images if there are any.
         int8: Whether to add int8 variants.
 
     Raises:
@@ -37,7 +37,7 @@ class Builder:
             published statistics do not fit the settings.
     """
 
-    def __init__(self, finished: FinishedRun, data: Dataset, *, int8: bool) -> None:
+    def __init__(self, finished: FinishedRun, data: Task, *, int8: bool) -> None:
         size, _, channels = data.image_shape
         self.finished, self.data, self.int8 = finished, data, int8
         self.shape = ImageShape(size, channels)
@@ -98,6 +98,8 @@ class Builder:
         if self.finished.config.method.name == "fedproto" and self.published is not None:
             model = Nearest(model, self.published)
         decoder = self.finished.decoder(client, self.shape)
+        if decoder is not None and codes is not None:
+            writer.paint(decoder)
         writer.classifier(model, record.get("accuracy"))
         if codes is not None:
             (folder / STATISTICS).write_bytes(codes.to_bytes())

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedvtc_edge.compute import deterministic
-from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import FedVTCError, ParityError, RunError
 from fedvtc_edge.files import new_folder, recover_folder
 from fedvtc_edge.finished import FinishedRun
@@ -20,6 +19,7 @@ from fedvtc_edge.runs import version
 from .building import Builder
 from .manifest import Manifest
 from .refreshing import write_manifest
+from .tasks import task_of
 from .verification import verify
 
 if TYPE_CHECKING:
@@ -41,11 +41,13 @@ def export(
 
     A bundle appears under its name only when it is complete: its graphs compute
     what torch computes, its accuracy on the run's test set is the run's, and a
-    fresh process without torch has used it. Bundles of the same run that are
-    there already, from an export that was cut off, are kept.
+    fresh process without torch has used it. The home of a client without a test set
+    has no accuracy; its graphs are compared on what the client paints instead.
+    Bundles of the same run that are there already, from an export that was cut off,
+    are kept.
 
     Args:
-        run: The run directory.
+        run: The run directory, or the home of a client that joined one.
         out: New or empty folder, or one of an earlier export of the same run.
         clients: Ids; None takes all.
         int8: Add int8 variants, calibrated with synthesised images.
@@ -56,11 +58,13 @@ def export(
         What was written and measured, as ``export --json`` prints it.
 
     Raises:
-        RunError: No finished run there, or ``out`` holds something else.
+        RunError: No finished run there, one whose networks stayed with its clients, or
+            ``out`` holds something else.
         DataError: The run's data set is no longer there: parity needs its test images.
         ParityError: onnxruntime does not compute what torch computes.
     """
     finished, folder = FinishedRun.open(Path(run)), Path(out)
+    finished.need_networks()
     wanted = tuple(dict.fromkeys(clients)) if clients else finished.clients
     for client in wanted:
         finished.record(client)
@@ -68,7 +72,7 @@ def export(
     progress = progress or SilentProgress()
     entries = []
     with deterministic():
-        builder = Builder(finished, load_dataset(finished.config.data), int8=int8)
+        builder = Builder(finished, task_of(finished), int8=int8)
         # All of them before anything is written: a refusal touches nothing.
         kept = {
             client: _already(folder / client, builder, client, signing_key) for client in wanted

@@ -62,6 +62,11 @@ class FinishedRun:
             raise RunError(
                 f"{path} holds no run (no config.toml)", hint="start one: fedvtc-edge run --out DIR"
             )
+        if (path / "home.json").is_file() and not (path / "summary.json").is_file():
+            raise RunError(
+                f"{path} is the home of a client whose run is not over",
+                hint="it is ready when 'fedvtc-edge join' says that the run is done",
+            )
         begun_with = digest_at_start(path)
         if not (path / "summary.json").is_file():
             raise RunError(
@@ -81,6 +86,29 @@ class FinishedRun:
     def clients(self) -> tuple[str, ...]:
         """Ids of the clients, in their order."""
         return tuple(record["id"] for record in self.summary["clients"])
+
+    @property
+    def is_home(self) -> bool:
+        """Whether it is one client's home, and not a whole run."""
+        return self.summary.get("home") is True
+
+    @property
+    def is_served(self) -> bool:
+        """Whether its clients were elsewhere, and kept their networks and images."""
+        elsewhere = self.config.engine.name == "flower" and not self.is_home
+        return elsewhere and not any(self.path.glob("clients/*/classifier.safetensors"))
+
+    def need_networks(self) -> None:
+        """Refuse a served run.
+
+        Raises:
+            RunError: It is one.
+        """
+        if self.is_served:
+            raise RunError(
+                f"{self.path} was served: its networks stayed with the clients",
+                hint="export each client's home, on its machine: fedvtc-edge export HOME --out DIR",
+            )
 
     def record(self, client: str) -> Mapping[str, Any]:
         """A client's entry in the summary.
@@ -147,6 +175,7 @@ class FinishedRun:
             raise RunError(f"{path}: {error}", hint="the run is damaged: run it again") from None
 
     def _filled(self, module: M, client: str, name: str) -> M:
+        self.need_networks()
         path = self.path / "clients" / client / f"{name}.safetensors"
         try:
             weights = load_file(path)
@@ -184,7 +213,9 @@ def _check(document: Mapping[str, Any], where: str) -> None:
             raise ValueError(f"{where}{key} is a {type(value).__name__}")
         if isinstance(value, (int, float)) and not abs(value) < 1e300:  # NaN is not, either
             raise ValueError(f"{where}{key} is {value}")
-    counts = document.get("class_counts", [])
+    counts = document.get("class_counts")
+    if counts is None:  # not every client tells them
+        return
     if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):
         raise ValueError(f"{where}class_counts are no counts")
 

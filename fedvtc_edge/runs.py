@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 import os
 import re
@@ -23,7 +22,7 @@ import numpy as np
 import tomli_w
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, from_numpy, nn
+from torch import Tensor, from_numpy
 
 from .config import Config, load_config
 from .context import Context
@@ -138,17 +137,22 @@ class RunDirectory:
                 if _TORN.fullmatch(leftover.name):
                     leftover.unlink()
             return
-        path, made = self.path, {"schema": SCHEMA, "version": version()}
+        path = self.path
         self.vacant(path, self.config)  # still? somebody else may have come first
         try:
             for folder in ("checkpoint", "server", "clients"):
                 (path / folder).mkdir(parents=True, exist_ok=True)
             self._ledger.begin()
-            write_atomic(path / "run.json", _json(made | {"config": digest(self.config)}))
+            self.label()
             write_atomic(path / "config.toml", as_toml(self.config))
         except OSError as error:
             raise _unwritable(path, error) from None
         self.begun = True
+
+    def label(self) -> None:
+        """Write which version and which settings the folder is of."""
+        made = {"schema": SCHEMA, "version": version(), "config": digest(self.config)}
+        write_atomic(self.path / "run.json", as_json(made))
 
     @property
     def finished(self) -> bool:
@@ -213,32 +217,6 @@ class RunDirectory:
         self._write_metrics(records)  # a line may be torn, or of a round that must be done again
         return Checkpoint(number, records, published, account, tensors)
 
-    def finish(
-        self,
-        summary: Mapping[str, Any],
-        published: Mapping[str, bytes],
-        clients: Mapping[str, tuple[Mapping[str, nn.Module], Mapping[str, Any]]],
-        pictures: Mapping[str, np.ndarray],
-    ) -> None:
-        """Write what a finished run leaves; ``summary.json`` last, as the sign of completeness."""
-        for data in published.values():
-            write_atomic(self.path / "statistics.safetensors", data)
-        for name, (modules, record) in clients.items():
-            folder = self.path / "clients" / name
-            folder.mkdir(parents=True, exist_ok=True)
-            for file, module in modules.items():
-                state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-                write_atomic(folder / f"{file}.safetensors", save(state))
-            write_atomic(folder / "client.json", _json(record))
-        if pictures:
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, allow_pickle=False, **pictures)
-            write_atomic(self.path / "samples.npz", buffer.getvalue())
-        metrics = self.path / "metrics.jsonl"
-        if metrics.exists():
-            write_atomic(metrics, metrics.read_bytes())  # durable now: no resume will mend it
-        write_atomic(self.path / "summary.json", _json(summary))
-
     def _checkpoint(self, number: int) -> Path:
         return self.path / "checkpoint" / f"round-{number:06d}.safetensors"
 
@@ -297,5 +275,6 @@ def as_toml(config: Config) -> bytes:
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode()
 
 
-def _json(document: Mapping[str, Any]) -> bytes:
+def as_json(document: Mapping[str, Any]) -> bytes:
+    """A document as a run's files hold it; NaN is not JSON and raises ValueError."""
     return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import nn
 
 from .client import Client
 from .data import Dataset
 from .devices.fleet import Place, notes
 from .evaluation import averages
+from .files import write_atomic
 from .memory import training_megabytes
 from .methods import Method
 from .privacy.plan import UNITS, claim_of, covers
 from .report import render
-from .runs import SCHEMA, RunDirectory, version
+from .runs import SCHEMA, RunDirectory, as_json, version
 
 _PER_CLASS = 6
 _PICTURE_BYTES = 8_000_000
@@ -74,7 +80,7 @@ def summarise(
         method: With what it published.
         clients: In their order.
         rounds: Lines of metrics.jsonl.
-        account: Seconds, images and bytes by client id.
+        account: Seconds, images and bytes by client id; bytes that nobody counted are None.
         data: For its names.
         fleet: Clients' places.
     """
@@ -136,8 +142,8 @@ def summarise(
         **means,
         "accuracy_control": last["accuracy_control"],
         "gain": None if means["accuracy_mean"] is None else means["accuracy_mean"] - alone,
-        "upload_bytes_total": sum(spent["up"] for spent in account.values()),
-        "download_bytes_total": sum(spent["down"] for spent in account.values()),
+        "upload_bytes_total": _total(spent["up"] for spent in account.values()),
+        "download_bytes_total": _total(spent["down"] for spent in account.values()),
         "uploads": [
             f"{text}; under masks, so that the server sees only the sum over the clients"
             if config.transport.masking
@@ -155,6 +161,16 @@ def summarise(
             sum(spent["samples"] for spent in account.values()) / max(busy, 1e-9), 1
         ),
     }
+
+
+def _total(values: Iterable[int | None]) -> int | None:
+    """Their sum, or None where nobody counted one of them."""
+    total = 0
+    for value in values:
+        if value is None:
+            return None
+        total += value
+    return total
 
 
 def virtual(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -205,7 +221,8 @@ def finish(
 ) -> None:
     """Write what a finished run leaves, the clients' networks that are here, and the report."""
     records = {record["id"]: record for record in summary["clients"]}
-    directory.finish(
+    deposit(
+        directory.path,
         summary,
         method.published,
         {
@@ -219,3 +236,42 @@ def finish(
         pictures(method, data),
     )
     render(directory.path)
+
+
+def deposit(
+    folder: Path,
+    summary: Mapping[str, Any],
+    published: Mapping[str, bytes],
+    clients: Mapping[str, tuple[Mapping[str, nn.Module], Mapping[str, Any]]],
+    pictures: Mapping[str, NDArray[np.uint8]],
+    *,
+    mode: int = 0o644,
+) -> None:
+    """Write a finished run's files; ``summary.json`` last, as the sign of completeness.
+
+    Args:
+        folder: Of the run.
+        summary: Its content.
+        published: What the server published, by kind.
+        clients: Networks and the summary's entry, by client.
+        pictures: Arrays of ``samples.npz``; empty writes none.
+        mode: Permissions of the files.
+    """
+    write = functools.partial(write_atomic, mode=mode)
+    for data in published.values():
+        write(folder / "statistics.safetensors", data)
+    for name, (modules, record) in clients.items():
+        own = folder / "clients" / name
+        own.mkdir(parents=True, exist_ok=True)
+        for file, module in modules.items():
+            state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+            write(own / f"{file}.safetensors", save(state))
+        write(own / "client.json", as_json(record))
+    if pictures:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **pictures)
+        write(folder / "samples.npz", buffer.getvalue())
+    metrics = folder / "metrics.jsonl"
+    if metrics.exists():
+        write(metrics, metrics.read_bytes())  # durable now: no resume will mend it
+    write(folder / "summary.json", as_json(summary))

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from fedvtc_edge import run
-from fedvtc_edge.config import Config
+from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, RunError
 from fedvtc_edge.federation import RunResult
 from fedvtc_edge.finished import FinishedRun
 from fedvtc_edge.models import ImageShape, registry
 from fedvtc_edge.progress import SilentProgress
+from fedvtc_edge.runs import RunDirectory, as_toml
 
 Tiny = Callable[..., Config]
 SHAPE, CLASSES = ImageShape(8, 1), 10
@@ -220,6 +221,51 @@ def test_a_summary_that_no_run_wrote(
     rewrite(folder / "summary.json", changed)
     refuses(lambda: FinishedRun.open(folder), message, "run it again")
     refuses(lambda: FinishedRun.open(folder), f"{folder / 'summary.json'} is damaged: ", "")
+
+
+# A served run, and the homes of its clients.
+
+
+def served(folder: Path) -> FinishedRun:
+    """The run as if its clients had been elsewhere, and had told nothing."""
+    config = load_config(folder / "config.toml").replace(engine={"name": "flower"})
+    (folder / "config.toml").write_bytes(as_toml(config))
+    RunDirectory(folder, config).label()
+    for path in folder.glob("clients/*/*.safetensors"):
+        path.unlink()
+    silent = [
+        client | {"class_counts": None} for client in FinishedRun.open(folder).summary["clients"]
+    ]
+    rewrite(folder / "summary.json", lambda s: s.update(engine="flower", clients=silent))
+    return FinishedRun.open(folder)
+
+
+def test_a_served_run_says_where_its_networks_are(folder: Path) -> None:
+    finished = FinishedRun.open(folder)
+    assert not finished.is_served
+    finished.need_networks()
+    finished = served(folder)
+    assert finished.is_served
+    refuses(finished.need_networks, "networks stayed with the clients", "export HOME")
+    name = finished.clients[0]
+    refuses(lambda: finished.classifier(name, SHAPE, CLASSES), "stayed with the clients", "HOME")
+    refuses(lambda: finished.decoder(name, SHAPE), "stayed with the clients", "HOME")
+    assert finished.published() is not None
+
+
+def test_a_home_is_not_taken_for_a_served_run(folder: Path) -> None:
+    served(folder)
+    rewrite(folder / "summary.json", lambda s: s.update(home=True))
+    finished = FinishedRun.open(folder)
+    assert finished.is_home
+    assert not finished.is_served
+
+
+def test_a_home_whose_run_goes_on_is_not_ready(folder: Path) -> None:
+    (folder / "home.json").write_text("{}")
+    FinishedRun.open(folder)
+    (folder / "summary.json").unlink()
+    refuses(lambda: FinishedRun.open(folder), "whose run is not over", "fedvtc-edge join")
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,9 @@ def command(
 ) -> None:
     """Write one bundle per client of RUN: classifier and synthesiser as ONNX.
 
+    RUN is a run's folder, or the home in which a client joined one: networks of a served
+    run stay with its clients.
+
     A bundle is written only if onnxruntime computes what torch computes.
     """
     from fedvtc_edge import signing
@@ -74,7 +77,9 @@ def _print(document: dict[str, Any]) -> None:
         common.emit_table(header, [_int8_row(entry) for entry in bundles])
     click.echo()
     signed = document["signed_by"]
-    click.echo(f"accuracy on the run's {document['evaluated_on']} images; kB of 1,000 bytes")
+    on = document["evaluated_on"]
+    measured = f"accuracy on the run's {on} images" if on else "no test set here, so no accuracy"
+    click.echo(f"{measured}; kB of 1,000 bytes")
     click.echo(f"signed by {signed}" if signed else "NOT signed: --sign KEY signs the manifests")
     click.echo(f"bundles: {document['out']}")
 

@@ -52,6 +52,11 @@ def dealt(index: int) -> Source:
     """
 
     def read(config: Config, terms: DataTerms) -> Belongings:
+        if index >= config.clients.count:
+            raise DataError(
+                f"client number {index + 1} of {config.clients.count} has no share of the data",
+                hint="server and clients need the same trust list; or join with --data PATH",
+            )
         data = _dataset(config)
         here = terms_of(data, config.data.image_size)
         if here != terms:
@@ -119,7 +124,9 @@ def difference(here: DataTerms, there: DataTerms) -> str:
     for number, (own, other) in enumerate(names):
         if own != other:
             return f"class {number} is {own!r:.60} here, {other!r:.60} there"
-    return f"{len(here.class_names)} classes here, {len(there.class_names)} there"
+    if here.class_names != there.class_names:
+        return f"{len(here.class_names)} classes here, {len(there.class_names)} there"
+    return f"data.image_size {here.image_size} here, {there.image_size} there"
 
 
 @functools.lru_cache(maxsize=1)  # one process of a simulation plays many clients

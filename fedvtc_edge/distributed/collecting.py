@@ -18,6 +18,7 @@ from .register import Register, some
 
 _WAIT_S = 0.5
 _TELL_S = 10.0
+_AWAY_S = 3.0
 
 
 class Heard(NamedTuple):
@@ -62,7 +63,13 @@ class Collector:
         self._sent: dict[str, set[str]] = {}
 
     def collect(
-        self, phase: int, orders: Mapping[str, Order], *, least: int, calls: int = 1
+        self,
+        phase: int,
+        orders: Mapping[str, Order],
+        *,
+        least: int,
+        enough: int | None = None,
+        calls: int = 1,
     ) -> dict[str, Heard]:
         """The answers to orders of one phase.
 
@@ -70,6 +77,8 @@ class Collector:
             phase: Its number in its round.
             orders: By client; all of one round and kind.
             least: So many must be heard, or the phase is not closed.
+            enough: With so many, nobody is waited for who is not connected; None is
+                ``least``. Of those who are asked more than once, all are waited for.
             calls: How often those that are silent are asked, each for :attr:`deadline_s`.
 
         Raises:
@@ -94,7 +103,9 @@ class Collector:
         waiting = {name: order for name, order in orders.items() if name not in heard}
         for call in range(calls):
             if waiting:
-                self._call(waiting, heard, len(orders), again=call > 0)
+                known = least if enough is None else enough
+                contented = max(known, 1) if calls == 1 else len(orders)
+                self._call(first, waiting, heard, len(orders), contented, again=call > 0)
         if len(heard) < least:
             raise ServerError(
                 f"{first.words}: {len(heard)} of {len(orders)} clients answered, "
@@ -115,28 +126,55 @@ class Collector:
         return heard
 
     def _call(
-        self, waiting: dict[str, Order], heard: dict[str, Heard], total: int, *, again: bool
+        self,
+        first: Order,
+        waiting: dict[str, Order],
+        heard: dict[str, Heard],
+        total: int,
+        contented: int,
+        *,
+        again: bool,
     ) -> None:
         """Ask those in ``waiting`` and move them to ``heard`` until all are, or time is up."""
-        any_order = next(iter(waiting.values()))
-        where = any_order.words
+        where, number = first.words, first.context.round
         if again:
             self.say(f"{where}: asking {some(sorted(waiting))} again")
-        asked = set(waiting)
-        self._send(waiting)
+        asked, away = set(waiting), dict.fromkeys(waiting, float("-inf"))
+        busy: dict[str, float] = {}
+        lacked: set[str] = set()
         until, told = time.monotonic() + self.deadline_s, time.monotonic()
-        while asked & set(waiting) and time.monotonic() < until:
+        while (late := sorted(asked & set(waiting))) and time.monotonic() < until:
+            self.register.ask_strangers(number)
+            self._send_to_those_back(waiting, away)
+            self._send_to_those_back(waiting, busy)
+            # With enough of them, nobody is waited for who cannot even be asked.
+            gone = all(name in away and self.register.is_gone(name) for name in late)
+            if gone and len(heard) >= contented:
+                self.say(f"{where}: closed without {some(late)}, not connected")
+                return
             for reply in self.post.receive(min(_WAIT_S, self.deadline_s)):
-                name = self._take(reply, waiting, heard, asked)
+                name = self._take(reply, waiting, heard, asked, away, busy, lacked)
                 if name:
                     late = sorted(asked & set(waiting))
                     left = f", waiting for {some(late)}" if late else ""
                     self.say(f"{where}: {name} answered ({len(heard)} of {total}){left}")
-            if time.monotonic() - told >= _TELL_S:
+            if late and time.monotonic() - told >= _TELL_S:
                 told = time.monotonic()
-                late, left_s = sorted(asked & set(waiting)), max(until - told, 0.0)
-                if late:
-                    self.say(f"{where}: waiting for {some(late)}, {left_s:.0f} s to the deadline")
+                left_s = max(until - told, 0.0)
+                self.say(f"{where}: waiting for {some(late)}, {left_s:.0f} s to the deadline")
+
+    def _send_to_those_back(self, waiting: Mapping[str, Order], away: dict[str, float]) -> None:
+        """Orders to those that are connected: not sent before, or a while ago in vain."""
+        now = time.monotonic()
+        back = {
+            name: waiting[name]
+            for name, since in away.items()
+            if name in waiting and now - since >= _AWAY_S and self.register.node(name) is not None
+        }
+        if back:
+            self._send(back)
+        for name in back:
+            del away[name]
 
     def _take(
         self,
@@ -144,6 +182,9 @@ class Collector:
         waiting: dict[str, Order],
         heard: dict[str, Heard],
         asked: set[str],
+        away: dict[str, float],
+        busy: dict[str, float],
+        lacked: set[str],
     ) -> str:
         """Take one reply; the name of the client if it counts."""
         if reply.order.context.kind == HELLO:
@@ -154,13 +195,18 @@ class Collector:
             return ""  # late, or a second time: what counts is in the inbox
         answer = reply.answer
         if answer.trouble is Trouble.BUSY:
+            busy[name] = time.monotonic()  # asked again when it may be done
             return ""
-        if answer.trouble is Trouble.LACKING:
+        if answer.trouble is Trouble.AWAY:
+            away[name] = time.monotonic()  # asked again when it is back
+            return ""
+        if answer.trouble is Trouble.LACKING and name not in lacked:
+            lacked.add(name)  # once: who lacks what it was just sent would be sent it for ever
             self._sent.pop(name, None)
             self._send({name: order})
             return ""
         try:
-            if answer.trouble is Trouble.REFUSED:
+            if answer.trouble is not Trouble.NONE:
                 raise OrderError(answer.problem, hint="see the client's terminal")
             receipt = self.inbox.receive(order.context, answer.envelope)
         except (EnvelopeError, OrderError) as error:

@@ -16,6 +16,7 @@ from fedvtc_edge.methods import Method
 from fedvtc_edge.progress import Progress
 from fedvtc_edge.runs import Checkpoint
 from fedvtc_edge.sealing import TrustList
+from fedvtc_edge.server import Server
 
 from .collecting import Collector, Heard
 from .orders import REPORT, OrderError
@@ -27,6 +28,9 @@ Keep = Callable[[Checkpoint], None]
 
 OPENING_CALLS = 3
 """How often a client is asked for what it uploads only once."""
+
+FAREWELL_S = 30.0
+"""So long clients may take to hear that the run is done."""
 
 MOST_VOID = 3
 """Rounds in a row in which too few took part: then the run stops, to be resumed."""
@@ -44,6 +48,7 @@ class Coordinator:
         trusted: Their keys.
         register: Knows where they are.
         collector: Asks them.
+        server: Makes the one that adds up a round.
         witness: Told of each message of a masked sum as the server sees it.
         test: Of the control, and what is published of it to clients that lack it.
         keep: Called with the state after each round.
@@ -58,6 +63,7 @@ class Coordinator:
         register: Register,
         collector: Collector,
         *,
+        server: Callable[[], Server],
         witness: Witness,
         test: tuple[TestSet, bytes] | None,
         keep: Keep,
@@ -71,6 +77,7 @@ class Coordinator:
         self._trusted = trusted
         self._register = register
         self._collector = collector
+        self._server = server
         self._witness = witness
         self._test = test
         self._keep = keep
@@ -115,22 +122,24 @@ class Coordinator:
             self._progress.advance(_note(record))
         if not self._opened:
             wait_s, least = self._collector.deadline_s, self._least(self.clients)
-            self._register.gather(0, self.clients, least, wait_s, patient=True)
+            self._register.gather(self.clients, least, wait_s)
             self._phases(0, self.clients, calls=OPENING_CALLS).exchanges(self.clients)
             self._save(0)
         for number in range(len(self.records) + 1, rounds + 1):
             self._round(number)
+
+    def farewell(self) -> None:
+        """Send the clients home, once all that the run leaves is on the disk."""
+        self._register.take_leave(self.config.method.rounds, FAREWELL_S)
 
     def _round(self, number: int) -> None:
         # The opening's bytes are the first round's.
         before = {n: dict(spent) if number > 1 else blank() for n, spent in self.account.items()}
         begin = time.perf_counter()
         cohort = drawn(self.config, self.clients, number)
-        wait_s, least = self._collector.deadline_s, self._least(cohort)
-        present = self._register.gather(number, cohort, least, wait_s, patient=False)
         problem, took_part = "", set[str]()
         try:
-            took_part = self._go(number, cohort, present)
+            took_part = self._go(number, cohort)
             self._void = 0
         except (ServerError, MaskingError) as error:
             self._void += 1
@@ -142,6 +151,8 @@ class Coordinator:
         self._finish_round(number, took_part, problem, before, time.perf_counter() - begin)
 
     def _phases(self, number: int, cohort: Sequence[str], *, calls: int = 1) -> Phases:
+        # A void round leaves in a server what it received; the next one begins with nothing.
+        self.method.federation.server = self._server()
         return Phases(
             self.method,
             self._trusted,
@@ -156,14 +167,10 @@ class Coordinator:
             portraits=self.portraits,
         )
 
-    def _go(self, number: int, cohort: Sequence[str], present: Sequence[str]) -> set[str]:
+    def _go(self, number: int, cohort: Sequence[str]) -> set[str]:
         """One round; returns the clients whose work counts."""
         phases = self._phases(number, cohort)
-        reports = phases.reports(phases.exchanges(present))
-        if not reports:
-            raise ServerError(
-                f"nobody took part in round {number}", hint="are the clients running?"
-            )
+        reports = phases.reports(phases.exchanges(cohort))
         for name, heard in reports.items():
             self._note(number, name, heard)
         return set(reports)

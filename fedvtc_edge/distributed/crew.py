@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -125,14 +126,14 @@ class Crew:
 
         Args:
             number: The round that ends; the control is trained for it, too.
-            telling: Whether accuracies may be told: they say something of the data.
+            telling: Whether accuracies and how many images were seen may be told: they say
+                something of the data. Working time is rounded where they may not.
         """
         if self.twin is not None:
             self.twin.train(number)
         client = self.client
         report: dict[str, object] = {
-            "seconds": client.seconds,
-            "samples_seen": client.samples_seen,
+            "seconds": client.seconds if telling else math.ceil(client.seconds),
             "parameters": sum(
                 weights.numel()
                 for name, module in self.modules.items()
@@ -140,6 +141,8 @@ class Crew:
                 for weights in module.parameters()
             ),
         }
+        if telling:  # images seen are epochs times examples: as good as a count
+            report["samples_seen"] = client.samples_seen
         if telling and self.test is not None:
             twins = [] if self.twin is None else [self.twin]
             records, _ = evaluate(self.method, twins, self.test)

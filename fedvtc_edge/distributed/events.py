@@ -14,7 +14,8 @@ from fedvtc_edge.errors import DeploymentError, FedVTCError
 from fedvtc_edge.files import append_line
 from fedvtc_edge.progress import Progress
 
-_LARGEST_LINE = 65_536
+_LARGEST_NOTE, _LARGEST_HINT = 2000, 500
+_BEGINNING = b'{"event": '
 DONE, FAILED = "done", "failed"
 
 
@@ -34,11 +35,11 @@ class Writer:
 
     def advance(self, note: str = "") -> None:
         """One unit is done."""
-        self._append("advance", note=note)
+        self._append("advance", note=note[:_LARGEST_NOTE])
 
     def say(self, text: str) -> None:
         """One line on what happens meanwhile."""
-        self._append("say", note=text)
+        self._append("say", note=text[:_LARGEST_NOTE])
 
     def close(self) -> None:
         """Nothing to close: the reader shows what it shows."""
@@ -52,7 +53,7 @@ class Writer:
         known = isinstance(error, FedVTCError)
         hint = error.hint if isinstance(error, FedVTCError) else "see the log; this is a bug"
         text = str(error) if known else f"{type(error).__name__}: {error}"
-        self._append(FAILED, note=text[:2000], hint=hint[:500])
+        self._append(FAILED, note=text[:_LARGEST_NOTE], hint=hint[:_LARGEST_HINT])
 
     def _append(self, event: str, **fields: Any) -> None:
         append_line(self.path, json.dumps({"event": event, **fields}).encode())
@@ -89,9 +90,19 @@ class Reader:
         self._at += len(whole)
         lines = whole.splitlines()
         for line in lines:
-            if self._show(json.loads(line[:_LARGEST_LINE])):
+            if self._show(self._read(line)):
                 return -1
         return len(lines)
+
+    @staticmethod
+    def _read(line: bytes) -> dict[str, Any]:
+        """One event; a full disk cuts a line short, and the next one begins where it ends."""
+        # Within an event no quote stands bare, so that this can only be a beginning.
+        begun = line.rfind(_BEGINNING)
+        try:
+            return dict(json.loads(line[max(begun, 0) :]))
+        except (ValueError, TypeError):
+            return {"event": "torn"}
 
     def _show(self, line: dict[str, Any]) -> bool:
         match line["event"]:

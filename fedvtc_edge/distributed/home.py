@@ -14,15 +14,17 @@ Whoever reads this folder reads models that have seen the client's data.
 
 from __future__ import annotations
 
+import glob
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.context import Context
-from fedvtc_edge.errors import RunError
+from fedvtc_edge.errors import ConfigError, RunError
 from fedvtc_edge.files import write_atomic
 from fedvtc_edge.ledger import Ledger
 from fedvtc_edge.privacy.plan import claim_of
@@ -101,22 +103,35 @@ class Home:
             )
         return run
 
+    @property
+    def ready(self) -> bool:
+        """Whether the run is over for this client, and its home can be exported."""
+        return (self.path / "summary.json").is_file()
+
     def join(self, run: str, settings: str, terms: str) -> None:
         """Belong to a run from now on: its settings and terms are not changed any more.
 
         Raises:
-            OrderError: The home belongs to another run.
+            OrderError: The home belongs to another run, or has agreed to other terms.
+            RunError: It is damaged, or cannot be written.
         """
         known = self.joined
         if known is not None:
             self.check(run)
+            if self.terms() != terms:
+                raise OrderError(
+                    "the server's terms are not those that this client agreed to: "
+                    "other classes or shapes in the same run",
+                    hint="do not trust this server",
+                )
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.path / _CONFIG, settings.encode())
-        write_atomic(self.path / _TERMS, terms.encode())
-        Ledger(self.path / "ledger.json").begin()
+        with self._on_disk():
+            self.path.mkdir(parents=True, exist_ok=True)
+            Ledger(self.path / "ledger.json").begin()
+        self._write(_CONFIG, settings.encode())
+        self._write(_TERMS, terms.encode())
         made = {"schema": SCHEMA, "client": self.client, "run": run}
-        write_atomic(self.path / _HOME, (json.dumps(made) + "\n").encode())
+        self._write(_HOME, (json.dumps(made) + "\n").encode())
 
     def check(self, run: str) -> None:
         """Refuse whatever is not of this home's run.
@@ -135,13 +150,23 @@ class Home:
         """The settings that were agreed to.
 
         Raises:
-            ConfigError: They are damaged.
+            RunError: They are damaged.
         """
-        return load_config(self.path / _CONFIG)
+        try:
+            return load_config(self.path / _CONFIG)
+        except ConfigError as error:
+            raise self._damaged(_CONFIG, str(error)) from None
 
     def terms(self) -> str:
-        """The terms that were agreed to, JSON."""
-        return (self.path / _TERMS).read_text("utf-8")
+        """The terms that were agreed to, JSON.
+
+        Raises:
+            RunError: They cannot be read.
+        """
+        try:
+            return (self.path / _TERMS).read_text("utf-8")
+        except (OSError, ValueError) as error:
+            raise self._damaged(_TERMS, str(error)) from None
 
     def record(self, context: Context, data: bytes) -> None:
         """Enter what is about to be released in the ledger.
@@ -152,7 +177,8 @@ class Home:
         """
         ledger = Ledger(self.path / "ledger.json", claim_of(self.config()))
         ledger.reopen()
-        ledger.record(context.round, context.sender, context.kind, data)
+        with self._on_disk():
+            ledger.record(context.round, context.sender, context.kind, data)
 
     def state(self) -> State:
         """What was kept last, or the state of a client that has done nothing yet.
@@ -176,9 +202,7 @@ class Home:
             }
             return State(**kept, published=published, tensors=tensors)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            raise RunError(
-                f"{path} is damaged: {error}", hint="join the run anew, from a new home"
-            ) from None
+            raise self._damaged(_STATE, str(error)) from None
 
     def keep(self, state: State) -> None:
         """Write the state: all of it or, after a crash, the one before."""
@@ -193,7 +217,7 @@ class Home:
         tensors = dict(state.tensors)
         for kind, data in state.published.items():
             tensors[f"{_PUBLISHED}{kind}"] = from_numpy(np.frombuffer(data, np.uint8).copy())
-        write_atomic(self.path / _STATE, save(tensors, {"state": json.dumps(kept)}), mode=0o600)
+        self._write(_STATE, save(tensors, {"state": json.dumps(kept)}), mode=0o600)
 
     def answered(self) -> str:
         """Digest of the order that the kept state answers; read without torch."""
@@ -218,7 +242,7 @@ class Home:
 
     def keep_answer(self, order: str, envelope: bytes) -> None:
         """Keep an envelope, so that an order that comes twice is answered by the same bytes."""
-        write_atomic(self.path / _ANSWER, order.encode() + b"\n" + envelope, mode=0o600)
+        self._write(_ANSWER, order.encode() + b"\n" + envelope, mode=0o600)
 
     def notes(self, name: str) -> Mapping[str, Any]:
         """A small JSON document that was kept under a name; empty where there is none.
@@ -231,11 +255,31 @@ class Home:
             return {}
         try:
             return dict(json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
-            raise RunError(
-                f"{path} is damaged", hint="join the run anew, from a new home"
-            ) from None
+        except (OSError, ValueError, TypeError) as error:
+            raise self._damaged(path.name, str(error)) from None
 
     def note(self, name: str, document: Mapping[str, Any]) -> None:
         """Keep a small JSON document under a name."""
-        write_atomic(self.path / f"{name}.json", (json.dumps(document) + "\n").encode())
+        self._write(f"{name}.json", (json.dumps(document) + "\n").encode())
+
+    def _write(self, name: str, data: bytes, *, mode: int = 0o644) -> None:
+        with self._on_disk():
+            # Whoever was killed while writing left its file: models pile up otherwise.
+            for torn in self.path.glob(f".{glob.escape(name)}.*"):
+                torn.unlink(missing_ok=True)
+            write_atomic(self.path / name, data, mode=mode)
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"cannot write {self.path}: {error.strerror or error}",
+                hint="make room, or give yourself permission to write there",
+            ) from None
+
+    def _damaged(self, name: str, why: str) -> RunError:
+        return RunError(
+            f"{self.path / name} is damaged: {why:.200}", hint="join the run anew, from a new home"
+        )

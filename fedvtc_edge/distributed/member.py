@@ -20,8 +20,9 @@ from fedvtc_edge.privacy.plan import check_claim
 from fedvtc_edge.releases import SERVER
 from fedvtc_edge.sealing import seal
 
-from .home import Home, State
+from .home import Home
 from .orders import (
+    FAREWELL,
     HELLO,
     REPORT,
     Answer,
@@ -29,10 +30,10 @@ from .orders import (
     Order,
     OrderError,
     Trouble,
-    digest_of,
 )
 from .party import Consent, Party
 from .summing import advertise, go_on, vault_of
+from .turns import check_known, check_shapes, check_turn, known_to
 
 if TYPE_CHECKING:
     from .belongings import Source
@@ -87,14 +88,24 @@ class Member:
         except Lacking as error:
             return Answer(me, problem=str(error), trouble=Trouble.LACKING)
         except FedVTCError as error:
-            return Answer(me, problem=f"{error} ({error.hint})", trouble=Trouble.REFUSED)
+            return Answer.refusal(me, error, openly=self._consent.telling is True)
 
     def _envelope(self, order: Order) -> bytes:
-        kind = order.context.kind
-        if kind == HELLO:
+        if order.context.kind == HELLO:
             return self._sealed(order, self._hello(order))
         self.home.check(order.context.run)
-        step = mask_step(kind)
+        if order.context.kind == FAREWELL:
+            self._leave_late()
+            return self._sealed(order, b"")
+        envelope = self._answered(order)
+        if order.last and order.context.kind == REPORT:
+            # Also when it was answered before: a killed process may have left them.
+            self.home.releases.forget_secrets()
+            vault_of(self.home).drop()
+        return envelope
+
+    def _answered(self, order: Order) -> bytes:
+        step = mask_step(order.context.kind)
         light = step is not None and step[1] is not Step.ADVERTISE
         kept = self.home.kept_answer(order.digest)
         if kept is not None and (light or self.home.answered() == order.digest):
@@ -106,15 +117,8 @@ class Member:
         return self._worked(order)
 
     def _hello(self, order: Order) -> bytes:
-        from fedvtc_edge.runs import public_name
-
         config = _settings(order)
-        expected = self._consent.settings
-        if expected is not None and public_name(expected) != order.context.run:
-            raise ConfigError(
-                "the server's settings are not those that this client takes part in",
-                hint="compare them with the file that was given as --config",
-            )
+        self._check_consent(order)
         if config.transport.masking:
             self.party.fellows(config)
         check_claim(config)
@@ -139,12 +143,15 @@ class Member:
         from fedvtc_edge.methods.exchanges import Decoders
 
         from .crew import Crew
+        from .leaving import leave
 
         home, context = self.home, order.context
+        self._check_consent(order)  # a home that joined long ago may have got stricter since
         config, terms = home.config(), DataTerms.from_json(home.terms())
         state = home.state()
-        _check_turn(order, state)
-        known = {kind: _known(order, state, kind) for kind in order.digests}
+        check_turn(order, state, config.method.rounds)
+        known = {kind: known_to(order, state, kind) for kind in order.digests}
+        check_shapes(known, config, len(terms.class_names))
         averaged = known.pop(Decoders.kind, None)
         state.published = known
         with deterministic():
@@ -155,13 +162,21 @@ class Member:
             payload = self._done(order, config, crew)
         envelope = self._sealed(order, payload)
         home.keep_answer(order.digest, envelope)
+        if order.last and (context.kind, context.round) == (REPORT, config.method.rounds):
+            # Before the state, without which all of this is done again.
+            leave(home, config, terms, crew, has, payload)
         state.round, state.step, state.answered = context.round, order.step, order.digest
         crew.save_to(state)
         home.keep(state)
-        if order.last:
-            home.releases.forget_secrets()
-            vault_of(home).drop()
         return envelope
+
+    def _leave_late(self) -> None:
+        """Who was away in the last round leaves with what it has; all others have left."""
+        if self.home.ready:
+            return
+        from .leaving import leave_late
+
+        leave_late(self.home, self._name(self.home.config()), self._source)
 
     def _done(self, order: Order, config: Config, crew: Crew) -> bytes:
         """Work, and the payload of what then leaves."""
@@ -171,6 +186,7 @@ class Member:
         steps = crew.method.steps(context.round)
         step = steps[order.step] if order.step < len(steps) else None
         if step is not None and step.work is not None:
+            check_known(order, crew.method)
             step.work(crew.client)
         if context.kind == REPORT:
             report = crew.report(context.round, telling=self._consent.tells(config))
@@ -181,18 +197,30 @@ class Member:
                 f"step {order.step} of round {context.round} uploads no {context.kind}",
                 hint="install the same version of fedvtc-edge on both sides",
             )
-        if isinstance(exchange, Summable) and config.transport.masking:
-            if masked is None:
-                raise OrderError(
-                    f"{context.kind} is asked for without masks, under transport.masking",
-                    hint="do not trust this server",
-                )
+        under = isinstance(exchange, Summable) and config.transport.masking
+        if under is (masked is None):
+            raise OrderError(
+                f"{context.kind} is asked for {'without' if under else 'under'} masks, "
+                f"agreed is transport.masking = {str(config.transport.masking).lower()}",
+                hint="do not trust this server",
+            )
+        if isinstance(exchange, Summable) and under:
             return advertise(
                 self.home, self.party, config, federation, crew.client, exchange, context.round
             )
         payload = exchange.payload(federation, crew.client, context)
         self.home.record(context, payload)
         return payload
+
+    def _check_consent(self, order: Order) -> None:
+        from fedvtc_edge.runs import public_name
+
+        expected = self._consent.settings
+        if expected is not None and public_name(expected) != order.context.run:
+            raise ConfigError(
+                "the server's settings are not those that this client takes part in",
+                hint="compare them with the file that was given as --config",
+            )
 
     def _name(self, config: Config) -> str:
         """The client's architecture."""
@@ -224,34 +252,3 @@ def _settings(order: Order) -> Config:
             hint="install the same version of fedvtc-edge on both sides",
         )
     return config
-
-
-def _check_turn(order: Order, state: State) -> None:
-    """Refuse work that was done already, or that skips some.
-
-    Raises:
-        OrderError: It is.
-    """
-    number, before = order.context.round, (state.round, state.step)
-    follows = (number, order.step - 1) == before if order.step else number > state.round
-    opening = (number, order.step) == (0, 0) and before == (0, -1)
-    if not (follows or opening):
-        raise OrderError(
-            f"round {number}, step {order.step} is asked for after round {before[0]}, "
-            f"step {before[1]}",
-            hint="the client did that already, or missed what comes before; the next round counts",
-        )
-
-
-def _known(order: Order, state: State, kind: str) -> bytes:
-    """What was published as ``kind``: from the order, or kept from an earlier one.
-
-    Raises:
-        Lacking: Neither.
-    """
-    if kind in order.published:
-        return order.published[kind]
-    kept = state.published.get(kind)
-    if kept is None or digest_of(kept) != order.digests[kind]:
-        raise Lacking(f"the client lacks {kind}", hint="the server sends it again")
-    return kept

@@ -9,12 +9,14 @@ that ends a round.
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from fedvtc_edge.context import Context
-from fedvtc_edge.errors import FedVTCError
+from fedvtc_edge.errors import ConfigError, FedVTCError, PrivacyError, TrustError
 from fedvtc_edge.masked import mask_step
 from fedvtc_edge.sealing import MAX_ENVELOPE_BYTES
 
@@ -24,12 +26,14 @@ Record = Mapping[str, Scalar]
 PROTOCOL = 1
 """Changes with whatever a client of the other version would misunderstand."""
 
-HELLO, REPORT = "hello", "report"
-"""Kinds of the answers that are no uploads: who is there, and how a round went."""
+HELLO, REPORT, FAREWELL = "hello", "report", "farewell"
+"""Kinds of the answers that are no uploads: who is there, how a round went, and good-bye."""
 
 _PUBLISHED = "published/"
 _LARGEST_TEXT = 1_000_000
 _MOST_PUBLISHED = 8
+_DIGEST = re.compile(r"([a-z][a-z-]{0,15}) ([0-9a-f]{64})")
+_LONGEST_NAME = 64
 
 
 class OrderError(FedVTCError):
@@ -41,9 +45,10 @@ class Lacking(OrderError):  # noqa: N818  (it is asked for again, and no more)
 
 
 class Trouble(StrEnum):
-    """Why there is no envelope: nothing is wrong, wait, send what was published, or refused."""
+    """Why there is no envelope; ``AWAY`` is a carrier's word, that a node cannot be reached."""
 
     NONE = ""
+    AWAY = "away"
     BUSY = "busy"
     LACKING = "lacking"
     REFUSED = "refused"
@@ -129,21 +134,13 @@ class Order:
             OrderError: Another protocol, or a field that is missing, of another type or size.
             ContextError: A context that none can be.
         """
-        protocol = record.get("protocol")
-        if protocol != PROTOCOL:
-            raise OrderError(
-                f"the server speaks protocol {protocol!r:.20}, this client {PROTOCOL}",
-                hint="install the same version of fedvtc-edge on both sides",
-            )
-        lines = [line.split(" ") for line in _text(record, "digests").splitlines()]
+        _check_protocol(record, "server", "client")
+        digests = _digests(_text(record, "digests"))
         published = {
             name.removeprefix(_PUBLISHED): _bytes(record, name)
             for name in record
             if name.startswith(_PUBLISHED)
         }
-        if len(published) > _MOST_PUBLISHED or any(len(line) != 2 for line in lines):
-            raise OrderError("the order is damaged", hint="is that server of fedvtc-edge?")
-        digests = dict(lines)
         for kind, data in published.items():
             if hashlib.sha256(data).hexdigest() != digests.get(kind):
                 raise OrderError(
@@ -160,7 +157,7 @@ class Order:
             _text(record, "settings"),
             _text(record, "terms"),
             _text(record, "nonce"),
-            record.get("last") is True,
+            _field(record, "last", bool) is True,
         )
 
 
@@ -171,14 +168,36 @@ class Answer:
     Args:
         client: Who says so; whether it is, the envelope tells.
         envelope: Sealed to the server and bound to the order's context; empty with a problem.
-        problem: One sentence of the client's, for the server's terminal.
+        problem: One sentence of the client's: of one that was made here, all of it for this
+            client's own terminal; of one that came, what the client told.
         trouble: What the server is to make of it.
+        aloud: What of the problem travels; None is all of it.
     """
 
     client: str
     envelope: bytes = b""
     problem: str = ""
     trouble: Trouble = Trouble.NONE
+    aloud: str | None = None
+
+    @classmethod
+    def refusal(cls, client: str, error: FedVTCError, *, openly: bool = False) -> Answer:
+        """Why a client takes no part.
+
+        What goes wrong with a client's data and files says something of them, if only
+        where they lie. Unless it speaks openly, a server hears the whole sentence of what
+        is about settings, orders and keys, and of anything else its kind.
+
+        Args:
+            client: Its id, or empty where even that is not known.
+            error: What went wrong.
+            openly: Whether all of it may travel.
+        """
+        problem, aloud = f"{error} ({error.hint})", None
+        about_both = isinstance(error, (OrderError, ConfigError, PrivacyError, TrustError))
+        if not openly and (os.sep in str(error) or not about_both):
+            aloud = f"{type(error).__name__}: the client's own terminal says more"
+        return cls(client, problem=problem, trouble=Trouble.REFUSED, aloud=aloud)
 
     def to_record(self) -> dict[str, Scalar]:
         """As it travels."""
@@ -186,7 +205,7 @@ class Answer:
             "protocol": PROTOCOL,
             "client": self.client,
             "envelope": self.envelope,
-            "problem": self.problem,
+            "problem": self.problem if self.aloud is None else self.aloud,
             "trouble": self.trouble.value,
         }
 
@@ -197,23 +216,42 @@ class Answer:
         Raises:
             OrderError: Another protocol, or a field that is missing, of another type or size.
         """
-        protocol = record.get("protocol")
-        if protocol != PROTOCOL:
-            raise OrderError(
-                f"the client speaks protocol {protocol!r:.20}, this server {PROTOCOL}",
-                hint="install the same version of fedvtc-edge on both sides",
-            )
+        _check_protocol(record, "client", "server")
         problem = "".join(c if c.isprintable() else " " for c in _text(record, "problem")[:300])
         trouble = _text(record, "trouble")
         if trouble not in set(Trouble):
             raise OrderError(f"trouble {trouble!r:.20}", hint="the message is damaged")
         client = _text(record, "client")
+        if len(client) > _LONGEST_NAME or not client.isprintable():
+            raise OrderError(f"client {client!r:.80}", hint="the message is damaged")
         return cls(client, _bytes(record, "envelope"), problem, Trouble(trouble))
 
 
 def digest_of(data: bytes) -> str:
     """How an order names what was published."""
     return hashlib.sha256(data).hexdigest()
+
+
+def _check_protocol(record: Record, there: str, here: str) -> None:
+    protocol = record.get("protocol")
+    if type(protocol) is not int or protocol != PROTOCOL:
+        raise OrderError(
+            f"the {there} speaks protocol {protocol!r:.20}, this {here} {PROTOCOL}",
+            hint="install the same version of fedvtc-edge on both sides",
+        )
+
+
+def _digests(text: str) -> dict[str, str]:
+    lines = text.split("\n") if text else []
+    found = [_DIGEST.fullmatch(line) for line in lines[: _MOST_PUBLISHED + 1]]
+    digests = {match[1]: match[2] for match in found if match is not None}
+    # One line each, no kind twice: two readings of an order would be two orders.
+    if len(digests) != len(lines) or len(digests) > _MOST_PUBLISHED:
+        raise OrderError(
+            f"digests {text!r:.80}, expected up to {_MOST_PUBLISHED} lines of a kind and SHA-256",
+            hint="the order is damaged, or not of fedvtc-edge",
+        )
+    return digests
 
 
 def _field(record: Record, name: str, kind: type) -> object:
@@ -242,6 +280,10 @@ def _text(record: Record, name: str) -> str:
             f"{name}: {len(value)} characters, expected {_LARGEST_TEXT} at most",
             hint="the message is damaged",
         )
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a pair, which would fail wherever it is written
+        raise OrderError(f"{name} is no Unicode", hint="the message is damaged") from None
     return value
 
 

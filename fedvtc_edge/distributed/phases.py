@@ -100,7 +100,7 @@ class Phases:
         """What is left to do, and how it went; whoever is late is not waited for twice."""
         steps = self._method.steps(self._number)
         last = len(steps) - 1 if steps and steps[-1].exchange is None else len(steps)
-        return self._collect(last, REPORT, dict.fromkeys(members, b""), least=0)
+        return self._collect(last, REPORT, dict.fromkeys(members, b""), 1, self._least)
 
     def _one_by_one(
         self, index: int, exchange: Exchange, members: Sequence[str]
@@ -156,7 +156,12 @@ class Phases:
             federation.server.refuse(own, error, self._trusted.lookup(name).fingerprint)
 
     def _collect(
-        self, index: int, kind: str, letters: Mapping[str, bytes], least: int
+        self,
+        index: int,
+        kind: str,
+        letters: Mapping[str, bytes],
+        least: int,
+        enough: int | None = None,
     ) -> dict[str, Heard]:
         last = self._number == self._config.method.rounds and kind == REPORT
         orders = {}
@@ -168,7 +173,9 @@ class Phases:
             digests = {each: digest_of(data) for each, data in published.items()}
             context = self._context(name, kind)
             orders[name] = Order(context, self._phase, index, letter, digests, published, last=last)
-        answers = self._collector.collect(self._phase, orders, least=least, calls=self._calls)
+        answers = self._collector.collect(
+            self._phase, orders, least=least, enough=enough, calls=self._calls
+        )
         self._phase += 1
         for name, heard in answers.items():
             self._account[name]["up"] += heard.size if kind != REPORT else 0

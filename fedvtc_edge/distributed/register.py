@@ -15,11 +15,16 @@ from fedvtc_edge.errors import EnvelopeError
 from fedvtc_edge.releases import SERVER
 from fedvtc_edge.sealing import Identity, TrustList, unseal
 
-from .orders import HELLO, Answer, Order, OrderError
+from .orders import FAREWELL, HELLO, Answer, Order, OrderError, Trouble
 from .post import Post, Reply
 
 _LARGEST = 1_000_000
+_MOST = 2**40
 _PAUSE_S = 0.5
+_BUSY_S = 5.0
+_RETURN_S = 60.0
+_NOBODY = ""
+"""At a node that takes no part; it is asked again when it has connected anew."""
 
 
 @dataclass(frozen=True)
@@ -81,40 +86,39 @@ class Register:
         self._nodes: dict[str, int] = {}
         self._clients: dict[int, str] = {}
         self._asked: dict[int, str] = {}
+        self._again: dict[int, float] = {}
+        self._begun = time.monotonic()
 
     def node(self, client: str) -> int | None:
         """Where a client is, if it is connected."""
         node = self._nodes.get(client)
         return node if node in self._post.nodes() else None
 
-    def client(self, node: int) -> str | None:
-        """Who is at a node."""
-        return self._clients.get(node)
+    def is_gone(self, client: str) -> bool:
+        """Whether a client is not connected, and nobody is who might be it.
 
-    def gather(
-        self, number: int, wanted: Sequence[str], least: int, wait_s: float, *, patient: bool
-    ) -> list[str]:
-        """Clients that are there, of those that are wanted.
+        One that was not seen at all is given a minute: after a restart of the server its
+        clients come back one after the other.
+        """
+        if self.node(client) is not None or self._post.nodes() - set(self._clients):
+            return False
+        patience_s = min(_RETURN_S, self._config.server.deadline_s)
+        return client in self._nodes or time.monotonic() - self._begun >= patience_s
+
+    def gather(self, wanted: Sequence[str], least: int, wait_s: float) -> None:
+        """Wait until all that are wanted are there; after a while, until enough are.
 
         Args:
-            number: Round that they are wanted for.
             wanted: Ids.
             least: How many are enough.
-            wait_s: So long it waits: for all if it is patient, else for enough.
-            patient: Whether it goes on waiting for enough after that.
+            wait_s: So long it waits for all.
         """
         until, told = time.monotonic() + wait_s, time.monotonic()
         while True:
-            self._ask_strangers(number)
+            self.ask_strangers(0)
             here = [name for name in wanted if self.node(name) is not None]
-            strangers = any(node not in self._clients for node in self._post.nodes())
-            enough, late = len(here) >= least, time.monotonic() >= until
-            if (
-                len(here) == len(wanted)
-                or (enough and (late if patient else not strangers))
-                or (late and not patient)
-            ):
-                return here
+            if len(here) == len(wanted) or (len(here) >= least and time.monotonic() >= until):
+                return
             if time.monotonic() - told >= 10.0:
                 told = time.monotonic()
                 absent = [name for name in wanted if name not in here]
@@ -127,30 +131,62 @@ class Register:
         order, answer = reply.order, reply.answer
         if order.context.kind != HELLO or self._asked.get(reply.node) != order.nonce:
             return
+        if answer.trouble in (Trouble.AWAY, Trouble.BUSY):
+            self._again[reply.node] = time.monotonic() + _BUSY_S
+            return
         del self._asked[reply.node]
         try:
             portrait = self._read(order, answer)
         except (EnvelopeError, OrderError, ContextError) as error:
             # Asked no more: a client that cannot take part is not asked twice a second.
-            self._clients[reply.node] = ""
+            self._clients[reply.node] = _NOBODY
             self._say(f"node {reply.node} ({answer.client:.64}) does not take part: {error}")
             return
-        name = portrait.client
-        self._clients.pop(self._nodes.get(name, -1), None)
+        name, before = portrait.client, self._nodes.get(portrait.client)
+        if before is not None and before != reply.node:
+            # The newer one counts. Two that live would otherwise be asked in turn for ever.
+            self._clients[before] = _NOBODY
+            self._say(f"{name} was at node {before} and is at node {reply.node} now")
         self._nodes[name], self._clients[reply.node] = reply.node, name
         self.portraits[name] = portrait
         self._say(f"{name} is here ({portrait.architecture})")
 
-    def _ask_strangers(self, number: int) -> None:
+    def take_leave(self, number: int, wait_s: float) -> None:
+        """Tell all that are here that the run is done, and its results on the disk.
+
+        Args:
+            number: The last round.
+            wait_s: So long their answers are waited for, so that they have left.
+        """
+        orders = {
+            node: Order(Context(self._run, number, name, FAREWELL), 0, 0)
+            for name, node in self._nodes.items()
+            if node in self._post.nodes()
+        }
+        self._post.send(orders)
+        until = time.monotonic() + wait_s
+        while orders and time.monotonic() < until:
+            for reply in self._post.receive(_PAUSE_S):
+                if reply.order.context.kind == FAREWELL:
+                    orders.pop(reply.node, None)
+
+    def ask_strangers(self, number: int) -> None:
+        """Send a hello, of round ``number``, to each node of which nothing is known.
+
+        One that does not answer is asked again after a while: hellos may be lost, too.
+        """
         here = self._post.nodes()
         for gone in set(self._asked) - here:
             del self._asked[gone]
-        for gone in [node for node, name in self._clients.items() if not name and node not in here]:
+        for gone in [n for n, name in self._clients.items() if name == _NOBODY and n not in here]:
             del self._clients[gone]  # it may come back with what it lacked
-        strangers = here - set(self._clients) - set(self._asked)
-        orders = {}
-        for node in sorted(strangers):
-            nonce = self._asked[node] = secrets.token_hex(16)
+        now, orders = time.monotonic(), {}
+        for node in sorted(here - set(self._clients)):
+            if node in self._asked and now < self._again[node]:
+                continue
+            # The nonce of before: whichever of two answers comes first counts.
+            nonce = self._asked.setdefault(node, secrets.token_hex(16))
+            self._again[node] = now + self._config.server.deadline_s
             context = Context(self._run, number, SERVER, HELLO)
             orders[node] = Order(
                 context, 0, 0, settings=self._settings, terms=self._terms, nonce=nonce
@@ -181,10 +217,11 @@ class Register:
             raise ValueError("architecture")
         if counts is None:
             return Portrait(client, name, found["wants_test"] is True)
-        whole = tuple(int(count) for count in counts)
-        if len(whole) != self._classes or min(whole) < 0 or sum(whole) > 2**40:
+        if any(type(count) is not int or not 0 <= count <= _MOST for count in counts):
             raise ValueError("class_counts")
-        return Portrait(client, name, found["wants_test"] is True, sum(whole), whole)
+        if len(counts) != self._classes:
+            raise ValueError("classes")
+        return Portrait(client, name, found["wants_test"] is True, sum(counts), tuple(counts))
 
 
 def some(names: Sequence[str]) -> str:

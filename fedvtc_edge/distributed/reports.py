@@ -12,6 +12,13 @@ from .orders import OrderError
 _LARGEST = 65_536
 _TOTALS = {"seconds": 1e9, "samples_seen": 2**53, "parameters": 2**40, "peak_memory_mb": 1e9}
 
+_TOLD = {
+    "samples": "samples_seen",
+    "parameters": "parameters",
+    "peak_memory_mb": "peak_memory_mb",
+}
+"""Totals that not every client tells, and what a report calls them."""
+
 
 def blank() -> dict[str, Any]:
     """Totals of a client that has done nothing yet."""
@@ -39,8 +46,8 @@ def read_report(payload: bytes) -> dict[str, Any]:
             most = _TOTALS.get(key, 1.0)
             if value is not None and not (type(value) in (int, float) and 0 <= value <= most):
                 raise ValueError(key)
-        if report["seconds"] is None or report["samples_seen"] is None:
-            raise ValueError("totals")
+        if report["seconds"] is None:
+            raise ValueError("seconds")
     except (ValueError, AttributeError, RecursionError):
         raise OrderError(
             "its report is none", hint="install the same version of fedvtc-edge on both sides"
@@ -50,7 +57,7 @@ def read_report(payload: bytes) -> dict[str, Any]:
 
 def merged(account: dict[str, Any], report: dict[str, Any]) -> None:
     """Enter a report's totals in a client's account."""
-    account["seconds"], account["samples"] = report["seconds"], report["samples_seen"]
-    for key in ("parameters", "peak_memory_mb"):
-        if report[key] is not None:
-            account[key] = report[key]
+    account["seconds"] = report["seconds"]
+    for key, told in _TOLD.items():
+        if report[told] is not None:
+            account[key] = report[told]

@@ -116,10 +116,14 @@ def coordinator_of(
     run, names = public_name(config), keys.clients(config)
     compute, height, channels = Compute.of(config.engine), data.image_shape[0], data.image_shape[2]
     refuse = Refusals(path).note
+
+    def server() -> Server:
+        return Server(data.classes, directory.witness, settings=config.server, refuse=refuse)
+
     federation = Federation(
         config,
         (),
-        Server(data.classes, directory.witness, settings=config.server, refuse=refuse),
+        server(),
         ImageShape(height, channels),
         data.classes,
         compute,
@@ -145,6 +149,7 @@ def coordinator_of(
         keys.trusted,
         register,
         collector,
+        server=server,
         witness=directory.witness,
         test=(test, pack_test(Samples(data.x_test, data.y_test))),
         keep=directory.save,
@@ -192,6 +197,8 @@ def serve(
             method, figures, coordinator.records, coordinator.account, data, _fleet(coordinator)
         )
         finish(directory, method, data, summary)
+        if home is None:
+            coordinator.farewell()
 
 
 def _figures(coordinator: Coordinator, name: str) -> Figures:

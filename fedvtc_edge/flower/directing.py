@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-
-from flwr.serverapp import Grid
+from typing import TYPE_CHECKING
 
 from fedvtc_edge import signing
 from fedvtc_edge.assembly import client_ids
@@ -21,7 +20,8 @@ from fedvtc_edge.runs import RunDirectory
 from fedvtc_edge.sealing import Identity, TrustList
 from fedvtc_edge.transport import FOLDER, Parties
 
-from .post import GridPost
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid
 
 EVENTS = "events.jsonl"
 KEYS = "keys.json"
@@ -62,6 +62,8 @@ def direct(grid: Grid, path: Path) -> None:
         grid: Flower's.
         path: A run directory that was begun; whoever began it holds its lock.
     """
+    from .post import GridPost  # Flower is an extra; what else is here is needed without
+
     events = Writer(events_of(path))
     try:
         directory = RunDirectory.reopen(path)

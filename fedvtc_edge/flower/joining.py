@@ -13,7 +13,7 @@ from fedvtc_edge.config import load_config
 from fedvtc_edge.distributed.events import Reader, Writer
 from fedvtc_edge.distributed.home import Home
 from fedvtc_edge.distributed.member import Member
-from fedvtc_edge.distributed.orders import HELLO, Answer, Order, Trouble
+from fedvtc_edge.distributed.orders import FAREWELL, HELLO, Answer, Order, Trouble
 from fedvtc_edge.distributed.party import Consent
 from fedvtc_edge.errors import DeploymentError, RunError
 from fedvtc_edge.files import write_atomic
@@ -131,7 +131,7 @@ def told(home: Path, order: Order, answer: Answer) -> None:
     elif answer.trouble is Trouble.NONE:
         what = "joined" if order.context.kind == HELLO else "answered"
         events.say(f"{where}: {what}, {len(answer.envelope) / 1000:.1f} kB sealed")
-        if order.last:
+        if order.context.kind == FAREWELL:
             events.done()
 
 

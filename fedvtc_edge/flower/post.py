@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import cast
 
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedvtc_edge.distributed.orders import (
@@ -24,6 +25,11 @@ ORDER, ANSWER = "order", "answer"
 QUERY, TRAIN = "query.hello", "train.step"
 """Message types; Flower's own mods, none of which is used, know others."""
 
+_UNREACHED = (
+    ErrorCode.MESSAGE_UNAVAILABLE,
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+    ErrorCode.NODE_UNAVAILABLE,
+)
 _ASK_AGAIN_S = 0.2
 _NODES_S = 1.0
 
@@ -94,7 +100,8 @@ def record_of(message: Message, name: str) -> Record:
 def _answer(message: Message) -> Answer:
     if message.has_error():
         reason = message.error.reason or f"Flower's error {message.error.code}"
-        return Answer("", problem=reason[:300], trouble=Trouble.REFUSED)
+        trouble = Trouble.AWAY if message.error.code in _UNREACHED else Trouble.REFUSED
+        return Answer("", problem=reason[:300], trouble=trouble)
     try:
         return Answer.from_record(record_of(message, ANSWER))
     except FedVTCError as error:

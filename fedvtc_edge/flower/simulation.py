@@ -87,7 +87,9 @@ def submit_and_watch(
             )
         elif time.monotonic() - heard > _SILENT_S:
             status = link.status(run)
-            if status.startswith("finished") and not reader.relay():
+            if status.startswith("finished"):
+                if reader.relay() < 0:  # it was still writing when it was looked at
+                    return
                 raise DeploymentError(
                     f"Flower says {status}, and the run did not say why:\n{link.tail()}",
                     hint=f"see {link.log}",

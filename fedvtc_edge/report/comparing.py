@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .canvas import CALIBRATED, CONTROL, FULL, OWN, Chart, draw, legend
-from .reading import Comparison
+from .records import Comparison
 from .wording import percent, ranked, short
 
 

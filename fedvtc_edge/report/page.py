@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from fedvtc_edge.errors import RunError
 
-from . import charts, wording
+from . import charts, telling, wording
+from .attendance import attendance
 from .comparing import accuracy_per_method
 from .pictures import MANY_CLASSES, read_pictures
 from .reading import read_comparison, read_run
@@ -45,6 +46,8 @@ def render(directory: Path) -> Path:
         summary=summary,
         pictures=None if run.partial else read_pictures(directory / "samples.npz", summary),
         many_classes=MANY_CLASSES,
+        attendance=attendance(run.rounds),
+        told=telling,
         rounds_chart=charts.accuracy_per_round(run),
         clients_chart=charts.accuracy_per_client(summary),
         absent_chart=charts.absent_classes(summary),

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from fedvtc_edge.errors import RunError
 
-from .records import Amount, Count, Fraction, Record, Turn
+from .records import Amount, Comparison, Count, Counts, Fraction, Record, Turn
 
 SCHEMA = 1
 
@@ -29,7 +29,7 @@ class ClientRecord(Record):
     architecture: str | None = None
     device: str | None = None
     samples: Count | None = None
-    class_counts: list[Count] = Field(default_factory=list)
+    class_counts: Counts = Field(default_factory=list)
     classes_present: Count | None = None
     accuracy: Fraction | None = None
     accuracy_local_only: Fraction | None = None
@@ -42,6 +42,7 @@ class ClientRecord(Record):
     seconds: Amount | None = None
     seconds_virtual: Amount | None = None
     rounds_missed: dict[str, Count] | None = None
+    took_part: bool | None = None
     parameters: Count | None = None
 
 
@@ -52,6 +53,8 @@ class Summary(Record):
     seed: int | None = None
     method: str | None = None
     data: str | None = None
+    evaluated_on: str | None = None
+    home: bool = False
     share: str | None = None
     moments: str | None = None
     engine: str | None = None
@@ -96,47 +99,26 @@ class RoundRecord(Record):
     accuracy_calibrated_mean: Fraction | None = None
     accuracy_local_only_mean: Fraction | None = None
     seconds: Amount | None = None
+    void: str = ""
     clients: list[ClientRecord] = Field(default_factory=list)
     clock: list[Turn] = Field(default_factory=list)
 
 
-def _seed_accuracy(value: Any) -> Any:
-    """A seed's result may be the bare accuracy or a record that holds it."""
-    return value.get("accuracy_mean") if isinstance(value, dict) else value
-
-
-class MethodRecord(Record):
-    """One method of ``comparison.json``, over all seeds."""
-
-    accuracy_mean: Fraction | None = None
-    accuracy_std: Amount | None = None
-    accuracy_worst: Fraction | None = None
-    accuracy_absent_classes: Fraction | None = None
-    accuracy_calibrated: Fraction | None = None
-    accuracy_control: Fraction | None = None
-    upload_bytes_total: Amount | None = None
-    seconds: Amount | None = None
-    per_seed: list[Annotated[Fraction | None, BeforeValidator(_seed_accuracy)]] = Field(
-        default_factory=list
-    )
-
-
-class Comparison(Record):
-    """``comparison.json``: the same data and budget for every method."""
-
-    data: str | None = None
-    alpha: Amount | None = None
-    seeds: list[int] = Field(default_factory=list)
-    methods: dict[str, MethodRecord]
-
-
 @dataclass(frozen=True)
 class Run:
-    """A run as far as it is known: finished, or (``partial``) still on its way."""
+    """A run as far as it is known.
+
+    Args:
+        summary: Of the whole run, or of what there is.
+        rounds: In order.
+        partial: Whether it is still on its way.
+        served: Whether its clients were elsewhere, and kept their networks and images.
+    """
 
     summary: Summary
     rounds: list[RoundRecord]
     partial: bool
+    served: bool = False
 
 
 def read_run(directory: Path) -> Run:
@@ -158,7 +140,14 @@ def read_run(directory: Path) -> Run:
     if path.is_file():
         summary = _parse(Summary, _read_document(path), path)
         _check(summary, path)
-        return Run(summary, rounds, partial=False)
+        elsewhere = summary.engine == "flower" and not summary.home
+        served = elsewhere and not any(directory.glob("clients/*/classifier.safetensors"))
+        return Run(summary, rounds, partial=False, served=served)
+    if (directory / "home.json").is_file():
+        raise RunError(
+            f"'{directory}' is the home of a client whose run is not over",
+            hint="it is ready when 'fedvtc-edge join' says that the run is done",
+        )
     if not rounds:
         raise RunError(
             f"nothing to report in '{directory}': neither summary.json nor a finished round",

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from fedvtc_edge.privacy.plan import CLIENT_UNIT, UNIT
 
-from .reading import ClientRecord, Comparison, Summary
+from .reading import ClientRecord, Summary
+from .records import Comparison
 
 NOTHING = "\u2013"  # an en dash: not measured, or not applicable
 

@@ -541,6 +541,17 @@ def test_names_that_do_not_exist(made: Callable[..., Path], tmp_path: Path) -> N
         audit(made(), claim=tmp_path / "none.toml")
 
 
+def test_a_client_s_home_is_not_scored_against_others_images(
+    made: Callable[..., Path], tmp_path: Path
+) -> None:
+    home = Path(shutil.copytree(made(), tmp_path / "home"))
+    summary = json.loads((home / "summary.json").read_text())
+    (home / "summary.json").write_text(json.dumps(summary | {"home": True}))
+    with pytest.raises(RunError, match="is known to the clients of this run alone") as refused:
+        audit(home)
+    assert "--engine local" in refused.value.hint
+
+
 def test_views_and_attacks_are_chosen(made: Callable[..., Path]) -> None:
     lab = laboratory(made())
     document = audit(made(), views=["colluders"], attacks=["decode"], trials=20).document

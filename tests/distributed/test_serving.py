@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +11,7 @@ import pytest
 import fedvtc_edge
 from fedvtc_edge.config import Config
 
-SMALL: dict[str, Any] = {
-    "data": {"limit": 120, "test_limit": 50, "alpha": 1.0},
-    "clients": {"count": 3, "architectures": ["mlp", "lenet"]},
-    "method": {"rounds": 2, "anchor": 32, "latent": 16},
-    "training": {
-        "epochs": 1,
-        "decoder_steps": 2,
-        "finetune_steps": 2,
-        "finetune_from": 2,
-        "finetune_last": 2,
-    },
-    "engine": {"name": "flower"},
-    "server": {"deadline_s": 0.05},
-    "privacy": {"collusion": 0.0},
-}
-
-
-def settings(**tables: Any) -> Config:
-    base = {key: dict(value) for key, value in SMALL.items()}
-    for table, values in tables.items():
-        base.setdefault(table, {}).update(values)
-    return fedvtc_edge.load_config(base)
+MIXED = {"clients": {"architectures": ["mlp", "lenet"]}}
 
 
 def local(config: Config, out: Path) -> Path:
@@ -70,8 +48,10 @@ def untimed(path: Path) -> list[dict[str, Any]]:
     ],
     ids=["anchored", "masked", "features", "decoders", "features-masked", "fedproto", "local"],
 )
-def test_same_bits_as_in_one_process(village: Any, tmp_path: Path, tables: dict[str, Any]) -> None:
-    config = settings(**tables)
+def test_same_bits_as_in_one_process(
+    village: Any, small: Any, tmp_path: Path, tables: dict[str, Any]
+) -> None:
+    config = small(**MIXED, **tables)
     there = village(config).serve().path
     here = local(config, tmp_path / "local")
     if config.method.name != "local":

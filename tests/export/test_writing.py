@@ -194,6 +194,20 @@ def test_the_right_graphs_pass(tmp_path: Path, quick_convert: None) -> None:
     assert done.graphs["synthesizer"].inputs["labels"].range == f"0 to {CLASSES - 1}"
 
 
+def test_without_evaluation_images_painted_ones_are_compared(
+    tmp_path: Path, quick_convert: None
+) -> None:
+    done = writer(tmp_path, images=IMAGES[:0], labels=LABELS[:0])
+    done.paint(DECODER)
+    done.classifier(MODEL, None)
+    done.synthesizer(DECODER)
+    done.anchor(R, None)
+    assert set(done.parity["classifier"]) == set(done.parity["anchor"]) == {"random", "painted"}
+    assert done.parity["classifier"]["painted"]["samples"] == PAINTED
+    nothing = dict.fromkeys(("classifier", "classifier_run", "calibrated", "calibrated_run"))
+    assert done.accuracy == {"images": 0, **nothing}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

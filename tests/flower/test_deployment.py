@@ -20,7 +20,7 @@ SCENARIO = Path(__file__).with_name("scenario_deployment.py")
 def test_a_node_and_the_server_are_killed_and_nothing_counts_twice(
     offline: Callable[..., CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    done = offline(SCENARIO, str(tmp_path), environ={}, timeout=500)
+    done = offline(SCENARIO, str(tmp_path), environ={}, timeout=560)
     assert done.returncode == 0, done.stderr[-3000:]
     result: dict[str, Any] = json.loads(done.stdout)
     assert result["codes"] == [0, 0, 0, 0]

@@ -1,0 +1,160 @@
+"""Whoever is killed, wherever: begun anew from the disk, the run ends as if nothing had been."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fedvtc_edge.distributed.orders import HELLO, REPORT, Trouble
+from fedvtc_edge.masked import mask_kind, mask_step
+from fedvtc_edge.masking import Step
+
+Make = Callable[..., Any]
+
+ME = "client-00"
+RUNS: dict[str, dict[str, Any]] = {
+    "anchored": {"method": {"rounds": 1}},
+    "masked": {"method": {"rounds": 1}, "transport": {"masking": True}},
+    "noised": {"method": {"rounds": 1}, "privacy": {"mode": "client", "epsilon": 100.0}},
+    "features-masked": {
+        "method": {"rounds": 1, "share": "features"},
+        "transport": {"masking": True},
+        "server": {"quorum": 0.6},
+    },
+}
+
+
+def no_vector_is_in_two_sums(there: Any) -> None:
+    asked: dict[tuple[str, int, str], set[str]] = {}
+    said: dict[tuple[str, int, str], set[bytes]] = {}
+    for name, order in there.orders:
+        if mask_step(order.context.kind) is not None:
+            key = (name, order.context.round, order.context.kind)
+            asked.setdefault(key, set()).add(order.digest)
+    for name, order, answer in there.answers:
+        if mask_step(order.context.kind) is not None and answer.envelope:
+            key = (name, order.context.round, order.context.kind)
+            said.setdefault(key, set()).add(answer.envelope)
+    assert all(len(digests) == 1 for digests in asked.values())
+    assert all(len(envelopes) == 1 for envelopes in said.values())
+    for name in there.names:
+        spent = there.home(name).path / "sum.part.spent"
+        if spent.exists():
+            lines = spent.read_text().split()
+            assert len(lines) == len(set(lines))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tables", RUNS.values(), ids=RUNS)
+def test_a_server_killed_at_every_moment(
+    village: Make, small: Make, tables: dict[str, Any]
+) -> None:
+    config = small(**tables)
+    calm = village(config, at="calm")
+    calm.serve()
+    there = village(config, at="killed")
+    killed = there.serve_through("server")
+    places = {moment.split()[1].split("/")[-1] for moment in killed if "fter" in moment}
+    assert {"open.json", "*.envelope", "ledger.json", "journal"} <= places
+    assert len(killed) > 60
+    noised = config.privacy.mode != "none"  # drawn by the operating system
+    if not noised:
+        assert there.published() == calm.published()
+        assert there.untimed() == calm.untimed()
+    assert len(there.ledger()) == len(calm.ledger())
+    for name in there.names:
+        assert len(there.ledger(name)) == len(calm.ledger(name))
+    assert there.refusals() == []
+    assert not list((there.run_path / "checkpoint" / "inbox").glob("*.envelope"))
+    no_vector_is_in_two_sums(there)
+
+
+@pytest.mark.parametrize("mode", ["none", "anchored"])
+def test_a_client_killed_at_every_moment_of_its_work(village: Make, small: Make, mode: str) -> None:
+    config = small(method={"rounds": 1}, clients={"count": 2}, privacy={"mode": mode})
+    calm = village(config, at="calm")
+    calm.serve()
+    there = village(config, at="killed")
+    killed = there.serve_through(ME)
+    names = {moment.split()[1].split("/")[-1] for moment in killed}
+    assert {"state.safetensors", "last.upload", "ledger.json", "home.json"} <= names
+    if mode == "none":
+        assert there.published() == calm.published()
+        assert there.untimed() == calm.untimed()
+    else:
+        assert "anchor.release" in names
+    assert [len(there.ledger(name)) for name in there.names] == [1, 1]
+    assert there.refusals() == []
+    sealed: dict[str, set[bytes]] = {}
+    for name, order, answer in there.answers:
+        if name == ME and order.context.kind != HELLO:
+            sealed.setdefault(order.context.kind, set()).add(answer.envelope)
+    assert {kind: len(found) for kind, found in sealed.items()}["anchor"] == 1
+    assert len(sealed[REPORT]) == 1
+
+
+def test_a_client_killed_within_a_masked_sum_drops_out_cleanly(village: Make, small: Make) -> None:
+    """At each write of each later step, in a round of its own."""
+    rounds = 8
+    config = small(
+        method={"rounds": rounds, "share": "features"},
+        training={"decoder_steps": 1, "finetune_steps": 1, "finetune_from": rounds},
+        transport={"masking": True},
+        server={"quorum": 0.6},
+    )
+    there, fell = village(config), {}
+    passing, answer = there.reaper.pass_by, there.answer
+    moments = {
+        number: (step, when, name)
+        for number, (step, when, name) in enumerate(
+            [
+                (Step.SHARE, "after", ".sum.part.taken"),
+                (Step.SHARE, "before", "last.upload"),
+                (Step.SHARE, "after", "last.upload"),
+                (Step.MASK, "after", "sum.part"),
+                (Step.MASK, "after", "last.upload"),
+                (Step.CONFIRM, "before", "last.upload"),
+                (Step.UNMASK, "before", "last.upload"),
+                (Step.UNMASK, "after", "last.upload"),
+            ],
+            1,
+        )
+    }
+    now: list[Any] = [None]
+
+    def pass_by(moment: str) -> None:
+        order = now[0]
+        if order is not None and there.reaper.now == ME:
+            step, when, name = moments.get(order.context.round, (None, "", ""))
+            right = step is not None and order.context.kind == mask_kind("features", step)
+            if right and moment.startswith(f"{when} ") and f"/{name} " in moment:
+                there.reaper.hunting = ME
+        passing(moment)
+        there.reaper.hunting = "nobody"
+
+    def answering(name: str, order: Any) -> Any:
+        now[0] = order if name == ME else None
+        given = answer(name, order)
+        if name == ME and given.trouble is Trouble.REFUSED:
+            fell[order.context.round] = mask_step(order.context.kind)[1]
+        return given
+
+    there.reaper.pass_by, there.answer = pass_by, answering
+    there.serve()
+    assert len(there.reaper.killed) == rounds
+    # What was kept before the kill is said again; what was not is a drop-out, and no more.
+    lost = {
+        number: step
+        for number, (step, when, name) in moments.items()
+        if (when, name) != ("after", "last.upload")
+    }
+    assert fell == lost
+    records = there.rounds()
+    assert not any(record["void"] for record in records)
+    for number in lost:
+        assert (
+            records[number - 1]["clients"][0]["took_part"] is False or lost[number] is Step.UNMASK
+        )
+    no_vector_is_in_two_sums(there)
