@@ -110,7 +110,6 @@ def summarise(
         )
     means = averages(records)
     seconds = sum(record["seconds"] for record in rounds)
-    busy = sum(spent["seconds"] for spent in account.values())
     alone = means["accuracy_local_only_mean"] or 0.0
     claim = claim_of(config)
     anchored, epsilon = config.method.name == "fedvtc", method.epsilon()
@@ -157,10 +156,15 @@ def summarise(
         "privacy_covers": covers(config) if claim else None,
         "seconds": round(seconds, 3),
         "seconds_virtual": last["clock"][-1]["end"] if "clock" in last else None,
-        "samples_per_second": round(
-            sum(spent["samples"] for spent in account.values()) / max(busy, 1e-9), 1
-        ),
+        "samples_per_second": _rate(account.values()),
     }
+
+
+def _rate(accounts: Iterable[Mapping[str, Any]]) -> float | None:
+    """Images per second of work, over the clients that tell how many they trained on."""
+    told = [spent for spent in accounts if spent["samples"]]
+    busy = sum(spent["seconds"] for spent in told)
+    return round(sum(spent["samples"] for spent in told) / max(busy, 1e-9), 1) if told else None
 
 
 def _total(values: Iterable[int | None]) -> int | None:

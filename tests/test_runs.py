@@ -434,13 +434,13 @@ def test_a_kill_while_the_results_are_written(
     contents: Contents,
     finished: dict[str, Any],
 ) -> None:
-    def killed(path: Path, data: bytes, **options: bool) -> None:
+    def killed(path: Path, data: bytes, **options: Any) -> None:
         if path.name == "summary.json":
             raise Cut
         write_atomic(path, data, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(runs, "write_atomic", killed)
+        patched.setattr("fedvtc_edge.summary.write_atomic", killed)
         with pytest.raises(Cut):
             resume(unfinished)
     assert not (unfinished / "summary.json").exists()

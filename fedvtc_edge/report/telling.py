@@ -65,10 +65,13 @@ def left(run: Run) -> list[str]:
         return lines
     clients = run.summary.clients
     if any(client.accuracy is not None for client in clients):
-        lines.append("each round, told: how accurate its networks are on the test set")
+        lines.append(
+            "each round, told: how accurate its networks are on the test set, and how many "
+            "images it trained on"
+        )
     if any(client.class_counts for client in clients):
         lines.append("once, told: how many images of which class it has")
-    return [*lines, "each round: its working time and how many images it trained on in all"]
+    return [*lines, "each round: how long it worked, and how many parameters its networks have"]
 
 
 def stayed(run: Run) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from fedvtc_edge.admission import ServerError
 from fedvtc_edge.distributed.coordinator import MOST_VOID
 from fedvtc_edge.distributed.orders import HELLO, REPORT, Answer, Order, Trouble
 from fedvtc_edge.errors import RunError, TrustError
-from fedvtc_edge.masked import mask_kind, mask_step
+from fedvtc_edge.masked import mask_step
 from fedvtc_edge.masking import Step
 from fedvtc_edge.sealing import Identity, TrustList, seal
 
@@ -431,15 +430,9 @@ def test_clients_seal_to_the_key_before_and_to_the_new_one_in_one_run(
     assert there.untimed() == calm.untimed()
     late = village(config, at="late")
     late.sealing_to[SECOND] = new.public  # of a key that the server has not got
-    late.config = config
-    late.fate = lambda name, order: "" if late.clock.now < 2000.0 else _stop()
-    with pytest.raises(TimeoutError):
-        late.serve()
+    with pytest.raises(AssertionError, match=f"waiting for {SECOND} to connect"):
+        late.serve()  # as long as it takes
     assert any("does not take part" in line for line in late.story.lines)
-
-
-def _stop() -> str:
-    raise TimeoutError
 
 
 def test_a_trust_list_of_another_length_is_refused(village: Make, small: Make) -> None:
@@ -447,7 +440,7 @@ def test_a_trust_list_of_another_length_is_refused(village: Make, small: Make) -
     for name in there.names[:2]:
         short.add(name, there.keys[name].public)
     there.trusted = short
-    with pytest.raises(TrustError, match="2 clients, clients.count is 3"):
+    with pytest.raises(TrustError, match=r"2 clients, clients\.count is 3"):
         there.serve()
 
 
@@ -461,7 +454,7 @@ def test_an_envelope_that_is_gone_is_not_passed_over(village: Make, small: Make)
         passing(moment)
 
     there.reaper.pass_by = closed
-    with pytest.raises(BaseException, match="open.json"):
+    with pytest.raises(BaseException, match=r"open\.json"):
         there.serve()
     for path in (there.run_path / "checkpoint" / "inbox").glob("*.envelope"):
         path.unlink()
@@ -490,9 +483,3 @@ def test_who_was_heard_before_the_server_died_counts_though_it_is_gone(
     assert uploads(there, 1, "features") == there.names
     assert wire.published(there.published()).count.sum() == 120
     assert took_part(there, 1) == [ME, SECOND]
-
-
-def test_kinds_of_masked_sums_are_kinds(tmp_path: Path) -> None:
-    assert [mask_step(mask_kind("features", step)) for step in Step] == [
-        ("features", step) for step in Step
-    ]

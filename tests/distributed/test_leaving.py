@@ -64,6 +64,7 @@ def test_a_home_becomes_a_finished_run_and_the_server_learns_nothing(
     told = summary_of(run)
     assert told["accuracy_mean"] is None
     assert told["accuracy_control"] is not None
+    assert told["samples_per_second"] is None  # images seen are as good as a count
     assert all(client["class_counts"] is None for client in told["clients"])
     assert "Not told:" in render(run).read_text()
     for name in there.names:
