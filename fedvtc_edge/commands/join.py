@@ -91,6 +91,7 @@ def command(
         common.emit_json({"schema": 1, "client": client, "home": str(place)})
     else:
         click.echo(f"{client}: the run is done; its networks lie in {place}")
+        click.echo(f"a bundle of them: fedvtc-edge export {shlex.quote(str(place))} --out bundles")
 
 
 def _membership(

@@ -81,7 +81,7 @@ class Reaper:
 
     def __init__(self) -> None:
         self.hunting = "nobody"
-        self.now = SERVER
+        self.now, self.scene = SERVER, ""
         self.every = 1
         self.met: set[str] = set()
         self.killed: list[str] = []
@@ -92,10 +92,11 @@ class Reaper:
         self.met.add(moment)
         if len(self.met) % self.every == 0:
             self.killed.append(moment)
+            assert len(self.killed) < 1000, self.killed[-4:]  # moments that are ever new
             raise Killed(moment)
 
     def replace(self, source: Any, target: Any) -> None:
-        moment = self._named(Path(source), Path(target))
+        moment = f"{self._named(Path(source), Path(target))} {self.scene}"
         self.pass_by(f"before {moment}")
         _REPLACE(source, target)
         self.pass_by(f"after {moment}")
@@ -166,12 +167,13 @@ class Village:
         asked = Order.from_record(order.to_record())
         while True:
             self.reaper.now = name
+            self.reaper.scene = f"{order.context.kind} {order.context.round}"
             try:
                 given = self.member(name).answer(asked)
             except Killed:
                 continue  # another process is given the same order
             finally:
-                self.reaper.now = SERVER
+                self.reaper.now, self.reaper.scene = SERVER, ""
             self.answers.append((name, order, given))
             return Answer.from_record(given.to_record())
 

@@ -92,7 +92,8 @@ def test_the_opening_asks_again_and_takes_the_same_bytes(
 
 
 def test_a_hello_that_is_lost_is_said_again(village: Make, small: Make) -> None:
-    there, lost = village(small(method={"rounds": 1, "name": "local"})), []
+    there = village(small(method={"rounds": 1, "name": "local"}))
+    lost: list[str] = []
 
     def fate(name: str, order: Order) -> str:
         if order.context.kind == HELLO and len(lost) < 2:
