@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedvtc_edge.distributed.orders import Answer, Order, Trouble
+from fedvtc_edge.distributed.orders import Answer, Order
 from fedvtc_edge.errors import FedVTCError
 
 from .post import ANSWER, ORDER, record_of
@@ -44,7 +44,7 @@ def _replied(message: Message, context: Context) -> Message:
         else:
             answer = _at(Path(str(home)), order)
     except FedVTCError as error:
-        answer = Answer("", problem=f"{error} ({error.hint})", trouble=Trouble.REFUSED)
+        answer = Answer.refusal("", error)  # keys' paths are nobody else's business
     content = RecordDict({ANSWER: ConfigRecord(dict(answer.to_record()))})
     return Message(content=content, reply_to=message)
 

@@ -67,6 +67,7 @@ def test_a_server_killed_at_many_moments(
     no_vector_is_in_two_sums(there)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["anchored"])
 def test_a_client_killed_at_every_moment_of_its_work(village: Make, small: Make, mode: str) -> None:
     config = small(method={"rounds": 1}, clients={"count": 2}, privacy={"mode": mode})
@@ -91,6 +92,7 @@ def test_a_client_killed_at_every_moment_of_its_work(village: Make, small: Make,
     assert len(sealed[REPORT]) == 1
 
 
+@pytest.mark.slow
 def test_a_client_killed_within_a_masked_sum_drops_out_cleanly(village: Make, small: Make) -> None:
     """At each write of each later step, in a round of its own."""
     rounds = 8
