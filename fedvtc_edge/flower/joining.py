@@ -116,7 +116,8 @@ def member_at(home: Path) -> Member:
         architecture=own.architecture or None,
         index=index,
         consent=Consent(
-            load_config(own.settings) if own.settings else None,
+            # As serve does with the same file; the run's name hashes every setting.
+            load_config(own.settings, overrides=["engine.name=flower"]) if own.settings else None,
             own.telling,
         ),
     )
