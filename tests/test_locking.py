@@ -90,7 +90,7 @@ def test_an_unfinished_run_is_resumed_once(
     tmp_path: Path, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("fedvtc_edge.federation._finish", lambda *_: 1 / 0)
+        patched.setattr("fedvtc_edge.federation.finish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(tiny(), out=tmp_path / "run")
     with alone(tmp_path / "run"), pytest.raises(RunError, match="another process"):
