@@ -33,9 +33,6 @@ from .releases import ReleaseStore
 from .runs import Checkpoint, RunDirectory
 from .summary import Figures, finish, summarise
 
-_NO_TWINS = ("local",)
-"""Methods that are their own local-only control."""
-
 
 @dataclass(frozen=True)
 class RunResult:
@@ -141,7 +138,7 @@ def _run(
             folder=directory.path if directory else None,
         )
         twins = []
-        if with_twins and config.method.name not in _NO_TWINS:
+        if with_twins and not method.is_own_control:
             twins = clients(config, data, compute, decoders=False)
         test = TestSet(as_images(data.x_test, compute.device), torch.from_numpy(data.y_test.copy()))
         fleet = places(config, data)

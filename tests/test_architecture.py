@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"validation"},
     {"config", "context", "files", "progress", "streams"},
-    {"compute", "ledger", "locking", "refusals", "releases", "signing"},
+    {"compute", "ledger", "locking", "networks", "refusals", "releases", "signing"},
     {"data", "masking", "models", "sealing"},
     {"anchor", "losses", "statistics", "vtc"},
     {"checks", "gaussian", "memory", "privacy", "transport", "wire"},

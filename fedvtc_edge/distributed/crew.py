@@ -15,19 +15,16 @@ from fedvtc_edge.compute import Compute
 from fedvtc_edge.config import Config
 from fedvtc_edge.data.own import DataTerms
 from fedvtc_edge.devices.fleet import Place
-from fedvtc_edge.errors import RunError
 from fedvtc_edge.evaluation import TestSet, as_images, evaluate
 from fedvtc_edge.memory import training_megabytes
 from fedvtc_edge.methods import Federation, Method
 from fedvtc_edge.models import ImageShape
+from fedvtc_edge.networks import from_tensors, to_tensors
 from fedvtc_edge.runs import public_name
 from fedvtc_edge.server import Server
 
 from .belongings import TEST, Belongings, unpack_test
 from .home import Home, State
-
-ALONE = ("local",)
-"""Methods that are their own local-only control."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +90,7 @@ class Crew:
         if found is not None:
             images = as_images(found.images, compute.device)
             test = TestSet(images, torch.from_numpy(found.labels.copy()))
-        alone = config.method.name in ALONE
-        crew = cls(client, None if alone else twin, kind(federation), test)
+        crew = cls(client, None if kind.is_own_control else twin, kind(federation), test)
         crew._restore(state)
         return crew
 
@@ -114,11 +110,7 @@ class Crew:
 
     def save_to(self, state: State) -> None:
         """Put networks and totals into ``state``."""
-        state.tensors = {
-            f"{prefix}/{name}": value.detach().cpu().contiguous()
-            for prefix, module in self.modules.items()
-            for name, value in module.state_dict().items()
-        }
+        state.tensors = to_tensors(self.modules)
         state.seconds, state.samples = self.client.seconds, self.client.samples_seen
 
     def report(self, number: int, *, telling: bool) -> dict[str, object]:
@@ -148,7 +140,8 @@ class Crew:
             records, _ = evaluate(self.method, twins, self.test)
             report |= {k: v for k, v in records[0].items() if k.startswith("accuracy")}
             batch = client.images[: client.settings.batch]
-            report["peak_memory_mb"] = training_megabytes(client.model, client.decoder, batch)
+            peak_mb = training_megabytes(client.model, client.decoder, batch)
+            report["peak_memory_mb"] = round(peak_mb, 2)
         return report
 
 
@@ -166,19 +159,12 @@ def load_networks(state: State, modules: Mapping[str, nn.Module]) -> None:
     Raises:
         RunError: It is of other networks, or of none.
     """
-    for prefix, module in modules.items():
-        own = {
-            name.removeprefix(f"{prefix}/"): value
-            for name, value in state.tensors.items()
-            if name.startswith(f"{prefix}/")
-        }
-        try:
-            module.load_state_dict(own)
-        except RuntimeError as error:
-            raise RunError(
-                f"the home's {prefix} does not fit: {str(error).splitlines()[0]}",
-                hint="was the architecture changed? join the run anew, from a new home",
-            ) from None
+    from_tensors(
+        state.tensors,
+        modules,
+        whose="the home's state",
+        hint="was the architecture changed? join the run anew, from a new home",
+    )
 
 
 def unseen(round_: int, sender: str, kind: str, data: bytes) -> None:

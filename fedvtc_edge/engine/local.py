@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from fedvtc_edge.client import Client
-from fedvtc_edge.errors import RunError
 from fedvtc_edge.evaluation import TestSet, averages, evaluate
 from fedvtc_edge.methods import Method
+from fedvtc_edge.networks import from_tensors, to_tensors
 from fedvtc_edge.progress import Progress
 from fedvtc_edge.runs import Checkpoint
 
@@ -73,19 +73,12 @@ class LocalEngine:
         Raises:
             RunError: The checkpoint is of other networks.
         """
-        for prefix, module in self._modules().items():
-            own = {
-                name.removeprefix(f"{prefix}/"): value
-                for name, value in state.tensors.items()
-                if name.startswith(f"{prefix}/")
-            }
-            try:
-                module.load_state_dict(own)
-            except RuntimeError as error:
-                raise RunError(
-                    f"the checkpoint does not fit {prefix}: {str(error).splitlines()[0]}",
-                    hint="was an architecture changed? start a new run",
-                ) from None
+        from_tensors(
+            state.tensors,
+            self._modules(),
+            whose="the checkpoint",
+            hint="was an architecture changed? start a new run",
+        )
         for client in self.federation.clients:
             spent = state.account[client.id]
             client.seconds, client.samples_seen = spent["seconds"], spent["samples"]
@@ -151,11 +144,7 @@ class LocalEngine:
         if turn.record is not None:
             record["clock"] = [*(one.record for one in opening), turn.record]
         self.records.append(record)
-        tensors = {
-            f"{prefix}/{name}": value.detach().cpu().contiguous()
-            for prefix, module in self._modules().items()
-            for name, value in module.state_dict().items()
-        }
+        tensors = to_tensors(self._modules())
         self._keep(Checkpoint(number, self.records, self.method.published, after, tensors))
         self.federation.transport.close(number)
         self._progress.advance(_note(record))

@@ -24,6 +24,8 @@ class Method(ABC):
     """
 
     has_decoder = False
+    is_own_control = False
+    """Whether it is local-only training itself, of which no double is needed."""
 
     def __init__(self, federation: Federation) -> None:
         self.federation = federation

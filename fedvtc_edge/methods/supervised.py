@@ -20,6 +20,8 @@ from .steps import Step
 class Local(Method):
     """Each client alone, with the epochs that FedVTC's phase A gives it."""
 
+    is_own_control = True
+
     def steps(self, number: int) -> Sequence[Step]:
         """Phase A and nothing else."""
         return [Step(lambda client: client.train(number))] if number else []
