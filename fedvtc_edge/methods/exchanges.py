@@ -77,8 +77,22 @@ class Exact(Summable):
         return federation.server.publish_sum(summed, number, heard, quorum=quorum, floor=self.floor)
 
 
+class _Release(Exchange):
+    """One vector of whole numbers, which the server checks by its design."""
+
+    design: Design
+
+    def receive(
+        self, federation: Federation, upload: bytes, *, context: Context, fingerprint: str | None
+    ) -> bool:
+        """Open and check one client's numbers; that they are clipped, where that is agreed."""
+        return federation.server.receive_release(
+            upload, context=context, design=self.design, fingerprint=fingerprint
+        )
+
+
 @dataclass(frozen=True)
-class Noised(Summable):
+class Noised(_Release, Summable):
     """Releases that carry their noise when they leave the client; drawn once, then kept.
 
     Args:
@@ -102,14 +116,6 @@ class Noised(Summable):
             client.id,
             _name(context),
             lambda: wire.encode_release(self.draw(client), context=context),
-        )
-
-    def receive(
-        self, federation: Federation, upload: bytes, *, context: Context, fingerprint: str | None
-    ) -> bool:
-        """Open and check one client's release."""
-        return federation.server.receive_release(
-            upload, context=context, design=self.design, fingerprint=fingerprint
         )
 
     def close(self, federation: Federation, number: int, quorum: int) -> bytes:
@@ -139,7 +145,7 @@ class Noised(Summable):
 
 
 @dataclass(frozen=True)
-class Clipped(Exchange):
+class Clipped(_Release):
     """Uploads clipped as a whole, whose sum a trusted server noises once.
 
     Args:
@@ -159,14 +165,6 @@ class Clipped(Exchange):
     def payload(self, federation: Federation, client: Client, context: Context) -> bytes:
         """Clipped sums."""
         return wire.encode_release(self.clip(client), context=context)
-
-    def receive(
-        self, federation: Federation, upload: bytes, *, context: Context, fingerprint: str | None
-    ) -> bool:
-        """Open one client's sums and check that they are clipped."""
-        return federation.server.receive_release(
-            upload, context=context, design=self.design, fingerprint=fingerprint
-        )
 
     def close(self, federation: Federation, number: int, quorum: int) -> bytes:
         """The server's one release of the noised sum, in the ledger before it is published."""
