@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -20,6 +20,11 @@ EXTRAS = {
 }
 
 Decorated = Callable[..., Any]
+
+if TYPE_CHECKING:
+    from fedvtc_edge.flower.kit import ClientKit, ServerKit
+
+    Kit = TypeVar("Kit", ServerKit, ClientKit)
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
@@ -79,6 +84,28 @@ def known(value: object) -> str:
 def kilobytes(size: float | None) -> str:
     """Bytes as kB of 1,000 bytes, as networks count."""
     return "-" if size is None else f"{size / 1000:.1f}"
+
+
+def kit_of(kind: type[Kit], folder: Path | None, parts: dict[str, Path | None]) -> Kit:
+    """Keys from a folder, from options of their own, or from both.
+
+    Args:
+        kind: Of kit.
+        folder: ``--keys``, or None.
+        parts: What each option of its own says, by the kit's field.
+
+    Raises:
+        UsageError: Neither gives a part.
+        DeploymentError: A part is not there.
+    """
+    given = {name: path for name, path in parts.items() if path is not None}
+    if folder is not None:
+        return kind.load(folder, **given)
+    missing = [name for name in parts if name not in given]
+    if missing:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise click.UsageError(f"no keys: give --keys DIR, or {options}")
+    return kind(**given)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +14,6 @@ from . import _common as common
 if TYPE_CHECKING:
     from fedvtc_edge.flower.joining import Membership
 
-_PARTS = ("authority", "node_key", "identity", "server", "trust")
 _FILE = click.Path(path_type=Path)
 
 
@@ -96,7 +95,7 @@ def command(
 
 def _membership(
     folder: Path | None,
-    parts: dict[str, Any],
+    parts: dict[str, Path | None],
     data: Path | None,
     architecture: str | None,
     settings: Path | None,
@@ -108,12 +107,7 @@ def _membership(
     from fedvtc_edge.flower.kit import ClientKit
     from fedvtc_edge.models import find
 
-    given = {name: path for name, path in parts.items() if path is not None}
-    missing = [name for name in _PARTS if name not in given]
-    if folder is None and missing:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
-        raise click.UsageError(f"no keys: give --keys DIR, or {options}")
-    kit = ClientKit(**given) if folder is None else ClientKit.load(folder, **given)
+    kit = common.kit_of(ClientKit, folder, parts)
     if architecture is not None:
         find(architecture)
     if settings is not None:

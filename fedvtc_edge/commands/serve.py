@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import _common as common
 from .run import new_directory, print_summary, report_of
 
-if TYPE_CHECKING:
-    from fedvtc_edge.flower.kit import ServerKit
-
-_PARTS = ("certificate", "private_key", "authority", "identity", "trust", "nodes")
 _FILE = click.Path(path_type=Path)
 
 
@@ -69,9 +64,10 @@ def command(
     directory = resume or out or new_directory(config)
     try:
         with common.needing_extras(), common.reporting(quiet) as progress:
+            from fedvtc_edge.flower.kit import ServerKit
             from fedvtc_edge.serving import resume_serving, serve
 
-            kit = _kit(keys, parts)
+            kit = common.kit_of(ServerKit, keys, parts)
             if config is None:
                 summary = resume_serving(directory, kit, previous, host, port, progress)
             else:
@@ -84,19 +80,6 @@ def command(
     print_summary(summary)
     click.echo(f"run: {directory}")
     click.echo(f"report: {report_of(directory)}")
-
-
-def _kit(folder: Path | None, parts: dict[str, Any]) -> ServerKit:
-    from fedvtc_edge.flower.kit import ServerKit
-
-    given = {name: path for name, path in parts.items() if path is not None}
-    missing = [name for name in _PARTS if name not in given]
-    if folder is None and missing:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
-        raise click.UsageError(f"no keys: give --keys DIR, or {options}")
-    if folder is None:
-        return ServerKit(**given)
-    return ServerKit.load(folder, **given)
 
 
 def _how_to_go_on(directory: Path) -> str:

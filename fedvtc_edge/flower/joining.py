@@ -29,6 +29,7 @@ from .supernode import SuperNode
 
 EVENTS, MEMBERSHIP, NODE = "events.jsonl", "join.json", "flower"
 
+_MEND = "mend that, and give the same command again"
 _LOOK_S = 0.2
 _SENDING_S = 30.0
 _COUNTS_S, _AGAIN_S = 75.0, 5.0
@@ -127,7 +128,11 @@ def told(home: Path, order: Order, answer: Answer) -> None:
     """Tell the client's terminal what was asked and answered."""
     events = Writer(home / EVENTS)
     where = f"run {order.context.run}" if order.context.kind == HELLO else order.words
-    if answer.trouble is Trouble.REFUSED:
+    if answer.trouble is Trouble.REFUSED and order.context.kind == HELLO:
+        # What is not agreed on now will not be by waiting: the command ends with the reason.
+        problem = DeploymentError(f"{where}: no part taken: {answer.problem}", hint=_MEND)
+        events.failed(problem)
+    elif answer.trouble is Trouble.REFUSED:
         events.say(f"{where}: no part taken: {answer.problem}")
     elif answer.trouble is Trouble.NONE:
         what = "joined" if order.context.kind == HELLO else "answered"
@@ -160,7 +165,7 @@ def join(
 
     Raises:
         DeploymentError: The server cannot be reached or is not the right one, or does not
-            know this node.
+            know this node; or this client cannot take part in its run.
         Busy: Another process lives in the home.
     """
     kit = membership.kit

@@ -1,0 +1,88 @@
+"""What a client's terminal is told, and what a client is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedvtc_edge.context import Context
+from fedvtc_edge.distributed.events import Reader
+from fedvtc_edge.distributed.orders import FAREWELL, HELLO, REPORT, Answer, Order, Trouble
+from fedvtc_edge.errors import DeploymentError, RunError
+from fedvtc_edge.flower.joining import EVENTS, MEMBERSHIP, Membership, member_at, told
+from fedvtc_edge.flower.kit import make_trial
+from fedvtc_edge.progress import SilentProgress
+
+RUN = "0" * 32
+DONE = Answer("client-00", b"x" * 1500)
+NO = Answer("client-00", problem="no such class", trouble=Trouble.REFUSED)
+
+
+class Terminal(SilentProgress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def order(kind: str) -> Order:
+    sender = "server" if kind == HELLO else "client-00"
+    return Order(Context(RUN, 2, sender, kind), 0, 0)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> tuple[Terminal, Reader]:
+    terminal = Terminal()
+    return terminal, Reader(tmp_path / EVENTS, terminal)
+
+
+def test_what_was_answered_is_told(tmp_path: Path, terminal: tuple[Terminal, Reader]) -> None:
+    shown, reader = terminal
+    told(tmp_path, order(HELLO), DONE)
+    told(tmp_path, order(REPORT), DONE)
+    told(tmp_path, order(REPORT), Answer("client-00", trouble=Trouble.BUSY))
+    assert reader.relay() == 2
+    assert shown.lines == [
+        f"run {RUN}: joined, 1.5 kB sealed",
+        "round 2, training: answered, 1.5 kB sealed",
+    ]
+    told(tmp_path, order(FAREWELL), DONE)
+    assert reader.relay() == -1
+
+
+def test_a_run_that_it_cannot_take_part_in_ends_the_command(
+    tmp_path: Path, terminal: tuple[Terminal, Reader]
+) -> None:
+    told(tmp_path, order(HELLO), NO)
+    with pytest.raises(DeploymentError, match="no part taken: no such class") as ended:
+        terminal[1].relay()
+    assert "same command" in ended.value.hint
+    assert ended.value.exit_code == 2
+
+
+def test_a_round_that_it_misses_does_not(tmp_path: Path, terminal: tuple[Terminal, Reader]) -> None:
+    told(tmp_path, order(REPORT), NO)
+    assert terminal[1].relay() == 1
+    assert terminal[0].lines == ["round 2, training: no part taken: no such class"]
+
+
+def test_a_home_knows_whose_it_is(tmp_path: Path) -> None:
+    make_trial(tmp_path / "kit", 2, (), 1)
+    kit, home = tmp_path / "kit" / "client-01", tmp_path / "home"
+    parts = ("ca.crt", "node.key", "identity.key", "server.pub", "trust.json")
+    (tmp_path / "c.toml").write_text("[clients]\ncount = 2\n")
+    settings = str(tmp_path / "c.toml")
+    own = Membership(*(str(kit / part) for part in parts), settings=settings)  # type: ignore[arg-type]
+    own.save(home)
+    assert Membership.load(home) == own
+    member = member_at(home)
+    assert member.home.client == "client-01"
+    assert member.party.client == "client-01"
+    agreed = member._consent.settings
+    assert agreed is not None
+    assert agreed.engine.name == "flower"  # as serve makes of the same file
+    (home / MEMBERSHIP).write_text("{}")
+    with pytest.raises(RunError, match="missing or damaged"):
+        member_at(home)
