@@ -12,8 +12,9 @@ from fedvtc_edge.errors import EnvelopeError, RunError
 from fedvtc_edge.sealing import Inbox
 
 from .journal import Journal
-from .orders import HELLO, Order, OrderError, Trouble, digest_of
+from .orders import HELLO, Order, Trouble, digest_of
 from .post import Post, Reply
+from .records import OrderError
 from .register import Register, some
 
 _WAIT_S = 0.5

@@ -19,8 +19,9 @@ from fedvtc_edge.sealing import TrustList
 from fedvtc_edge.server import Server
 
 from .collecting import Collector, Heard
-from .orders import REPORT, OrderError
+from .orders import REPORT
 from .phases import Phases
+from .records import OrderError
 from .register import Portrait, Register
 from .reports import blank, merged, read_report
 

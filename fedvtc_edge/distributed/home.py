@@ -30,7 +30,7 @@ from fedvtc_edge.ledger import Ledger
 from fedvtc_edge.privacy.plan import claim_of
 from fedvtc_edge.releases import ReleaseStore
 
-from .orders import OrderError
+from .records import OrderError
 
 if TYPE_CHECKING:
     from torch import Tensor

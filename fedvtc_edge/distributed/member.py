@@ -21,23 +21,18 @@ from fedvtc_edge.releases import SERVER
 from fedvtc_edge.sealing import seal
 
 from .home import Home
-from .orders import (
-    FAREWELL,
-    HELLO,
-    REPORT,
-    Answer,
-    Lacking,
-    Order,
-    OrderError,
-    Trouble,
-)
+from .orders import DISMISSAL, FAREWELL, HELLO, REPORT, Answer, Lacking, Order, Trouble
 from .party import Consent, Party
+from .records import OrderError
 from .summing import advertise, go_on, vault_of
 from .turns import check_known, check_shapes, check_turn, known_to
 
 if TYPE_CHECKING:
     from .belongings import Source
     from .crew import Crew
+
+
+_LONGEST_REASON = 300
 
 
 class Member:
@@ -76,11 +71,13 @@ class Member:
         """Do what is asked, and say so; or say why not. Never raises a FedVTCError."""
         me, asked = self.home.client, order.context
         try:
-            if asked.sender != (SERVER if asked.kind == HELLO else me):
+            if asked.sender != (SERVER if asked.kind in (HELLO, DISMISSAL) else me):
                 raise OrderError(
                     f"an order for {asked.sender}, this is {me}",
                     hint="two clients with one node key?",
                 )
+            if asked.kind == DISMISSAL:
+                raise _dismissed(order)
             with alone(self.home.path):
                 return Answer(me, self._envelope(order))
         except Busy:
@@ -230,6 +227,16 @@ class Member:
     def _sealed(self, order: Order, payload: bytes) -> bytes:
         party, context = self.party, replace(order.context, sender=self.home.client)
         return seal(payload, recipient=party.server, sender=party.identity, context=context)
+
+
+def _dismissed(order: Order) -> OrderError:
+    """The server's own words, which are a stranger's bytes."""
+    why = order.letter[:_LONGEST_REASON].decode("utf-8", "replace")
+    words = "".join(char if char.isprintable() else " " for char in why)
+    return OrderError(
+        f"the server does not take this client: {words}",
+        hint="compare trust.json and server.pub with the server's operator",
+    )
 
 
 def _settings(order: Order) -> Config:

@@ -18,26 +18,26 @@ from enum import StrEnum
 from fedvtc_edge.context import Context
 from fedvtc_edge.errors import ConfigError, FedVTCError, PrivacyError, TrustError
 from fedvtc_edge.masked import mask_step
-from fedvtc_edge.sealing import MAX_ENVELOPE_BYTES
 
-Scalar = int | float | str | bytes | bool
-Record = Mapping[str, Scalar]
+from .records import (
+    PROTOCOL,
+    OrderError,
+    Record,
+    Scalar,
+    bytes_of,
+    check_protocol,
+    field_of,
+    number_of,
+    text_of,
+)
 
-PROTOCOL = 1
-"""Changes with whatever a client of the other version would misunderstand."""
-
-HELLO, REPORT, FAREWELL = "hello", "report", "farewell"
-"""Kinds of the answers that are no uploads: who is there, how a round went, and good-bye."""
+HELLO, REPORT, FAREWELL, DISMISSAL = "hello", "report", "farewell", "dismissal"
+"""Kinds that are no uploads: who is there, how a round went, good-bye, and why not."""
 
 _PUBLISHED = "published/"
-_LARGEST_TEXT = 1_000_000
 _MOST_PUBLISHED = 8
 _DIGEST = re.compile(r"([a-z][a-z-]{0,15}) ([0-9a-f]{64})")
 _LONGEST_NAME = 64
-
-
-class OrderError(FedVTCError):
-    """An order that cannot be followed, or an answer that cannot be read."""
 
 
 class Lacking(OrderError):  # noqa: N818  (it is asked for again, and no more)
@@ -60,10 +60,10 @@ class Order:
 
     Args:
         context: Run, round, client and kind that the answer must be of; the sender of a
-            hello's is the server, which does not know yet whom it asks.
+            hello's is the server, which does not know yet whom it asks, and of a dismissal's.
         phase: Number of the phase in its round, from 0.
         step: Number of the step in :meth:`~fedvtc_edge.methods.Method.steps`.
-        letter: The server's message of a masked sum; empty elsewhere.
+        letter: The server's message of a masked sum, or why it dismisses; empty elsewhere.
         digests: SHA-256 in hexadecimal of what is published by now, by kind.
         published: Of these, what the client may lack.
         settings: The run's configuration, TOML; with a hello alone.
@@ -134,10 +134,10 @@ class Order:
             OrderError: Another protocol, or a field that is missing, of another type or size.
             ContextError: A context that none can be.
         """
-        _check_protocol(record, "server", "client")
-        digests = _digests(_text(record, "digests"))
+        check_protocol(record, "server", "client")
+        digests = _digests(text_of(record, "digests"))
         published = {
-            name.removeprefix(_PUBLISHED): _bytes(record, name)
+            name.removeprefix(_PUBLISHED): bytes_of(record, name)
             for name in record
             if name.startswith(_PUBLISHED)
         }
@@ -148,16 +148,16 @@ class Order:
                     hint="the order is damaged; the server sends it again",
                 )
         return cls(
-            Context.from_bytes(_bytes(record, "context")),
-            _number(record, "phase"),
-            _number(record, "step"),
-            _bytes(record, "letter"),
+            Context.from_bytes(bytes_of(record, "context")),
+            number_of(record, "phase"),
+            number_of(record, "step"),
+            bytes_of(record, "letter"),
             digests,
             published,
-            _text(record, "settings"),
-            _text(record, "terms"),
-            _text(record, "nonce"),
-            _field(record, "last", bool) is True,
+            text_of(record, "settings"),
+            text_of(record, "terms"),
+            text_of(record, "nonce"),
+            field_of(record, "last", bool) is True,
         )
 
 
@@ -216,29 +216,20 @@ class Answer:
         Raises:
             OrderError: Another protocol, or a field that is missing, of another type or size.
         """
-        _check_protocol(record, "client", "server")
-        problem = "".join(c if c.isprintable() else " " for c in _text(record, "problem")[:300])
-        trouble = _text(record, "trouble")
+        check_protocol(record, "client", "server")
+        problem = "".join(c if c.isprintable() else " " for c in text_of(record, "problem")[:300])
+        trouble = text_of(record, "trouble")
         if trouble not in set(Trouble):
             raise OrderError(f"trouble {trouble!r:.20}", hint="the message is damaged")
-        client = _text(record, "client")
+        client = text_of(record, "client")
         if len(client) > _LONGEST_NAME or not client.isprintable():
             raise OrderError(f"client {client!r:.80}", hint="the message is damaged")
-        return cls(client, _bytes(record, "envelope"), problem, Trouble(trouble))
+        return cls(client, bytes_of(record, "envelope"), problem, Trouble(trouble))
 
 
 def digest_of(data: bytes) -> str:
     """How an order names what was published."""
     return hashlib.sha256(data).hexdigest()
-
-
-def _check_protocol(record: Record, there: str, here: str) -> None:
-    protocol = record.get("protocol")
-    if type(protocol) is not int or protocol != PROTOCOL:
-        raise OrderError(
-            f"the {there} speaks protocol {protocol!r:.20}, this {here} {PROTOCOL}",
-            hint="install the same version of fedvtc-edge on both sides",
-        )
 
 
 def _digests(text: str) -> dict[str, str]:
@@ -252,47 +243,3 @@ def _digests(text: str) -> dict[str, str]:
             hint="the order is damaged, or not of fedvtc-edge",
         )
     return digests
-
-
-def _field(record: Record, name: str, kind: type) -> object:
-    value = record.get(name)
-    if type(value) is not kind:
-        raise OrderError(
-            f"{name}: {type(value).__name__}, expected {kind.__name__}",
-            hint="the message is damaged, or not of fedvtc-edge",
-        )
-    return value
-
-
-def _number(record: Record, name: str) -> int:
-    value = _field(record, name, int)
-    assert isinstance(value, int)
-    if not 0 <= value < 2**31:
-        raise OrderError(f"{name} {value}, expected 0 or more", hint="the message is damaged")
-    return value
-
-
-def _text(record: Record, name: str) -> str:
-    value = _field(record, name, str)
-    assert isinstance(value, str)
-    if len(value) > _LARGEST_TEXT:
-        raise OrderError(
-            f"{name}: {len(value)} characters, expected {_LARGEST_TEXT} at most",
-            hint="the message is damaged",
-        )
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # half of a pair, which would fail wherever it is written
-        raise OrderError(f"{name} is no Unicode", hint="the message is damaged") from None
-    return value
-
-
-def _bytes(record: Record, name: str) -> bytes:
-    value = _field(record, name, bytes)
-    assert isinstance(value, bytes)
-    if len(value) > MAX_ENVELOPE_BYTES:
-        raise OrderError(
-            f"{name}: {len(value)} bytes, expected {MAX_ENVELOPE_BYTES} at most",
-            hint="the message is damaged",
-        )
-    return value

@@ -15,8 +15,9 @@ from fedvtc_edge.errors import EnvelopeError
 from fedvtc_edge.releases import SERVER
 from fedvtc_edge.sealing import Identity, TrustList, unseal
 
-from .orders import FAREWELL, HELLO, Answer, Order, OrderError, Trouble
+from .orders import DISMISSAL, FAREWELL, HELLO, Answer, Order, Trouble
 from .post import Post, Reply
+from .records import OrderError
 
 _LARGEST = 1_000_000
 _MOST = 2**40
@@ -141,12 +142,15 @@ class Register:
             # Asked no more: a client that cannot take part is not asked twice a second.
             self._clients[reply.node] = _NOBODY
             self._say(f"node {reply.node} ({answer.client:.64}) does not take part: {error}")
+            if answer.envelope:  # it believes that it does
+                self._dismiss(reply.node, order.context, str(error))
             return
         name, before = portrait.client, self._nodes.get(portrait.client)
         if before is not None and before != reply.node:
             # The newer one counts. Two that live would otherwise be asked in turn for ever.
             self._clients[before] = _NOBODY
             self._say(f"{name} was at node {before} and is at node {reply.node} now")
+            self._dismiss(before, order.context, f"{name} has joined from elsewhere")
         self._nodes[name], self._clients[reply.node] = reply.node, name
         self.portraits[name] = portrait
         self._say(f"{name} is here ({portrait.architecture})")
@@ -193,6 +197,11 @@ class Register:
             )
         if orders:
             self._post.send(orders)
+
+    def _dismiss(self, node: int, hello: Context, why: str) -> None:
+        """Say so to a node that is not taken; its answer is not waited for."""
+        context = replace(hello, kind=DISMISSAL)
+        self._post.send({node: Order(context, 0, 0, letter=why.encode())})
 
     def _read(self, order: Order, answer: Answer) -> Portrait:
         if not answer.envelope:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedvtc_edge.evaluation import ACCURACIES
 
-from .orders import OrderError
+from .records import OrderError
 
 _LARGEST = 65_536
 _TOTALS = {"seconds": 1e9, "samples_seen": 2**53, "parameters": 2**40, "peak_memory_mb": 1e9}

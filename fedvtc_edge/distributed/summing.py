@@ -10,8 +10,9 @@ from fedvtc_edge.context import Context
 from fedvtc_edge.masking import Plan, Step, Vault, take_step
 
 from .home import Home
-from .orders import Order, OrderError
+from .orders import Order
 from .party import Party
+from .records import OrderError
 
 if TYPE_CHECKING:
     from fedvtc_edge.client import Client

@@ -10,7 +10,8 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.privacy.plan import design_of
 
 from .home import State
-from .orders import Lacking, Order, OrderError, digest_of
+from .orders import Lacking, Order, digest_of
+from .records import OrderError
 
 if TYPE_CHECKING:
     from fedvtc_edge.methods import Method

@@ -37,9 +37,6 @@ __all__ = [
     "node_line",
 ]
 
-# By this the server's own processes call it when it listens on every address.
-_LOOPBACK = {4: "127.0.0.1", 6: "::1"}
-
 _NODE_HINT = "make one: ssh-keygen -t ecdsa -b 384 -N '' -f FILE"
 
 
@@ -86,19 +83,19 @@ def check_server(
     trusting = trusting_only(authority)
     notes = []
     for host in dict.fromkeys(hosts):
-        called = told = host
-        listening = address(host)
+        called, listening = host, address(host)
         if listening is not None and listening.is_unspecified:
-            called = _LOOPBACK[listening.version]
-            told = f"{called}, by which its own processes call it"
-            names = " or ".join(names_of(chain[0]))
-            notes.append(f"{host} is every address of this machine: clients must call it {names}")
+            # Clients have other names for it; the certificate has to know one at least.
+            names = names_of(chain[0])
+            called = names[0].replace("*", "any") if names else host
+            known = " or ".join(names)
+            notes.append(f"{host} is every address of this machine: clients must call it {known}")
         else:
             general_name(host)  # refuses what is none
         try:
             _rehearse(serving, trusting, called)
         except ssl.SSLCertVerificationError as error:
-            raise rejection(error, chain[0], certificate, authority, told) from None
+            raise rejection(error, chain[0], certificate, authority, host) from None
     return notes
 
 

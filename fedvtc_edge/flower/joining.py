@@ -13,7 +13,7 @@ from fedvtc_edge.config import load_config
 from fedvtc_edge.distributed.events import Reader, Writer
 from fedvtc_edge.distributed.home import Home
 from fedvtc_edge.distributed.member import Member
-from fedvtc_edge.distributed.orders import FAREWELL, HELLO, Answer, Order, Trouble
+from fedvtc_edge.distributed.orders import DISMISSAL, FAREWELL, HELLO, Answer, Order, Trouble
 from fedvtc_edge.distributed.party import Consent
 from fedvtc_edge.errors import DeploymentError, RunError
 from fedvtc_edge.files import write_atomic
@@ -127,8 +127,9 @@ def member_at(home: Path) -> Member:
 def told(home: Path, order: Order, answer: Answer) -> None:
     """Tell the client's terminal what was asked and answered."""
     events = Writer(home / EVENTS)
-    where = f"run {order.context.run}" if order.context.kind == HELLO else order.words
-    if answer.trouble is Trouble.REFUSED and order.context.kind == HELLO:
+    joining = order.context.kind in (HELLO, DISMISSAL)
+    where = f"run {order.context.run}" if joining else order.words
+    if answer.trouble is Trouble.REFUSED and joining:
         # What is not agreed on now will not be by waiting: the command ends with the reason.
         problem = DeploymentError(f"{where}: no part taken: {answer.problem}", hint=_MEND)
         events.failed(problem)

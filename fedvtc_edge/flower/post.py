@@ -10,15 +10,9 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from fedvtc_edge.distributed.orders import (
-    HELLO,
-    Answer,
-    Order,
-    OrderError,
-    Record,
-    Trouble,
-)
+from fedvtc_edge.distributed.orders import HELLO, Answer, Order, Trouble
 from fedvtc_edge.distributed.post import Reply
+from fedvtc_edge.distributed.records import OrderError, Record
 from fedvtc_edge.errors import FedVTCError
 
 ORDER, ANSWER = "order", "answer"

@@ -14,7 +14,7 @@ import torch
 from fedvtc_edge.config import Config
 from fedvtc_edge.context import Context
 from fedvtc_edge.distributed.home import Home, State
-from fedvtc_edge.distributed.orders import OrderError
+from fedvtc_edge.distributed.records import OrderError
 from fedvtc_edge.errors import PrivacyError, RunError
 from fedvtc_edge.runs import as_toml, public_name
 

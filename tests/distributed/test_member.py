@@ -18,7 +18,15 @@ from fedvtc_edge.context import Context
 from fedvtc_edge.data.own import DataTerms
 from fedvtc_edge.distributed.belongings import brought, dealt
 from fedvtc_edge.distributed.home import Home
-from fedvtc_edge.distributed.orders import FAREWELL, REPORT, Answer, Order, Trouble, digest_of
+from fedvtc_edge.distributed.orders import (
+    DISMISSAL,
+    FAREWELL,
+    REPORT,
+    Answer,
+    Order,
+    Trouble,
+    digest_of,
+)
 from fedvtc_edge.distributed.party import Consent
 from fedvtc_edge.locking import alone
 from fedvtc_edge.masked import mask_kind
@@ -73,6 +81,17 @@ def test_an_order_for_somebody_else_is_refused(there: Make) -> None:
     greeting = made.hello("nonce")
     addressed = replace(greeting, context=replace(greeting.context, sender=ME))
     refused(made.answer(ME, addressed), f"for {ME}, this is {ME}")
+
+
+def test_a_client_that_the_server_does_not_take_says_so(village: Make, small: Make) -> None:
+    made = village(small())
+    why = b"client client-00 was revoked\x1b[2J" + b"x" * 1000 + b"\xff"
+    dismissed = made.answer(ME, made.order("server", 2, DISMISSAL, letter=why))
+    refused(dismissed, "the server does not take this client: client client-00 was revoked [2Jx")
+    assert dismissed.problem.isprintable()
+    assert len(dismissed.problem) < 500
+    addressed = made.answer(ME, made.order(ME, 2, DISMISSAL, letter=why))
+    refused(addressed, f"for {ME}, this is {ME}")
 
 
 def test_work_is_done_in_its_turn_and_once(there: Make) -> None:

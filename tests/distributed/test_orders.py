@@ -11,16 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedvtc_edge.context import Context
-from fedvtc_edge.distributed.orders import (
-    PROTOCOL,
-    REPORT,
-    Answer,
-    Lacking,
-    Order,
-    OrderError,
-    Trouble,
-    digest_of,
-)
+from fedvtc_edge.distributed.orders import REPORT, Answer, Lacking, Order, Trouble, digest_of
+from fedvtc_edge.distributed.records import PROTOCOL, OrderError
 from fedvtc_edge.errors import ConfigError, DataError, FedVTCError, KeyFileError, RunError
 from fedvtc_edge.masked import mask_kind
 from fedvtc_edge.masking import Step
@@ -164,7 +156,7 @@ def test_no_record_does_more_than_be_refused(record: dict[str, Any]) -> None:
 
 
 def test_large_bytes_are_refused_before_they_are_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedvtc_edge.distributed.orders.MAX_ENVELOPE_BYTES", 150)
+    monkeypatch.setattr("fedvtc_edge.distributed.records.MAX_ENVELOPE_BYTES", 150)
     record = order(published={}, digests={}).to_record()
     monkeypatch.setattr(hashlib, "sha256", None)
     for field in ("letter", "published/anchor"):

@@ -11,7 +11,7 @@ import pytest
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.context import Context
-from fedvtc_edge.distributed.orders import FAREWELL, HELLO, Answer, Order, Trouble
+from fedvtc_edge.distributed.orders import DISMISSAL, FAREWELL, HELLO, Answer, Order, Trouble
 from fedvtc_edge.distributed.post import Reply
 from fedvtc_edge.distributed.register import Register, some
 from fedvtc_edge.sealing import Identity, TrustList, seal
@@ -242,6 +242,29 @@ def test_who_refuses_is_asked_again_only_when_it_has_connected_anew(
     assert register.node(NAMES[0]) == 0
 
 
+def test_who_believes_to_be_in_and_is_not_is_told_why(
+    register: Register, post: Nodes, keys: dict[str, Identity], said: list[str]
+) -> None:
+    """Else its command would wait for a run that never asks for it."""
+
+    def by_a_stranger(node: int, order: Order) -> Answer | None:
+        if order.context.kind == DISMISSAL:
+            return Answer(NAMES[0], problem="so be it", trouble=Trouble.REFUSED)
+        return hello(keys, NAMES[0], order, signer="stranger")
+
+    post.here, post.answering = {0}, by_a_stranger
+    for _ in range(5):
+        register.ask_strangers(3)
+        for reply in post.receive(60.0):
+            register.hear(reply)
+    _, (node, dismissal) = post.sent
+    assert (node, dismissal.context) == (0, Context(RUN, 3, "server", DISMISSAL))
+    assert dismissal.letter.decode() in said[0]
+    assert len(said) == 1
+    # It is an order like others: what a client reads of it is what was sent.
+    assert Order.from_record(dismissal.to_record()) == dismissal
+
+
 def test_a_hello_that_is_lost_is_sent_again(
     register: Register, post: Nodes, keys: dict[str, Identity]
 ) -> None:
@@ -280,7 +303,11 @@ def test_two_nodes_that_claim_one_client_are_not_asked_in_turn_for_ever(
     post.answering = lambda node, order: hello(keys, NAMES[0], order)
     register.gather(NAMES, 1, 30.0)
     assert register.node(NAMES[0]) == 5
-    assert len(post.sent) == 2
+    assert [(node, order.context.kind) for node, order in post.sent] == [
+        (0, HELLO),
+        (5, HELLO),
+        (0, DISMISSAL),
+    ]
     assert "client-00 was at node 0 and is at node 5 now" in said
     post.here = {0}  # the newer one goes
     assert register.node(NAMES[0]) is None

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedvtc_edge.distributed.orders import OrderError
+from fedvtc_edge.distributed.records import OrderError
 from fedvtc_edge.distributed.reports import blank, merged, read_report
 from fedvtc_edge.evaluation import ACCURACIES
 

@@ -70,10 +70,18 @@ def test_every_address_has_a_note(files: Files, host: str) -> None:
     )
 
 
-def test_every_address_includes_the_servers_own(files: Files) -> None:
-    """Flower's own processes die where the certificate is not for the server's address."""
-    files.serve(["a.test"])
-    with pytest.raises(DeploymentError, match=r"not for 127\.0\.0\.1, by which its own processes"):
+@pytest.mark.parametrize("name", ["a.test", "10.0.0.7", "::1"])
+def test_every_address_needs_one_name_and_no_loopback(files: Files, name: str) -> None:
+    files.serve([name])
+    (note,) = files.check("0.0.0.0")
+    assert note.endswith(f"clients must call it {name}")
+
+
+def test_a_certificate_without_names_serves_no_address(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedvtc_edge.flower.checking.names_of", lambda certificate: [])
+    with pytest.raises(DeploymentError, match=r"server\.crt is for .*, not for 0\.0\.0\.0"):
         files.check("0.0.0.0")
 
 

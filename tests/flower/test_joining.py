@@ -8,7 +8,15 @@ import pytest
 
 from fedvtc_edge.context import Context
 from fedvtc_edge.distributed.events import Reader
-from fedvtc_edge.distributed.orders import FAREWELL, HELLO, REPORT, Answer, Order, Trouble
+from fedvtc_edge.distributed.orders import (
+    DISMISSAL,
+    FAREWELL,
+    HELLO,
+    REPORT,
+    Answer,
+    Order,
+    Trouble,
+)
 from fedvtc_edge.errors import DeploymentError, RunError
 from fedvtc_edge.flower.joining import EVENTS, MEMBERSHIP, Membership, member_at, told
 from fedvtc_edge.flower.kit import make_trial
@@ -28,7 +36,7 @@ class Terminal(SilentProgress):
 
 
 def order(kind: str) -> Order:
-    sender = "server" if kind == HELLO else "client-00"
+    sender = "server" if kind in (HELLO, DISMISSAL) else "client-00"
     return Order(Context(RUN, 2, sender, kind), 0, 0)
 
 
@@ -52,10 +60,11 @@ def test_what_was_answered_is_told(tmp_path: Path, terminal: tuple[Terminal, Rea
     assert reader.relay() == -1
 
 
+@pytest.mark.parametrize("kind", [HELLO, DISMISSAL])
 def test_a_run_that_it_cannot_take_part_in_ends_the_command(
-    tmp_path: Path, terminal: tuple[Terminal, Reader]
+    tmp_path: Path, terminal: tuple[Terminal, Reader], kind: str
 ) -> None:
-    told(tmp_path, order(HELLO), NO)
+    told(tmp_path, order(kind), NO)
     with pytest.raises(DeploymentError, match="no part taken: no such class") as ended:
         terminal[1].relay()
     assert "same command" in ended.value.hint
