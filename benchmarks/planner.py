@@ -205,14 +205,14 @@ def _train_baseline() -> None:
     import fedvtc_edge.transport  # noqa: F401
     from fedvtc_edge.compute import deterministic
     from fedvtc_edge.models.blocks import group_norm
-    from fedvtc_edge.training.steps import optimiser, step
+    from fedvtc_edge.training.steps import Adam, step
 
     with deterministic():
         network = nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1), group_norm(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 2)
         )
         loss = network(torch.zeros(2, 1, 8, 8)).square().mean()
-        step(loss, optimiser(network.parameters(), 1e-3))
+        step(loss, Adam(network.parameters(), 1e-3))
 
 
 def _runner_baseline() -> None:

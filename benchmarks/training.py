@@ -35,7 +35,7 @@ from fedvtc_edge.devices.speed import Speed
 from fedvtc_edge.devices.work import record
 from fedvtc_edge.errors import FedVTCError
 from fedvtc_edge.models import architectures
-from fedvtc_edge.training.steps import optimiser, step
+from fedvtc_edge.training.steps import Adam, step
 
 _STEPS = 6
 _LAYERS, _WIDTH, _TURNS = 20, 8, 200
@@ -90,7 +90,7 @@ def overhead_us() -> float:
     for _ in range(_LAYERS):
         layers += [nn.Linear(_WIDTH, _WIDTH), nn.ReLU()]
     network, batch = nn.Sequential(*layers), torch.ones(2, _WIDTH)
-    adam = optimiser(network.parameters(), 1e-3)
+    adam = Adam(network.parameters(), 1e-3)
     times = []
     with deterministic():
         for _ in range(_TURNS):

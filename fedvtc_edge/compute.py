@@ -60,13 +60,14 @@ def deterministic() -> Iterator[None]:
     The networks are so small that a second thread costs more than it brings,
     and the sum over threads would tie a result's bits to the number of cores.
     """
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads, strict = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     benchmark = torch.backends.cudnn.benchmark
     filling: Any = torch.utils.deterministic  # its one switch is a property that types miss
     fill = filling.fill_uninitialized_memory
     torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    # Not use_deterministic_algorithms, which imports the compiler first: 1.5 s of each process.
+    torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
     # Writing NaN into every fresh tensor costs 3 % of a run and serves only code that
     # reads memory before writing it; nothing here does.
     filling.fill_uninitialized_memory = False
@@ -75,6 +76,6 @@ def deterministic() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(strict)
+        torch.set_deterministic_debug_mode(strict)
         torch.backends.cudnn.benchmark = benchmark
         filling.fill_uninitialized_memory = fill

@@ -7,9 +7,11 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedvtc_edge import signing
-from fedvtc_edge.config import load_config
+from fedvtc_edge.config import Config, load_config
+from fedvtc_edge.data.own import DataTerms
 from fedvtc_edge.distributed.events import Reader, Writer
 from fedvtc_edge.distributed.home import Home
 from fedvtc_edge.distributed.member import Member
@@ -26,6 +28,9 @@ from .explaining import explain
 from .kit import ClientKit
 from .reaching import check_reachable
 from .supernode import SuperNode
+
+if TYPE_CHECKING:
+    from fedvtc_edge.distributed.belongings import Belongings
 
 EVENTS, MEMBERSHIP, NODE = "events.jsonl", "join.json", "flower"
 
@@ -104,16 +109,22 @@ def member_at(home: Path) -> Member:
     Raises:
         FedVTCError: Keys or settings that cannot be used.
     """
-    from fedvtc_edge.distributed.belongings import brought, dealt
-
     own = Membership.load(home)
     party = own.kit.open(os.environ.get(signing.PASSPHRASE))
     assert party.trusted is not None  # a kit has a list
     index = [entry.client for entry in party.trusted.entries].index(party.client)
+
+    def source(config: Config, terms: DataTerms) -> Belongings:
+        # Most messages of a masked sum need no data, and so no torch, which takes seconds.
+        from fedvtc_edge.distributed.belongings import brought, dealt
+
+        read = brought(Path(own.data)) if own.data else dealt(index)
+        return read(config, terms)
+
     return Member(
         Home(home, party.client),
         party,
-        brought(Path(own.data)) if own.data else dealt(index),
+        source,
         architecture=own.architecture or None,
         index=index,
         consent=Consent(

@@ -32,7 +32,6 @@ class PrivateGradients:
 
     Args:
         module: Trained; all that requires gradients is protected.
-        optimiser: Whoever steps with the gradients.
         schedule: Clip bound, expected batch and noise.
         noise: Secret stream of the noise.
     """
@@ -40,14 +39,14 @@ class PrivateGradients:
     def __init__(
         self,
         module: nn.Module,
-        optimiser: torch.optim.Optimizer,
         schedule: Schedule,
         noise: SecretStream,
     ) -> None:
         self._hooks, make = _opacus(module)
         self._piece = schedule.batch
         self._parameters = [p for p in module.parameters() if p.requires_grad]
-        self._private = make(optimiser, schedule, noise)
+        # Opacus clips what an optimiser of torch holds; nobody steps with this one.
+        self._private = make(torch.optim.SGD(self._parameters, lr=1.0), schedule, noise)
 
     def compute(self, batch: Tensor, losses: Losses) -> None:
         """Leave (Σ clipped gradients + noise) / E in ``p.grad``; an empty batch is noise.

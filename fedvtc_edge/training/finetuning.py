@@ -13,7 +13,7 @@ from fedvtc_edge.losses import distill, kl_to_prior, masked_cross_entropy
 from fedvtc_edge.models.classifier import Classifier
 from fedvtc_edge.vtc import VTC
 
-from .steps import noisy, optimiser, random_batch, step
+from .steps import Adam, noisy, random_batch, step
 
 TEACHER = 2.0
 """Weight of the teacher's soft labels beside the hard ones."""
@@ -71,11 +71,11 @@ def finetune(
     model.requires_grad_(not head_only)
     model.head.requires_grad_(True)
     trained = [p for p in model.parameters() if p.requires_grad]
-    adam = optimiser(trained, settings.rate)
+    adam = Adam(trained, settings.rate)
     painted_count, real_count, seen = settings.batch, min(settings.batch, len(images)), 0
     for index in range(steps):
         if decay:
-            adam.param_groups[0]["lr"] = settings.rate * (1 - index / steps)
+            adam.rate = settings.rate * (1 - index / steps)
         batch = random_batch(len(images), real_count, stream, images.device)
         y_painted = world.draw_labels(painted_count, stream)
         with torch.no_grad():

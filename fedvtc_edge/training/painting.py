@@ -13,7 +13,7 @@ from fedvtc_edge.losses import match_moments
 from fedvtc_edge.models.classifier import Classifier
 from fedvtc_edge.vtc import VTC
 
-from .steps import optimiser, random_batch, step
+from .steps import Adam, random_batch, step
 
 RECONSTRUCTION = 3.0
 MATCH_ANCHOR = 1.0
@@ -55,7 +55,7 @@ def train_decoder(
     """
     model.eval().requires_grad_(False)
     decoder.train()
-    adam = optimiser(decoder.parameters(), settings.decoder_rate)
+    adam = Adam(decoder.parameters(), settings.decoder_rate)
     seen = 0
     for _ in range(settings.decoder_steps):
         batch = random_batch(len(images), settings.batch, stream, images.device)

@@ -26,7 +26,7 @@ from fedvtc_edge.vtc import VTC
 
 from .finetuning import TEACHER, collages
 from .painting import _CLASSES, _PER_CLASS, RECONSTRUCTION, matching
-from .steps import noisy, optimiser, step
+from .steps import Adam, noisy, step
 
 Secrets = Callable[[str], SecretStream]
 """The secret stream of one purpose, in this phase of this round."""
@@ -58,8 +58,8 @@ def train(
         kl: Weight of the pull toward them.
     """
     model.train()
-    adam = optimiser(model.parameters(), settings.rate)
-    gradients = PrivateGradients(model, adam, schedule, secrets("noise"))
+    adam = Adam(model.parameters(), settings.rate)
+    gradients = PrivateGradients(model, schedule, secrets("noise"))
     sampling, pixels = secrets("sampling"), secrets("pixels")
 
     def losses(batch: Tensor) -> Tensor:
@@ -113,8 +113,8 @@ def train_decoder(
     """
     model.eval().requires_grad_(False)
     decoder.train()
-    adam = optimiser(decoder.parameters(), settings.decoder_rate)
-    gradients = PrivateGradients(decoder, adam, schedule, secrets("noise"))
+    adam = Adam(decoder.parameters(), settings.decoder_rate)
+    gradients = PrivateGradients(decoder, schedule, secrets("noise"))
     sampling, latent_noise = secrets("sampling"), secrets("latents")
     weights = list(decoder.parameters())
 
@@ -180,11 +180,11 @@ def finetune(
     decoder.eval()
     model.requires_grad_(not head_only)
     model.head.requires_grad_(True)
-    adam = optimiser([p for p in model.parameters() if p.requires_grad], settings.rate)
+    adam = Adam([p for p in model.parameters() if p.requires_grad], settings.rate)
     seen = 0
     for index in range(steps):
         if decay:
-            adam.param_groups[0]["lr"] = settings.rate * (1 - index / steps)
+            adam.rate = settings.rate * (1 - index / steps)
         y = world.draw_labels(settings.batch, stream)
         with torch.no_grad():
             x = decoder(world.sample(y, stream))

@@ -12,7 +12,7 @@ from fedvtc_edge.config import TrainingSettings
 from fedvtc_edge.losses import Moments, kl_to_prior, masked_cross_entropy
 from fedvtc_edge.models.classifier import Classifier
 
-from .steps import noisy, optimiser, random_batch, step
+from .steps import Adam, noisy, random_batch, step
 
 
 def train_epochs(
@@ -74,7 +74,7 @@ def _train(
     kl: float,
 ) -> int:
     model.train()
-    adam = optimiser(model.parameters(), settings.rate)
+    adam = Adam(model.parameters(), settings.rate)
     seen = 0
     for picked in batches:
         batch = picked.to(images.device)

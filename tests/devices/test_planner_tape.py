@@ -15,7 +15,7 @@ from fedvtc_edge.config import MethodSettings
 from fedvtc_edge.devices.phases import ADAM_SLOTS, Held, phases_of, stand_in, stand_in_world
 from fedvtc_edge.devices.tape import record
 from fedvtc_edge.models import ImageShape
-from fedvtc_edge.training.steps import optimiser, step
+from fedvtc_edge.training.steps import Adam, step
 
 SHAPE, CLASSES, METHOD = ImageShape(8, 1), 3, MethodSettings(latent=8, anchor=12)
 
@@ -51,7 +51,7 @@ def test_gradients_of_the_weights_can_be_left_out_and_the_optimisers_state_not()
     layer = nn.Linear(100, 100, bias=False)
 
     def work() -> None:
-        adam = optimiser(layer.parameters(), 1e-3)
+        adam = Adam(layer.parameters(), 1e-3)
         for _ in range(2):
             step(layer(torch.zeros(1, 100)).sum(), adam)
 

@@ -62,7 +62,7 @@ def losses_of(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[Tensor], Tens
 
 
 def gradients(model: nn.Module, noise: SecretStream) -> PrivateGradients:
-    return PrivateGradients(model, torch.optim.SGD(model.parameters(), lr=1.0), PLAN, noise)
+    return PrivateGradients(model, PLAN, noise)
 
 
 def one_at_a_time(model: nn.Module, losses: Any, batch: Tensor, clip: float) -> list[Tensor]:

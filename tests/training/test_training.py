@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +23,7 @@ from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.training import finetuning, painting, supervised
 from fedvtc_edge.training.finetuning import collages, finetune, steps_in
 from fedvtc_edge.training.painting import matching, train_decoder
-from fedvtc_edge.training.steps import noisy, optimiser, random_batch, step
+from fedvtc_edge.training.steps import Adam, noisy, random_batch, step
 from fedvtc_edge.training.supervised import steps_per_round, train_epochs, train_steps
 
 SHAPE, LATENT, CLASSES, WIDTH = ImageShape(8, 1), 8, 4, 12
@@ -207,13 +209,13 @@ def test_painting_leaves_the_classifier_bit_for_bit(kind: str, match: bool) -> N
 def test_painting_has_an_optimiser_for_the_decoder_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     model, psi, held = classifier(), decoder(), []
 
-    def spy(parameters: Any, rate: float) -> torch.optim.Adam:
+    def spy(parameters: Any, rate: float) -> Adam:
         assert rate == SETTINGS.decoder_rate
         assert not any(p.requires_grad for p in model.parameters())
         held.extend(parameters)
-        return optimiser(held, rate)
+        return Adam(held, rate)
 
-    monkeypatch.setattr(painting, "optimiser", spy)
+    monkeypatch.setattr(painting, "Adam", spy)
     phase_b(model, psi, world())
     assert {id(p) for p in held} == {id(p) for p in psi.parameters()}
 
@@ -287,8 +289,8 @@ def test_the_teacher_teaches_where_there_is_one(
 def test_the_rate_falls_to_zero_where_asked(monkeypatch: pytest.MonkeyPatch, decay: bool) -> None:
     rates: list[float] = []
 
-    def noted(loss: torch.Tensor, adam: torch.optim.Optimizer) -> None:
-        rates.append(adam.param_groups[0]["lr"])
+    def noted(loss: torch.Tensor, adam: Adam) -> None:
+        rates.append(adam.rate)
         step(loss, adam)
 
     monkeypatch.setattr(finetuning, "step", noted)
@@ -393,10 +395,47 @@ def test_random_batches_stay_in_range() -> None:
 
 def test_a_step_forgets_the_gradients_before_it() -> None:
     weight = nn.Parameter(torch.tensor(1.0))
-    adam = optimiser([weight], 0.1)
+    adam = Adam([weight], 0.1)
     weight.grad = torch.tensor(-100.0)
     step(2 * weight, adam)
     assert weight.item() == pytest.approx(0.9)  # Adam's first step is the rate, downhill
+
+
+def test_adam_is_torchs_to_the_bit() -> None:
+    draw = stream()
+    ours = [nn.Parameter(torch.randn(shape, generator=draw)) for shape in ((7, 5), (5,), (), (3,))]
+    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
+    adam, torchs = Adam(ours, 0.01), torch.optim.Adam(theirs, lr=0.01, fused=True)
+    for index in range(20):
+        adam.rate = torchs.param_groups[0]["lr"] = 0.01 * (1 - index / 20)
+        for number, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            # One that comes late, and one that is left out for a while.
+            here = (number, index) not in {(1, 0), (1, 1), (2, 9), (2, 10)}
+            mine.grad = torch.randn(mine.shape, generator=draw) if here else None
+            other.grad = None if mine.grad is None else mine.grad.clone()
+        adam.step()
+        torchs.step()
+        for mine, other in zip(ours, theirs, strict=True):
+            assert mine.detach().numpy().tobytes() == other.detach().numpy().tobytes()
+
+
+TRAINS = """
+import sys
+import torch
+from fedvtc_edge.compute import deterministic
+from fedvtc_edge.training.steps import Adam, step
+
+layer = torch.nn.Conv2d(1, 2, 3)
+with deterministic():
+    step(layer(torch.ones(1, 1, 4, 4)).sum(), Adam(layer.parameters(), 0.1))
+print(sorted({"torch._dynamo", "torch._inductor", "sympy"} & set(sys.modules)))
+"""
+
+
+def test_training_does_not_import_the_compiler() -> None:
+    """It would take a process 150 MB and more than a second."""
+    done = subprocess.run([sys.executable, "-c", TRAINS], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 # ---------------------------------------------------------------- what a phase holds
