@@ -41,6 +41,8 @@ _SHAPES = ((8, 1), (32, 3))
 _BATCHES = (8, 32, 128)
 _CLASSES = 10
 _MB = 2**20
+_TORCHVISION = "train-torchvision"
+"""Training a network that comes from there."""
 
 
 def measure(
@@ -57,7 +59,11 @@ def measure(
         shapes: (size, channels) of the images.
         whats: ``train``, ``infer``, ``synthesise``.
     """
+    from fedvtc_edge.models import from_torchvision
+
     rows, bases = [], {what: _base(what) for what in whats}
+    if "train" in whats and any(map(from_torchvision, architectures)):
+        bases[_TORCHVISION] = _base(_TORCHVISION)
     with ExitStack() as stack:
         for shape in shapes:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -66,9 +72,11 @@ def measure(
             for what in whats:
                 for index, architecture in enumerate(architectures):
                     bundle = folder / "bundles" / f"client-{index:02d}"
+                    more = what == "train" and from_torchvision(architecture)
+                    base = bases[_TORCHVISION if more else what]
                     for batch in batches:
                         peak = _peak(what, architecture, *shape, batch, bundle)
-                        rows.append(_row(what, architecture, shape, batch, peak, bases[what]))
+                        rows.append(_row(what, architecture, shape, batch, peak, base))
     return {
         "schema": 1,
         "unit": "MB of 2^20 bytes",
@@ -165,6 +173,7 @@ def cell(what: str, *words: str) -> None:
     work: dict[str, Callable[..., None]] = {
         "train": _train,
         "train-baseline": _train_baseline,
+        "train-torchvision-baseline": _torchvision_baseline,
         "infer": _infer,
         "infer-baseline": _runner_baseline,
         "synthesise": _synthesise,
@@ -213,6 +222,12 @@ def _train_baseline() -> None:
         )
         loss = network(torch.zeros(2, 1, 8, 8)).square().mean()
         step(loss, Adam(network.parameters(), 1e-3))
+
+
+def _torchvision_baseline() -> None:
+    import torchvision  # noqa: F401
+
+    _train_baseline()
 
 
 def _runner_baseline() -> None:

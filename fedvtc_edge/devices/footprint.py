@@ -7,7 +7,7 @@ from typing import Literal
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import ConfigError
-from fedvtc_edge.models import ImageShape
+from fedvtc_edge.models import ImageShape, from_torchvision
 
 from . import baseline
 from .phases import ADAM_SLOTS, FLOAT, Held, Phases, phases_of
@@ -113,7 +113,7 @@ def needs(
         optimiser=ADAM_SLOTS * FLOAT * trained,
         activations=round(_SLACK * held) + _KERNELS,
         data=samples * _pixels(shape) * FLOAT,
-        baseline=_bytes(baseline.torch_mb(arch)),
+        baseline=_bytes(baseline.torch_mb(arch, torchvision=from_torchvision(architecture))),
     )
 
 

@@ -92,7 +92,8 @@ class Collector:
             return {}
         number = first.context.round
         closed = self.journal.closed(number, phase)
-        heard = self._kept(closed if closed is not None else tuple(orders), orders)
+        names = closed if closed is not None else tuple(orders)
+        heard = self._kept(names, orders, counted=closed is not None)
         if closed is not None:
             lost = [name for name in closed if name not in heard]
             if lost:
@@ -117,11 +118,13 @@ class Collector:
         self.journal.close(number, phase, tuple(answered))
         return answered
 
-    def _kept(self, names: Sequence[str], orders: Mapping[str, Order]) -> dict[str, Heard]:
+    def _kept(
+        self, names: Sequence[str], orders: Mapping[str, Order], *, counted: bool
+    ) -> dict[str, Heard]:
         heard = {}
         for name in names:
             if name in orders:
-                found = self.inbox.find(orders[name].context)
+                found = self.inbox.find(orders[name].context, counted=counted)
                 if found is not None:
                     heard[name] = Heard(*found)
         return heard

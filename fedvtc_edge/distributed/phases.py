@@ -56,7 +56,7 @@ class Phases:
         self._method = method
         self._federation = method.federation
         self._config = method.federation.config
-        self._trusted = trusted
+        self._known = trusted.before_revocations()
         self._collector = collector
         self._witness = witness
         self._test = test
@@ -109,7 +109,7 @@ class Phases:
         letters = dict.fromkeys(members, b"")
         for name, heard in self._collect(index, exchange.kind, letters, self._least).items():
             context = self._context(name, exchange.kind)
-            fingerprint = self._trusted.lookup(name).fingerprint
+            fingerprint = self._known.lookup(name).fingerprint
             try:
                 federation.record(context, heard.payload)
             except PrivacyError as error:
@@ -125,8 +125,9 @@ class Phases:
         self, index: int, exchange: Summable, members: Sequence[str]
     ) -> tuple[bytes, list[str]]:
         federation = self._federation
-        # All who are invited, present or not: thresholds and noise are made for so many.
-        keys = {name: self._trusted.lookup(name).key for name in self._cohort}
+        # All who are invited, present or not: thresholds and noise are made for so many. One
+        # that was revoked meanwhile is among them, and is not heard: it drops out.
+        keys = {name: self._known.lookup(name).key for name in self._cohort}
         size, context = exchange.size(federation), self._context(SERVER, exchange.kind)
         server = MaskingServer(Plan(context, keys, size, exchange.bound))
         least = max(self._least, threshold_of(len(self._cohort)))
@@ -153,7 +154,7 @@ class Phases:
                 federation.record(self._context(name, kind), message)
             server.receive(message, sender=name)
         except (MaskingError, PrivacyError) as error:
-            federation.server.refuse(own, error, self._trusted.lookup(name).fingerprint)
+            federation.server.refuse(own, error, self._known.lookup(name).fingerprint)
 
     def _collect(
         self,

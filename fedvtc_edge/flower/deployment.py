@@ -84,7 +84,8 @@ def serve_run(
     tls = Certificates(kit.certificate, kit.private_key, kit.authority)
     nodes = tuple(keys.nodes.values())
     with SuperLink(state, tls=tls, host=host, port=port, nodes=nodes) as link:
-        progress.say(f"listening on {host}:{port} for {len(keys.nodes)} clients")
+        count = len(keys.nodes)
+        progress.say(f"listening on {host}:{port} for {count} client{'s' * (count != 1)}")
         submit_and_watch(link, path, progress)
     shutil.rmtree(state)  # messages and registrations of a run that is done
     return summary_of(path)

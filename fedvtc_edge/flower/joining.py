@@ -36,6 +36,7 @@ EVENTS, MEMBERSHIP, NODE = "events.jsonl", "join.json", "flower"
 
 _MEND = "mend that, and give the same command again"
 _LOOK_S = 0.2
+_SILENT_S = 10.0
 _SENDING_S = 30.0
 _COUNTS_S, _AGAIN_S = 75.0, 5.0
 _NOT_LET_IN = "Failed to activate SuperNode"  # flower-supernode 1.42
@@ -204,7 +205,7 @@ def join(
             )
             progress.say(f"{party.client} is waiting for orders of {host}:{port}")
             with node:
-                if _lived(node, reader):
+                if _lived(node, reader, progress):
                     return party.client
                 tail = node.tail()
             error = explain(tail) or DeploymentError(
@@ -216,11 +217,21 @@ def join(
             time.sleep(_AGAIN_S)
 
 
-def _lived(node: SuperNode, reader: Reader) -> bool:
+def _lived(node: SuperNode, reader: Reader, progress: Progress) -> bool:
     """Show what happens until the run is done; False if the node ended before."""
+    heard, told_so = time.monotonic(), False
     while reader.relay() >= 0:
         if not node.alive():
             return False
+        if not node.cut_off():
+            heard = time.monotonic()
+            if told_so:
+                progress.say("the server is back")
+                told_so = False
+        elif not told_so and time.monotonic() - heard >= _SILENT_S:
+            # It may be back in a minute, or its run may be over without a farewell.
+            progress.say("the server does not answer; it is called until it does, or Ctrl-C")
+            told_so = True
         time.sleep(_LOOK_S)
     # The last answer was made; it has left when Flower says so.
     until = time.monotonic() + _SENDING_S

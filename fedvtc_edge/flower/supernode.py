@@ -25,6 +25,8 @@ _KEY = re.compile(r"[A-Za-z0-9_-]+")
 # The last words of flower-supernode 1.42 to its server after an error that it does not try
 # again after, as with another certificate. Its process stays, and does nothing any more.
 _GAVE_UP = re.compile(r"^ERROR : +(\[SSL: .*|(?:Client|Server) error '\d+ .*)", re.MULTILINE)
+# What it says when the server does not answer, and when it does again.
+_CALLING, _HEARD = "Connection attempt failed, retrying", "Connection successful after"
 _LOOK_S = 1.0
 
 
@@ -93,6 +95,11 @@ class SuperNode:
     def alive(self) -> bool:
         """Whether it runs and has not given its server up."""
         return self._daemon.alive() and not _GAVE_UP.search(self.tail(50))
+
+    def cut_off(self) -> bool:
+        """Whether its server did not answer when it last called."""
+        said = self.tail(50)
+        return said.rfind(_CALLING) > said.rfind(_HEARD)
 
     def tail(self, lines: int = 20) -> str:
         """The last lines of its log since its start."""

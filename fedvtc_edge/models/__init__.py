@@ -1,8 +1,17 @@
 """Registry of architectures; each emits features [N, p] and logits [N, C]."""
 
-from . import adapters as _adapters  # noqa: F401  registers torchvision's networks
 from . import small as _small  # noqa: F401  registers the five built-in bodies
+from .adapters import from_torchvision  # and registers torchvision's networks
 from .classifier import Classifier, build
 from .registry import ImageShape, architectures, body, find, register
 
-__all__ = ["Classifier", "ImageShape", "architectures", "body", "build", "find", "register"]
+__all__ = [
+    "Classifier",
+    "ImageShape",
+    "architectures",
+    "body",
+    "build",
+    "find",
+    "from_torchvision",
+    "register",
+]

@@ -59,6 +59,11 @@ def _adapt(name: str, last: str) -> Callable[[ImageShape], nn.Module]:
     return build
 
 
-register("mobilenet_v3_small")(_adapt("mobilenet_v3_small", "classifier"))
-register("shufflenet_v2_x0_5")(_adapt("shufflenet_v2_x0_5", "fc"))
-register("resnet18")(_adapt("resnet18", "fc"))
+_LAST = {"mobilenet_v3_small": "classifier", "shufflenet_v2_x0_5": "fc", "resnet18": "fc"}
+for _name, _layer in _LAST.items():
+    register(_name)(_adapt(_name, _layer))
+
+
+def from_torchvision(architecture: str) -> bool:
+    """Whether building the network imports torchvision, and with it torch's compiler."""
+    return architecture in _LAST

@@ -156,21 +156,26 @@ class Inbox:
                 ),
             )
 
-    def find(self, context: Context) -> tuple[bytes, int] | None:
+    def find(self, context: Context, *, counted: bool = False) -> tuple[bytes, int] | None:
         """The payload and the envelope's size of what was acknowledged, or None.
 
+        Args:
+            context: Of the upload.
+            counted: Whether something followed from it already: then it is found though
+                its sender was revoked since, and else it is not.
+
         Raises:
-            EnvelopeError: :attr:`recipient` cannot open it any more, or its sender is
-                not trusted any more.
+            EnvelopeError: :attr:`recipient` cannot open it any more.
             RunError: It is missing or damaged.
         """
         digest = None
         if (context.run, context.round) == (self._guard.run, self.round):
             digest = self._guard.accepted().get((context.sender, context.kind))
-        if digest is None:
+        if digest is None or (self.trusted.is_revoked(context.sender) and not counted):
             return None
         envelope = self._stored(digest)
-        payload = unseal(envelope, recipient=self.recipient, trusted=self.trusted, context=context)
+        known = self.trusted.before_revocations()
+        payload = unseal(envelope, recipient=self.recipient, trusted=known, context=context)
         return payload, len(envelope)
 
     def close(self, round_: int) -> None:

@@ -102,6 +102,10 @@ class TrustList:
             )
         return entry.identity
 
+    def before_revocations(self) -> TrustList:
+        """A list in which nobody is revoked: for what was done while they were trusted."""
+        return TrustList(Entry(entry.client, entry.identity) for entry in self.entries)
+
     def is_revoked(self, client: str) -> bool:
         """Whether ``client`` was trusted once."""
         return client in self._entries and self._entries[client].status == REVOKED

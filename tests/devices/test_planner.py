@@ -103,7 +103,11 @@ def test_bare_metal_holds_weights_and_activations_and_nothing_else(config: Confi
 
 @pytest.mark.parametrize("arch", ["aarch64", "armv7l", "riscv64"])
 def test_what_was_not_measured_says_so(arch: str) -> None:
-    for figure in (baseline.torch_mb(arch), baseline.onnxruntime_mb(arch)):
+    for figure in (
+        baseline.torch_mb(arch),
+        baseline.torch_mb(arch, torchvision=True),
+        baseline.onnxruntime_mb(arch),
+    ):
         assert figure.kind == "assumed"
     assert baseline.torch_mb("x86_64").kind == baseline.onnxruntime_mb("x86_64").kind == "measured"
 

@@ -79,6 +79,8 @@ class Reaper:
     process has to begin anew. Without ``hunting`` nobody dies.
     """
 
+    death = Killed
+
     def __init__(self) -> None:
         self.hunting = "nobody"
         self.now, self.scene = SERVER, ""
@@ -134,6 +136,7 @@ class Village:
         self.trusted = TrustList()
         for name in self.names:
             self.trusted.add(name, self.keys[name].public)
+        self.believed = self.trusted  # the server's copy of the list
         self.consent = Consent(telling=telling)
         self.fate: Fate = lambda name, order: ""
         self.asleep: set[str] = set()
@@ -242,7 +245,7 @@ class Village:
             directory = RunDirectory.create(self.run_path, self.config)
             self.reaper.now = SERVER
         self._waiting = []
-        serve(directory, self.data, Keys(self.ring, self.trusted), self, self.story)
+        serve(directory, self.data, Keys(self.ring, self.believed), self, self.story)
         return directory
 
     def serve_through(self, hunted: str, *, every: int = 1) -> list[str]:

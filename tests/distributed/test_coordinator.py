@@ -11,7 +11,7 @@ import pytest
 from fedvtc_edge import wire
 from fedvtc_edge.admission import ServerError
 from fedvtc_edge.distributed.coordinator import MOST_VOID
-from fedvtc_edge.distributed.orders import HELLO, REPORT, Answer, Order, Trouble
+from fedvtc_edge.distributed.orders import DISMISSAL, HELLO, REPORT, Answer, Order, Trouble
 from fedvtc_edge.errors import RunError, TrustError
 from fedvtc_edge.masked import mask_step
 from fedvtc_edge.masking import Step
@@ -440,7 +440,7 @@ def test_a_trust_list_of_another_length_is_refused(village: Make, small: Make) -
     there, short = village(small()), TrustList()
     for name in there.names[:2]:
         short.add(name, there.keys[name].public)
-    there.trusted = short
+    there.believed = short
     with pytest.raises(TrustError, match=r"2 clients, clients\.count is 3"):
         there.serve()
 
@@ -484,3 +484,36 @@ def test_who_was_heard_before_the_server_died_counts_though_it_is_gone(
     assert uploads(there, 1, "features") == there.names
     assert wire.published(there.published()).count.sum() == 120
     assert took_part(there, 1) == [ME, SECOND]
+
+
+@pytest.mark.parametrize("masking", [False, True], ids=["plain", "masked"])
+@pytest.mark.parametrize("moment", range(4, 84, 16))
+def test_a_client_may_be_revoked_at_any_moment_of_a_round(
+    village: Make, small: Make, masking: bool, moment: int
+) -> None:
+    """What something followed from counts, whatever else it had sent does not."""
+    config = small(
+        method={"rounds": 3, **FEATURES},
+        transport={"masking": masking},
+        server={"quorum": 0.6},
+    )
+    there = village(config)
+    there.reaper.hunting, there.reaper.every = "server", moment
+    with pytest.raises(there.reaper.death):
+        there.serve()
+    there.reaper.hunting = "nobody"
+    path = there.run_path / "metrics.jsonl"
+    closed = len(there.rounds()) if path.exists() else 0
+    there.believed = TrustList(there.trusted.entries)
+    there.believed.revoke(THIRD)
+    there.answers.clear()
+    there.serve()
+    assert any("client-02 was revoked" in line for line in there.story.lines)
+    assert len(there.rounds()) == 3
+    assert not any(record["void"] for record in there.rounds())
+    for number in range(closed + 2, 4):
+        assert took_part(there, number) == [ME, SECOND]
+        assert THIRD not in uploads(there, number, "features-maskc" if masking else "features")
+    # It hears so, and is asked nothing any more.
+    asked = {order.context.kind for name, order, _ in there.answers if name == THIRD}
+    assert asked == {HELLO, DISMISSAL}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from fedvtc_edge.distributed.orders import (
     Trouble,
 )
 from fedvtc_edge.errors import DeploymentError, RunError
-from fedvtc_edge.flower.joining import EVENTS, MEMBERSHIP, Membership, member_at, told
+from fedvtc_edge.flower.joining import EVENTS, MEMBERSHIP, Membership, _lived, member_at, told
 from fedvtc_edge.flower.kit import make_trial
 from fedvtc_edge.progress import SilentProgress
 
@@ -75,6 +77,58 @@ def test_a_round_that_it_misses_does_not(tmp_path: Path, terminal: tuple[Termina
     told(tmp_path, order(REPORT), NO)
     assert terminal[1].relay() == 1
     assert terminal[0].lines == ["round 2, training: no part taken: no such class"]
+
+
+class Node:
+    """A node that is cut off for a while, and the clock that passes while somebody looks."""
+
+    def __init__(self, away: range, end: int) -> None:
+        self.now, self.away, self.end = 0, away, end
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += 1
+
+    def alive(self) -> bool:
+        return self.now < self.end
+
+    def cut_off(self) -> bool:
+        return self.now in self.away
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(5, 0), (12, 2), (500, 1)])
+def test_a_silent_server_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, said: int
+) -> None:
+    node, terminal = Node(range(20, 20 + seconds), 100), Terminal()
+    monkeypatch.setattr("fedvtc_edge.flower.joining.time", node)
+    reader = Reader(tmp_path / EVENTS, terminal)
+    assert not _lived(node, reader, terminal)  # type: ignore[arg-type]
+    silent = "the server does not answer; it is called until it does, or Ctrl-C"
+    assert terminal.lines == [silent, "the server is back"][:said]
+
+
+MEMBER = """
+import sys
+from pathlib import Path
+import fedvtc_edge.flower.client_app
+from fedvtc_edge.flower.joining import member_at
+
+member_at(Path(sys.argv[1]))
+print(sorted({"torch", "sklearn", "scipy"} & set(sys.modules)))
+"""
+
+
+def test_a_message_that_needs_no_torch_does_not_wait_for_it(tmp_path: Path) -> None:
+    make_trial(tmp_path / "kit", 1, (), 1)
+    kit = tmp_path / "kit" / "client-00"
+    parts = ("ca.crt", "node.key", "identity.key", "server.pub", "trust.json")
+    Membership(*(str(kit / part) for part in parts)).save(tmp_path / "home")  # type: ignore[arg-type]
+    command = [sys.executable, "-c", MEMBER, str(tmp_path / "home")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_a_home_knows_whose_it_is(tmp_path: Path) -> None:

@@ -127,6 +127,25 @@ def test_one_that_gave_up_is_stopped_and_said(
         assert not started._daemon.alive()
 
 
+def test_one_that_its_server_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines of flower-supernode 1.42."""
+    calling = "echo 'WARNING : Connection attempt failed, retrying in 3.00 seconds'; "
+    heard = "echo 'INFO : Connection successful after 3.01 seconds and 2 tries.'; "
+    for said, cut_off in (
+        ("", False),
+        (calling, True),
+        (calling + heard, False),
+        (calling + heard + calling, True),
+    ):
+        with node(tmp_path, monkeypatch, said + "echo ready; exec sleep 600") as started:
+            until = time.monotonic() + 30
+            while "ready" not in started.tail():
+                assert time.monotonic() < until
+            assert started.cut_off() is cut_off
+
+
 def test_one_that_tries_again_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

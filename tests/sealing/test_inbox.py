@@ -180,6 +180,17 @@ def test_the_revoked_are_left_out(inbox: Inbox, cast: Any) -> None:
         inbox.receive(dataclasses.replace(cast.context, kind="decoder"), sealed(cast))
 
 
+def test_what_something_followed_from_is_found_though_its_sender_was_revoked(
+    inbox: Inbox, cast: Any
+) -> None:
+    inbox.receive(cast.context, sealed(cast))
+    found = inbox.find(cast.context)
+    assert found is not None
+    cast.trusted.revoke("client-a")
+    assert inbox.find(cast.context) is None
+    assert inbox.find(cast.context, counted=True) == found
+
+
 def test_threads_share_it(inbox: Inbox, cast: Any) -> None:
     envelopes = [sealed(cast, bytes([number])) for number in range(8)]
     news: list[bool] = []
