@@ -39,6 +39,14 @@ TINY: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut() -> Iterator[None]:
+    """Nobody waits for the disk: who is killed here leaves to the kernel what it had written."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Tiny:
     """``tiny(method={"share": "features"})``: the tiny settings with some keys changed."""
@@ -47,13 +55,12 @@ def tiny() -> Tiny:
 
 @pytest.fixture(scope="session")
 def quickly() -> Callable[[], AbstractContextManager[None]]:
-    """Within it no report.html is drawn, which takes longer than training, and no disk awaited."""
+    """Within it no report.html is drawn, which takes longer than training."""
 
     @contextmanager
     def context() -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr("fedvtc_edge.report.render", lambda directory: directory)
-            patched.setattr(os, "fsync", lambda descriptor: None)
             yield
 
     return context

@@ -21,6 +21,7 @@ from fedvtc_edge.methods.base import CALIBRATION
 from fedvtc_edge.methods.fedvtc import STD_FLOOR
 from fedvtc_edge.methods.supervised import matched_steps
 from fedvtc_edge.statistics import GlobalStatistics
+from fedvtc_edge.training.steps import Adam
 
 Tiny = Callable[..., Config]
 Heard = list[tuple[int, str, str, bytes]]
@@ -317,7 +318,7 @@ def test_matched_baselines_spend_the_budget_of_fedvtc(tiny: Tiny, name: str) -> 
 
     def steps(config: Config) -> int:
         count = 0
-        plain = torch.optim.Adam.step
+        plain = Adam.step
 
         def counting(self: Any, *words: Any, **options: Any) -> Any:
             nonlocal count
@@ -325,7 +326,7 @@ def test_matched_baselines_spend_the_budget_of_fedvtc(tiny: Tiny, name: str) -> 
             return plain(self, *words, **options)
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(torch.optim.Adam, "step", counting)
+            patched.setattr(Adam, "step", counting)
             play(config)
         return count
 
