@@ -112,6 +112,15 @@ def test_what_was_not_measured_says_so(arch: str) -> None:
     assert baseline.torch_mb("x86_64").kind == baseline.onnxruntime_mb("x86_64").kind == "measured"
 
 
+def test_networks_of_torchvision_bring_its_runtime(tiny: Callable[..., Config]) -> None:
+    bases = {
+        name: needs(name, tiny(), SHAPE, CLASSES, batch=8).baseline for name in ("mlp", "resnet18")
+    }
+    assert bases["mlp"] == baseline.torch_mb("x86_64").value * MB
+    assert bases["resnet18"] == baseline.torch_mb("x86_64", torchvision=True).value * MB
+    assert bases["resnet18"] > bases["mlp"]
+
+
 # ---------------------------------------------------------------- smaller
 
 
