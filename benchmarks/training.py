@@ -32,7 +32,7 @@ from fedvtc_edge.data import load_dataset
 from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.devices.rehearsal import Task, one_step, stand_in
 from fedvtc_edge.devices.speed import Speed
-from fedvtc_edge.devices.work import record
+from fedvtc_edge.devices.work import record_work
 from fedvtc_edge.errors import FedVTCError
 from fedvtc_edge.models import architectures
 from fedvtc_edge.training.steps import Adam, step
@@ -97,7 +97,7 @@ def overhead_us() -> float:
             begin = time.thread_time()
             step(network(batch).square().mean(), adam)
             times.append(time.thread_time() - begin)
-        operations = record(lambda: step(network(batch).square().mean(), adam)).flops.size
+        operations = record_work(lambda: step(network(batch).square().mean(), adam)).flops.size
     return 1e6 * statistics.median(times) / operations
 
 

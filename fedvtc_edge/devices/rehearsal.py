@@ -18,7 +18,7 @@ import torch
 from fedvtc_edge.client import Client
 
 from .speed import Speed
-from .work import Work, record
+from .work import Work, record_work
 
 _FEW = 2
 """Images in the smaller rehearsal; between it and a full batch, time is linear in images."""
@@ -101,7 +101,7 @@ def one_step(client: Client, task: Task, size: int) -> Work:
         size: Images.
     """
     once, twice = (
-        record(partial(task.rehearse, stand_in(client, size, steps), steps)) for steps in (1, 2)
+        record_work(partial(task.rehearse, stand_in(client, size, steps), steps)) for steps in (1, 2)
     )
     shared = len(once.flops)
     same = (once.flops == twice.flops[:shared]) & (once.traffic == twice.traffic[:shared])

@@ -39,14 +39,14 @@ class Work:
         return speed.seconds(self.flops, self.traffic)
 
 
-def record(function: Callable[[], object]) -> Work:
+def record_work(function: Callable[[], object]) -> Work:
     """Run ``function`` and note what it does; views and the profiler's marks cost nothing."""
-    with _Recorder() as recorder:
+    with _WorkRecorder() as recorder:
         function()
     return Work(np.array(recorder.flops), np.array(recorder.traffic))
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _WorkRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops: list[float] = []

@@ -28,7 +28,7 @@ def silent(run: Run) -> list[str]:
     ]
 
 
-def lead(run: Run) -> str:
+def headline(run: Run) -> str:
     """The finding in one sentence; where nobody tells, that."""
     summary = run.summary
     if summary.accuracy_mean is not None or not (run.served or summary.home):
@@ -74,7 +74,7 @@ def left(run: Run) -> list[str]:
     return [*lines, "each round: how long it worked, and how many parameters its networks have"]
 
 
-def stayed(run: Run) -> list[str]:
+def kept(run: Run) -> list[str]:
     """What did not leave the clients."""
     summary = run.summary
     if not (run.served or summary.home):

@@ -15,7 +15,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.devices.rehearsal import Rehearsal, Task
 from fedvtc_edge.devices.speed import Speed
-from fedvtc_edge.devices.work import record
+from fedvtc_edge.devices.work import record_work
 
 Tiny = Callable[..., Config]
 SPEED = Speed(gflops=2.0, gbps=1.0, overhead_us=30.0)
@@ -43,7 +43,7 @@ def test_steps_add_up_and_setting_up_is_free(client: Client) -> None:
         twin.images, twin.labels = twin.images[:16], twin.labels[:16]
         twin.settings = twin.settings.model_copy(update={"epochs": 40})
         assert len(twin.images) == 16
-        whole = record(lambda: twin.train(0)).seconds(SPEED)
+        whole = record_work(lambda: twin.train(0)).seconds(SPEED)
     assert 40 * one == pytest.approx(whole, rel=0.02)
 
 
@@ -58,7 +58,7 @@ def test_between_two_sizes_time_is_linear(client: Client) -> None:
         twin = copy.deepcopy(client)
         twin.images, twin.labels = twin.images[:9], twin.labels[:9]
         twin.settings = twin.settings.model_copy(update={"epochs": 40})
-        measured = record(lambda: twin.train(0)).seconds(SPEED) / 40
+        measured = record_work(lambda: twin.train(0)).seconds(SPEED) / 40
     assert some == pytest.approx(measured, rel=0.1)
 
 

@@ -8,20 +8,20 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedvtc_edge.devices.speed import Speed
-from fedvtc_edge.devices.work import record
+from fedvtc_edge.devices.work import record_work
 
 
 def test_a_product_by_hand() -> None:
     left, right = torch.rand(3, 5), torch.rand(5, 7)
-    work = record(lambda: left @ right)
+    work = record_work(lambda: left @ right)
     assert work.flops.tolist() == [2 * 3 * 5 * 7]
     assert work.traffic.tolist() == [4 * (3 * 5 + 5 * 7 + 3 * 7)]
 
 
 def test_views_cost_nothing_and_anything_else_its_numbers() -> None:
     x = torch.rand(4, 6)
-    assert record(lambda: x.view(-1).view(6, 4).T[1:]).flops.size == 0
-    work = record(lambda: torch.relu(x))
+    assert record_work(lambda: x.view(-1).view(6, 4).T[1:]).flops.size == 0
+    work = record_work(lambda: torch.relu(x))
     assert (work.flops.tolist(), work.traffic.tolist()) == ([24], [2 * 4 * 24])
 
 
@@ -37,7 +37,7 @@ def test_forward_and_backward_as_torch_counts_them() -> None:
 
     with FlopCounterMode(display=False) as counter:
         step()
-    work = record(step)
+    work = record_work(step)
     others = work.flops.sum() - counter.get_total_flops()
     assert 0 <= others < 0.2 * work.flops.sum(), "all products, and little beside them"
 
@@ -52,8 +52,8 @@ def test_gradients_of_a_grouped_convolution_by_hand(
     painted = layer(images)
     places = 36 if kind is nn.ConvTranspose2d else 9
     forward = 2 * 3 * places * 16 * 8 * 8 // groups
-    assert record(lambda: layer(images.detach())).flops.tolist() == [forward]
-    work = record(lambda: torch.autograd.backward(painted, torch.ones_like(painted)))
+    assert record_work(lambda: layer(images.detach())).flops.tolist() == [forward]
+    work = record_work(lambda: torch.autograd.backward(painted, torch.ones_like(painted)))
     assert 2 * forward in work.flops
     assert work.flops.sum() < 2 * forward + 3 * painted.numel() + 3 * images.numel()
 
@@ -63,7 +63,7 @@ def test_optimisers_are_seen() -> None:
     adam = torch.optim.Adam(network.parameters(), fused=True)
     torch.autograd.backward(network(torch.rand(1, 10)).sum())
     adam.step()
-    work = record(adam.step)
+    work = record_work(adam.step)
     moved = 4 * 110 * 3  # weights and two moments, at the least
     assert work.traffic.sum() >= moved
     assert work.seconds(Speed(1, 1, 0)) > 0
