@@ -11,29 +11,29 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from fedvtc_edge.compute import deterministic
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import RunError, UsageError
-from fedvtc_edge.files import write_atomic
-from fedvtc_edge.finished import FinishedRun
 from fedvtc_edge.progress import Progress, SilentProgress
-from fedvtc_edge.runs import version
+from fedvtc_edge.runs.directory import version
+from fedvtc_edge.runs.finished import FinishedRun
+from fedvtc_edge.storage.atomic import write_atomic
+from fedvtc_edge.training.compute import deterministic
 
 from . import advice
-from .auditing import STAGED, attempt, chosen, groups_of, looking
+from .adversary.laboratory import Laboratory
+from .adversary.subjects import StatisticsFile, shared
+from .advice import EXIT, judge, policy_of
+from .attempts import STAGED, attempt, chosen, groups_of, looking
+from .bundle.read import MANIFEST
 from .curve import Point, curve
-from .dissection import MANIFEST
+from .direct_disclosures import exact_recovery, histogram, scanned, traffic
 from .dp import Claim, Thresholds, claim_of_run, read_claim, reasons_against
-from .facts import exact_recovery, histogram, scanned, traffic
-from .findings import Finding, Policy
-from .laboratory import Laboratory
-from .private import audit_claim
-from .remembering import remembered
+from .dp.audit import audit_claim
+from .memorisation import remembered
 from .report import Picture, render
 from .report import shown as shown_pictures
-from .subjects import StatisticsFile, shared
-from .verdict import EXIT, judge, policy_of
+from .scoring.findings import Finding, Policy
 
 SCHEMA = 1
 

@@ -14,18 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedvtc_edge.client import in_chunks, one_by_one
-from fedvtc_edge.discriminant import Discriminant
-from fedvtc_edge.privacy.design import Design, designed
-from fedvtc_edge.privacy.estimation import estimate
-from fedvtc_edge.privacy.release import release
-from fedvtc_edge.statistics import GlobalStatistics, sum_of
+from fedvtc_edge.privacy.release import estimate, release
+from fedvtc_edge.privacy.release_spec import Design, designed
+from fedvtc_edge.statistics.class_statistics import GlobalStatistics, sum_of
+from fedvtc_edge.statistics.discriminant import Discriminant
+from fedvtc_edge.training.client import in_chunks, one_by_one
 
-from .findings import credit
-from .intervals import proportion_interval
-from .laboratory import Laboratory, Trial
-from .membership import Membership
-from .staging import Path, Stage
+from .adversary.laboratory import Laboratory, Trial
+from .adversary.staging import Path, Stage
+from .inference.membership import Membership
+from .scoring.findings import credit
+from .scoring.metrics import proportion_interval
 
 EPSILONS = (None, 8.0, 4.0, 1.0)
 MINIMUM_COUNTS = (1, 5, 20)

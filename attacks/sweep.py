@@ -19,24 +19,24 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from fedvtc_edge.compute import deterministic
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import FedVTCError
-from fedvtc_edge.federation import run
-from fedvtc_edge.files import write_atomic
-from fedvtc_edge.finished import FinishedRun
 from fedvtc_edge.progress import BarProgress, Progress, SilentProgress
+from fedvtc_edge.runs.finished import FinishedRun
+from fedvtc_edge.storage.atomic import write_atomic
+from fedvtc_edge.training.compute import deterministic
+from fedvtc_edge.workflows.run import run
 
-from .auditing import STAGED, Group, chosen, groups_of
+from .adversary.laboratory import Laboratory
+from .adversary.staging import Stage
+from .adversary.subjects import Settings
+from .adversary.view import Attack
+from .attempts import STAGED, Group, chosen, groups_of
 from .curve import accuracy
 from .dp import claim_of_run
-from .findings import Answers, Policy, findings_of
-from .laboratory import Laboratory
-from .private import audit_claim
-from .staging import Stage
-from .subjects import Settings
-from .view import Attack
+from .dp.audit import audit_claim
+from .scoring.findings import Answers, Policy, findings_of
 
 EPSILONS = (None, 8.0, 3.0, 1.0)
 SHARES = ("anchored", "features", "features+decoder")

@@ -13,7 +13,7 @@ from fedvtc_edge.errors import BundleError, VerificationError
 
 from . import control as controls
 from . import inputs
-from . import noise as noises
+from . import inputs as noises
 from .codes import Codes
 from .control import Control
 from .manifest import INT8_AGREEMENT, STATISTICS, GraphName, Manifest, Variant
@@ -21,7 +21,7 @@ from .runtime import Arrays, Session, is_faster
 from .verification import Verified, verify
 
 if TYPE_CHECKING:
-    from fedvtc_edge.signing import PublicKey
+    from fedvtc_edge.sealing.signing import PublicKey
 
 Choice = Literal["auto", "fp32", "int8"]
 Images = NDArray[np.uint8]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedvtc_edge.errors import BundleError, VerificationError
-from fedvtc_edge.statistics import GlobalStatistics
+from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]

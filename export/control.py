@@ -1,7 +1,7 @@
 """The training-free classifier on a device, and the prediction that uses both.
 
-NumPy twins of :mod:`fedvtc_edge.discriminant` and of
-:func:`fedvtc_edge.methods.base.calibrated`; a test holds them together.
+NumPy twins of :mod:`fedvtc_edge.statistics.discriminant` and of
+:func:`fedvtc_edge.federation.methods.base.calibrated`; a test holds them together.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedvtc_edge.errors import BundleError
-from fedvtc_edge.gaussian import coefficients
-from fedvtc_edge.statistics import GlobalStatistics
+from fedvtc_edge.statistics.class_statistics import GlobalStatistics
+from fedvtc_edge.statistics.gaussian import coefficients
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]

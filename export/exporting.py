@@ -9,17 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedvtc_edge.compute import deterministic
 from fedvtc_edge.errors import FedVTCError, ParityError, RunError
-from fedvtc_edge.files import new_folder, recover_folder
-from fedvtc_edge.finished import FinishedRun
 from fedvtc_edge.progress import Progress, SilentProgress
-from fedvtc_edge.runs import version
+from fedvtc_edge.runs.directory import version
+from fedvtc_edge.runs.finished import FinishedRun
+from fedvtc_edge.storage.atomic import new_folder, recover_folder
+from fedvtc_edge.training.compute import deterministic
 
-from .building import Builder
+from .building import Builder, task_of
 from .manifest import Manifest
 from .refreshing import write_manifest
-from .tasks import task_of
 from .verification import verify
 
 if TYPE_CHECKING:
@@ -193,6 +192,6 @@ def _size(manifest: Manifest, file: str) -> int:
 def _fingerprint(key: Ed25519PrivateKey | None) -> str | None:
     if key is None:
         return None
-    from fedvtc_edge.signing import fingerprint
+    from fedvtc_edge.sealing.signing import fingerprint
 
     return fingerprint(key.public_key())

@@ -16,7 +16,7 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from .conversion import Converted, write
+from .graphs import Converted, write
 from .runtime import Arrays
 
 _WEIGHTED = ["Conv", "ConvTranspose", "Gemm", "MatMul"]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from fedvtc_edge import wire
 from fedvtc_edge.errors import BundleError
-from fedvtc_edge.files import new_folder, recover_folder, write_atomic
-from fedvtc_edge.statistics import GlobalStatistics
+from fedvtc_edge.statistics.class_statistics import GlobalStatistics
+from fedvtc_edge.storage.atomic import new_folder, recover_folder, write_atomic
 
 from .codes import Codes
 from .manifest import MANIFEST, SIGNATURE, STATISTICS, File, Manifest
@@ -20,7 +20,7 @@ from .verification import verify
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from fedvtc_edge.signing import PublicKey
+    from fedvtc_edge.sealing.signing import PublicKey
 
 _SLACK = 4096
 
@@ -113,7 +113,7 @@ def write_manifest(folder: Path, manifest: Manifest, key: Ed25519PrivateKey | No
     data = manifest.to_bytes()
     write_atomic(folder / MANIFEST, data)
     if key is not None:
-        from fedvtc_edge.signing import sign
+        from fedvtc_edge.sealing.signing import sign
 
         write_atomic(folder / SIGNATURE, sign(key, data))
 

@@ -19,7 +19,7 @@ from fedvtc_edge.errors import BundleError, VerificationError
 from .manifest import MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE, Manifest
 
 if TYPE_CHECKING:
-    from fedvtc_edge.signing import PublicKey
+    from fedvtc_edge.sealing.signing import PublicKey
 
 _SIGNATURE_BYTES = 64
 _HINT = "fetch the bundle again from whoever exported it, or export it again"
@@ -108,7 +108,9 @@ def verify(path: str | os.PathLike[str], public_key: PublicKey | None = None) ->
 
 
 def _check_signature(public_key: PublicKey, signature: bytes | None, data: bytes) -> str:
-    from fedvtc_edge import signing  # a device that checks no signature needs no cryptography
+    from fedvtc_edge.sealing import (
+        signing,  # a device that checks no signature needs no cryptography
+    )
 
     key = signing.load_public(public_key)
     name = signing.fingerprint(key)

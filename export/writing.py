@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedvtc_edge.anchor import Anchor
-from fedvtc_edge.client import in_chunks
 from fedvtc_edge.errors import BundleError, ParityError
 from fedvtc_edge.models import Classifier
-from fedvtc_edge.vtc import VTC
+from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.vtc import VTC
+from fedvtc_edge.training.client import in_chunks
 
-from . import control, noise, parity
+from . import control, parity
+from . import inputs as noise
 from .codes import Codes
-from .conversion import Converted, convert
-from .graphs import AnchorGraph, ClassifierGraph, Nearest, SynthesizerGraph
+from .graphs import AnchorGraph, ClassifierGraph, Converted, Nearest, SynthesizerGraph, convert
 from .manifest import Graph, GraphName, Image, ports
 from .quantization import quantize
 from .runtime import Arrays, Session

@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .comparison import compare
     from .config import Config, load_config
-    from .federation import RunResult, resume, run
+    from .workflows.compare import compare
+    from .workflows.run import RunResult, resume, run
 
 # Read once, when onnxruntime is first imported: since 1.29 its wheels otherwise write a device
 # id into the user's cache folder. Set here, so that no order of our imports can be too late.
@@ -22,11 +22,11 @@ __all__ = ["Config", "RunResult", "compare", "load_config", "resume", "run"]
 
 _HOMES = {
     "Config": "config",
-    "RunResult": "federation",
-    "compare": "comparison",
+    "RunResult": "workflows.run",
+    "compare": "workflows.compare",
     "load_config": "config",
-    "resume": "federation",
-    "run": "federation",
+    "resume": "workflows.run",
+    "run": "workflows.run",
 }
 
 

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from fedvtc_edge.errors import PrivacyError, ScoreError
 from fedvtc_edge.privacy.accountant import noise_for
-from fedvtc_edge.privacy.design import Array
+from fedvtc_edge.privacy.release_spec import Array
 
-from .bounds import Bounds, bounds_of
+from .bounds import Blocks, Bounds, bounds_of, choose
 from .claims import Claim
-from .likelihood import Blocks, choose
 
 Verdict = Literal["pass", "leak", "inconclusive"]
 

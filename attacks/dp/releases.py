@@ -13,12 +13,11 @@ from functools import cached_property
 
 import numpy as np
 
-from fedvtc_edge.privacy.client_level import ClientDesign, clipped_upload, noised
-from fedvtc_edge.privacy.design import RADIUS, Array, Design
-from fedvtc_edge.privacy.release import Integers, bounded_sums, release
+from fedvtc_edge.privacy.release import Integers, bounded_sums, clipped_upload, noised, release
+from fedvtc_edge.privacy.release_spec import RADIUS, Array, ClientDesign, Design
 
+from .bounds import Blocks
 from .claims import Claim
-from .likelihood import Blocks
 
 Records = tuple[Array, Integers]
 """Features [N, m], each of norm √m where they are an anchor's, and their classes [N]."""

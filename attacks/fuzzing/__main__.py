@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from fedvtc_edge.errors import FedVTCError
-from fedvtc_edge.files import write_atomic
 from fedvtc_edge.progress import BarProgress, SilentProgress
+from fedvtc_edge.storage.atomic import write_atomic
 
 from .campaign import campaign
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from fedvtc_edge.errors import MissingExtra
-from fedvtc_edge.files import write_atomic
+from fedvtc_edge.storage.atomic import write_atomic
 
 from .mutation import mutant
 from .probing import Finding, Tally, Target, peak_memory_mb, probe

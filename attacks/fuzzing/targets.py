@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedvtc_edge import wire
-from fedvtc_edge.context import Context
 from fedvtc_edge.errors import EnvelopeError
 from fedvtc_edge.masking import MaskingClient, MaskingError, MaskingServer, Plan
 from fedvtc_edge.sealing import Identity, Inbox, TrustList, seal, unseal
-from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
+from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
+from fedvtc_edge.wire.context import Context
 
 from .probing import Target
 

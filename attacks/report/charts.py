@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedvtc_edge.report.canvas import CALIBRATED, FULL, LOCAL, OWN, Chart, draw
+from fedvtc_edge.report.canvas import CALIBRATED, CONTROL, FULL, LOCAL, OWN, Chart, draw
 from fedvtc_edge.report.wording import percent, short
 
 from . import wording
-from .document import Audit, FindingRecord
+from .document import Audit, FindingRecord, PointRecord
 from .tables import records, unique
 
 _DASHED, _DOTTED = (0, (4, 2)), (0, (1.2, 1.5))
@@ -122,3 +123,123 @@ def _line(found: Sequence[FindingRecord], metric: str, staged: bool) -> Line:
 
 def _both(found: Sequence[FindingRecord], metric: str) -> Line:
     return [*_line(found, metric, True), *_line(found, metric, False)]
+
+
+# ---------------------------------------------------------------- section
+# Leakage against utility: one marker per setting, the smallest class count inside it.
+
+_COLORS = (OWN, CALIBRATED, CONTROL, LOCAL, "#8A3FA0", "#7A5C00")
+_MARKERS = {"mean": "s", "pooled": "o", "class": "D"}
+
+Place = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Series:
+    """All smallest class counts under one noise and one kind of moments."""
+
+    epsilon: float | None
+    moments: str
+    color: str
+    points: list[tuple[Place, PointRecord]]
+
+    @property
+    def end(self) -> Place:
+        """The right end of its line, intervals included, and how high its last marker is."""
+        place, _ = max(self.points, key=lambda one: one[0][0])
+        highs = (100 * (point.high or 0.0) for _, point in self.points)
+        return max([place[0] + 2, *highs]), place[1]
+
+
+def tradeoff(audit: Audit) -> Chart | None:
+    """Identification against the control's accuracy; None where no setting has both."""
+    series = _series(audit.curve)
+    if not series:
+        return None
+    points = [point for one in series for _, point in one.points]
+    heights = [place[1] for one in series for place, _ in one.points]
+    room = 1.24 * max(max(heights) - min(heights), 5.0)
+
+    def paint(figure: Figure, narrow: bool) -> None:
+        axes = figure.add_subplot()
+        middle = (max(heights) + min(heights)) / 2
+        axes.set_ylim(middle - room / 2, middle + room / 2)
+        places = beside([one.end for one in series], room * (0.05 if narrow else 0.055))
+        for one, (x, y) in zip(series, places, strict=True):
+            _draw(axes, one, narrow)
+            name = (wording.briefly if narrow else wording.setting)(one.epsilon, one.moments)
+            text = axes.text(x + 1.5, y, short(name, 44), color=one.color, va="center", zorder=5)
+            text.set_in_layout(False)  # a long name is cut, and does not squeeze the plot
+        right = max(x for x, _ in places)
+        axes.set_xlim(-2, right + (32 if narrow else 36))
+        every = 50 if narrow else 20
+        axes.set_xticks([tick for tick in range(0, 101, every) if tick <= max(right, every) + 5])
+        axes.xaxis.set_major_formatter("{x:.0f}%")
+        axes.yaxis.set_major_formatter("{x:.0f}%")
+        axes.grid()
+        axes.set_xlabel("identified" if narrow else "members identified (less is better)")
+        axes.set_ylabel("accuracy of the control" + ("" if narrow else " (more is better)"))
+
+    told = "; ".join(
+        f"{wording.setting(point.epsilon, point.moments)}, {point.minimum} records or more: "
+        f"{percent(point.identification)} identified, {percent(point.accuracy)} accurate"
+        for point in points
+    )
+    return draw(
+        "tradeoff",
+        paint,
+        label=f"Leakage against utility. {told}.",
+        caption="Each marker is a setting; the number in it is the smallest class that a client "
+        "uploads, and the members identified are those of such classes. Lines across are 95% "
+        "intervals. Read off the highest marker that lies as far left as you need: what lies "
+        "right of it leaks more, what lies below it is less accurate. Guessing identifies 2%.",
+        width=FULL,
+        height=440,
+    )
+
+
+def beside(ends: Sequence[Place], gap: float) -> list[Place]:
+    """Where labels stand: right of the ends of their lines, none nearer to another than ``gap``.
+
+    Those that would crowd each other stand in one column, right of all of their ends.
+    """
+    order = sorted(range(len(ends)), key=lambda place: ends[place][1])
+    columns: list[list[int]] = []
+    for place in order:
+        if columns and ends[place][1] - ends[columns[-1][-1]][1] < gap:
+            columns[-1].append(place)
+        else:
+            columns.append([place])
+    made = list(ends)
+    for column in columns:
+        x = max(ends[place][0] for place in column)
+        middle = sum(ends[place][1] for place in column) / len(column)
+        for rank, place in enumerate(column):
+            made[place] = (x, middle + (rank - (len(column) - 1) / 2) * gap)
+    return made
+
+
+def _series(curve: Sequence[PointRecord]) -> list[Series]:
+    lines: dict[tuple[float | None, str], list[tuple[Place, PointRecord]]] = {}
+    for point in sorted(curve, key=lambda point: point.minimum):
+        if point.identification is not None and point.accuracy is not None:
+            place = (100 * point.identification, 100 * point.accuracy)
+            lines.setdefault((point.epsilon, point.moments), []).append((place, point))
+    return [
+        Series(*key, _COLORS[number % len(_COLORS)], line)
+        for number, (key, line) in enumerate(lines.items())
+    ]
+
+
+def _draw(axes: Axes, series: Series, narrow: bool) -> None:
+    color, marker = series.color, _MARKERS.get(series.moments, "o")
+    xs, ys = zip(*(place for place, _ in series.points), strict=True)
+    axes.plot(xs, ys, color=color, linewidth=1.2, alpha=0.6, zorder=2)
+    for (x, y), point in series.points:
+        if point.low is not None and point.high is not None:
+            axes.hlines(y, 100 * point.low, 100 * point.high, color=color, linewidth=1, alpha=0.45)
+        axes.plot([x], [y], marker=marker, markersize=9 if narrow else 11, color=color, zorder=3)
+        axes.text(
+            x, y, str(point.minimum), color="white", fontsize=5.5 if narrow else 6.5, ha="center",
+            va="center_baseline", zorder=4, fontweight="bold",
+        )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from fedvtc_edge.errors import RunError
-from fedvtc_edge.report.records import Amount, Count, Fraction, Record
+from fedvtc_edge.runs.records import Amount, Count, Fraction, Record
 
 SCHEMA = 1
 
@@ -51,7 +51,7 @@ class Threat(Record):
 
 
 class FindingRecord(Record):
-    """One row of :class:`~fedvtc_edge.attacks.findings.Finding`."""
+    """One row of :class:`~fedvtc_edge.attacks.scoring.findings.Finding`."""
 
     attack: str
     view: str

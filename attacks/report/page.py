@@ -8,13 +8,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fedvtc_edge.report.page import fill, write
+from fedvtc_edge.report.kit import fill, write
 
 from . import tables, wording
-from .charts import against_records
+from .charts import against_records, tradeoff
 from .document import read
 from .pictures import Picture, gallery
-from .tradeoff import tradeoff
 
 
 def render(document: Mapping[str, Any], pictures: Sequence[Picture], path: Path) -> Path:

@@ -14,7 +14,7 @@ from fedvtc_edge.report.pictures import Strip, strip
 from .tables import ordered, unique
 
 if TYPE_CHECKING:
-    from ..auditing import Example
+    from ..attempts import Example
 
 Image = NDArray[np.uint8]
 

@@ -13,19 +13,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedvtc_edge.benchmarks.bench.measuring import bench
-    from fedvtc_edge.benchmarks.bench.page import render
+    from .measuring import bench
+    from .page import render
 
 __all__ = ["bench", "render"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "bench":
-        from fedvtc_edge.benchmarks.bench.measuring import bench
+        from .measuring import bench
 
         return bench
     if name == "render":
-        from fedvtc_edge.benchmarks.bench.page import render
+        from .page import render
 
         return render
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fedvtc_edge.benchmarks.bench.protocol import LEVELS, Answer, Job, Timing
 from fedvtc_edge.errors import FedVTCError, VerificationError
-from fedvtc_edge.export import noise
+from fedvtc_edge.export import inputs as noise
 from fedvtc_edge.export.codes import Codes
 from fedvtc_edge.export.manifest import STATISTICS, GraphName
 from fedvtc_edge.export.runtime import Arrays, Session
 from fedvtc_edge.export.verification import Verified, verify
+
+from .protocol import LEVELS, Answer, Job, Timing
 
 _KEPT = 1 << 14
 """Times kept at most: a minute of short inferences must not fill the memory we measure."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fedvtc_edge.devices.host import MEGABYTE
+from fedvtc_edge.devices.calibration import MEGABYTE
 
 _ROOT = Path("/")
 _PREFIX = "fedvtc-edge-bench"

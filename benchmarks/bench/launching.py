@@ -15,10 +15,11 @@ from typing import IO, Literal
 
 from pydantic import ValidationError
 
-from fedvtc_edge.benchmarks.bench import groups
-from fedvtc_edge.benchmarks.bench.protocol import MAX_ANSWER_BYTES, Answer, Job
-from fedvtc_edge.devices.host import MEGABYTE
+from fedvtc_edge.devices.calibration import MEGABYTE
 from fedvtc_edge.errors import ConfigError
+
+from . import groups
+from .protocol import MAX_ANSWER_BYTES, Answer, Job
 
 LAUNCHER = "fedvtc_edge.benchmarks.bench.launch"
 

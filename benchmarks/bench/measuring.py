@@ -1,26 +1,25 @@
-"""Measures bundles: on this host, under each device's limits, and by the model."""
+"""Measures bundles: on this calibration, under each device's limits, and by the model."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fedvtc_edge.benchmarks.bench import prediction
-from fedvtc_edge.benchmarks.bench.bisection import smallest_working
-from fedvtc_edge.benchmarks.bench.launching import Enforcement, Method, Outcome, start
-from fedvtc_edge.benchmarks.bench.presets import PRESETS, Preset
-from fedvtc_edge.benchmarks.bench.protocol import LEVELS, Job
-from fedvtc_edge.benchmarks.bench.rows import HOST, Row, blank, filled
-from fedvtc_edge.benchmarks.bench.subjects import Subject, subjects
-from fedvtc_edge.devices import DeviceProfile, host
+from fedvtc_edge.devices import DeviceProfile, calibration
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.export.verification import verify
 from fedvtc_edge.progress import Progress, SilentProgress
+
+from . import prediction
+from .launching import Enforcement, Method, Outcome, start
+from .protocol import LEVELS, PRESETS, Job, Preset
+from .rows import HOST, Row, blank, filled
+from .subjects import Subject, subjects
 
 _RESOLUTION_MB = 1.0
 _IDLE_TIMEOUT_S = 60.0
@@ -67,7 +66,9 @@ def bench(
         BundleError: No such folder, or nothing in it to measure.
         ConfigError: Not Linux, no such preset, or no way to enforce as asked.
     """
-    memory = host.memory()  # refuses what is not Linux, before anything else is asked of it
+    memory = (
+        calibration.machine_memory()
+    )  # refuses what is not Linux, before anything else is asked of it
     if preset not in PRESETS:
         raise ConfigError(f"preset {preset!r}", hint=f"expected {' or '.join(PRESETS)}")
     length = PRESETS[preset]
@@ -81,7 +82,7 @@ def bench(
     run = _Bench(length, Enforcement.find(enforce), seed, progress or SilentProgress())
     run.progress.start(1 + len(chosen) * (1 + len(devices)), "bench")
     baseline = run.baseline(chosen[0])
-    here = min(threads, host.cores())
+    here = min(threads, calibration.available_cores())
     measured, rows = [], []
     for subject in chosen:
         first = run.measure(subject, here, baseline)
@@ -232,17 +233,59 @@ def _device(profile: DeviceProfile) -> dict[str, Any]:
     }
 
 
-def _host(memory: host.Memory) -> dict[str, Any]:
+def _host(memory: calibration.Memory) -> dict[str, Any]:
     """What must be known of this machine to repeat its figures; not its name."""
     lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return {
         "cpu": next(names, platform.machine()),
         "arch": platform.machine(),
-        "cores": host.cores(),
+        "cores": calibration.available_cores(),
         "memory_mb": round(memory.total),
         "kernel": platform.release(),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("fedvtc-edge", "numpy", "onnxruntime")},
         "load_average": round(os.getloadavg()[0], 2),
     }
+
+
+# ---------------------------------------------------------------- section
+# The smallest memory limit under which something still works.
+
+DOUBLINGS = 3
+
+
+def smallest_working(
+    works: Callable[[float], bool], *, fails: float, start: float, resolution: float
+) -> tuple[float, float] | None:
+    """Bisect between a limit that fails and one that works.
+
+    What a process takes when nobody stops it is no answer: under a limit its allocator
+    gives memory back and gets by with less, while ``RLIMIT_DATA`` also counts what is
+    reserved and never used, so that the smallest limit may lie above the peak.
+
+    Args:
+        works: Whether a limit is enough; taken to stay so for every larger one.
+        fails: A limit that is not enough; it is not tried.
+        start: Where to look first for one that is enough.
+        resolution: How near the two must come.
+
+    Returns:
+        The largest limit found to fail and the smallest found to work, ``resolution``
+        apart at most; None if not even ``start`` · 2^``DOUBLINGS`` works.
+    """
+    enough = max(start, fails + resolution)
+    for _ in range(DOUBLINGS):
+        if works(enough):
+            break
+        fails, enough = enough, 2 * enough
+    else:
+        if not works(enough):
+            return None
+    while enough - fails > resolution:
+        middle = (fails + enough) / 2
+        if works(middle):
+            enough = middle
+        else:
+            fails = middle
+    return fails, enough

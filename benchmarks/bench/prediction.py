@@ -7,9 +7,10 @@ from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
-from fedvtc_edge.benchmarks.bench.rows import Row, blank
-from fedvtc_edge.benchmarks.bench.subjects import Subject
-from fedvtc_edge.benchmarks.latency import (
+from fedvtc_edge.devices import DeviceProfile
+from fedvtc_edge.errors import FedVTCError
+
+from ..latency import (
     BAND,
     LatencyModel,
     NodeCost,
@@ -17,8 +18,8 @@ from fedvtc_edge.benchmarks.latency import (
     leave_one_out,
     node_costs,
 )
-from fedvtc_edge.devices import DeviceProfile
-from fedvtc_edge.errors import FedVTCError
+from .rows import Row, blank
+from .subjects import Subject
 
 LEAST_NETWORKS = 5
 """Fewer different networks leave too little to fit three figures to: with one of three left

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from fedvtc_edge.benchmarks.bench.launching import Outcome
-from fedvtc_edge.benchmarks.bench.protocol import Timing
-from fedvtc_edge.benchmarks.bench.subjects import Subject
+from .launching import Outcome
+from .protocol import Timing
+from .subjects import Subject
 
 Kind = Literal["measured", "enforced", "modelled"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedvtc_edge.benchmarks.bench.rows import NOISY
+from .rows import NOISY
 
 Record = Mapping[str, Any]
 

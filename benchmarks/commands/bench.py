@@ -12,7 +12,7 @@ from fedvtc_edge.commands import _common as common
 from fedvtc_edge.errors import RunError
 
 if TYPE_CHECKING:
-    from fedvtc_edge.benchmarks.bench.launching import Method
+    from ..bench.launching import Method
 
 _MOST_REMARKS = 6
 
@@ -102,8 +102,9 @@ def command(
     Rows are measured (this host), enforced (this host under a device's limits) or
     modelled (time on the device, good to a factor of two).
     """
-    from fedvtc_edge.benchmarks.bench.measuring import bench
     from fedvtc_edge.devices import DeviceProfile, profile_names
+
+    from ..bench.measuring import bench
 
     names = [name for one in devices for name in (profile_names() if one == "all" else [one])]
     profiles = [DeviceProfile.load(name) for name in dict.fromkeys(names)]
@@ -125,7 +126,7 @@ def command(
         )
     page = None
     if out is not None:
-        from fedvtc_edge.benchmarks.bench.page import save
+        from ..bench.page import save
 
         page = save(document, out)
     if as_json:
@@ -146,7 +147,7 @@ def _prepare(out: Path) -> None:
 
 
 def _print(document: dict[str, Any]) -> None:
-    from fedvtc_edge.benchmarks.bench import wording as say
+    from ..bench import wording as say
 
     click.echo(f"measured on this host, no limit ({say.host(document)})")
     header = ["client", "graph", "variant", "batch", "p50 ms", "p90", "p99", "CPU ms", "load ms"]
@@ -179,7 +180,7 @@ def _print(document: dict[str, Any]) -> None:
 
 
 def _print_device(document: dict[str, Any], device: dict[str, Any]) -> None:
-    from fedvtc_edge.benchmarks.bench import wording as say
+    from ..bench import wording as say
 
     click.echo(f"{device['name']}: {say.device(device, document)}")
     if device["runtime"] == "none":

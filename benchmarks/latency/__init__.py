@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from fedvtc_edge.benchmarks.latency.costs import NodeCost, node_costs
-from fedvtc_edge.benchmarks.latency.model import (
-    BAND,
-    LEAST_GRAPHS,
-    Held,
-    LatencyModel,
-    Sample,
-    fit,
-    leave_one_out,
-)
+from .costs import NodeCost, node_costs
+from .model import BAND, LEAST_GRAPHS, Held, LatencyModel, Sample, fit, leave_one_out
 
 __all__ = [
     "BAND",

@@ -25,15 +25,16 @@ from typing import Any
 
 import onnxruntime
 
-from fedvtc_edge.benchmarks.arguments import positive
-from fedvtc_edge.benchmarks.latency import BAND, LatencyModel, Sample, fit, leave_one_out
-from fedvtc_edge.benchmarks.latency.costs import node_costs
-from fedvtc_edge.benchmarks.latency.graphs import exported
 from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.devices.calibration import calibrate
 from fedvtc_edge.errors import FedVTCError
 from fedvtc_edge.export.runtime import Arrays, Session
 from fedvtc_edge.models import architectures
+
+from ..arguments import positive
+from . import BAND, LatencyModel, Sample, fit, leave_one_out
+from .costs import node_costs
+from .graphs import exported
 
 _WARM_UP = 4
 

@@ -18,9 +18,10 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fedvtc_edge.benchmarks.latency.costs import NodeCost
-from fedvtc_edge.benchmarks.latency.model import BAND, LatencyModel
 from fedvtc_edge.devices import DeviceProfile, profile_names
+
+from .costs import NodeCost
+from .model import BAND, LatencyModel
 
 _FLOAT = 4
 

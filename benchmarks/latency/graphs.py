@@ -13,12 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedvtc_edge import vtc
-from fedvtc_edge.anchor import Anchor
-from fedvtc_edge.export.conversion import convert
-from fedvtc_edge.export.graphs import AnchorGraph, ClassifierGraph, SynthesizerGraph
+from fedvtc_edge.export.graphs import AnchorGraph, ClassifierGraph, SynthesizerGraph, convert
 from fedvtc_edge.export.runtime import Arrays, Session
-from fedvtc_edge.models import ImageShape, build
+from fedvtc_edge.models import ImageShape, build, vtc
+from fedvtc_edge.models.anchor import Anchor
 
 _LATENT, _ANCHOR, _CLASSES, _SEED = 64, 128, 10, 0
 _COLOURED = 32

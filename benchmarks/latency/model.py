@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedvtc_edge.benchmarks.latency.costs import NodeCost
 from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.devices.speed import Speed
 from fedvtc_edge.errors import ConfigError
+
+from .costs import NodeCost
 
 BAND = 2.0
 """Predictions are good to this factor either way; always print them with it."""

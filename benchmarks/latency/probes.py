@@ -15,8 +15,8 @@ from pathlib import Path
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper
 
 from fedvtc_edge.devices import calibration as sizes
-from fedvtc_edge.export.conversion import PRODUCER
-from fedvtc_edge.files import write_atomic
+from fedvtc_edge.export.graphs import PRODUCER
+from fedvtc_edge.storage.atomic import write_atomic
 
 _OPSET, _IR = 17, 8
 """Old on purpose: every onnxruntime that can be installed runs them."""

@@ -20,8 +20,8 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 from threadpoolctl import threadpool_limits
 
-from fedvtc_edge.compute import deterministic
-from fedvtc_edge.statistics import ClassStatistics
+from fedvtc_edge.statistics.class_statistics import ClassStatistics
+from fedvtc_edge.training.compute import deterministic
 
 SETTINGS: dict[str, Any] = {"timer": time.process_time, "max_time": 0.4}
 """CPU time of all threads: waiting for a busy machine counts for nothing, a second

@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from fedvtc_edge.context import Context
-from fedvtc_edge.server import Server
-from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics, sum_of
+from fedvtc_edge.federation.server import Server
+from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics, sum_of
 from fedvtc_edge.wire import encode, published
+from fedvtc_edge.wire.context import Context
 
 CLIENTS = 100
 

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from fedvtc_edge.config import ClientSettings
-from fedvtc_edge.export.conversion import convert
-from fedvtc_edge.export.graphs import ClassifierGraph
+from fedvtc_edge.export.graphs import ClassifierGraph, convert
 from fedvtc_edge.export.quantization import quantize
 from fedvtc_edge.export.runtime import Session
 from fedvtc_edge.models import Classifier, ImageShape, build

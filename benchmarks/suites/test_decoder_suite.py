@@ -10,14 +10,12 @@ import torch
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from fedvtc_edge import vtc
-from fedvtc_edge.export.conversion import convert
-from fedvtc_edge.export.graphs import SynthesizerGraph
-from fedvtc_edge.export.noise import draw
+from fedvtc_edge.export.graphs import SynthesizerGraph, convert
+from fedvtc_edge.export.inputs import draw
 from fedvtc_edge.export.quantization import quantize
 from fedvtc_edge.export.runtime import Session
-from fedvtc_edge.knowledge import CODE_STD, class_codes
-from fedvtc_edge.models import ImageShape
+from fedvtc_edge.models import ImageShape, vtc
+from fedvtc_edge.training.knowledge import CODE_STD, class_codes
 
 SHAPE, LATENT, CLASSES = ImageShape(8, 1), 64, 10
 Feed = dict[str, NDArray[Any]]

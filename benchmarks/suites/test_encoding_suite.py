@@ -11,9 +11,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from fedvtc_edge.context import Context
-from fedvtc_edge.statistics import ClassStatistics
+from fedvtc_edge.statistics.class_statistics import ClassStatistics
 from fedvtc_edge.wire import Precision, decode, encode
+from fedvtc_edge.wire.context import Context
 from fedvtc_edge.wire.framing import HEADER
 
 CONTEXT = Context("0" * 32, 0, "client-00", "anchor")

@@ -1,6 +1,6 @@
-"""A sum that hides its parts, beside the sum itself; set up as in ``benchmarks/masking.py``.
+"""A sum that hides its parts, beside the sum itself.
 
-All parties' work together, in one process.
+All parties' work together, in one process; set up as in ``benchmarks/studies/masking.py``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from fedvtc_edge.benchmarks.masking import SIZE, apart, floor_seconds, simulated
+from fedvtc_edge.benchmarks.studies.masking import SIZE, apart, floor_seconds, simulated
 from fedvtc_edge.masking import Step, threshold_of
-from fedvtc_edge.signing import generate
+from fedvtc_edge.sealing.signing import generate
 
 CLIENTS = 10
 Inputs = dict[str, NDArray[np.int64]]

@@ -9,8 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from fedvtc_edge.context import Context
 from fedvtc_edge.sealing import SUITES, Identity, TrustList, overhead, seal, unseal
+from fedvtc_edge.wire.context import Context
 
 CONTEXT = Context("0" * 32, 0, "client-00", "features")
 NONCE = bytes(12)

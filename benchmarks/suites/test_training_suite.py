@@ -17,17 +17,16 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedvtc_edge import vtc
-from fedvtc_edge.anchor import Anchor
-from fedvtc_edge.client import Client
-from fedvtc_edge.compute import Compute
 from fedvtc_edge.config import ClientSettings, EngineSettings, TrainingSettings
-from fedvtc_edge.knowledge import Knowledge, from_anchor
-from fedvtc_edge.methods.fedvtc import KL
-from fedvtc_edge.models import Classifier, ImageShape, build
-from fedvtc_edge.statistics import GlobalStatistics
+from fedvtc_edge.federation.methods.fedvtc import KL
+from fedvtc_edge.models import Classifier, ImageShape, build, vtc
+from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.vtc import VTC
+from fedvtc_edge.statistics.class_statistics import GlobalStatistics
+from fedvtc_edge.training.client import Client
+from fedvtc_edge.training.compute import Compute
+from fedvtc_edge.training.knowledge import Knowledge, from_anchor
 from fedvtc_edge.training.supervised import steps_per_round
-from fedvtc_edge.vtc import VTC
 
 SHAPE, LATENT, ANCHOR, CLASSES = ImageShape(8, 1), 64, 128, 10
 SAMPLES = 160

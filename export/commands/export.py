@@ -43,7 +43,7 @@ def command(
 
     A bundle is written only if onnxruntime computes what torch computes.
     """
-    from fedvtc_edge import signing
+    from fedvtc_edge.sealing import signing
 
     key = None
     if sign is not None:

@@ -32,7 +32,7 @@ def command(
     A signed bundle is checked first, with --key or else with the public part of
     --sign, and is signed again.
     """
-    from fedvtc_edge import signing
+    from fedvtc_edge.sealing import signing
 
     from ..refreshing import refresh
 

@@ -62,7 +62,7 @@ def command(
         raise BundleError(f"--out {out}: a folder", hint="choose another name")
     import numpy as np
 
-    from fedvtc_edge.files import write_atomic
+    from fedvtc_edge.storage.atomic import write_atomic
 
     from .. import Bundle
 

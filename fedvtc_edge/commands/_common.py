@@ -22,7 +22,7 @@ EXTRAS = {
 Decorated = Callable[..., Any]
 
 if TYPE_CHECKING:
-    from fedvtc_edge.flower.kit import ClientKit, ServerKit
+    from fedvtc_edge.flower.access.keys import ClientKit, ServerKit
 
     Kit = TypeVar("Kit", ServerKit, ClientKit)
 

@@ -43,7 +43,7 @@ def command(
     config = load_config(config_file, overrides=overrides)
     try:
         with common.needing_extras(), common.reporting(quiet) as progress:
-            from fedvtc_edge.comparison import METHODS, compare
+            from fedvtc_edge.workflows.compare import METHODS, compare
 
             _refuse_unknown(wanted, METHODS)
             document = compare(config, wanted, numbers, out=out, progress=progress)

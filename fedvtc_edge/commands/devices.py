@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fedvtc_edge.errors import ConfigError
-from fedvtc_edge.files import write_atomic
+from fedvtc_edge.storage.atomic import write_atomic
 
 from . import _common as common
 

@@ -103,8 +103,8 @@ def _membership(
 ) -> Membership:
     from fedvtc_edge.config import load_config
     from fedvtc_edge.errors import DataError
+    from fedvtc_edge.flower.access.keys import ClientKit
     from fedvtc_edge.flower.joining import Membership
-    from fedvtc_edge.flower.kit import ClientKit
     from fedvtc_edge.models import find
 
     kit = common.kit_of(ClientKit, folder, parts)
@@ -128,7 +128,7 @@ def _membership(
 
 
 def _client(membership: Membership) -> str:
-    from fedvtc_edge import signing
+    from fedvtc_edge.sealing import signing
 
     return membership.kit.open(os.environ.get(signing.PASSPHRASE)).client
 

@@ -43,8 +43,7 @@ def new(file: Path, suite: str, as_json: bool) -> None:
     It signs (Ed25519) and opens what is sealed to it. With FEDVTC_PASSPHRASE set, the
     private file is encrypted with it.
     """
-    from fedvtc_edge import signing
-    from fedvtc_edge.sealing import Identity
+    from fedvtc_edge.sealing import Identity, signing
 
     identity = Identity.generate(suite)
     public_path = identity.save(file, passphrase=os.environ.get(signing.PASSPHRASE))
@@ -76,8 +75,7 @@ def show(file: Path, as_json: bool) -> None:
     The first is of the signing key, as `verify` prints it; the second of the whole
     identity, as `keys trust` prints it. A key that only signs has no second one.
     """
-    from fedvtc_edge import signing
-    from fedvtc_edge.sealing import PublicIdentity
+    from fedvtc_edge.sealing import PublicIdentity, signing
 
     key = signing.load_public(file)
     shown = signing.fingerprint(key)
@@ -147,9 +145,8 @@ def trial(folder: Path, clients: int, hosts: tuple[str, ...], days: int, as_json
     Each party has a folder of its own in DIR, which goes to its machine. With
     FEDVTC_PASSPHRASE set, private identities are encrypted with it.
     """
-    from fedvtc_edge import signing
-    from fedvtc_edge.flower import kit
-    from fedvtc_edge.sealing import PublicIdentity
+    from fedvtc_edge.flower.access import keys as kit
+    from fedvtc_edge.sealing import PublicIdentity, signing
 
     names = kit.make_trial(
         folder, clients, hosts, days, passphrase=os.environ.get(signing.PASSPHRASE)

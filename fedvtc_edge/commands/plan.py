@@ -10,7 +10,7 @@ import click
 from . import _common as common
 
 if TYPE_CHECKING:
-    from fedvtc_edge.devices.plans import Plan, Row
+    from fedvtc_edge.devices.planner import Plan, Row
 
 
 @click.command()

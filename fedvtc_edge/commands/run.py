@@ -59,8 +59,8 @@ def command(
 
     try:
         with common.needing_extras(), common.reporting(quiet) as progress:
-            from fedvtc_edge.federation import resume as resume_run
-            from fedvtc_edge.federation import run
+            from fedvtc_edge.workflows.run import resume as resume_run
+            from fedvtc_edge.workflows.run import run
 
             if config is None:
                 result = resume_run(directory, progress=progress)

@@ -64,8 +64,8 @@ def command(
     directory = resume or out or new_directory(config)
     try:
         with common.needing_extras(), common.reporting(quiet) as progress:
-            from fedvtc_edge.flower.kit import ServerKit
-            from fedvtc_edge.serving import resume_serving, serve
+            from fedvtc_edge.flower.access.keys import ServerKit
+            from fedvtc_edge.workflows.serve import resume_serving, serve
 
             kit = common.kit_of(ServerKit, keys, parts)
             if config is None:

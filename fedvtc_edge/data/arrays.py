@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from fedvtc_edge.errors import DataError
 
-from .archives import opened, reading
 from .dataset import Labels, Pixels, as_labels, as_pixels, check_class_names, check_pairs
 from .splits import Part, Source, Split
+from .trees import opened, reading
 
 _HINT = "np.savez(path, x_train=…, y_train=…, x_test=…, y_test=…)"
 _OWN_HINT = "np.savez(path, x=…, y=…, class_names=…)"

@@ -8,7 +8,7 @@ that was not checked.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -214,3 +214,15 @@ def check_class_names(names: tuple[str, ...], where: str) -> None:
 
 def _times(shape: tuple[int, ...]) -> str:
     return "x".join(str(extent) for extent in shape)
+
+
+class Samples(NamedTuple):
+    """One client's data.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        labels: int64 [N].
+    """
+
+    images: Pixels
+    labels: Labels

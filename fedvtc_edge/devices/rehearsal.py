@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import torch
 
-from fedvtc_edge.client import Client
+from fedvtc_edge.training.client import Client
 
+from .recorder import Work, record_work
 from .speed import Speed
-from .work import Work, record_work
 
 _FEW = 2
 """Images in the smaller rehearsal; between it and a full batch, time is linear in images."""
@@ -101,7 +101,8 @@ def one_step(client: Client, task: Task, size: int) -> Work:
         size: Images.
     """
     once, twice = (
-        record_work(partial(task.rehearse, stand_in(client, size, steps), steps)) for steps in (1, 2)
+        record_work(partial(task.rehearse, stand_in(client, size, steps), steps))
+        for steps in (1, 2)
     )
     shared = len(once.flops)
     same = (once.flops == twice.flops[:shared]) & (once.traffic == twice.traffic[:shared])

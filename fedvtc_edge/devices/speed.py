@@ -19,7 +19,7 @@ TRAINING_COMPUTE, TRAINING_TRAFFIC = 0.5, 0.15
 """Share of a profile's arithmetic and memory speed that training reaches.
 
 Fitted on one x86 machine over the phases of eight architectures: see
-``python -m fedvtc_edge.benchmarks.training`` and docs/simulation.md.
+``python -m fedvtc_edge.benchmarks.studies.training`` and docs/simulation.md.
 """
 
 

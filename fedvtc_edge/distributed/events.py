@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fedvtc_edge.errors import DeploymentError, FedVTCError
-from fedvtc_edge.files import append_line
 from fedvtc_edge.progress import Progress
+from fedvtc_edge.storage.atomic import append_line
 
 _LARGEST_NOTE, _LARGEST_HINT = 2000, 500
 _BEGINNING = b'{"event": '

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedvtc_edge.distributed.orders import Answer, Order
+from fedvtc_edge.distributed.messages import Answer, Order
 from fedvtc_edge.errors import FedVTCError
 
-from .post import ANSWER, ORDER, record_of
+from .grid_mailbox import ANSWER, ORDER, record_of
 
 if TYPE_CHECKING:
-    from fedvtc_edge.distributed.member import Member
+    from fedvtc_edge.distributed.client.participant import Member
 
 app = ClientApp()
 
@@ -60,15 +60,14 @@ def _at(home: Path, order: Order) -> Answer:
 
 @functools.lru_cache(maxsize=256)  # a process of a simulation plays many clients, many times
 def _simulated(path: Path, index: int) -> Member:
-    from fedvtc_edge.assembly import client_ids
-    from fedvtc_edge.config import load_config
-    from fedvtc_edge.distributed.belongings import dealt
-    from fedvtc_edge.distributed.member import Member
-    from fedvtc_edge.distributed.party import Consent, Party
+    from fedvtc_edge.config import client_ids, load_config
+    from fedvtc_edge.distributed.client.keys import Consent, Party
+    from fedvtc_edge.distributed.client.local_data import dealt
+    from fedvtc_edge.distributed.client.participant import Member
     from fedvtc_edge.sealing import Identity, PublicIdentity, TrustList
-    from fedvtc_edge.transport import FOLDER, TRUST
+    from fedvtc_edge.transport.keyring import FOLDER, TRUST
 
-    from .directing import home_of
+    from .server_app import home_of
 
     config = load_config(path / "config.toml")
     name, keys = client_ids(config)[index], path / FOLDER

@@ -8,19 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedvtc_edge import signing
 from fedvtc_edge.config import Config
-from fedvtc_edge.distributed.serving import Keys
+from fedvtc_edge.distributed.server.session import Keys
 from fedvtc_edge.progress import Progress
-from fedvtc_edge.runs import RunDirectory
-from fedvtc_edge.sealing import Identity
+from fedvtc_edge.runs.directory import RunDirectory
+from fedvtc_edge.sealing import Identity, signing
 
-from .checking import check_server
-from .directing import note_keys
-from .kit import ServerKeys, ServerKit
-from .reaching import check_port_free
+from .access.checks import check_server
+from .access.keys import ServerKeys, ServerKit
+from .access.reachability import check_port_free
+from .process.superlink import Certificates, SuperLink
+from .server_app import note_keys
 from .simulation import submit_and_watch, summary_of
-from .superlink import Certificates, SuperLink
 
 
 def check_deployment(

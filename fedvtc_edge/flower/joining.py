@@ -9,28 +9,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedvtc_edge import signing
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data.own import DataTerms
+from fedvtc_edge.distributed.client.keys import Consent
+from fedvtc_edge.distributed.client.participant import Member
+from fedvtc_edge.distributed.client.state import Home
 from fedvtc_edge.distributed.events import Reader, Writer
-from fedvtc_edge.distributed.home import Home
-from fedvtc_edge.distributed.member import Member
-from fedvtc_edge.distributed.orders import DISMISSAL, FAREWELL, HELLO, Answer, Order, Trouble
-from fedvtc_edge.distributed.party import Consent
+from fedvtc_edge.distributed.messages import DISMISSAL, FAREWELL, HELLO, Answer, Order, Trouble
 from fedvtc_edge.errors import DeploymentError, RunError
-from fedvtc_edge.files import write_atomic
-from fedvtc_edge.locking import alone
 from fedvtc_edge.progress import Progress
+from fedvtc_edge.sealing import signing
+from fedvtc_edge.storage.atomic import write_atomic
+from fedvtc_edge.storage.lock import alone
 
-from .app import write_app
-from .checking import check_node_key
-from .explaining import explain
-from .kit import ClientKit
-from .reaching import check_reachable
-from .supernode import SuperNode
+from .access.checks import check_node_key
+from .access.keys import ClientKit
+from .access.reachability import check_reachable
+from .error_patterns import explain
+from .process.app_bundle import write_app
+from .process.supernode import SuperNode
 
 if TYPE_CHECKING:
-    from fedvtc_edge.distributed.belongings import Belongings
+    from fedvtc_edge.distributed.client.local_data import Belongings
 
 EVENTS, MEMBERSHIP, NODE = "events.jsonl", "join.json", "flower"
 
@@ -57,7 +57,7 @@ class Membership:
             names.
         architecture: Of its network, or empty for the one that the settings give it.
         settings: File of the only settings that it accepts, or empty for any.
-        telling: See :class:`~fedvtc_edge.distributed.party.Consent`.
+        telling: See :class:`~fedvtc_edge.distributed.client.keys.Consent`.
     """
 
     authority: str
@@ -117,7 +117,7 @@ def member_at(home: Path) -> Member:
 
     def source(config: Config, terms: DataTerms) -> Belongings:
         # Most messages of a masked sum need no data, and so no torch, which takes seconds.
-        from fedvtc_edge.distributed.belongings import brought, dealt
+        from fedvtc_edge.distributed.client.local_data import brought, dealt
 
         read = brought(Path(own.data)) if own.data else dealt(index)
         return read(config, terms)

@@ -11,12 +11,12 @@ from typing import Any
 from fedvtc_edge.distributed.events import Reader
 from fedvtc_edge.errors import DeploymentError
 from fedvtc_edge.progress import Progress
-from fedvtc_edge.runs import RunDirectory
-from fedvtc_edge.transport import FOLDER
+from fedvtc_edge.runs.directory import RunDirectory
+from fedvtc_edge.transport.keyring import FOLDER
 
-from .app import write_app
-from .directing import HOMES, events_of, parties_of
-from .superlink import SuperLink
+from .process.app_bundle import write_app
+from .process.superlink import SuperLink
+from .server_app import HOMES, events_of, parties_of
 
 _SILENT_S = 20.0
 """So long nothing may be heard before Flower is asked whether the run still goes on."""

@@ -7,10 +7,9 @@ in ``docs/masking.md``.
 """
 
 from .client import MaskingClient
-from .errors import MaskingError
-from .fixed import decode_fixed, encode_fixed, grid_bound
+from .fixed_point import decode_fixed, encode_fixed, grid_bound
 from .messages import traffic_of
-from .plan import LARGEST_BOUND, Plan, Step, threshold_of
+from .plan import LARGEST_BOUND, MaskingError, Plan, Step, threshold_of
 from .server import MaskedSum, MaskingServer
 from .simulation import run_masked_sum
 from .vault import Vault, take_step

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from .errors import MaskingError
-from .keys import PAIR, derive
-from .plan import Plan
-from .shamir import PRIME, SHARE_BYTES
+from .keys import PAIR, PRIME, SHARE_BYTES, derive
+from .plan import MaskingError, Plan
 
 TAG_BYTES = 16
 SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES

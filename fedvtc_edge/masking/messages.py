@@ -12,10 +12,8 @@ from collections.abc import Collection, Sequence
 from enum import IntEnum
 
 from .channel import SEALED_BYTES, TAG_BYTES
-from .errors import MaskingError
-from .keys import ADVERT_BYTES
-from .plan import SERVER, Plan
-from .shamir import PRIME, SHARE_BYTES
+from .keys import ADVERT_BYTES, PRIME, SHARE_BYTES
+from .plan import SERVER, MaskingError, Plan
 
 _HEADER = struct.Struct(">4sBB100s32s")
 _MAGIC, _VERSION = b"FVMS", 1

@@ -12,9 +12,8 @@ from functools import cached_property
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from fedvtc_edge.context import Context
-
-from .errors import MaskingError
+from fedvtc_edge.errors import FedVTCError
+from fedvtc_edge.wire.context import Context
 
 SERVER = "server"
 """Sender of the server's messages; no client may have this id."""
@@ -160,3 +159,15 @@ class Plan:
                 hint="only clients with a trusted key take part",
             )
         return index
+
+
+# ---------------------------------------------------------------- section
+# The one error of secure aggregation.
+
+
+class MaskingError(FedVTCError):
+    """A message, a vector or a round that secure aggregation refuses.
+
+    Whatever the cause, nothing unmasked has left: a client that raises it says no more
+    in this round, and a server that raises it has no sum.
+    """

@@ -9,12 +9,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
-from fedvtc_edge.context import Context
+from fedvtc_edge.wire.context import Context
 
 from .client import MaskingClient
-from .errors import MaskingError
 from .keys import agree
-from .plan import LARGEST_BOUND, Plan, Step
+from .plan import LARGEST_BOUND, MaskingError, Plan, Step
 from .server import MaskedSum, MaskingServer, Transcript
 
 

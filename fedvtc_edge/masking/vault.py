@@ -14,12 +14,11 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
-from fedvtc_edge.files import append_line, write_atomic
+from fedvtc_edge.storage.atomic import append_line, write_atomic
 
 from .client import MaskingClient
-from .errors import MaskingError
-from .fixed import reduced
-from .plan import SERVER, Plan, Step
+from .fixed_point import reduced
+from .plan import SERVER, MaskingError, Plan, Step
 
 _LENGTH = struct.Struct(">I")
 _SUM_BYTES = 32

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from fedvtc_edge.errors import ConfigError, MissingExtra
 
-from .schedule import Schedule
-from .secret import SecretStream
+from .mechanism import Schedule
+from .secret_stream import SecretStream
 
 Losses = Callable[[Tensor], Tensor]
 """Indices of examples to the *sum* of their losses, each of one example alone."""
@@ -27,7 +27,7 @@ _EXAMPLES = 3
 class PrivateGradients:
     """Gradients of one network that one example moves by no more than clip / E.
 
-    Guarantee: see :class:`~fedvtc_edge.privacy.schedule.Schedule`; one call of
+    Guarantee: see :class:`~fedvtc_edge.privacy.mechanism.Schedule`; one call of
     :meth:`compute` on a Poisson sample is one step of it.
 
     Args:

@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fedvtc_edge.errors import PrivacyError
+from fedvtc_edge.privacy.release_spec import ClientDesign
+from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 
-from .design import COUNT, RADIUS, SECOND, Array, Design
-from .grid import GRID
-from .sampler import discrete_gaussian
+from .release_spec import COUNT, RADIUS, SECOND, Array, Design
+from .sampler import GRID, discrete_gaussian
 
 Integers = NDArray[np.int64]
 
@@ -112,3 +113,134 @@ def contributions(
     if not design.second:
         whole.append(np.zeros((len(phi), 0), np.int64))
     return whole[0][:, 0], whole[1], whole[2]
+
+
+# ---------------------------------------------------------------- section
+# Global statistics from the sum of noised releases: post-processing, which costs nothing.
+
+WITHIN = 0.3
+"""Variance of an anchor feature within a class, of the 1 that it has in all, where second
+moments are not released: a public constant, what smooth pictures of any kind come near."""
+
+
+def estimate(design: Design, total: Integers, contributors: int, centre: Array) -> GlobalStatistics:
+    """What the noised sums of ``contributors`` clients say of the anchor's space.
+
+    Class means are shrunk toward their common mean by as much as the known noise
+    explains of their distance (James and Stein 1961), and so are counts. With second
+    moments, their sum about the public centre stands in for the covariance: its
+    discriminant is the same as the within-class one's, and it needs no noised means;
+    eigenvalues below the noise's own are raised to it. Classes whose count is below its
+    noise are left out, unless all are: then nothing is known, and nothing is left out.
+
+    Args:
+        design: Public.
+        total: Sum of the releases, [design.size].
+        contributors: How many draws of noise it carries: one of each client, or one in all.
+        centre: As in the releases.
+    """
+    classes, width = design.classes, design.width
+    step = design.unit / GRID  # in examples
+    noise = float(design.share) * step * contributors**0.5
+    numbers, sums, seconds = np.split(total * step, np.cumsum(design.sizes)[:-1])
+    even = _shrunk(numbers[None], numbers.mean(), np.array([noise**2]))[0]
+    count = np.maximum(even / COUNT, 1.0)
+    deviation = sums.reshape(classes, width) * RADIUS
+    everyone = max(float(count.sum()), 1.0)
+    error = np.square(noise * RADIUS / count)
+    common = deviation.sum(0) / everyone
+    mean = _shrunk(deviation / count[:, None], common, error)
+    covariance = None
+    if design.second:
+        covariance = _second_moments(seconds, width) * (RADIUS**2 / everyone)
+        floor = noise * RADIUS**2 / SECOND * width**0.5 / everyone
+        covariance = _floored(covariance, floor) * width
+        between = np.square(mean - common).mean(0) * width
+        variance = np.maximum(np.diag(covariance) - width * np.square(common) - between, 0.0)
+        std = np.sqrt(np.maximum(variance, 0.1 * WITHIN))[None].repeat(classes, 0)
+    else:
+        # One for all classes: by differences of noise, one class would swallow the others.
+        spread = WITHIN + width * float(np.median(error))
+        std = np.full((classes, width), np.sqrt(spread))
+    present = numbers > noise
+    heard = np.where(present | ~present.any(), count, 0.0)
+    return GlobalStatistics(heard, (mean + centre) * width**0.5, std, covariance)
+
+
+def _shrunk(mean: Array, common: Array, error: Array) -> Array:
+    distance = mean - common
+    explained = (mean.shape[1] - 2) * error / np.maximum(np.square(distance).sum(1), 1e-12)
+    shrunk: Array = common + distance * np.maximum(1.0 - explained, 0.0)[:, None]
+    return shrunk
+
+
+def _second_moments(triangle: Array, width: int) -> Array:
+    rows, columns = np.triu_indices(width)
+    matrix = np.zeros((width, width))
+    matrix[rows, columns] = triangle / np.where(rows == columns, SECOND, SECOND * np.sqrt(2.0))
+    full: Array = matrix + np.triu(matrix, 1).T
+    return full
+
+
+def _floored(matrix: Array, floor: float) -> Array:
+    values, vectors = np.linalg.eigh(matrix)
+    floored: Array = (vectors * np.maximum(values, max(floor, 1e-9))) @ vectors.T
+    return floored
+
+
+# ---------------------------------------------------------------- section
+# Client-level privacy: whole uploads are clipped, and their sum is noised once.
+
+_EXAMPLE = 1.0
+"""Bound on one example's vector: without it a client's own outlier would be all of its upload."""
+
+
+def clipped_upload(
+    design: ClientDesign, features: ArrayLike, labels: ArrayLike, centre: Array
+) -> Integers:
+    """One client's sums, scaled as a whole to a norm of at most the sensitivity.
+
+    Exact, without noise: for the eyes of a trusted server, or for masking.
+
+    Args:
+        design: Public.
+        features: [N, m], each of norm √m.
+        labels: Their classes [N].
+        centre: Public centre of the features' directions, [m].
+
+    Returns:
+        int64 [design.size]: counts, class sums, second moments.
+
+    Raises:
+        PrivacyError: Shapes or labels that do not fit the design.
+    """
+    sums = bounded_sums(design, features, labels, centre, bound=_EXAMPLE) / design.unit
+    norm = float(np.sqrt(np.square(sums).sum()))
+    factor = min(1.0, design.clip * GRID * SHRINK / max(norm, 1e-300))
+    return np.trunc(sums * factor).astype(np.int64)  # toward zero: no norm grows
+
+
+def check_norm(design: ClientDesign, upload: Integers) -> None:
+    """Refuse an upload beyond the clip bound, by exact integers.
+
+    A client that does not clip harms no other's guarantee, but would have more weight
+    than anybody else.
+
+    Raises:
+        PrivacyError: Its norm is beyond the bound.
+    """
+    if sum(value * value for value in upload.tolist()) > design.sensitivity**2:
+        raise PrivacyError(
+            f"an upload of norm {np.linalg.norm(upload / GRID):.4g}, the clip bound is "
+            f"{design.clip:g}",
+            hint="the client must clip its whole upload before it sends it",
+        )
+
+
+def noised(design: ClientDesign, total: Integers) -> Integers:
+    """The sum of clipped uploads with its one draw of noise, or one upload with its share.
+
+    Guarantee: see :class:`ClientDesign`. From the operating system's entropy: two calls
+    are two releases. Keep what was drawn and publish that again instead.
+    """
+    return total + discrete_gaussian(design.share, design.size)

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedvtc_edge.errors import RunError
-
-from .reading import ClientRecord, Summary
+from fedvtc_edge.runs.records import ClientRecord, Summary
 
 Images = NDArray[np.uint8]
 

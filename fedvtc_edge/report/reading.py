@@ -11,97 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from fedvtc_edge.errors import RunError
-
-from .records import Amount, Comparison, Count, Counts, Fraction, Record, Turn
+from fedvtc_edge.runs.records import (
+    Comparison,
+    Record,
+    RoundRecord,
+    Summary,
+)
 
 SCHEMA = 1
 
 _R = TypeVar("_R", bound=Record)
-
-
-class ClientRecord(Record):
-    """One client at the end of a run; accuracies are fractions on the global test set."""
-
-    id: str
-    architecture: str | None = None
-    device: str | None = None
-    samples: Count | None = None
-    class_counts: Counts = Field(default_factory=list)
-    classes_present: Count | None = None
-    accuracy: Fraction | None = None
-    accuracy_local_only: Fraction | None = None
-    accuracy_absent_classes: Fraction | None = None
-    accuracy_absent_classes_local_only: Fraction | None = None
-    accuracy_calibrated: Fraction | None = None
-    upload_bytes: Count | None = None
-    download_bytes: Count | None = None
-    peak_memory_mb: Amount | None = None
-    seconds: Amount | None = None
-    seconds_virtual: Amount | None = None
-    rounds_missed: dict[str, Count] | None = None
-    took_part: bool | None = None
-    parameters: Count | None = None
-
-
-class Summary(Record):
-    """``summary.json``: every key but ``clients`` may be missing or null."""
-
-    version: str | None = None
-    seed: int | None = None
-    method: str | None = None
-    data: str | None = None
-    evaluated_on: str | None = None
-    home: bool = False
-    share: str | None = None
-    moments: str | None = None
-    engine: str | None = None
-    device: str | None = None
-    rounds: Count | None = None
-    alpha: Amount | None = None
-    partition: str | None = None
-    clients: list[ClientRecord]
-    accuracy_mean: Fraction | None = None
-    accuracy_worst: Fraction | None = None
-    accuracy_local_only_mean: Fraction | None = None
-    accuracy_absent_classes_mean: Fraction | None = None
-    accuracy_calibrated_mean: Fraction | None = None
-    accuracy_control: Fraction | None = None
-    gain: float | None = None
-    upload_bytes_total: Count | None = None
-    download_bytes_total: Count | None = None
-    epsilon: Amount | None = None
-    delta: Amount | None = None
-    privacy_unit: str | None = None
-    privacy_mechanism: str | None = None
-    privacy_covers: str | None = None
-    seconds: Amount | None = None
-    seconds_virtual: Amount | None = None
-    notes: list[str] = Field(default_factory=list)
-    samples_per_second: Amount | None = None
-    class_names: list[str] = Field(default_factory=list)
-    uploads: list[str] | None = None
-
-    @property
-    def classes(self) -> list[str]:
-        """Every class by name, or by number where the run gave no names."""
-        width = max((len(client.class_counts) for client in self.clients), default=0)
-        return self.class_names or [str(label) for label in range(width)]
-
-
-class RoundRecord(Record):
-    """One line of ``metrics.jsonl``; bytes and seconds are those of this round alone."""
-
-    round: Count
-    accuracy_mean: Fraction | None = None
-    accuracy_calibrated_mean: Fraction | None = None
-    accuracy_local_only_mean: Fraction | None = None
-    seconds: Amount | None = None
-    void: str = ""
-    clients: list[ClientRecord] = Field(default_factory=list)
-    clock: list[Turn] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Literal
 
 import numpy as np
 from matplotlib.colors import ListedColormap
@@ -11,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from fedvtc_edge.runs.records import Amount, Count, Line, Record, RoundRecord, Turn
+
 from .canvas import CALIBRATED, CONTROL, FULL, OWN, Chart, draw
-from .records import Amount, Count, Line, Record, Turn
 from .wording import duration, short
 
 #: More rows than this share their labels: one per kind of device.
@@ -157,3 +159,57 @@ def _spans(line: Line, begin: float, end: float) -> list[tuple[str, float, float
         ("uploads", work, work + line.upload),
         ("waits for the others", work + line.upload, end),
     ]
+
+
+# ---------------------------------------------------------------- section
+# Who took part in which round, where clients are elsewhere and may be late or away.
+
+Cell = Literal["took", "missed", "void"]
+
+_LISTED = 8
+
+
+class Attendance(Record):
+    """One client over the rounds: a cell for each, and what they add up to."""
+
+    id: str
+    cells: list[Cell]
+    took: Count
+    missed: list[Count]
+
+    @property
+    def words(self) -> str:
+        """The rounds that it missed; void ones are nobody's fault."""
+        if not self.missed:
+            return "none"
+        shown, more = self.missed[:_LISTED], len(self.missed) - _LISTED
+        return ", ".join(map(str, shown)) + (f" and {more} more" if more > 0 else "")
+
+
+def attendance(rounds: Sequence[RoundRecord]) -> list[Attendance]:
+    """Every client's rounds, in the clients' order; empty where nobody could stay away.
+
+    Args:
+        rounds: Of the run, in order; those that do not say who took part are left out.
+    """
+    told = [
+        (record, {client.id: client.took_part for client in record.clients})
+        for record in rounds
+        if any(client.took_part is not None for client in record.clients)
+    ]
+    found = []
+    for name in told[0][1] if told else ():
+        cells: list[Cell] = [
+            "void" if record.void else ("took" if here.get(name) else "missed")
+            for record, here in told
+        ]
+        numbered = list(zip((record.round for record, _ in told), cells, strict=True))
+        found.append(
+            Attendance(
+                id=name,
+                cells=cells,
+                took=cells.count("took"),
+                missed=[number for number, cell in numbered if cell == "missed"],
+            )
+        )
+    return found

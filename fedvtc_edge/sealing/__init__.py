@@ -6,10 +6,8 @@ Layout and guarantees: ``docs/envelope-format.md``.
 from __future__ import annotations
 
 from .envelope import MAX_ENVELOPE_BYTES, overhead, seal, unseal
-from .identity import Identity, PublicIdentity
-from .inbox import Inbox, Receipt
-from .replay import ReplayGuard
-from .suites import SUITES
+from .identity import SUITES, Identity, PublicIdentity
+from .inbox import Inbox, Receipt, ReplayGuard
 from .trust import Entry, TrustList
 
 __all__ = [

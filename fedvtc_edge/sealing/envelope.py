@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidTag
 
-from fedvtc_edge import signing
-from fedvtc_edge.context import Context
 from fedvtc_edge.errors import EnvelopeError, TrustError
+from fedvtc_edge.wire.context import Context
 
+from . import signing
 from .identity import Identity, PublicIdentity
 from .trust import TrustList
 

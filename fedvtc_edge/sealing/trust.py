@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedvtc_edge.context import Context, ContextError
 from fedvtc_edge.errors import KeyFileError, TrustError
-from fedvtc_edge.files import write_atomic
+from fedvtc_edge.storage.atomic import write_atomic
+from fedvtc_edge.wire.context import Context, ContextError
 
 from .identity import PublicIdentity
 
@@ -36,7 +36,7 @@ class Entry:
     """One client of a list.
 
     Args:
-        client: Its id, as in :class:`~fedvtc_edge.context.Context`.
+        client: Its id, as in :class:`~fedvtc_edge.wire.context.Context`.
         identity: Its keys.
         status: ``trusted`` or ``revoked``.
     """

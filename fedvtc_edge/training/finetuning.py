@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedvtc_edge.compute import Compute
 from fedvtc_edge.config import TrainingSettings
-from fedvtc_edge.knowledge import Knowledge
-from fedvtc_edge.losses import distill, kl_to_prior, masked_cross_entropy
 from fedvtc_edge.models.classifier import Classifier
-from fedvtc_edge.vtc import VTC
+from fedvtc_edge.models.vtc import VTC
 
+from .compute import Compute
+from .knowledge import Knowledge
+from .losses import distill, kl_to_prior, masked_cross_entropy
 from .steps import Adam, noisy, random_batch, step
 
 TEACHER = 2.0

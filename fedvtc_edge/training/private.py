@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedvtc_edge.compute import Compute
 from fedvtc_edge.config import TrainingSettings
-from fedvtc_edge.knowledge import Knowledge
-from fedvtc_edge.losses import Moments, distill, kl_to_prior
 from fedvtc_edge.models.classifier import Classifier
+from fedvtc_edge.models.vtc import VTC
 from fedvtc_edge.privacy.dpsgd import PrivateGradients
-from fedvtc_edge.privacy.schedule import Schedule
-from fedvtc_edge.privacy.secret import SecretStream
-from fedvtc_edge.vtc import VTC
+from fedvtc_edge.privacy.mechanism import Schedule
+from fedvtc_edge.privacy.secret_stream import SecretStream
 
+from .compute import Compute
+from .decoder_training import _CLASSES, _PER_CLASS, RECONSTRUCTION, matching
 from .finetuning import TEACHER, collages
-from .painting import _CLASSES, _PER_CLASS, RECONSTRUCTION, matching
+from .knowledge import Knowledge
+from .losses import Moments, distill, kl_to_prior
 from .steps import Adam, noisy, step
 
 Secrets = Callable[[str], SecretStream]

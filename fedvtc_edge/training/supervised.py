@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from fedvtc_edge.compute import Compute
 from fedvtc_edge.config import TrainingSettings
-from fedvtc_edge.losses import Moments, kl_to_prior, masked_cross_entropy
 from fedvtc_edge.models.classifier import Classifier
 
+from .compute import Compute
+from .losses import Moments, kl_to_prior, masked_cross_entropy
 from .steps import Adam, noisy, random_batch, step
 
 

@@ -3,8 +3,10 @@
 Byte by byte in docs/wire-format.md.
 """
 
+from .context import Context
 from .framing import WireError, context_of
-from .plain import (
+from .publication import publish, published
+from .releases import (
     LARGEST_RELEASE,
     Weights,
     decode_release,
@@ -12,11 +14,11 @@ from .plain import (
     encode_release,
     encode_weights,
 )
-from .publication import publish, published
 from .uploads import Precision, decode, encode
 
 __all__ = [
     "LARGEST_RELEASE",
+    "Context",
     "Precision",
     "Weights",
     "WireError",

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fedvtc_edge.context import CONTEXT_BYTES, Context, ContextError
 from fedvtc_edge.errors import FedVTCError
+
+from .context import CONTEXT_BYTES, Context, ContextError
 
 MAGIC = b"FEDVTC"
 SCHEMA = 1

@@ -6,7 +6,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fedvtc_edge.statistics import GlobalStatistics
+from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 
 from .framing import WireError
 from .uploads import symmetric

@@ -7,12 +7,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fedvtc_edge.context import Context
-from fedvtc_edge.statistics import ClassStatistics
+from fedvtc_edge.statistics.class_statistics import ClassStatistics
 
-from . import half
+from .context import Context
 from .framing import HINT, Form, Moments, Numbers, Payload, WireError, fitting
-from .possible import check_counts, check_possible
 
 Precision = Literal["float32", "float16"]
 Arrays = dict[str, NDArray[Any]]
@@ -139,22 +137,22 @@ def _halved(statistics: ClassStatistics) -> Arrays:
         if statistics.pooled:
             everyone = max(float(statistics.count.sum()), 1.0)
             between = (mean * statistics.count[:, None]).T @ mean
-            packed = half.pack(_root((statistics.square - between) / everyone))
+            packed = pack(_root((statistics.square - between) / everyone))
             lower = (packed[:, 1:] * _signs(packed[:, 1:]) + np.float16(0)).astype(np.float16)
             root = np.concatenate([packed[:, 0], lower[np.tril_indices(statistics.width)]])
         else:
             variance = statistics.square / count[:, None] - np.square(mean)
-            root = half.pack(np.sqrt(np.maximum(variance, 0.0)))
+            root = pack(np.sqrt(np.maximum(variance, 0.0)))
         return {
             "count": statistics.count.astype(np.float32) + np.float32(0),
-            "mean": half.pack(mean),
+            "mean": pack(mean),
             "root": root,
         }
 
 
 def _from_half(arrays: Arrays, width: int, pooled: bool) -> ClassStatistics:
     count = arrays["count"].astype(np.float64)
-    mean, root = half.unpack(arrays["mean"]), _unpacked_root(arrays["root"], width, pooled)
+    mean, root = unpack(arrays["mean"]), _unpacked_root(arrays["root"], width, pooled)
     empty = count == 0
     if mean[empty].any() or (root.any() if pooled and empty.all() else False):
         raise WireError("a class with no samples has a mean", hint=HINT)
@@ -186,12 +184,12 @@ def _signs(lower: NDArray[Any]) -> NDArray[Any]:
     return np.where(topmost < 0, -1, 1).astype(np.float16)
 
 
-def _unpacked_root(packed: half.Half, width: int, pooled: bool) -> NDArray[np.float64]:
+def _unpacked_root(packed: Half, width: int, pooled: bool) -> NDArray[np.float64]:
     if pooled:
         lower = np.zeros((width, width), np.float16)
         lower[np.tril_indices(width)] = packed[width:]
         packed = np.concatenate([packed[:width, None], lower], 1)
-    root = half.unpack(packed)
+    root = unpack(packed)
     if (_signs(root) < 0).any() if pooled else (root < 0).any():
         raise WireError("a deviation of the wrong sign", hint=HINT)
     return root
@@ -203,3 +201,139 @@ def symmetric(triangle: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     matrix[np.triu_indices(width)] = triangle
     full: NDArray[np.float64] = matrix + np.triu(matrix, 1).T
     return full
+
+
+# ---------------------------------------------------------------- section
+# Rows of numbers as float16 with one power of two per row.
+#
+# Sums over samples leave float16's range (6e-8 to 65504) at once, and a row's largest
+# number says nothing of another row's. So each row is scaled until its largest number
+# uses float16's upper end, and the exponent travels as the row's first number.
+
+Array = NDArray[np.float64]
+Half = NDArray[np.float16]
+
+LEAST, MOST = -115, 85
+"""Exponents: rows whose largest number is below 2⁻¹⁰⁰ lose digits, above 2¹⁰⁰ are refused."""
+
+_BITS = 15
+"""A row's largest stored number lies in [2¹⁴, 2¹⁵): half of float16's range, so that
+rounding up never overflows."""
+
+_ZERO = -_BITS
+"""Exponent of a row of zeros."""
+
+
+def pack(rows: Array) -> Half:
+    """[R, p] → [R, 1 + p]: each row's exponent, then its numbers divided by 2^exponent.
+
+    The only form of its numbers: :func:`unpack` refuses every other.
+    """
+    with np.errstate(all="ignore"):  # what is not finite is refused where it is read
+        exponent = _exponent(rows)
+        stored = _scaled(rows, exponent)
+        exponent += np.abs(stored).max(1, initial=0) >= 2**_BITS  # by rounding up
+        stored = _scaled(rows, exponent)
+        exponent[~stored.any(1)] = _ZERO
+        return np.concatenate([exponent[:, None].astype(np.float16), stored], 1)
+
+
+def unpack(packed: Half) -> Array:
+    """What :func:`pack` was given, to 11 binary digits of each row's numbers.
+
+    Raises:
+        WireError: Not finite, or not as ``pack`` would have written it.
+    """
+    if not np.isfinite(packed).all():
+        raise WireError("a value is not finite", hint=HINT)
+    exponent = packed[:, 0].astype(np.float64)
+    if ((exponent < LEAST) | (exponent > MOST) | (exponent % 1 != 0)).any():
+        raise WireError(f"an exponent is not whole or not in {LEAST}…{MOST}", hint=HINT)
+    rows = np.ldexp(packed[:, 1:].astype(np.float64), exponent.astype(np.int32)[:, None])
+    if pack(rows).tobytes() != packed.tobytes():
+        raise WireError("float16 rows that are not scaled as agreed", hint=HINT)
+    return rows
+
+
+def _exponent(rows: Array) -> NDArray[np.int32]:
+    largest = np.abs(rows).max(1, initial=0)
+    exponent: NDArray[np.int32] = np.clip(np.frexp(largest)[1] - _BITS, LEAST, MOST)
+    return exponent
+
+
+def _scaled(rows: Array, exponent: NDArray[np.int32]) -> Half:
+    # + 0: a zero has no sign, or there were two ways to write it.
+    half: Half = np.ldexp(rows, -exponent[:, None]).astype(np.float16) + np.float16(0)
+    return half
+
+
+# ---------------------------------------------------------------- section
+# Sums that some data could have, and sums that none could.
+
+SLACK = 1e-3
+"""Relative rounding allowed when float32 sums are checked against each other."""
+
+LARGEST_COUNT = 2.0**48
+"""Samples of one class that one client may have."""
+
+_ROUNDING = 1e-6
+"""Largest error of one entry of a correlation matrix made of float32 sums; it is 2e-7."""
+
+_TINY = 1e-30
+"""Below it float32 products lose digits, or all of them."""
+
+
+def check_counts(count: NDArray[Any]) -> None:
+    """Refuse what counts no samples: negative, fractional, absurd or not a number.
+
+    Raises:
+        WireError: Such a count.
+    """
+    if not np.isfinite(count).all() or (count > LARGEST_COUNT).any():
+        raise WireError(f"count: a value is not finite or beyond {LARGEST_COUNT:g}", hint=HINT)
+    if (count < 0).any() or (np.signbit(count) & (count == 0)).any():
+        raise WireError(f"negative count {count.min()}", hint=HINT)
+    if (count != np.floor(count)).any():
+        raise WireError("a count is no whole number", hint=HINT)
+
+
+def check_possible(statistics: ClassStatistics) -> None:
+    """Refuse sums that no data have.
+
+    Jensen's inequality for each class and feature, Σz² ≥ (Σz)²/n; pooled, that the
+    scatter within classes, S − Σ_y t_y·t_yᵀ/n_y, has no negative eigenvalue beyond
+    rounding. The second implies the Cauchy–Schwarz inequality of every two features; it
+    is decided by one Cholesky factorisation, O(p³/3), at any width.
+
+    Raises:
+        WireError: A class without samples has a sum, or second moments are too small.
+    """
+    count, total, square = statistics.count, statistics.total, statistics.square
+    empty = count == 0
+    scaled = total / np.sqrt(np.maximum(count, 1.0))[:, None]
+    least = np.square(scaled)
+    nothing, diagonal = total[empty], square
+    if statistics.pooled:
+        diagonal, least = np.diag(square)[None], least.sum(0)[None]
+        if empty.all() and square.any():
+            raise WireError("a class with no samples has a sum", hint=HINT)
+    elif square[empty].any():
+        raise WireError("a class with no samples has a sum", hint=HINT)
+    if nothing.any():
+        raise WireError("a class with no samples has a sum", hint=HINT)
+    if (diagonal * (1 + SLACK) + _TINY < least).any():
+        raise WireError("a second moment is smaller than its mean allows", hint=HINT)
+    if statistics.pooled:
+        _check_scatter(square, square - scaled.T @ scaled)
+
+
+def _check_scatter(square: NDArray[np.float64], within: NDArray[np.float64]) -> None:
+    # In units of each feature's own size: rounding is then alike in all entries, and p of
+    # them move an eigenvalue by p times as much at most.
+    size = np.sqrt(np.maximum(np.diag(square), _TINY))
+    width = len(size)
+    correlation = within / size[:, None] / size
+    try:
+        np.linalg.cholesky(correlation + width * _ROUNDING * np.eye(width))
+    except np.linalg.LinAlgError:
+        raise WireError("second moments that no data have", hint=HINT) from None

@@ -17,31 +17,31 @@ from numpy.typing import NDArray
 
 from fedvtc_edge import wire
 from fedvtc_edge.attacks import audit as auditing_module
-from fedvtc_edge.attacks import reconstruction
+from fedvtc_edge.attacks.adversary.laboratory import Laboratory
+from fedvtc_edge.attacks.adversary.observations import EVERYONE, sums_of, uploads
+from fedvtc_edge.attacks.adversary.staging import Path as Road
+from fedvtc_edge.attacks.adversary.staging import Stage, noise_of
+from fedvtc_edge.attacks.adversary.view import Case, Guess
+from fedvtc_edge.attacks.advice import judge, policy_of
+from fedvtc_edge.attacks.attempts import ATTACKS, Group, attempt, chosen, groups_of
 from fedvtc_edge.attacks.audit import audit
-from fedvtc_edge.attacks.auditing import ATTACKS, Group, attempt, chosen, groups_of
 from fedvtc_edge.attacks.curve import curve
+from fedvtc_edge.attacks.direct_disclosures import exact_recovery, histogram, traffic
 from fedvtc_edge.attacks.dp import Thresholds
-from fedvtc_edge.attacks.exact import ExactRecovery
-from fedvtc_edge.attacks.facts import exact_recovery, histogram, traffic
-from fedvtc_edge.attacks.findings import Answers, Finding, Policy, credit, findings_of
-from fedvtc_edge.attacks.intervals import proportion_interval
-from fedvtc_edge.attacks.laboratory import Laboratory
-from fedvtc_edge.attacks.membership import Membership
-from fedvtc_edge.attacks.reconstruction import ClassMean, Decode, Inversion, invert
-from fedvtc_edge.attacks.seen import EVERYONE, sums_of, uploads
-from fedvtc_edge.attacks.shadow import ridge
-from fedvtc_edge.attacks.staging import Path as Road
-from fedvtc_edge.attacks.staging import Stage, noise_of
-from fedvtc_edge.attacks.verdict import judge, policy_of
-from fedvtc_edge.attacks.view import Case, Guess
+from fedvtc_edge.attacks.inference import reconstruction
+from fedvtc_edge.attacks.inference.exact_recovery import ExactRecovery
+from fedvtc_edge.attacks.inference.membership import Membership
+from fedvtc_edge.attacks.inference.reconstruction import ClassMean, Decode, Inversion, invert
+from fedvtc_edge.attacks.inference.shadow import ridge
+from fedvtc_edge.attacks.scoring.findings import Answers, Finding, Policy, credit, findings_of
+from fedvtc_edge.attacks.scoring.metrics import proportion_interval
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, RunError, UsageError
-from fedvtc_edge.federation import run
-from fedvtc_edge.finished import FinishedRun
 from fedvtc_edge.progress import SilentProgress
-from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
+from fedvtc_edge.runs.finished import FinishedRun
+from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
+from fedvtc_edge.workflows.run import run
 
 Tiny = Callable[..., Config]
 STREAM = torch.Generator().manual_seed(0)
@@ -296,8 +296,8 @@ def blob(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
 
 
 def planted_trial(rng: np.random.Generator, images: NDArray[np.float64]) -> Any:
-    from fedvtc_edge.attacks.laboratory import Trial
-    from fedvtc_edge.attacks.view import Case, View
+    from fedvtc_edge.attacks.adversary.laboratory import Trial
+    from fedvtc_edge.attacks.adversary.view import Case, View
 
     order = rng.permutation(len(images))
     pictures = torch.from_numpy(images[order]).float()

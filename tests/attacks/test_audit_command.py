@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from fedvtc_edge.attacks import audit as auditing_module
-from fedvtc_edge.attacks import reconstruction
+from fedvtc_edge.attacks.inference import reconstruction
 from fedvtc_edge.config import Config
-from fedvtc_edge.federation import run
+from fedvtc_edge.workflows.run import run
 
 Call = Callable[..., Any]
 

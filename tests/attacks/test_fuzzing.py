@@ -23,7 +23,7 @@ from fedvtc_edge.attacks.fuzzing.probing import Finding, Target, peak_memory_mb,
 from fedvtc_edge.attacks.fuzzing.targets import CONTEXT, impossible, made_of, targets
 from fedvtc_edge.errors import EnvelopeError, MissingExtra
 from fedvtc_edge.sealing import Inbox, TrustList, seal
-from fedvtc_edge.statistics import ClassStatistics
+from fedvtc_edge.statistics.class_statistics import ClassStatistics
 from fedvtc_edge.wire import WireError, uploads
 
 HERE = Path(__file__).parent

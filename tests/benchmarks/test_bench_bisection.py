@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedvtc_edge.benchmarks.bench.bisection import DOUBLINGS, smallest_working
+from fedvtc_edge.benchmarks.bench.measuring import DOUBLINGS, smallest_working
 
 
 def scanned(least: float, start: float) -> float | None:

@@ -19,8 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fedvtc_edge.benchmarks.bench import child, groups, measuring, prediction
 from fedvtc_edge.benchmarks.bench.launching import Enforcement, Outcome, start
-from fedvtc_edge.benchmarks.bench.presets import PRESETS
-from fedvtc_edge.benchmarks.bench.protocol import LEVELS, Answer, Job, Timing
+from fedvtc_edge.benchmarks.bench.protocol import LEVELS, PRESETS, Answer, Job, Timing
 from fedvtc_edge.benchmarks.bench.subjects import Subject, subjects
 from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.errors import BundleError, ConfigError, MissingExtra, VerificationError

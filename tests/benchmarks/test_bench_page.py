@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedvtc_edge.benchmarks.bench import wording
-from fedvtc_edge.benchmarks.bench.page import save
-from fedvtc_edge.benchmarks.bench.plots import front
+from fedvtc_edge.benchmarks.bench.page import front, save
 from fedvtc_edge.benchmarks.bench.protocol import LEVELS
 from fedvtc_edge.benchmarks.bench.rows import Row
 

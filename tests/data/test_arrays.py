@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fedvtc_edge.config import DataSettings
-from fedvtc_edge.data import Dataset, archives, load_dataset
+from fedvtc_edge.data import Dataset, load_dataset, trees
 from fedvtc_edge.errors import DataError
 
 
@@ -155,7 +155,7 @@ def test_member_that_is_no_array(file: Path, content: bytes) -> None:
 
 
 def test_bomb_is_refused_by_its_directory(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(trees, "MAX_BYTES", 10_000)
     np.savez_compressed(file, **arrays(extra=np.zeros(20_000, np.uint8)))
     refused(file, "bytes in all once decompressed; expected at most 1000000 of 10000")
 

@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from fedvtc_edge.config import DataSettings
-from fedvtc_edge.data import Dataset, archives, images, load_dataset, trees
+from fedvtc_edge.data import Dataset, images, load_dataset, trees
+from fedvtc_edge.data import trees as archives
 from fedvtc_edge.errors import DataError
 
 Files = dict[str, bytes]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedvtc_edge.devices import host
+from fedvtc_edge.devices import calibration
 from fedvtc_edge.errors import ConfigError
 
 MEMINFO = "MemTotal:  2048000 kB\nMemFree: 1 kB\nMemAvailable:  1024000 kB\n"
@@ -24,13 +24,13 @@ def machine(root: Path, meminfo: str = MEMINFO, groups: str = "", **limits: str)
 
 
 def test_without_limits(tmp_path: Path) -> None:
-    assert host.memory(machine(tmp_path)) == (2000, 1000, False)
+    assert calibration.machine_memory(machine(tmp_path)) == (2000, 1000, False)
 
 
 def test_a_system_without_control_groups(tmp_path: Path) -> None:
     root = machine(tmp_path)
     (root / "proc/self/cgroup").unlink()
-    assert host.memory(root) == (2000, 1000, False)
+    assert calibration.machine_memory(root) == (2000, 1000, False)
 
 
 @pytest.mark.parametrize(
@@ -55,24 +55,24 @@ def test_a_system_without_control_groups(tmp_path: Path) -> None:
 def test_limits(
     tmp_path: Path, groups: str, limits: dict[str, str], expected: tuple[float, float, bool]
 ) -> None:
-    assert host.memory(machine(tmp_path, groups=groups, **limits)) == expected
+    assert calibration.machine_memory(machine(tmp_path, groups=groups, **limits)) == expected
 
 
 @pytest.mark.parametrize("text", ["", "MemTotal: 5 kB\n", "MemTotal: x kB\nMemAvailable: 1 kB\n"])
 def test_a_strange_meminfo_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="expected MemTotal and MemAvailable"):
-        host.memory(machine(tmp_path, meminfo=text))
+        calibration.machine_memory(machine(tmp_path, meminfo=text))
 
 
 def test_no_linux(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="on Linux only") as caught:
-        host.memory(tmp_path)
+        calibration.machine_memory(tmp_path)
     assert "docs/devices.md" in caught.value.hint
 
 
 def test_cores_are_those_we_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
-    assert host.cores() == 3
+    assert calibration.available_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert host.cores() == 1
+    assert calibration.available_cores() == 1

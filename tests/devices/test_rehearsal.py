@@ -8,14 +8,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fedvtc_edge.assembly import clients
-from fedvtc_edge.client import Client
-from fedvtc_edge.compute import Compute, deterministic
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
+from fedvtc_edge.devices.recorder import record_work
 from fedvtc_edge.devices.rehearsal import Rehearsal, Task
 from fedvtc_edge.devices.speed import Speed
-from fedvtc_edge.devices.work import record_work
+from fedvtc_edge.federation.assembly import clients
+from fedvtc_edge.training.client import Client
+from fedvtc_edge.training.compute import Compute, deterministic
 
 Tiny = Callable[..., Config]
 SPEED = Speed(gflops=2.0, gbps=1.0, overhead_us=30.0)

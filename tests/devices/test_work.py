@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fedvtc_edge.devices.recorder import record_work
 from fedvtc_edge.devices.speed import Speed
-from fedvtc_edge.devices.work import record_work
 
 
 def test_a_product_by_hand() -> None:

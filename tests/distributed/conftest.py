@@ -12,22 +12,21 @@ from typing import Any
 
 import pytest
 
-from fedvtc_edge.assembly import client_ids
-from fedvtc_edge.config import Config, load_config
-from fedvtc_edge.context import Context
+from fedvtc_edge.config import Config, client_ids, load_config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.data.own import terms_of
-from fedvtc_edge.distributed.belongings import dealt
-from fedvtc_edge.distributed.home import Home
-from fedvtc_edge.distributed.member import Member
-from fedvtc_edge.distributed.orders import HELLO, Answer, Order
-from fedvtc_edge.distributed.party import Consent, Party
-from fedvtc_edge.distributed.post import Reply
-from fedvtc_edge.distributed.serving import Keys, serve
+from fedvtc_edge.distributed.client.keys import Consent, Party
+from fedvtc_edge.distributed.client.local_data import dealt
+from fedvtc_edge.distributed.client.participant import Member
+from fedvtc_edge.distributed.client.state import Home
+from fedvtc_edge.distributed.mailbox import Reply
+from fedvtc_edge.distributed.messages import HELLO, Answer, Order
+from fedvtc_edge.distributed.server.session import Keys, serve
+from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.progress import SilentProgress
-from fedvtc_edge.releases import SERVER
-from fedvtc_edge.runs import RunDirectory, as_toml, public_name
+from fedvtc_edge.runs.directory import RunDirectory, as_toml, public_name
 from fedvtc_edge.sealing import Identity, TrustList, unseal
+from fedvtc_edge.wire.context import Context
 
 Fate = Callable[[str, Order], str]
 """What becomes of an order: ``""`` arrives, ``lost``, ``deaf`` (answered, and the answer
@@ -306,10 +305,10 @@ def village(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> Cal
     def make(config: Config, *, at: str = "village", **options: Any) -> Village:
         one = Village(config, tmp_path / at, **options)
         # Who was made last has the clock and the disk.
-        monkeypatch.setattr("fedvtc_edge.distributed.collecting.time", one.clock)
-        monkeypatch.setattr("fedvtc_edge.distributed.register.time", one.clock)
-        monkeypatch.setattr("fedvtc_edge.files.os.replace", one.reaper.replace)
-        monkeypatch.setattr("fedvtc_edge.summary.render", lambda path: path)
+        monkeypatch.setattr("fedvtc_edge.distributed.server.collector.time", one.clock)
+        monkeypatch.setattr("fedvtc_edge.distributed.server.registry.time", one.clock)
+        monkeypatch.setattr("fedvtc_edge.storage.atomic.os.replace", one.reaper.replace)
+        monkeypatch.setattr("fedvtc_edge.federation.summary.render", lambda path: path)
         return one
 
     return make

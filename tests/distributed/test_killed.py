@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from fedvtc_edge.distributed.orders import HELLO, REPORT, Trouble
-from fedvtc_edge.masked import mask_kind, mask_step
+from fedvtc_edge.distributed.messages import HELLO, REPORT, Trouble
 from fedvtc_edge.masking import Step
+from fedvtc_edge.transport.masked_sum import mask_kind, mask_step
 
 Make = Callable[..., Any]
 

@@ -13,7 +13,6 @@ import pytest
 from safetensors.numpy import load_file as load_arrays
 
 from fedvtc_edge import run, wire
-from fedvtc_edge.compute import deterministic
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import BundleError, RunError
@@ -21,8 +20,9 @@ from fedvtc_edge.export import Bundle
 from fedvtc_edge.export.building import Builder
 from fedvtc_edge.export.manifest import Manifest
 from fedvtc_edge.export.refreshing import write_manifest
-from fedvtc_edge.finished import FinishedRun
-from fedvtc_edge.knowledge import CODE_STD, class_codes
+from fedvtc_edge.runs.finished import FinishedRun
+from fedvtc_edge.training.compute import deterministic
+from fedvtc_edge.training.knowledge import CODE_STD, class_codes
 
 Tiny = Callable[..., Config]
 Quickly = Callable[[], AbstractContextManager[None]]

@@ -613,7 +613,7 @@ assert not BARRED & {name.partition(".")[0] for name in sys.modules}
 
 
 def test_a_device_needs_no_training_package(signed: Path, signer: Any) -> None:
-    from fedvtc_edge import signing
+    from fedvtc_edge.sealing import signing
 
     key = signed.parent / "key.pub"
     key.write_bytes(signing.public_pem(signer.public_key()))

@@ -16,10 +16,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image
 
-from fedvtc_edge import signing
 from fedvtc_edge.export import Bundle
 from fedvtc_edge.export import verify as verified
 from fedvtc_edge.export.control import log_softmax
+from fedvtc_edge.sealing import signing
 
 Call = Callable[..., Any]
 Rewrite = Callable[..., Path]

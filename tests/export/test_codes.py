@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 from fedvtc_edge.errors import BundleError, VerificationError
 from fedvtc_edge.export.codes import Codes
-from fedvtc_edge.statistics import GlobalStatistics
+from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 
 CLASSES, LATENT, ANCHOR = 3, 2, 4
 KINDS = [None, "diagonal", "covariance"]

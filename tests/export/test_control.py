@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from fedvtc_edge import discriminant
-from fedvtc_edge.discriminant import Discriminant
 from fedvtc_edge.export import control
 from fedvtc_edge.export.control import Control, calibrated, log_softmax
-from fedvtc_edge.gaussian import coefficients
-from fedvtc_edge.methods import base
-from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
+from fedvtc_edge.federation.methods import base
+from fedvtc_edge.statistics import discriminant
+from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
+from fedvtc_edge.statistics.discriminant import Discriminant
+from fedvtc_edge.statistics.gaussian import coefficients
 
 CPU = torch.device("cpu")
 

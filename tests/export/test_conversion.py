@@ -18,16 +18,24 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from fedvtc_edge import vtc
-from fedvtc_edge.anchor import Anchor
 from fedvtc_edge.errors import ParityError
-from fedvtc_edge.export import conversion
-from fedvtc_edge.export.conversion import OPSET, PRODUCER, Converted, convert, strip, write
-from fedvtc_edge.export.graphs import AnchorGraph, ClassifierGraph, SynthesizerGraph
+from fedvtc_edge.export import graphs as conversion
+from fedvtc_edge.export.graphs import (
+    OPSET,
+    PRODUCER,
+    AnchorGraph,
+    ClassifierGraph,
+    Converted,
+    SynthesizerGraph,
+    convert,
+    strip,
+    write,
+)
 from fedvtc_edge.export.parity import TOLERANCE, compare_floats, compare_logits, compare_pixels
 from fedvtc_edge.export.quantization import quantize
 from fedvtc_edge.export.runtime import Session
-from fedvtc_edge.models import ImageShape, architectures, build
+from fedvtc_edge.models import ImageShape, architectures, build, vtc
+from fedvtc_edge.models.anchor import Anchor
 
 # Two classes, latents of width two and, below, batches of two: nothing may take one for another.
 C = P = 2

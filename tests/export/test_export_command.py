@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from fedvtc_edge import run, signing
+from fedvtc_edge import run
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import ParityError
+from fedvtc_edge.sealing import signing
 
 Call = Callable[..., Any]
 

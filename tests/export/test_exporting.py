@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from fedvtc_edge import run, signing
+from fedvtc_edge import run
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, DataError, ParityError, RunError
@@ -29,9 +29,10 @@ from fedvtc_edge.export import Bundle, exporting, verify
 from fedvtc_edge.export.building import Builder
 from fedvtc_edge.export.exporting import export
 from fedvtc_edge.export.manifest import Manifest
-from fedvtc_edge.finished import FinishedRun
 from fedvtc_edge.models import register, registry
 from fedvtc_edge.progress import SilentProgress
+from fedvtc_edge.runs.finished import FinishedRun
+from fedvtc_edge.sealing import signing
 
 Tiny = Callable[..., Config]
 IDS = ["client-00", "client-01", "client-02"]

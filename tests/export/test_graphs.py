@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedvtc_edge import vtc
-from fedvtc_edge.anchor import Anchor
 from fedvtc_edge.export.graphs import AnchorGraph, ClassifierGraph, Nearest, SynthesizerGraph
-from fedvtc_edge.models import ImageShape, build
-from fedvtc_edge.statistics import GlobalStatistics
+from fedvtc_edge.models import ImageShape, build, vtc
+from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 
 
 def pixels(count: int, size: int, channels: int) -> Tensor:

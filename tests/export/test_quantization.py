@@ -12,9 +12,8 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from fedvtc_edge.export import conversion
-from fedvtc_edge.export.conversion import OPSET, convert, write
-from fedvtc_edge.export.graphs import ClassifierGraph
+from fedvtc_edge.export import graphs
+from fedvtc_edge.export.graphs import OPSET, ClassifierGraph, convert, write
 from fedvtc_edge.export.quantization import quantize
 from fedvtc_edge.export.runtime import Session
 from fedvtc_edge.models import ImageShape, build
@@ -81,7 +80,7 @@ def test_a_large_graph_with_weights_beside_it(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(conversion, "EXTERNAL_BYTES", 100_000)
+        patched.setattr(graphs, "EXTERNAL_BYTES", 100_000)
         written = write(onnx.load(source), tmp_path / "large.onnx")
         assert len(written.files) == 2
     quantize(tmp_path / "large.onnx", tmp_path / "large.int8.onnx", feeds())
@@ -89,7 +88,7 @@ def test_a_large_graph_with_weights_beside_it(
     large, small = (tmp_path / f"{name}.int8.onnx" for name in ("large", "small"))
     assert large.read_bytes() == small.read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(conversion, "EXTERNAL_BYTES", 10_000)
+        patched.setattr(graphs, "EXTERNAL_BYTES", 10_000)
         both = quantize(source, tmp_path / "x.int8.onnx", feeds()).files
     assert both == ("x.int8.onnx", "x.int8.onnx.data")
     session = Session((tmp_path / both[0]).read_bytes(), name="x", folder=tmp_path)

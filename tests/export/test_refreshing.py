@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedvtc_edge import signing, wire
+from fedvtc_edge import wire
 from fedvtc_edge.errors import BundleError, KeyFileError, VerificationError
 from fedvtc_edge.export import Bundle, refreshing, verify
 from fedvtc_edge.export.codes import Codes
 from fedvtc_edge.export.manifest import STATISTICS
 from fedvtc_edge.export.refreshing import refresh
-from fedvtc_edge.statistics import GlobalStatistics
+from fedvtc_edge.sealing import signing
+from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 
 Rewrite = Callable[..., Path]
 
@@ -329,7 +330,7 @@ def test_what_is_no_bundle(tmp_path: Path, statistics: Path, path: str) -> None:
         "shutil.copyfile",
         "fedvtc_edge.export.refreshing.write_atomic",
         "fedvtc_edge.export.refreshing.write_manifest",
-        "fedvtc_edge.signing.sign",
+        "fedvtc_edge.sealing.signing.sign",
         "os.rename",
     ],
 )

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from fedvtc_edge import signing
 from fedvtc_edge.errors import BundleError, KeyFileError, VerificationError
 from fedvtc_edge.export import Bundle, verify
 from fedvtc_edge.export.manifest import MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE, Manifest
+from fedvtc_edge.sealing import signing
 
 Rewrite = Callable[..., Path]
 

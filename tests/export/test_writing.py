@@ -13,17 +13,21 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from fedvtc_edge import vtc
-from fedvtc_edge.anchor import Anchor
 from fedvtc_edge.errors import ParityError
 from fedvtc_edge.export import writing
 from fedvtc_edge.export.codes import Codes
-from fedvtc_edge.export.conversion import Converted, convert
-from fedvtc_edge.export.graphs import AnchorGraph, ClassifierGraph, SynthesizerGraph
+from fedvtc_edge.export.graphs import (
+    AnchorGraph,
+    ClassifierGraph,
+    Converted,
+    SynthesizerGraph,
+    convert,
+)
 from fedvtc_edge.export.manifest import Image
 from fedvtc_edge.export.writing import ACCURACY_SLACK, CALIBRATION_IMAGES, PAINTED, GraphWriter
-from fedvtc_edge.models import ImageShape, build
-from fedvtc_edge.statistics import GlobalStatistics
+from fedvtc_edge.models import ImageShape, build, vtc
+from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 
 SIZE, CHANNELS, CLASSES, LATENT, ANCHOR, TEST = 8, 3, 3, 4, 6, 40
 SHAPE = ImageShape(SIZE, CHANNELS)

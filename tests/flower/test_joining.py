@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fedvtc_edge.context import Context
 from fedvtc_edge.distributed.events import Reader
-from fedvtc_edge.distributed.orders import (
+from fedvtc_edge.distributed.messages import (
     DISMISSAL,
     FAREWELL,
     HELLO,
@@ -20,9 +19,10 @@ from fedvtc_edge.distributed.orders import (
     Trouble,
 )
 from fedvtc_edge.errors import DeploymentError, RunError
+from fedvtc_edge.flower.access.keys import make_trial
 from fedvtc_edge.flower.joining import EVENTS, MEMBERSHIP, Membership, _lived, member_at, told
-from fedvtc_edge.flower.kit import make_trial
 from fedvtc_edge.progress import SilentProgress
+from fedvtc_edge.wire.context import Context
 
 RUN = "0" * 32
 DONE = Answer("client-00", b"x" * 1500)

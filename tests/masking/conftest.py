@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedvtc_edge.context import Context
 from fedvtc_edge.masking import MaskedSum, MaskingClient, MaskingServer, Plan, Step
-from fedvtc_edge.signing import generate
+from fedvtc_edge.sealing.signing import generate
+from fedvtc_edge.wire.context import Context
 
 RUN = "0123456789abcdef" * 2
 Change = Callable[[Step, str, bytes], bytes]

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedvtc_edge.context import Context
-from fedvtc_edge.masking import MaskingClient, MaskingError, Plan, Step, shamir
+from fedvtc_edge.masking import MaskingClient, MaskingError, Plan, Step, keys
+from fedvtc_edge.masking.client import State
 from fedvtc_edge.masking.messages import HEADER_BYTES
-from fedvtc_edge.masking.state import State
-from fedvtc_edge.signing import generate
+from fedvtc_edge.sealing.signing import generate
+from fedvtc_edge.wire.context import Context
 
 A, B, C = "client-00", "client-01", "client-02"
 RELAXED = settings(
@@ -70,8 +70,8 @@ def test_it_goes_on_byte_for_byte(
 ) -> None:
     """The twin never lay on a disk. Only the polynomials are drawn within a step."""
     six, draws = party(6), itertools.count()
-    drawn = [draw * 0x1234567 % shamir.PRIME for draw in range(200)]
-    monkeypatch.setattr(shamir.secrets, "randbelow", lambda _: drawn[next(draws)])
+    drawn = [draw * 0x1234567 % keys.PRIME for draw in range(200)]
+    monkeypatch.setattr(keys.secrets, "randbelow", lambda _: drawn[next(draws)])
     begun = {name: six.client(name).freeze() for name in six.identities}
     played = []
     for kind in (lambda name: thawed(six, begun[name], name), lambda n: Thawing(six, n, begun[n])):

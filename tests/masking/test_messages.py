@@ -129,8 +129,8 @@ def test_golden_bytes() -> None:
     """Pinned: another implementation must come to the same."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from fedvtc_edge.context import Context
     from fedvtc_edge.masking import Plan
+    from fedvtc_edge.wire.context import Context
 
     keys = {n: Ed25519PrivateKey.from_private_bytes(n.encode() * 32) for n in "abc"}
     trusted = {name: key.public_key() for name, key in keys.items()}

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedvtc_edge.context import Context, ContextError
 from fedvtc_edge.masking import MaskingClient, MaskingError, MaskingServer, Plan, Step
+from fedvtc_edge.masking.keys import PRIME, SHARE_BYTES
 from fedvtc_edge.masking.messages import HEADER_BYTES, Kind, frame, pack_members
-from fedvtc_edge.masking.shamir import PRIME, SHARE_BYTES
-from fedvtc_edge.signing import generate
+from fedvtc_edge.sealing.signing import generate
+from fedvtc_edge.wire.context import Context, ContextError
 
 A, B, C = "client-00", "client-01", "client-02"
 

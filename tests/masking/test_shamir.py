@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedvtc_edge.masking import shamir
-from fedvtc_edge.masking.shamir import PRIME, combine, split
+from fedvtc_edge.masking import keys
+from fedvtc_edge.masking.keys import PRIME, combine, split
 
 
 def twin(shares: dict[int, int], at: int = 0) -> int:
@@ -46,7 +46,7 @@ def is_prime(n: int) -> bool:
 
 def test_the_modulus_is_prime_and_holds_every_secret() -> None:
     assert is_prime(PRIME)
-    assert 2**128 <= PRIME < 2 ** (8 * shamir.SHARE_BYTES)
+    assert 2**128 <= PRIME < 2 ** (8 * keys.SHARE_BYTES)
 
 
 @settings(max_examples=60, deadline=None)

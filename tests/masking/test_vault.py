@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedvtc_edge.context import Context
 from fedvtc_edge.masking import MaskingClient, MaskingError, Plan, Step, Vault, take_step, vault
-from fedvtc_edge.signing import generate
+from fedvtc_edge.sealing.signing import generate
+from fedvtc_edge.wire.context import Context
 
 A, B, C = "client-00", "client-01", "client-02"
 

@@ -15,23 +15,19 @@ from hypothesis import strategies as st
 
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.errors import ConfigError, PrivacyError
-from fedvtc_edge.federation import check_names
-from fedvtc_edge.ledger import Ledger
+from fedvtc_edge.federation.preflight import check_names
 from fedvtc_edge.privacy.accountant import epsilon_spent
-from fedvtc_edge.privacy.client_level import (
+from fedvtc_edge.privacy.ledger import Ledger
+from fedvtc_edge.privacy.mechanism import CLIENT_UNIT, claim_of, design_of
+from fedvtc_edge.privacy.release import bounded_sums, check_norm, clipped_upload, estimate, noised
+from fedvtc_edge.privacy.release_spec import (
+    COUNT,
     TYPICAL,
     ClientDesign,
-    check_norm,
-    clipped_upload,
     designed_for_clients,
-    noised,
     unit_of,
 )
-from fedvtc_edge.privacy.design import COUNT
-from fedvtc_edge.privacy.estimation import estimate
-from fedvtc_edge.privacy.grid import GRID
-from fedvtc_edge.privacy.plan import CLIENT_UNIT, claim_of, design_of
-from fedvtc_edge.privacy.release import bounded_sums
+from fedvtc_edge.privacy.sampler import GRID
 
 Call = Callable[..., Any]
 CENTRE = np.zeros(4)

@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from fedvtc_edge.privacy.design import COUNT, RADIUS, SECOND, Design
-from fedvtc_edge.privacy.estimation import WITHIN, estimate
-from fedvtc_edge.privacy.grid import GRID
-from fedvtc_edge.privacy.release import bounded_sums, release
-from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
+from fedvtc_edge.privacy.release import WITHIN, bounded_sums, estimate, release
+from fedvtc_edge.privacy.release_spec import COUNT, RADIUS, SECOND, Design
+from fedvtc_edge.privacy.sampler import GRID
+from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.wire import publish, published
 
 CLASSES, WIDTH = 4, 6

@@ -14,9 +14,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from fedvtc_edge.errors import PrivacyError
-from fedvtc_edge.privacy.design import COUNT, RADIUS, SECOND, Design
-from fedvtc_edge.privacy.grid import GRID
 from fedvtc_edge.privacy.release import bounded_sums, contributions, release
+from fedvtc_edge.privacy.release_spec import COUNT, RADIUS, SECOND, Design
+from fedvtc_edge.privacy.sampler import GRID
 from fedvtc_edge.wire import encode_release
 
 NASTY = [
@@ -237,7 +237,7 @@ def test_zero_examples_are_zeros() -> None:
 
 def test_int64_has_room_for_every_client_and_example() -> None:
     """A client of twenty million examples, under the largest noise that settings allow."""
-    from fedvtc_edge.privacy.grid import LARGEST_SIGMA
+    from fedvtc_edge.privacy.sampler import LARGEST_SIGMA
     from fedvtc_edge.wire import LARGEST_RELEASE
 
     far = 2 / RADIUS  # a unit vector from a mean of unit vectors

@@ -12,9 +12,9 @@ import pytest
 
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.errors import UsageError
+from fedvtc_edge.federation.preflight import check_claim
 from fedvtc_edge.privacy import epsilon_spent
-from fedvtc_edge.privacy.plan import check_claim, claim_of, design_of
-from fedvtc_edge.privacy.schedule import RELEASE_SHARE, Schedule, schedule_of
+from fedvtc_edge.privacy.mechanism import RELEASE_SHARE, Schedule, claim_of, design_of, schedule_of
 
 Tiny = Callable[..., Config]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from fedvtc_edge.attacks.fuzzing.targets import made_of
-from fedvtc_edge.context import Context
 from fedvtc_edge.sealing import Identity, TrustList
+from fedvtc_edge.wire.context import Context
 
 RUN = "00112233445566778899aabbccddeeff"
 

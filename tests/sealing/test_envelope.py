@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from fedvtc_edge import sealing, signing
-from fedvtc_edge.context import Context
+from fedvtc_edge import sealing
 from fedvtc_edge.errors import EnvelopeError, FedVTCError, GateError
-from fedvtc_edge.sealing import Identity, PublicIdentity, TrustList, overhead, seal, unseal
+from fedvtc_edge.sealing import Identity, PublicIdentity, TrustList, overhead, seal, signing, unseal
 from fedvtc_edge.sealing import envelope as module
+from fedvtc_edge.wire.context import Context
 
 PAYLOAD = b"statistics of class 7"
 HEADER_BYTES = 14

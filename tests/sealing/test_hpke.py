@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from fedvtc_edge.sealing.suites import SUITES, combined_private
+from fedvtc_edge.sealing.identity import SUITES, combined_private
 
 # RFC 9180, A.1.1: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-128-GCM, base mode.
 INFO = bytes.fromhex("4f6465206f6e2061204772656369616e2055726e")

@@ -20,10 +20,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from fedvtc_edge import signing
 from fedvtc_edge.errors import KeyFileError
-from fedvtc_edge.sealing import SUITES, Identity, PublicIdentity
-from fedvtc_edge.sealing import suites as suites_module
+from fedvtc_edge.sealing import SUITES, Identity, PublicIdentity, signing
+from fedvtc_edge.sealing import identity as suites_module
 
 Made = Callable[[str, str], Identity]
 

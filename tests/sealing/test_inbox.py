@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from fedvtc_edge.context import Context
 from fedvtc_edge.errors import EnvelopeError, ReplayError, RunError
 from fedvtc_edge.sealing import Identity, Inbox, Receipt, TrustList, seal
+from fedvtc_edge.wire.context import Context
 
 RUN = "00112233445566778899aabbccddeeff"
 PAYLOAD = b"statistics"

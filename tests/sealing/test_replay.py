@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from fedvtc_edge.context import Context, ContextError
 from fedvtc_edge.errors import EnvelopeError, ReplayError, RunError
 from fedvtc_edge.sealing import ReplayGuard
+from fedvtc_edge.wire.context import Context, ContextError
 
 RUN = "00112233445566778899aabbccddeeff"
 ONE, OTHER = b"one envelope", b"another envelope"

@@ -8,17 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedvtc_edge import vtc
-from fedvtc_edge.compute import Compute
 from fedvtc_edge.config import EngineSettings, TrainingSettings
-from fedvtc_edge.knowledge import Knowledge
-from fedvtc_edge.losses import Moments
-from fedvtc_edge.models import ImageShape, build
+from fedvtc_edge.models import ImageShape, build, vtc
 from fedvtc_edge.models.classifier import Classifier
 from fedvtc_edge.privacy.dpsgd import PrivateGradients
-from fedvtc_edge.privacy.schedule import Schedule
-from fedvtc_edge.privacy.secret import SecretStream
+from fedvtc_edge.privacy.mechanism import Schedule
+from fedvtc_edge.privacy.secret_stream import SecretStream
 from fedvtc_edge.training import private
+from fedvtc_edge.training.compute import Compute
+from fedvtc_edge.training.knowledge import Knowledge
+from fedvtc_edge.training.losses import Moments
 
 PLAN = Schedule(
     epsilon=8.0,

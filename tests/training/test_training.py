@@ -12,17 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from fedvtc_edge import vtc
-from fedvtc_edge.anchor import Anchor
-from fedvtc_edge.compute import Compute
 from fedvtc_edge.config import EngineSettings, TrainingSettings
-from fedvtc_edge.knowledge import Knowledge, from_anchor, from_features
-from fedvtc_edge.losses import Moments
-from fedvtc_edge.models import Classifier, ImageShape, build
-from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
-from fedvtc_edge.training import finetuning, painting, supervised
+from fedvtc_edge.models import Classifier, ImageShape, build, vtc
+from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
+from fedvtc_edge.training import decoder_training, finetuning, supervised
+from fedvtc_edge.training.compute import Compute
+from fedvtc_edge.training.decoder_training import matching, train_decoder
 from fedvtc_edge.training.finetuning import collages, finetune, steps_in
-from fedvtc_edge.training.painting import matching, train_decoder
+from fedvtc_edge.training.knowledge import Knowledge, from_anchor, from_features
+from fedvtc_edge.training.losses import Moments
 from fedvtc_edge.training.steps import Adam, noisy, random_batch, step
 from fedvtc_edge.training.supervised import steps_per_round, train_epochs, train_steps
 
@@ -215,7 +214,7 @@ def test_painting_has_an_optimiser_for_the_decoder_alone(monkeypatch: pytest.Mon
         held.extend(parameters)
         return Adam(held, rate)
 
-    monkeypatch.setattr(painting, "Adam", spy)
+    monkeypatch.setattr(decoder_training, "Adam", spy)
     phase_b(model, psi, world())
     assert {id(p) for p in held} == {id(p) for p in psi.parameters()}
 
@@ -242,8 +241,8 @@ def test_anchored_matching_adds_the_anchor_to_the_clients_own_view() -> None:
         group = seen[3 * place : 3 * place + 3]
         centre = (group.mean(0) - view.moments.mean[label]) / view.scale
         spread = (group.std(0) - view.moments.std[label]) / view.scale
-        expected += (centre.square().mean() + painting.SPREAD * spread.square().mean()) / 2
-    expected = painting.MATCH_ANCHOR * expected
+        expected += (centre.square().mean() + decoder_training.SPREAD * spread.square().mean()) / 2
+    expected = decoder_training.MATCH_ANCHOR * expected
     expected += own
     torch.testing.assert_close(both, expected, rtol=1e-4, atol=1e-5)
 

@@ -11,8 +11,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from fedvtc_edge.context import Context
 from fedvtc_edge.wire import WireError, context_of
+from fedvtc_edge.wire.context import Context
 from fedvtc_edge.wire.framing import HEADER, Form, Moments, Numbers, Payload, fitting
 
 CONTEXT = Context("0" * 32, 7, "client-01", "decoder")

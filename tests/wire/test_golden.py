@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedvtc_edge.context import Context
-from fedvtc_edge.statistics import ClassStatistics
+from fedvtc_edge.statistics.class_statistics import ClassStatistics
 from fedvtc_edge.wire import (
     LARGEST_RELEASE,
     Precision,
@@ -23,6 +22,7 @@ from fedvtc_edge.wire import (
     encode_release,
     encode_weights,
 )
+from fedvtc_edge.wire.context import Context
 
 FOLDER = Path(__file__).parent / "golden"
 PAGE = Path(__file__).parents[2] / "docs" / "wire-format.md"

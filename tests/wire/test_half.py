@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedvtc_edge.wire import WireError
-from fedvtc_edge.wire.half import LEAST, MOST, pack, unpack
+from fedvtc_edge.wire.uploads import LEAST, MOST, pack, unpack
 
 sizes = st.floats(-(2.0**99), 2.0**99) | st.floats(-1, 1) | st.just(0.0)
 

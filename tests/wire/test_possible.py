@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from fedvtc_edge.statistics import ClassStatistics
+from fedvtc_edge.statistics.class_statistics import ClassStatistics
 from fedvtc_edge.wire import WireError, decode, encode
 
 CLASSES, WIDTH = 3, 4

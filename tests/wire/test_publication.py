@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
+from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.wire import WireError, publish, published
 
 CLASSES, WIDTH = 3, 4

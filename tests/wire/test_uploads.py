@@ -15,10 +15,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from fedvtc_edge.checks import check_norms
-from fedvtc_edge.context import Context
-from fedvtc_edge.statistics import ClassStatistics, GlobalStatistics
+from fedvtc_edge.federation.robustness import check_norms
+from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.wire import Precision, WireError, decode, encode, publish, published
+from fedvtc_edge.wire.context import Context
 from fedvtc_edge.wire.framing import HEADER, MAGIC
 
 CLASSES, WIDTH = 3, 4

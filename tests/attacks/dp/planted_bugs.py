@@ -13,10 +13,9 @@ from sklearn.datasets import load_digits
 
 from fedvtc_edge.attacks.dp import Claim
 from fedvtc_edge.attacks.dp.releases import blocks_of, canary, canary_client, claim_of_design
-from fedvtc_edge.privacy.client_level import ClientDesign, clipped_upload
-from fedvtc_edge.privacy.design import Design
-from fedvtc_edge.privacy.grid import GRID
-from fedvtc_edge.privacy.release import bounded_sums, contributions
+from fedvtc_edge.privacy.release import bounded_sums, clipped_upload, contributions
+from fedvtc_edge.privacy.release_spec import ClientDesign, Design
+from fedvtc_edge.privacy.sampler import GRID
 
 Array = NDArray[Any]
 WIDTH, CLASSES = 16, 10

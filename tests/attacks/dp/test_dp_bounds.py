@@ -9,13 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedvtc_edge.attacks.dp.bounds import (
-    BEYOND,
-    bounds_of,
-    epsilon_of,
-    mu_lower_bound,
-    t_tail,
-)
+from fedvtc_edge.attacks.dp.bounds import BEYOND, bounds_of, epsilon_of, mu_lower_bound, t_tail
 from fedvtc_edge.errors import PrivacyError, ScoreError
 from fedvtc_edge.privacy import noise_for
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedvtc_edge.attacks.dp.likelihood import LikelihoodRatio, choose
+from fedvtc_edge.attacks.dp.bounds import LikelihoodRatio, choose
 
 TWO = np.repeat([0, 1], 20)
 """Two blocks of twenty numbers."""

@@ -14,9 +14,8 @@ import pytest
 
 from fedvtc_edge.attacks.dp import ClientRelease, ExampleRelease, audit, trials_for
 from fedvtc_edge.attacks.dp.releases import Records, canary, canary_client, joined
-from fedvtc_edge.privacy.client_level import ClientDesign
-from fedvtc_edge.privacy.design import Design
-from fedvtc_edge.privacy.grid import GRID
+from fedvtc_edge.privacy.release_spec import ClientDesign, Design
+from fedvtc_edge.privacy.sampler import GRID
 
 CENTRE = np.random.default_rng(5).normal(0, 0.2, 4)
 CONFIDENCE = 1 - 1e-5

@@ -15,12 +15,12 @@ import pytest
 import torch
 from audit_samples import bundle, facts, finding, invalid, leak, passing, pictures
 
+from fedvtc_edge.attacks.adversary.view import Case, Guess, View
 from fedvtc_edge.attacks.report import Picture, render, shown
+from fedvtc_edge.attacks.report.charts import beside
 from fedvtc_edge.attacks.report.pictures import PIXEL_BUDGET, gallery
 from fedvtc_edge.attacks.report.tables import ordered, records
-from fedvtc_edge.attacks.report.tradeoff import beside
 from fedvtc_edge.attacks.report.wording import amount, interval, number, odds, told
-from fedvtc_edge.attacks.view import Case, Guess, View
 from fedvtc_edge.errors import RunError
 
 Document = dict[str, Any]

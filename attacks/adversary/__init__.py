@@ -1,0 +1,1 @@
+"""Adversaries: what each sees of a run, and whom it attacks."""

@@ -1,0 +1,1 @@
+"""Scan of exported bundles for data that they must not hold."""

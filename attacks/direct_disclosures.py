@@ -1,0 +1,150 @@
+"""What needs no guessing: counts, sizes and differences that an upload states outright."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedvtc_edge.statistics.class_statistics import Array
+
+from .adversary.laboratory import Laboratory, Trial
+from .adversary.observations import EVERYONE, Seen, uploads
+from .bundle.scan import scan
+from .inference.exact_recovery import exactness, recover_one
+from .scoring.findings import Finding, Policy
+
+EXACT = 1e-3
+"""Relative error up to which a record's features count as recovered."""
+
+
+def histogram(laboratory: Laboratory, seen: Sequence[Seen]) -> list[Finding]:
+    """How many of a client's class counts, and which missing classes, are stated exactly."""
+    found = []
+    for who in sorted({one.who for one in seen}):
+        right, missing, guessed, cells = 0, 0, 0, 0
+        for one in seen:
+            if one.who != who or one.client == EVERYONE:
+                continue
+            where = laboratory.holdings[one.client]
+            truth = np.bincount(laboratory.labels[where], minlength=laboratory.classes)
+            told: Array = np.rint(one.count)
+            even = np.full(laboratory.classes, round(len(where) / laboratory.classes))
+            right += int(np.sum(told == truth))
+            missing += int(np.sum((told <= 0) == (truth == 0)))
+            guessed += int(np.sum(even == truth))
+            cells += laboratory.classes
+        if cells:
+            common: dict[str, Any] = {"attack": "histogram", "view": who, "trials": cells}
+            found += [
+                Finding(metric="counts_exact", value=right / cells, null=guessed / cells, **common),
+                Finding(metric="missing_classes_told", value=missing / cells, **common),
+            ]
+    return found
+
+
+def traffic(laboratory: Laboratory) -> list[Finding]:
+    """Whether the length of what one client sends tells it from others."""
+    sizes: dict[tuple[int, str], set[int]] = {}
+    number = 0
+    for context, data in uploads(laboratory.run.path, laboratory.config):
+        if context.sender in laboratory.holdings:
+            sizes.setdefault((context.round, context.kind), set()).add(len(data))
+            number += 1
+    if not number:
+        return []
+    telling = sum(len(lengths) > 1 for lengths in sizes.values())
+    sealed = laboratory.config.transport.seal
+    return [
+        Finding(
+            attack="traffic",
+            view="eavesdropper",
+            metric="kinds_of_uploads_whose_length_tells",
+            value=float(telling),
+            threshold=0.0,
+            passed=not telling,
+            trials=number,
+            note="sealed" if sealed else "not sealed: all that the server sees is seen here, too",
+        )
+    ]
+
+
+def exact_recovery(trials: Sequence[Trial], policy: Policy) -> list[Finding]:
+    """Whether the features of single records can be read off: n = 1, and n = 2 up to signs."""
+    found = []
+    for count, staged in ((1, False), (1, True), (2, False), (2, True)):
+        errors, who = [], "server"
+        for trial in trials:
+            view = trial.case.view
+            if trial.count != count or view.extract is None or trial.staged != staged:
+                continue
+            who = view.who
+            truth = trial.case.features()[[trial.target]]
+            errors.append(_error(trial, truth))
+        known = [error for error in errors if error is not None]
+        if not known:
+            continue
+        share = float(np.mean([error < EXACT for error in known]))
+        limit = policy.limit("identification", who)
+        note = "exact recovery" if share > 0.5 else "not recovered"
+        if count == 2:
+            note += ", up to order and the sign of each feature"
+        found.append(
+            Finding(
+                attack="exact",
+                view=who,
+                metric="recovered_exactly",
+                value=share,
+                threshold=limit,
+                passed=None if limit is None else share <= limit,
+                group=f"n = {count}",
+                trials=len(known),
+                staged=staged,
+                note=f"{note}; median relative error {np.median(known):.2g}",
+            )
+        )
+    return found
+
+
+def _error(trial: Trial, truth: Array) -> float | None:
+    view = trial.case.view
+    if trial.count == 1:
+        return float(exactness(recover_one(view.mean), truth))
+    if view.std is None:
+        return None
+    # |z − c| = σ for both of two records: all but the signs.
+    scale = max(float(np.abs(truth).max()), 1e-12)
+    return float(np.abs(np.abs(truth[0] - view.mean) - view.std).max() / scale)
+
+
+def scanned(path: Path) -> list[Finding]:
+    """What a bundle's files hold that they should not; see :mod:`.bundles`.
+
+    Raises:
+        VerificationError: No bundle, or one that cannot be read.
+    """
+    found = [
+        Finding(
+            attack="bundle",
+            view="device",
+            metric=leak.kind,
+            value=None,
+            passed=None if leak.by_design else False,
+            group=leak.file,
+            note=f"{leak.where}: {leak.what}",
+        )
+        for leak in scan(path)
+    ]
+    bad = sum(finding.passed is False for finding in found)
+    summary = Finding(
+        attack="bundle",
+        view="device",
+        metric="leaks",
+        value=float(bad),
+        threshold=0.0,
+        passed=bad == 0,
+        note="statistics, paths, people, feature outputs and unread bytes were looked for",
+    )
+    return [summary, *found]

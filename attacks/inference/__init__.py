@@ -1,0 +1,1 @@
+"""Inference attacks: membership, exact recovery, differencing, reconstruction, memorisation."""

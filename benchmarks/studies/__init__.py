@@ -1,0 +1,1 @@
+"""Studies of whole runs: ``python -m fedvtc_edge.benchmarks.studies.NAME``."""

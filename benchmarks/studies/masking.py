@@ -1,0 +1,207 @@
+"""What secure aggregation costs: CPU of everybody together, beside bare mask expansion.
+
+``python -m fedvtc_edge.benchmarks.studies.masking --json``
+
+K clients add one vector of the upload of 10 classes × 64 features: 1,290 numbers (counts,
+sums and squares per class) of 64 bits. Each repeat plays the whole protocol,
+every message made, checked and read, and compares the sum with the plain one. Four
+figures, medians of the process's CPU time, user and system:
+
+* **one process**: :func:`run_masked_sum`, as a simulation has it. It checks each
+  signature once, not once per client, and runs X25519 once per pair, not at both ends:
+  one process has no use for doing the same thing again.
+* **dropouts**: the same, ⌊K/3⌋ clients silent from step 2 on, so that their keys are
+  rebuilt and their masks taken off.
+* **devices**: nothing remembered between parties: what K devices and a server would
+  spend together. Per client it is one K-th of that, and little is the server's.
+* **floor**: the masks' key streams alone, one ChaCha20 expansion per client and pair at
+  each end and per self-mask at the server's, and their additions: K (K - 1) + 2K of
+  them. No keys, no shares, no messages.
+
+Bytes are counted on the messages themselves: what one client sends and receives in a
+round without dropouts, transport and envelopes left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from numpy.typing import NDArray
+
+from fedvtc_edge.errors import GateError
+from fedvtc_edge.masking import (
+    MaskingClient,
+    MaskingServer,
+    Plan,
+    Step,
+    run_masked_sum,
+    threshold_of,
+)
+from fedvtc_edge.masking import keys as masking_keys
+from fedvtc_edge.sealing.signing import generate
+from fedvtc_edge.wire.context import Context
+
+from ..arguments import positive
+
+CLASSES, WIDTH = 10, 64
+SIZE = CLASSES + 2 * CLASSES * WIDTH
+CONTEXT = Context("0" * 32, 1, "benchmark", "anchor")
+
+Vectors = Mapping[str, NDArray[np.int64]]
+Identities = Mapping[str, Ed25519PrivateKey]
+
+
+def measure(clients: int, repeats: int, size: int = SIZE) -> dict[str, Any]:
+    """Measure one number of clients, after one short untimed round.
+
+    Args:
+        clients: K, 3 to 1000.
+        repeats: Of each figure, taken in turn.
+        size: Numbers in a vector.
+
+    Returns:
+        Median CPU seconds of all parties, ratios to the floor, and bytes of one client.
+
+    Raises:
+        GateError: A masked sum was not the plain sum.
+    """
+    identities = {f"client-{index:03d}": generate() for index in range(clients)}
+    rng = np.random.default_rng(0)
+    inputs = {name: rng.integers(-(2**48), 2**48, size) for name in identities}
+    dropping = dict.fromkeys(list(identities)[: clients - threshold_of(clients)], Step.MASK)
+    simulated(inputs, identities, {})
+    alone, dropped, devices, floors = [], [], [], []
+    traffic: tuple[int, int] = (0, 0)
+    for _ in range(repeats):
+        floors.append(floor_seconds(clients, size))
+        alone.append(simulated(inputs, identities, {}))
+        dropped.append(simulated(inputs, identities, dropping))
+        seconds, traffic = apart(inputs, identities)
+        devices.append(seconds)
+    floor = statistics.median(floors)
+    figures = {
+        "cpu_s": statistics.median(alone),
+        "cpu_s_dropouts": statistics.median(dropped),
+        "cpu_s_devices": statistics.median(devices),
+    }
+    return {
+        "clients": clients,
+        "numbers": size,
+        "dropouts": len(dropping),
+        "floor_cpu_s": round(floor, 6),
+        **{name: round(value, 6) for name, value in figures.items()},
+        **{name.replace("cpu_s", "ratio"): round(v / floor, 3) for name, v in figures.items()},
+        "bytes_up": traffic[0],
+        "bytes_down": traffic[1],
+        "repeats": repeats,
+    }
+
+
+def simulated(inputs: Vectors, identities: Identities, drop: Mapping[str, int]) -> float:
+    """CPU seconds of one sum in one process.
+
+    Raises:
+        GateError: It was not the plain sum.
+    """
+    trusted = {name: key.public_key() for name, key in identities.items()}
+    masking_keys.forget_signatures()
+    begin = time.process_time()
+    result = run_masked_sum(inputs, identities, trusted, CONTEXT, drop)
+    seconds = time.process_time() - begin
+    _check(inputs, result.total, result.survivors)
+    return seconds
+
+
+def apart(inputs: Vectors, identities: Identities) -> tuple[float, tuple[int, int]]:
+    """CPU seconds of one sum where nobody profits from another's work; bytes up and down.
+
+    Raises:
+        GateError: It was not the plain sum.
+    """
+    trusted = {name: key.public_key() for name, key in identities.items()}
+    size = len(next(iter(inputs.values())))
+    up, down = 0, 0
+    begin = time.process_time()
+    plan = Plan(CONTEXT, trusted, size)
+    server = MaskingServer(plan)
+    clients = {name: MaskingClient(plan, name, key) for name, key in identities.items()}
+    letters = dict.fromkeys(clients, b"")
+    for step in Step:
+        for name, letter in letters.items():
+            masking_keys.forget_signatures()
+            client = clients[name]
+            if step is Step.MASK:
+                message = client.mask(letter, inputs[name])
+            elif step is Step.ADVERTISE:
+                message = client.advertise()
+            else:
+                respond = {Step.SHARE: client.share, Step.CONFIRM: client.confirm}
+                message = respond.get(step, client.unmask)(letter)
+            up, down = up + len(message), down + len(letter)
+            server.receive(message, sender=name)
+        if step < Step.UNMASK:
+            letters = server.advance()
+    result = server.finish()
+    seconds = time.process_time() - begin
+    _check(inputs, result.total, result.survivors)
+    return seconds, (up // len(clients), down // len(clients))
+
+
+def floor_seconds(clients: int, size: int) -> float:
+    """CPU seconds of the key streams and their additions alone."""
+    key, zeros = bytes(32), bytes(8 * size)
+    total = np.zeros(size, np.uint64)
+    begin = time.process_time()
+    for _ in range(clients * (clients - 1) + 2 * clients):
+        stream = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+        total += np.frombuffer(stream.update(zeros), np.uint64)
+    return time.process_time() - begin
+
+
+def _check(inputs: Vectors, total: NDArray[np.int64], survivors: Sequence[str]) -> None:
+    if not np.array_equal(total, np.sum([inputs[name] for name in survivors], axis=0)):
+        raise GateError("a masked sum is not the plain sum", hint="report this with the versions")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``python -m fedvtc_edge.benchmarks.studies.masking``."""
+    parser = argparse.ArgumentParser(
+        prog="fedvtc_edge.benchmarks.studies.masking", description=__doc__
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument(
+        "--clients", type=positive, nargs="+", default=[3, 10, 100], help="default: 3 10 100"
+    )
+    parser.add_argument("--repeats", type=positive, default=5, help="default: 5")
+    given = parser.parse_args(arguments)
+    rows = [measure(clients, given.repeats) for clients in given.clients]
+    if given.json:
+        print(json.dumps({"rows": rows}))
+        return
+    print(
+        f"one sum of {SIZE} numbers, CPU ms of all parties together (ratio to the floor), "
+        f"median of {given.repeats}\n"
+        "clients     floor     one process        dropouts         devices    bytes up  bytes down"
+    )
+    for row in rows:
+        cells = "".join(
+            f"{1e3 * row['cpu_s' + end]:9.1f} ({row['ratio' + end]:4.1f})"
+            for end in ("", "_dropouts", "_devices")
+        )
+        print(
+            f"{row['clients']:7d} {1e3 * row['floor_cpu_s']:9.2f}{cells}"
+            f"{row['bytes_up']:12,d}{row['bytes_down']:12,d}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""What privacy costs: accuracy against ε, on the same split, clients and budget.
+
+``python -m fedvtc_edge.benchmarks.studies.privacy --epsilons 1,4,8 --seeds 0,1,2 --out DIR``
+
+One run per ε and seed, and one per seed without privacy; ``--release-only`` trains
+nobody, and reads what the control makes of the one release. The privacy mode is
+``anchored`` unless ``--set privacy.mode=…`` names another. Writes ``privacy.json`` and
+``privacy.svg`` into DIR. Test images are read, and nothing is chosen on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+import fedvtc_edge
+from fedvtc_edge.config import Config, load_config
+from fedvtc_edge.data import load_dataset
+from fedvtc_edge.errors import ConfigError, FedVTCError
+from fedvtc_edge.federation.assembly import assemble
+from fedvtc_edge.federation.preflight import check_names
+from fedvtc_edge.progress import BarProgress, Progress, SilentProgress
+from fedvtc_edge.report.canvas import CALIBRATED, CONTROL, FULL, LOCAL, OWN, draw, legend
+from fedvtc_edge.storage.atomic import write_atomic
+from fedvtc_edge.training.compute import Compute, as_images, deterministic
+
+FIGURES = {
+    "calibrated": "accuracy_calibrated_mean",
+    "f_k": "accuracy_mean",
+    "control": "accuracy_control",
+    "local-only": "accuracy_local_only_mean",
+}
+_STYLES = {
+    "calibrated": ("D-", CALIBRATED),
+    "f_k": ("o-", OWN),
+    "control": ("x--", CONTROL),
+    "local-only": ("s:", LOCAL),
+}
+
+
+def measure(
+    config: Config,
+    epsilons: Sequence[float],
+    seeds: Sequence[int],
+    progress: Progress,
+    *,
+    release_only: bool = False,
+) -> dict[str, Any]:
+    """Run every ε and no privacy at all with every seed.
+
+    Args:
+        config: The settings; ``privacy.epsilon`` and ``seed`` are replaced, and
+            ``privacy.mode`` where it is ``none``.
+        epsilons: Budgets.
+        seeds: Of the runs; the noise has none.
+        progress: Told of each run.
+        release_only: Train nobody; only the control is measured.
+
+    Returns:
+        ``{"schema", "data", "seeds", "delta", "rows": [{"epsilon", "f_k": {"mean",
+        "per_seed"}, …}]}``; ``epsilon`` is null for the runs without privacy.
+    """
+    rows, mode = [], config.privacy.mode
+    if mode == "none":
+        mode = "anchored"
+    progress.start((len(epsilons) + 1) * len(seeds), "runs")
+    for epsilon in [*sorted(epsilons), None]:
+        summaries = []
+        for seed in seeds:
+            privacy = {"mode": "none"}
+            if epsilon is not None:
+                privacy = {"mode": mode, "epsilon": epsilon}  # type: ignore[dict-item]
+            settings = config.replace(seed=seed, privacy=privacy)
+            summaries.append(
+                control_alone(settings) if release_only else fedvtc_edge.run(settings).summary
+            )
+            progress.advance(f"epsilon {epsilon}, seed {seed}")
+        row: dict[str, Any] = {"epsilon": epsilon}
+        for name, key in FIGURES.items():
+            if key in summaries[0]:
+                values = [summary[key] for summary in summaries]
+                row[name] = {"mean": statistics.fmean(values), "per_seed": values}
+        rows.append(row)
+    progress.close()
+    return {
+        "schema": 1,
+        "mode": mode,
+        "data": config.data.name,
+        "clients": config.clients.count,
+        "seeds": list(seeds),
+        "delta": config.privacy.delta,
+        "rows": rows,
+    }
+
+
+def control_alone(config: Config) -> dict[str, float]:
+    """Accuracy of the training-free classifier after the one release of an anchored federation.
+
+    Raises:
+        ConfigError: Settings without such a release.
+    """
+    if config.method.name != "fedvtc" or config.method.share != "anchored":
+        raise ConfigError(
+            "--release-only without an anchor", hint='use method.share = "anchored" of "fedvtc"'
+        )
+    check_names(config)
+    data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
+    with deterministic():
+        compute = Compute.of(config.engine)
+        method = assemble(config, data, compute, lambda *_: None)
+        method.open(method.federation.clients)
+        scores = method.control(as_images(data.x_test, compute.device))
+    assert scores is not None
+    right = scores.argmax(1) == torch.from_numpy(data.y_test.copy())
+    return {FIGURES["control"]: float(right.double().mean())}
+
+
+def plot(document: dict[str, Any]) -> str:
+    """Accuracy against ε on a logarithmic axis, without privacy at its right end."""
+    rows = document["rows"]
+    places = list(range(len(rows)))
+
+    def paint(figure: Figure, narrow: bool) -> None:
+        axes = figure.add_subplot()
+        for name, (style, color) in _STYLES.items():
+            if name not in rows[0]:
+                continue
+            means = [100 * row[name]["mean"] for row in rows]
+            axes.plot(places, means, style, color=color, label=name, linewidth=1.8, markersize=5)
+            for place, row in zip(places, rows, strict=True):
+                seeds = [100 * value for value in row[name]["per_seed"]]
+                axes.plot([place] * len(seeds), seeds, ".", color=color, alpha=0.4, markersize=4)
+        axes.set_ylim(0, 102)
+        axes.yaxis.set_major_formatter("{x:.0f}%")
+        axes.grid(axis="y")
+        names = ["no privacy" if row["epsilon"] is None else f"{row['epsilon']:g}" for row in rows]
+        axes.set_xticks(places, names)
+        unit = "client" if document["mode"] == "client" else "example of one client"
+        axes.set_xlabel(f"ε per {unit}, at δ = {document['delta']:g}")
+        legend(figure, axes, columns=2 if narrow else 4)
+
+    chart = draw("privacy", paint, label="Accuracy against epsilon.", width=FULL, height=340)
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f"{str(chart.wide).replace('<svg ', f'<svg {spaces} ', 1)}\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``python -m fedvtc_edge.benchmarks.studies.privacy``."""
+    parser = argparse.ArgumentParser(
+        prog="fedvtc_edge.benchmarks.studies.privacy", description=__doc__
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--epsilons", type=_numbers, default=[1.0, 4.0, 8.0], metavar="1,4,8")
+    parser.add_argument("--seeds", type=_whole, default=[0, 1, 2], metavar="0,1,2")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--release-only", action="store_true", help="train nobody")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    given = parser.parse_args(arguments)
+    progress = SilentProgress() if given.quiet else BarProgress()
+    try:
+        config = load_config({"clients": {"count": 5}}, overrides=given.overrides)
+        document = measure(
+            config, given.epsilons, given.seeds, progress, release_only=given.release_only
+        )
+    except FedVTCError as error:
+        parser.exit(error.exit_code, f"error: {error}\nhint: {error.hint}\n")
+    given.out.mkdir(parents=True, exist_ok=True)
+    write_atomic(given.out / "privacy.json", (json.dumps(document, indent=2) + "\n").encode())
+    write_atomic(given.out / "privacy.svg", plot(document).encode())
+    for row in document["rows"]:
+        means = ", ".join(
+            f"{name} {100 * row[name]['mean']:.1f} %" for name in FIGURES if name in row
+        )
+        print(f"epsilon {row['epsilon']}: {means}")
+
+
+def _numbers(text: str) -> list[float]:
+    values = [float(word) for word in text.split(",")]
+    if not all(value > 0 for value in values):
+        raise argparse.ArgumentTypeError(f"{text}: expected numbers above 0 between commas")
+    return values
+
+
+def _whole(text: str) -> list[int]:
+    values = [int(word) for word in text.split(",")]
+    if not all(value >= 0 for value in values):
+        raise argparse.ArgumentTypeError(f"{text}: expected whole numbers between commas")
+    return values
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Client of a federation over a network: its keys, data, stored state and answers."""

@@ -1,0 +1,111 @@
+"""What a client brings along: its data, and the test set that it may be read on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedvtc_edge.config import Config
+from fedvtc_edge.data import Dataset, load_dataset, partition
+from fedvtc_edge.data.dataset import Samples
+from fedvtc_edge.data.own import DataTerms, load_own, terms_of
+from fedvtc_edge.errors import DataError
+from fedvtc_edge.seeding import seed_of
+
+
+@dataclass(frozen=True, eq=False)
+class Belongings:
+    """One client's data.
+
+    Args:
+        own: What it trains on.
+        test: The global test set, where this process holds it.
+    """
+
+    own: Samples
+    test: Samples | None
+
+
+Source = Callable[[Config, DataTerms], Belongings]
+"""Reads a client's belongings, once settings and terms are agreed on.
+
+Raises:
+    DataError: They do not fit the terms.
+"""
+
+
+def dealt(index: int) -> Source:
+    """A share of the data set that the settings name: what a simulated client has.
+
+    Args:
+        index: Number of the client.
+    """
+
+    def read(config: Config, terms: DataTerms) -> Belongings:
+        if index >= config.clients.count:
+            raise DataError(
+                f"client number {index + 1} of {config.clients.count} has no share of the data",
+                hint="server and clients need the same trust list; or join with --data PATH",
+            )
+        data = _dataset(config)
+        here = terms_of(data, config.data.image_size)
+        if here != terms:
+            raise DataError(
+                f"{config.data.name} is not here what it is at the server: "
+                f"{difference(here, terms)}",
+                hint="both sides need the same files below data.root; or join with --data PATH",
+            )
+        part = _parts(config)[index]
+        return Belongings(
+            Samples(data.x_train[part], data.y_train[part]), Samples(data.x_test, data.y_test)
+        )
+
+    return read
+
+
+def brought(path: Path) -> Source:
+    """A client's own images.
+
+    Args:
+        path: An .npz file, an image folder, or a .zip file of one.
+    """
+
+    def read(config: Config, terms: DataTerms) -> Belongings:
+        own = load_own(path, terms)
+        return Belongings(Samples(own.x, own.y), None)
+
+    return read
+
+
+def difference(here: DataTerms, there: DataTerms) -> str:
+    """What two sides see differently, by name."""
+    if here.shape != there.shape:
+        return f"images of {here.shape} here, {there.shape} there"
+    names = zip(here.class_names, there.class_names, strict=False)
+    for number, (own, other) in enumerate(names):
+        if own != other:
+            return f"class {number} is {own!r:.60} here, {other!r:.60} there"
+    if here.class_names != there.class_names:
+        return f"{len(here.class_names)} classes here, {len(there.class_names)} there"
+    return f"data.image_size {here.image_size} here, {there.image_size} there"
+
+
+@functools.lru_cache(maxsize=1)  # one process of a simulation plays many clients
+def _dataset(config: Config) -> Dataset:
+    return load_dataset(config.data, public_classes=config.privacy.mode != "none")
+
+
+@functools.lru_cache(maxsize=1)
+def _parts(config: Config) -> list[np.typing.NDArray[np.int64]]:
+    data = _dataset(config)
+    return partition(
+        data.y_train,
+        clients=config.clients.count,
+        classes=data.classes,
+        settings=config.data,
+        seed=seed_of(config.seed, "partition"),
+    )

@@ -1,0 +1,298 @@
+"""A client at work for the time of one message: its networks, its method, its control."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedvtc_edge.config import Config
+from fedvtc_edge.data import Dataset
+from fedvtc_edge.data.own import DataTerms
+from fedvtc_edge.devices.fleet import Place
+from fedvtc_edge.devices.footprint import training_megabytes
+from fedvtc_edge.federation.assembly import kind_of, one_client
+from fedvtc_edge.federation.evaluation import ACCURACIES, TestSet, evaluate, share
+from fedvtc_edge.federation.methods import Federation, Method
+from fedvtc_edge.federation.server import Server
+from fedvtc_edge.federation.summary import Figures, deposit, pictures, summarise
+from fedvtc_edge.models import ImageShape
+from fedvtc_edge.models.tensors import from_tensors, to_tensors
+from fedvtc_edge.runs.directory import RunDirectory, public_name
+from fedvtc_edge.runs.test_set import TEST, TEST_SET, pack_test, unpack_test
+from fedvtc_edge.storage.atomic import write_atomic
+from fedvtc_edge.training.client import Client
+from fedvtc_edge.training.compute import Compute, as_images, deterministic
+
+from .local_data import Belongings, Source
+from .state import Home, State
+
+
+@dataclass(frozen=True, eq=False)
+class Crew:
+    """One client with all that it trains.
+
+    Args:
+        client: Itself.
+        twin: Its local-only double; None where the method is local-only.
+        method: Knows the steps.
+        test: The global test set, or None.
+    """
+
+    client: Client
+    twin: Client | None
+    method: Method
+    test: TestSet | None
+
+    @classmethod
+    def gather(
+        cls,
+        config: Config,
+        home: Home,
+        state: State,
+        architecture: str,
+        terms: DataTerms,
+        has: Belongings,
+    ) -> Crew:
+        """Build everything anew, as seeded, and load what was kept.
+
+        Args:
+            config: The settings.
+            home: For its releases.
+            state: What was kept.
+            architecture: Of the client's network.
+            terms: Classes and shapes.
+            has: The client's data.
+
+        Raises:
+            ConfigError: An unknown architecture, or one that privacy.mode cannot train.
+            RunError: A state of other networks, or a damaged one.
+        """
+        compute, kind = Compute.of(config.engine), kind_of(config)
+        shape, classes = ImageShape(terms.height, terms.channels), len(terms.class_names)
+        place = Place(home.client, None, architecture, architecture)
+        client, twin = (
+            one_client(config, place, has.own, shape, classes, compute, decoders)
+            for decoders in (kind.has_decoder, False)
+        )
+        federation = Federation(
+            config,
+            [client],
+            Server(classes, unseen),
+            shape,
+            classes,
+            compute,
+            public_name(config),
+            releases=home.releases,
+        )
+        found, test = has.test, None
+        if found is None and TEST in state.published:
+            found = unpack_test(state.published[TEST], terms)
+        if found is not None:
+            images = as_images(found.images, compute.device)
+            test = TestSet(images, torch.from_numpy(found.labels.copy()))
+        crew = cls(client, None if kind.is_own_control else twin, kind(federation), test)
+        crew._restore(state)
+        return crew
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """All that is trained, by name."""
+        modules = networks_of(self.client)
+        if self.twin is not None:
+            modules["local"] = self.twin.model
+        return modules
+
+    def _restore(self, state: State) -> None:
+        if state.tensors:
+            load_networks(state, self.modules)
+        self.client.seconds, self.client.samples_seen = state.seconds, state.samples
+        self.method.restore(state.published)
+
+    def save_to(self, state: State) -> None:
+        """Put networks and totals into ``state``."""
+        state.tensors = to_tensors(self.modules)
+        state.seconds, state.samples = self.client.seconds, self.client.samples_seen
+
+    def report(self, number: int, *, telling: bool) -> dict[str, object]:
+        """How the round went, for the server.
+
+        Args:
+            number: The round that ends; the control is trained for it, too.
+            telling: Whether accuracies and how many images were seen may be told: they say
+                something of the data. Working time is rounded where they may not.
+        """
+        if self.twin is not None:
+            self.twin.train(number)
+        client = self.client
+        report: dict[str, object] = {
+            "seconds": client.seconds if telling else math.ceil(client.seconds),
+            "parameters": sum(
+                weights.numel()
+                for name, module in self.modules.items()
+                if name != "local"
+                for weights in module.parameters()
+            ),
+        }
+        if telling:  # images seen are epochs times examples: as good as a count
+            report["samples_seen"] = client.samples_seen
+        if telling and self.test is not None:
+            twins = [] if self.twin is None else [self.twin]
+            records, _ = evaluate(self.method, twins, self.test)
+            report |= {k: v for k, v in records[0].items() if k.startswith("accuracy")}
+            batch = client.images[: client.settings.batch]
+            peak_mb = training_megabytes(client.model, client.decoder, batch)
+            report["peak_memory_mb"] = round(peak_mb, 2)
+        return report
+
+
+def networks_of(client: Client) -> dict[str, nn.Module]:
+    """A client's networks, by the names under which its home keeps them."""
+    modules: dict[str, nn.Module] = {"classifier": client.model}
+    if client.decoder is not None:
+        modules["decoder"] = client.decoder
+    return modules
+
+
+def load_networks(state: State, modules: Mapping[str, nn.Module]) -> None:
+    """Fill networks with what a home keeps.
+
+    Raises:
+        RunError: It is of other networks, or of none.
+    """
+    from_tensors(
+        state.tensors,
+        modules,
+        whose="the home's state",
+        hint="was the architecture changed? join the run anew, from a new home",
+    )
+
+
+def unseen(round_: int, sender: str, kind: str, data: bytes) -> None:
+    """A client's process has no server that anything could reach."""
+
+
+# ---------------------------------------------------------------- section
+# What a client is left with after the last round: its home becomes a finished run of its own.
+#
+# ``fedvtc-edge export HOME`` then makes its bundle and ``fedvtc-edge report HOME`` draws its
+# page, both on the client's machine and without the server. What the client does not tell the
+# server, its home says to its owner alone.
+#
+#     run.json                  version and settings
+#     clients/ID/               classifier, decoder, and the client's entry in the summary
+#     statistics.safetensors    what the server published last
+#     test.safetensors          the test set that the client was read on, if it had one
+#     samples.npz               what it paints, beside images of that test set
+#     summary.json              written last: the home is ready
+
+_OWNER_ONLY = 0o600
+"""As the home's state: it all tells of the client's data."""
+
+
+def leave(
+    home: Home, config: Config, terms: DataTerms, crew: Crew, has: Belongings, report: bytes
+) -> None:
+    """Make a finished run of a home, once its client has answered the last order.
+
+    The same home gives the same files but for seconds; a home in which it was cut off is
+    not ready, and doing it again mends that.
+
+    Args:
+        home: The client's.
+        config: The settings.
+        terms: Classes and shapes.
+        crew: The client as it is after the last round.
+        has: Its data.
+        report: What it tells the server of the last round; accuracies in it are not read anew.
+
+    Raises:
+        OSError: The disk does not take it.
+    """
+    method, client = crew.method, crew.client
+    method.done = config.method.rounds
+    packed = _test_set(has, method.published)
+    published = {kind: data for kind, data in method.published.items() if kind != TEST}
+    data = _data(config, terms, has, packed)
+    measured = _measured(crew, json.loads(report))
+    # What left was counted by the server: envelopes are not kept here.
+    account = {"up": None, "down": None, "seconds": client.seconds, "samples": client.samples_seen}
+    summary = summarise(
+        method,
+        [Figures.of(client)],
+        [{"seconds": client.seconds, "clients": [measured], **_control(crew)}],
+        {client.id: account},
+        data,
+        [Place(client.id, None, client.architecture, client.architecture)],
+    )
+    summary |= {"home": True, "evaluated_on": config.data.evaluate if packed else None}
+    RunDirectory(home.path, config).label()
+    if packed:
+        write_atomic(home.path / TEST_SET, packed, mode=_OWNER_ONLY)
+    deposit(
+        home.path,
+        summary,
+        published,
+        {client.id: (networks_of(client), summary["clients"][0])},
+        pictures(method, data) if packed else {},
+        mode=_OWNER_ONLY,
+    )
+
+
+def leave_late(home: Home, architecture: str, source: Source) -> None:
+    """Leave with what the last round that was worked in brought; without any, not at all.
+
+    Args:
+        home: Of a client that was away in the last round, or not invited.
+        architecture: Of its network.
+        source: Reads its data.
+
+    Raises:
+        DataError: Its data are not what they were.
+        RunError: The home is damaged.
+    """
+    state = home.state()
+    if state.round == 0:
+        return
+    config, terms = home.config(), DataTerms.from_json(home.terms())
+    with deterministic():
+        has = source(config, terms)
+        crew = Crew.gather(config, home, state, architecture, terms, has)
+        leave(home, config, terms, crew, has, b"{}")
+
+
+def _test_set(has: Belongings, published: dict[str, bytes]) -> bytes:
+    """The client's own or the server's, as bytes; empty where there is none."""
+    return published.get(TEST, b"") if has.test is None else pack_test(has.test)
+
+
+def _data(config: Config, terms: DataTerms, has: Belongings, packed: bytes) -> Dataset:
+    """The client's data as a set of its own; without a test set its images stand in for one."""
+    test = has.test or (unpack_test(packed, terms) if packed else has.own)
+    name = Path(config.data.name).stem  # a path is the server's, and of no use here
+    return Dataset(
+        name, has.own.images, has.own.labels, test.images, test.labels, terms.class_names
+    )
+
+
+def _measured(crew: Crew, told: dict[str, Any]) -> dict[str, Any]:
+    """The client's line of the last round; accuracies are None where there is no test set."""
+    if crew.test is None or "accuracy" in told:
+        return {"id": crew.client.id, **{key: told.get(key) for key in ACCURACIES}}
+    records, _ = evaluate(crew.method, [] if crew.twin is None else [crew.twin], crew.test)
+    return records[0]
+
+
+def _control(crew: Crew) -> dict[str, float | None]:
+    """Accuracy of the training-free classifier."""
+    scores = None if crew.test is None else crew.method.control(crew.test.images)
+    if scores is None:
+        return {"accuracy_control": None}
+    assert crew.test is not None
+    return {"accuracy_control": share(scores.argmax(1) == crew.test.labels)}

@@ -1,0 +1,284 @@
+"""A client's home: the folder in which it lives between two messages.
+
+    home.json           the one run that it takes part in
+    config.toml         the settings that it agreed to
+    terms.json          the classes and shapes that it agreed to
+    state.safetensors   networks, what was published, totals; renamed into place
+    last.upload         the last envelope, and the order that it answers
+    sum.part            its part in the masked sum that is open (0600)
+    ledger.json         every release, written before it leaves
+    clients/ID/         noised releases and the key of their noise
+
+Whoever reads this folder reads models that have seen the client's data.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedvtc_edge.config import Config, load_config
+from fedvtc_edge.distributed.messages import OrderError
+from fedvtc_edge.errors import ConfigError, RunError
+from fedvtc_edge.privacy.ledger import Ledger
+from fedvtc_edge.privacy.mechanism import claim_of
+from fedvtc_edge.privacy.release_store import ReleaseStore
+from fedvtc_edge.storage.atomic import write_atomic
+from fedvtc_edge.wire.context import Context
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA = 1
+_HOME, _CONFIG, _TERMS, _STATE, _ANSWER = (
+    "home.json",
+    "config.toml",
+    "terms.json",
+    "state.safetensors",
+    "last.upload",
+)
+_PUBLISHED = "published/"
+
+
+@dataclass
+class State:
+    """What a client carries from message to message.
+
+    Args:
+        round: The last round that it worked in; 0 is the opening.
+        step: The last step of it that is done; -1 is none.
+        answered: Digest of the order that brought it here.
+        seconds: Working time so far.
+        samples: Images that training has seen so far.
+        published: What the server has published, by kind.
+        tensors: Weights, by ``module/parameter``.
+    """
+
+    round: int = 0
+    step: int = -1
+    answered: str = ""
+    seconds: float = 0.0
+    samples: int = 0
+    published: dict[str, bytes] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Home:
+    """One client's folder; see this module's docstring.
+
+    Args:
+        path: Made when there is none.
+        client: Its id.
+    """
+
+    def __init__(self, path: Path, client: str) -> None:
+        self.path = path
+        self.client = client
+        self.releases = ReleaseStore(path)
+
+    @property
+    def joined(self) -> str | None:
+        """Public name of the run that this home belongs to, if it belongs to one.
+
+        Raises:
+            RunError: ``home.json`` is damaged, or of another client.
+        """
+        path = self.path / _HOME
+        if not path.is_file():
+            return None
+        try:
+            made = json.loads(path.read_text("utf-8"))
+            schema, client, run = made["schema"], made["client"], made["run"]
+        except (OSError, ValueError, KeyError, TypeError):
+            schema, client, run = None, None, None
+        if schema != SCHEMA or client != self.client or not isinstance(run, str):
+            raise RunError(
+                f"{path} is not of client {self.client}", hint="give each client a home of its own"
+            )
+        return run
+
+    @property
+    def ready(self) -> bool:
+        """Whether the run is over for this client, and its home can be exported."""
+        return (self.path / "summary.json").is_file()
+
+    def join(self, run: str, settings: str, terms: str) -> None:
+        """Belong to a run from now on: its settings and terms are not changed any more.
+
+        Raises:
+            OrderError: The home belongs to another run, or has agreed to other terms.
+            RunError: It is damaged, or cannot be written.
+        """
+        known = self.joined
+        if known is not None:
+            self.check(run)
+            if self.terms() != terms:
+                raise OrderError(
+                    "the server's terms are not those that this client agreed to: "
+                    "other classes or shapes in the same run",
+                    hint="do not trust this server",
+                )
+            return
+        with self._on_disk():
+            self.path.mkdir(parents=True, exist_ok=True)
+            Ledger(self.path / "ledger.json").begin()
+        self._write(_CONFIG, settings.encode())
+        self._write(_TERMS, terms.encode())
+        made = {"schema": SCHEMA, "client": self.client, "run": run}
+        self._write(_HOME, (json.dumps(made) + "\n").encode())
+
+    def check(self, run: str) -> None:
+        """Refuse whatever is not of this home's run.
+
+        Raises:
+            OrderError: It belongs to none, or to another.
+        """
+        known = self.joined
+        if known != run:
+            raise OrderError(
+                f"the home belongs to {f'run {known}' if known else 'no run'}, asked is {run}",
+                hint="a client's releases are counted per home: join another run from a new one",
+            )
+
+    def config(self) -> Config:
+        """The settings that were agreed to.
+
+        Raises:
+            RunError: They are damaged.
+        """
+        try:
+            return load_config(self.path / _CONFIG)
+        except ConfigError as error:
+            raise self._damaged(_CONFIG, str(error)) from None
+
+    def terms(self) -> str:
+        """The terms that were agreed to, JSON.
+
+        Raises:
+            RunError: They cannot be read.
+        """
+        try:
+            return (self.path / _TERMS).read_text("utf-8")
+        except (OSError, ValueError) as error:
+            raise self._damaged(_TERMS, str(error)) from None
+
+    def record(self, context: Context, data: bytes) -> None:
+        """Enter what is about to be released in the ledger.
+
+        Raises:
+            PrivacyError: The budget is spent.
+            RunError: The ledger is damaged.
+        """
+        ledger = Ledger(self.path / "ledger.json", claim_of(self.config()))
+        ledger.reopen()
+        with self._on_disk():
+            ledger.record(context.round, context.sender, context.kind, data)
+
+    def state(self) -> State:
+        """What was kept last, or the state of a client that has done nothing yet.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path / _STATE
+        if not path.is_file():
+            return State()
+        try:
+            with safe_open(path, framework="pt") as file:
+                kept = json.loads((file.metadata() or {})["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            published = {
+                name.removeprefix(_PUBLISHED): tensors.pop(name).numpy().tobytes()
+                for name in sorted(tensors)
+                if name.startswith(_PUBLISHED)
+            }
+            return State(**kept, published=published, tensors=tensors)
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            raise self._damaged(_STATE, str(error)) from None
+
+    def keep(self, state: State) -> None:
+        """Write the state: all of it or, after a crash, the one before."""
+        import numpy as np
+        from safetensors.torch import save
+        from torch import from_numpy
+
+        kept = {
+            name: getattr(state, name)
+            for name in ("round", "step", "answered", "seconds", "samples")
+        }
+        tensors = dict(state.tensors)
+        for kind, data in state.published.items():
+            tensors[f"{_PUBLISHED}{kind}"] = from_numpy(np.frombuffer(data, np.uint8).copy())
+        self._write(_STATE, save(tensors, {"state": json.dumps(kept)}), mode=0o600)
+
+    def answered(self) -> str:
+        """Digest of the order that the kept state answers; read without torch."""
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path / _STATE
+        if not path.is_file():
+            return ""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return str(json.loads((file.metadata() or {})["state"])["answered"])
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+            return ""  # whoever needs the state finds out, and says so
+
+    def kept_answer(self, order: str) -> bytes | None:
+        """The envelope that answers an order of this digest, if it was made before."""
+        try:
+            head, _, envelope = (self.path / _ANSWER).read_bytes().partition(b"\n")
+        except OSError:
+            return None
+        return envelope if head == order.encode() else None
+
+    def keep_answer(self, order: str, envelope: bytes) -> None:
+        """Keep an envelope, so that an order that comes twice is answered by the same bytes."""
+        self._write(_ANSWER, order.encode() + b"\n" + envelope, mode=0o600)
+
+    def notes(self, name: str) -> Mapping[str, Any]:
+        """A small JSON document that was kept under a name; empty where there is none.
+
+        Raises:
+            RunError: It is damaged.
+        """
+        path = self.path / f"{name}.json"
+        if not path.is_file():
+            return {}
+        try:
+            return dict(json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise self._damaged(path.name, str(error)) from None
+
+    def note(self, name: str, document: Mapping[str, Any]) -> None:
+        """Keep a small JSON document under a name."""
+        self._write(f"{name}.json", (json.dumps(document) + "\n").encode())
+
+    def _write(self, name: str, data: bytes, *, mode: int = 0o644) -> None:
+        with self._on_disk():
+            # Whoever was killed while writing left its file: models pile up otherwise.
+            for torn in self.path.glob(f".{glob.escape(name)}.*"):
+                torn.unlink(missing_ok=True)
+            write_atomic(self.path / name, data, mode=mode)
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"cannot write {self.path}: {error.strerror or error}",
+                hint="make room, or give yourself permission to write there",
+            ) from None
+
+    def _damaged(self, name: str, why: str) -> RunError:
+        return RunError(
+            f"{self.path / name} is damaged: {why:.200}", hint="join the run anew, from a new home"
+        )

@@ -1,0 +1,305 @@
+"""One phase: orders out, one envelope per client in, closed when all or enough are heard."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from fedvtc_edge.distributed.mailbox import Post, Reply
+from fedvtc_edge.distributed.messages import HELLO, Order, OrderError, Trouble, digest_of
+from fedvtc_edge.errors import EnvelopeError, RunError
+from fedvtc_edge.federation.server import Refuse, ServerError
+from fedvtc_edge.sealing import Inbox
+from fedvtc_edge.storage.atomic import write_atomic
+
+from .registry import Register, some
+
+_WAIT_S = 0.5
+_TELL_S = 10.0
+_AWAY_S = 3.0
+
+
+class Heard(NamedTuple):
+    """What one client said in a phase.
+
+    Args:
+        payload: What it sealed.
+        size: Bytes of the envelope.
+    """
+
+    payload: bytes
+    size: int
+
+
+@dataclass
+class Collector:
+    """Collects the answers of one phase after the other.
+
+    Guarantee: each client counts once in each phase, whatever is lost or sent again and
+    whoever is killed: an envelope counts when it is in the inbox, and a phase is closed
+    in the journal before anything that follows from it is sent.
+
+    Args:
+        post: Carries orders.
+        register: Knows which client is where.
+        inbox: Envelopes of the open round.
+        journal: Closings of the open round.
+        deadline_s: How long a phase waits for those that do not answer.
+        refuse: Told of what is refused.
+        say: Told what happens, in words.
+    """
+
+    post: Post
+    register: Register
+    inbox: Inbox
+    journal: Journal
+    deadline_s: float
+    refuse: Refuse
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self._sent: dict[str, set[str]] = {}
+
+    def collect(
+        self,
+        phase: int,
+        orders: Mapping[str, Order],
+        *,
+        least: int,
+        enough: int | None = None,
+        calls: int = 1,
+    ) -> dict[str, Heard]:
+        """The answers to orders of one phase.
+
+        Args:
+            phase: Its number in its round.
+            orders: By client; all of one round and kind.
+            least: So many must be heard, or the phase is not closed.
+            enough: With so many, nobody is waited for who is not connected; None is
+                ``least``. Of those who are asked more than once, all are waited for.
+            calls: How often those that are silent are asked, each for :attr:`deadline_s`.
+
+        Raises:
+            ServerError: Too few were heard. What was heard is kept: asked again, the
+                phase goes on.
+            RunError: An envelope that counted is not there any more.
+        """
+        first = next(iter(orders.values()), None)
+        if first is None:
+            return {}
+        number = first.context.round
+        closed = self.journal.closed(number, phase)
+        names = closed if closed is not None else tuple(orders)
+        heard = self._kept(names, orders, counted=closed is not None)
+        if closed is not None:
+            lost = [name for name in closed if name not in heard]
+            if lost:
+                raise RunError(
+                    f"what {some(lost)} uploaded in round {number} is not there any more",
+                    hint="restore the inbox from a copy, or start a new run",
+                )
+            return heard
+        waiting = {name: order for name, order in orders.items() if name not in heard}
+        for call in range(calls):
+            if waiting:
+                known = least if enough is None else enough
+                contented = max(known, 1) if calls == 1 else len(orders)
+                self._call(first, waiting, heard, len(orders), contented, again=call > 0)
+        if len(heard) < least:
+            raise ServerError(
+                f"{first.words}: {len(heard)} of {len(orders)} clients answered, "
+                f"the quorum is {least}; silent: {some(sorted(waiting)) or 'none'}",
+                hint="start the clients that are missing and resume, or lower server.quorum",
+            )
+        answered = {name: heard[name] for name in orders if name in heard}
+        self.journal.close(number, phase, tuple(answered))
+        return answered
+
+    def _kept(
+        self, names: Sequence[str], orders: Mapping[str, Order], *, counted: bool
+    ) -> dict[str, Heard]:
+        heard = {}
+        for name in names:
+            if name in orders:
+                found = self.inbox.find(orders[name].context, counted=counted)
+                if found is not None:
+                    heard[name] = Heard(*found)
+        return heard
+
+    def _call(
+        self,
+        first: Order,
+        waiting: dict[str, Order],
+        heard: dict[str, Heard],
+        total: int,
+        contented: int,
+        *,
+        again: bool,
+    ) -> None:
+        """Ask those in ``waiting`` and move them to ``heard`` until all are, or time is up."""
+        where, number = first.words, first.context.round
+        if again:
+            self.say(f"{where}: asking {some(sorted(waiting))} again")
+        asked, away = set(waiting), dict.fromkeys(waiting, float("-inf"))
+        busy: dict[str, float] = {}
+        lacked: set[str] = set()
+        until, told = time.monotonic() + self.deadline_s, time.monotonic()
+        while (late := sorted(asked & set(waiting))) and time.monotonic() < until:
+            self.register.ask_strangers(number)
+            self._send_to_those_back(waiting, away)
+            self._send_to_those_back(waiting, busy)
+            # With enough of them, nobody is waited for who cannot even be asked.
+            gone = all(name in away and self.register.is_gone(name) for name in late)
+            if gone and len(heard) >= contented:
+                self.say(f"{where}: closed without {some(late)}, not connected")
+                return
+            for reply in self.post.receive(min(_WAIT_S, self.deadline_s)):
+                name = self._take(reply, waiting, heard, asked, away, busy, lacked)
+                if name:
+                    late = sorted(asked & set(waiting))
+                    left = f", waiting for {some(late)}" if late else ""
+                    self.say(f"{where}: {name} answered ({len(heard)} of {total}){left}")
+            if late and time.monotonic() - told >= _TELL_S:
+                told = time.monotonic()
+                left_s = max(until - told, 0.0)
+                self.say(f"{where}: waiting for {some(late)}, {left_s:.0f} s to the deadline")
+
+    def _send_to_those_back(self, waiting: Mapping[str, Order], away: dict[str, float]) -> None:
+        """Orders to those that are connected: not sent before, or a while ago in vain."""
+        now = time.monotonic()
+        back = {
+            name: waiting[name]
+            for name, since in away.items()
+            if name in waiting and now - since >= _AWAY_S and self.register.node(name) is not None
+        }
+        if back:
+            self._send(back)
+        for name in back:
+            del away[name]
+
+    def _take(
+        self,
+        reply: Reply,
+        waiting: dict[str, Order],
+        heard: dict[str, Heard],
+        asked: set[str],
+        away: dict[str, float],
+        busy: dict[str, float],
+        lacked: set[str],
+    ) -> str:
+        """Take one reply; the name of the client if it counts."""
+        if reply.order.context.kind == HELLO:
+            self.register.hear(reply)
+            return ""
+        name, order = reply.order.context.sender, waiting.get(reply.order.context.sender)
+        if order is None or reply.order.digest != order.digest:
+            return ""  # late, or a second time: what counts is in the inbox
+        answer = reply.answer
+        if answer.trouble is Trouble.BUSY:
+            busy[name] = time.monotonic()  # asked again when it may be done
+            return ""
+        if answer.trouble is Trouble.AWAY:
+            away[name] = time.monotonic()  # asked again when it is back
+            return ""
+        if answer.trouble is Trouble.LACKING and name not in lacked:
+            lacked.add(name)  # once: who lacks what it was just sent would be sent it for ever
+            self._sent.pop(name, None)
+            self._send({name: order})
+            return ""
+        try:
+            if answer.trouble is not Trouble.NONE:
+                raise OrderError(answer.problem, hint="see the client's terminal")
+            receipt = self.inbox.receive(order.context, answer.envelope)
+        except (EnvelopeError, OrderError) as error:
+            self.refuse(order.context, error, None)
+            self.say(f"{order.words}: {name} takes no part: {error}")
+            asked.discard(name)  # no use in waiting; asked again, it may say something else
+            return ""
+        heard[name] = Heard(receipt.payload, len(answer.envelope))
+        del waiting[name]
+        return name
+
+    def _send(self, orders: Mapping[str, Order]) -> None:
+        """Send what each client may lack along, and nothing that it was sent before."""
+        addressed = {}
+        for name, order in orders.items():
+            node = self.register.node(name)
+            if node is not None:
+                sent = self._sent.setdefault(name, set())
+                lacking = {k: v for k, v in order.published.items() if digest_of(v) not in sent}
+                sent.update(digest_of(data) for data in lacking.values())
+                addressed[node] = replace(order, published=lacking)
+        self.post.send(addressed)
+
+
+# ---------------------------------------------------------------- section
+# Which phases of the open round are closed, and with whom: on disk before anybody is told.
+#
+# What a phase published follows from the envelopes in the inbox and from who was in when it
+# closed. A server that is killed closes the same phases again with the same clients, so that
+# no client is asked to take part in a second, other sum.
+
+SCHEMA = 1
+
+
+class Journal:
+    """The closings of one round.
+
+    Args:
+        path: The file; made with the first closing.
+        run: Public name of the run.
+
+    Raises:
+        RunError: The file is damaged, or another run's.
+    """
+
+    def __init__(self, path: Path, run: str) -> None:
+        self.path = path
+        self._run = run
+        self._round = -1
+        self._closings: list[tuple[str, ...]] = []
+        if path.is_file():
+            self._read()
+
+    def closed(self, number: int, phase: int) -> tuple[str, ...] | None:
+        """Who was heard in a phase of a round that is closed; None for an open one."""
+        if number != self._round or phase >= len(self._closings):
+            return None
+        return self._closings[phase]
+
+    def close(self, number: int, phase: int, heard: Sequence[str]) -> None:
+        """Close a phase; with the first one of a round the round before is forgotten.
+
+        Raises:
+            RunError: The disk does not take it.
+            ValueError: A phase out of order.
+        """
+        before = self._closings if number == self._round else []
+        if phase != len(before):
+            raise ValueError(f"phase {phase} of round {number} after {len(before)}")
+        closings = [*before, tuple(heard)]
+        document = {"schema": SCHEMA, "run": self._run, "round": number, "closed": closings}
+        try:
+            write_atomic(self.path, (json.dumps(document) + "\n").encode())
+        except OSError as error:
+            raise RunError(
+                f"cannot write {self.path}: {error.strerror}", hint="make room, then resume"
+            ) from None
+        self._round, self._closings = number, closings
+
+    def _read(self) -> None:
+        try:
+            found = json.loads(self.path.read_text("utf-8"))
+            if (found["schema"], found["run"]) != (SCHEMA, self._run):
+                raise ValueError("another run")
+            self._round = int(found["round"])
+            self._closings = [tuple(map(str, heard)) for heard in found["closed"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise RunError(
+                f"{self.path} does not say which phases of run {self._run} are closed",
+                hint="restore it from a copy, or start a new run",
+            ) from None

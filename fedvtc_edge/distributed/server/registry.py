@@ -1,0 +1,303 @@
+"""Which client is at which node, and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fedvtc_edge.config import Config
+from fedvtc_edge.distributed.mailbox import Post, Reply
+from fedvtc_edge.distributed.messages import (
+    DISMISSAL,
+    FAREWELL,
+    HELLO,
+    Answer,
+    Order,
+    OrderError,
+    Trouble,
+)
+from fedvtc_edge.errors import EnvelopeError
+from fedvtc_edge.federation.evaluation import ACCURACIES
+from fedvtc_edge.privacy.release_store import SERVER
+from fedvtc_edge.sealing import Identity, TrustList, unseal
+from fedvtc_edge.wire.context import Context, ContextError
+
+_LARGEST = 1_000_000
+_MOST = 2**40
+_PAUSE_S = 0.5
+_BUSY_S = 5.0
+_RETURN_S = 60.0
+_NOBODY = ""
+"""At a node that takes no part; it is asked again when it has connected anew."""
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """What a client says of itself in its hello; counts only where it tells them.
+
+    Args:
+        client: Its id.
+        architecture: Of its network, as it calls it.
+        wants_test: Whether it needs the server's test set.
+        samples: Number of its examples, or None.
+        class_counts: Per class, [C], or None.
+    """
+
+    client: str
+    architecture: str
+    wants_test: bool
+    samples: int | None = None
+    class_counts: tuple[int, ...] | None = None
+
+
+class Register:
+    """Asks unknown nodes who they are, and believes their envelopes alone.
+
+    Args:
+        config: The settings.
+        run: Public name of the run.
+        settings: The same settings as TOML.
+        terms: Classes and shapes, JSON.
+        classes: Number C of classes.
+        ring: The server's identity, and previous ones while a key is replaced.
+        trusted: The clients.
+        post: Carries hellos.
+        say: Told what happens, in words.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        run: str,
+        settings: str,
+        terms: str,
+        classes: int,
+        ring: Sequence[Identity],
+        trusted: TrustList,
+        post: Post,
+        say: Callable[[str], None],
+    ) -> None:
+        self.portraits: dict[str, Portrait] = {}
+        self._config = config
+        self._run = run
+        self._settings = settings
+        self._terms = terms
+        self._classes = classes
+        self._ring = ring
+        self._trusted = trusted
+        self._post = post
+        self._say = say
+        self._nodes: dict[str, int] = {}
+        self._clients: dict[int, str] = {}
+        self._asked: dict[int, str] = {}
+        self._again: dict[int, float] = {}
+        self._begun = time.monotonic()
+
+    def node(self, client: str) -> int | None:
+        """Where a client is, if it is connected."""
+        node = self._nodes.get(client)
+        return node if node in self._post.nodes() else None
+
+    def is_gone(self, client: str) -> bool:
+        """Whether a client is not connected, and nobody is who might be it.
+
+        One that was not seen at all is given a minute: after a restart of the server its
+        clients come back one after the other.
+        """
+        if self.node(client) is not None or self._post.nodes() - set(self._clients):
+            return False
+        patience_s = min(_RETURN_S, self._config.server.deadline_s)
+        return client in self._nodes or time.monotonic() - self._begun >= patience_s
+
+    def gather(self, wanted: Sequence[str], least: int, wait_s: float) -> None:
+        """Wait until all that are wanted are there; after a while, until enough are.
+
+        Args:
+            wanted: Ids.
+            least: How many are enough.
+            wait_s: So long it waits for all.
+        """
+        until, told = time.monotonic() + wait_s, time.monotonic()
+        while True:
+            self.ask_strangers(0)
+            here = [name for name in wanted if self.node(name) is not None]
+            if len(here) == len(wanted) or (len(here) >= least and time.monotonic() >= until):
+                return
+            if time.monotonic() - told >= 10.0:
+                told = time.monotonic()
+                absent = [name for name in wanted if name not in here]
+                self._say(f"waiting for {some(absent)} to connect")
+            for reply in self._post.receive(_PAUSE_S):
+                self.hear(reply)
+
+    def hear(self, reply: Reply) -> None:
+        """Take up the answer to a hello; anything else is not for the register."""
+        order, answer = reply.order, reply.answer
+        if order.context.kind != HELLO or self._asked.get(reply.node) != order.nonce:
+            return
+        if answer.trouble in (Trouble.AWAY, Trouble.BUSY):
+            self._again[reply.node] = time.monotonic() + _BUSY_S
+            return
+        del self._asked[reply.node]
+        try:
+            portrait = self._read(order, answer)
+        except (EnvelopeError, OrderError, ContextError) as error:
+            # Asked no more: a client that cannot take part is not asked twice a second.
+            self._clients[reply.node] = _NOBODY
+            self._say(f"node {reply.node} ({answer.client:.64}) does not take part: {error}")
+            if answer.envelope:  # it believes that it does
+                self._dismiss(reply.node, order.context, str(error))
+            return
+        name, before = portrait.client, self._nodes.get(portrait.client)
+        if before is not None and before != reply.node:
+            # The newer one counts. Two that live would otherwise be asked in turn for ever.
+            self._clients[before] = _NOBODY
+            self._say(f"{name} was at node {before} and is at node {reply.node} now")
+            self._dismiss(before, order.context, f"{name} has joined from elsewhere")
+        self._nodes[name], self._clients[reply.node] = reply.node, name
+        self.portraits[name] = portrait
+        self._say(f"{name} is here ({portrait.architecture})")
+
+    def take_leave(self, number: int, wait_s: float) -> None:
+        """Tell all that are here that the run is done, and its results on the disk.
+
+        Args:
+            number: The last round.
+            wait_s: So long their answers are waited for, so that they have left.
+        """
+        orders = {
+            node: Order(Context(self._run, number, name, FAREWELL), 0, 0)
+            for name, node in self._nodes.items()
+            if node in self._post.nodes()
+        }
+        self._post.send(orders)
+        until = time.monotonic() + wait_s
+        while orders and time.monotonic() < until:
+            for reply in self._post.receive(_PAUSE_S):
+                if reply.order.context.kind == FAREWELL:
+                    orders.pop(reply.node, None)
+
+    def ask_strangers(self, number: int) -> None:
+        """Send a hello, of round ``number``, to each node of which nothing is known.
+
+        One that does not answer is asked again after a while: hellos may be lost, too.
+        """
+        here = self._post.nodes()
+        for gone in set(self._asked) - here:
+            del self._asked[gone]
+        for gone in [n for n, name in self._clients.items() if name == _NOBODY and n not in here]:
+            del self._clients[gone]  # it may come back with what it lacked
+        now, orders = time.monotonic(), {}
+        for node in sorted(here - set(self._clients)):
+            if node in self._asked and now < self._again[node]:
+                continue
+            # The nonce of before: whichever of two answers comes first counts.
+            nonce = self._asked.setdefault(node, secrets.token_hex(16))
+            self._again[node] = now + self._config.server.deadline_s
+            context = Context(self._run, number, SERVER, HELLO)
+            orders[node] = Order(
+                context, 0, 0, settings=self._settings, terms=self._terms, nonce=nonce
+            )
+        if orders:
+            self._post.send(orders)
+
+    def _dismiss(self, node: int, hello: Context, why: str) -> None:
+        """Say so to a node that is not taken; its answer is not waited for."""
+        context = replace(hello, kind=DISMISSAL)
+        self._post.send({node: Order(context, 0, 0, letter=why.encode())})
+
+    def _read(self, order: Order, answer: Answer) -> Portrait:
+        if not answer.envelope:
+            raise OrderError(answer.problem or "no answer", hint="see the client's terminal")
+        context = replace(order.context, sender=answer.client)
+        payload = unseal(
+            answer.envelope, recipient=self._ring, trusted=self._trusted, context=context
+        )
+        try:
+            found = json.loads(payload) if len(payload) <= _LARGEST else {}
+            if found["nonce"] != order.nonce:
+                raise ValueError("an old hello")
+            return self._portrait(answer.client, found)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise OrderError(
+                "its hello is none", hint="install the same version of fedvtc-edge on both sides"
+            ) from None
+
+    def _portrait(self, client: str, found: dict[str, Any]) -> Portrait:
+        counts, name = found.get("class_counts"), str(found["architecture"])
+        if not name.isprintable() or len(name) > 64:
+            raise ValueError("architecture")
+        if counts is None:
+            return Portrait(client, name, found["wants_test"] is True)
+        if any(type(count) is not int or not 0 <= count <= _MOST for count in counts):
+            raise ValueError("class_counts")
+        if len(counts) != self._classes:
+            raise ValueError("classes")
+        return Portrait(client, name, found["wants_test"] is True, sum(counts), tuple(counts))
+
+
+def some(names: Sequence[str]) -> str:
+    """Up to three names, and how many more."""
+    shown, more = ", ".join(names[:3]), len(names) - 3
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+# ---------------------------------------------------------------- section
+# What clients say of a finished round, checked, and their running totals.
+
+_LARGEST_reports = 65_536
+_TOTALS = {"seconds": 1e9, "samples_seen": 2**53, "parameters": 2**40, "peak_memory_mb": 1e9}
+
+_TOLD = {
+    "samples": "samples_seen",
+    "parameters": "parameters",
+    "peak_memory_mb": "peak_memory_mb",
+}
+"""Totals that not every client tells, and what a report calls them."""
+
+
+def blank() -> dict[str, Any]:
+    """Totals of a client that has done nothing yet."""
+    return {
+        "seconds": 0.0,
+        "samples": 0,
+        "up": 0,
+        "down": 0,
+        "parameters": None,
+        "peak_memory_mb": None,
+    }
+
+
+def read_report(payload: bytes) -> dict[str, Any]:
+    """A client's report: accuracies in [0, 1] or None, and totals, as it says.
+
+    Raises:
+        OrderError: Not JSON, too large, or a number that none can be.
+    """
+    try:
+        found = json.loads(payload) if len(payload) <= _LARGEST_reports else {}
+        report: dict[str, Any] = {key: found.get(key) for key in ACCURACIES}
+        report |= {key: found.get(key) for key in _TOTALS}
+        for key, value in report.items():
+            most = _TOTALS.get(key, 1.0)
+            if value is not None and not (type(value) in (int, float) and 0 <= value <= most):
+                raise ValueError(key)
+        if report["seconds"] is None:
+            raise ValueError("seconds")
+    except (ValueError, AttributeError, RecursionError):
+        raise OrderError(
+            "its report is none", hint="install the same version of fedvtc-edge on both sides"
+        ) from None
+    return report
+
+
+def merged(account: dict[str, Any], report: dict[str, Any]) -> None:
+    """Enter a report's totals in a client's account."""
+    account["seconds"] = report["seconds"]
+    for key, told in _TOLD.items():
+        if report[told] is not None:
+            account[key] = report[told]

@@ -1,0 +1,203 @@
+"""The server's side of one run, from its directory and its keys to the last round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fedvtc_edge.config import Config
+from fedvtc_edge.data import Dataset
+from fedvtc_edge.data.dataset import Samples
+from fedvtc_edge.data.own import terms_of
+from fedvtc_edge.devices.fleet import Place
+from fedvtc_edge.distributed.client.session import load_networks, networks_of, unseen
+from fedvtc_edge.distributed.client.state import Home
+from fedvtc_edge.distributed.mailbox import Post
+from fedvtc_edge.errors import TrustError
+from fedvtc_edge.federation.assembly import assemble, kind_of
+from fedvtc_edge.federation.evaluation import TestSet
+from fedvtc_edge.federation.methods import Federation, Method
+from fedvtc_edge.federation.server import Refusals, Server
+from fedvtc_edge.federation.summary import Figures, finish, summarise
+from fedvtc_edge.models import ImageShape
+from fedvtc_edge.privacy.release_store import ReleaseStore
+from fedvtc_edge.progress import Progress
+from fedvtc_edge.runs.directory import RunDirectory, as_toml, public_name
+from fedvtc_edge.runs.test_set import pack_test
+from fedvtc_edge.sealing import Identity, Inbox, TrustList
+from fedvtc_edge.training.compute import Compute, as_images, deterministic
+
+from .collector import Collector, Journal
+from .coordinator import Coordinator
+from .registry import Register
+
+INBOX, JOURNAL = "inbox", "open.json"
+"""Where a run keeps what the open round received: in checkpoint/, until the round is done."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What a server opens envelopes with, and whom it believes.
+
+    Args:
+        ring: Its identity, and previous ones while a key is replaced.
+        trusted: All clients of the run, in their order.
+    """
+
+    ring: Sequence[Identity]
+    trusted: TrustList
+
+    def clients(self, config: Config) -> list[str]:
+        """Ids of all clients.
+
+        Raises:
+            TrustError: Not as many as the settings say.
+        """
+        names = [entry.client for entry in self.trusted.entries]
+        if len(names) != config.clients.count:
+            raise TrustError(
+                f"the trust list has {len(names)} clients, clients.count is {config.clients.count}",
+                hint="add them with fedvtc-edge keys trust, or set clients.count",
+            )
+        return names
+
+
+def coordinator_of(
+    directory: RunDirectory, data: Dataset, keys: Keys, post: Post, progress: Progress
+) -> Coordinator:
+    """Everything on the server's side, set to where the run was cut off.
+
+    Args:
+        directory: Begun.
+        data: Of which the test set and the names are used.
+        keys: The server's.
+        post: Carries orders.
+        progress: Told of rounds and of who answers.
+
+    Raises:
+        TrustError: Another number of clients than the settings say.
+        RunError: A damaged checkpoint, inbox or journal.
+    """
+    config, path = directory.config, directory.path
+    run, names = public_name(config), keys.clients(config)
+    compute, height, channels = Compute.of(config.engine), data.image_shape[0], data.image_shape[2]
+    refuse = Refusals(path).note
+
+    def server() -> Server:
+        return Server(data.classes, directory.witness, settings=config.server, refuse=refuse)
+
+    federation = Federation(
+        config,
+        (),
+        server(),
+        ImageShape(height, channels),
+        data.classes,
+        compute,
+        run,
+        releases=ReleaseStore(path),
+        record=directory.record,
+    )
+    terms = terms_of(data, config.data.image_size).to_json()
+    settings = as_toml(config).decode()
+    register = Register(
+        config, run, settings, terms, data.classes, keys.ring, keys.trusted, post, progress.say
+    )
+    inbox = Inbox(path / "checkpoint" / INBOX, run=run, recipient=keys.ring, trusted=keys.trusted)
+    journal = Journal(path / "checkpoint" / JOURNAL, run)
+    collector = Collector(
+        post, register, inbox, journal, config.server.deadline_s, refuse, progress.say
+    )
+    images = as_images(data.x_test, compute.device)
+    test = TestSet(images, torch.from_numpy(data.y_test.copy()))
+    coordinator = Coordinator(
+        kind_of(config)(federation),
+        names,
+        keys.trusted,
+        register,
+        collector,
+        server=server,
+        witness=directory.witness,
+        test=(test, pack_test(Samples(data.x_test, data.y_test))),
+        keep=directory.save,
+        progress=progress,
+    )
+    state = directory.latest()
+    if state is not None:
+        coordinator.restore(state)
+    return coordinator
+
+
+def serve(
+    directory: RunDirectory,
+    data: Dataset,
+    keys: Keys,
+    post: Post,
+    progress: Progress,
+    *,
+    home: Callable[[str], Home] | None = None,
+) -> None:
+    """All rounds, and the run directory as a finished run leaves it.
+
+    Args:
+        directory: Begun; an unfinished run goes on.
+        data: Of which the test set and the names are used.
+        keys: The server's.
+        post: Carries orders.
+        progress: Told of rounds and of who answers.
+        home: Where each client lives, in a simulation, whose run directory then holds the
+            clients' networks. Elsewhere networks stay with their clients.
+
+    Raises:
+        ServerError: Too few clients, for too long.
+        MaskingError: The opening's masked sum did not come out.
+    """
+    with deterministic():
+        coordinator = coordinator_of(directory, data, keys, post, progress)
+        coordinator.run()
+        method = coordinator.method
+        figures = [_figures(coordinator, name) for name in coordinator.clients]
+        if home is not None:
+            method = _gathered(coordinator, data, home)
+            figures = [Figures.of(client) for client in method.federation.clients]
+        summary = summarise(
+            method, figures, coordinator.records, coordinator.account, data, _fleet(coordinator)
+        )
+        finish(directory, method, data, summary)
+        if home is None:
+            coordinator.farewell()
+
+
+def _figures(coordinator: Coordinator, name: str) -> Figures:
+    """What a client elsewhere has told of itself."""
+    portrait, spent = coordinator.portraits.get(name), coordinator.account[name]
+    counts = None if portrait is None else portrait.class_counts
+    return Figures(
+        name,
+        "-" if portrait is None else portrait.architecture,
+        None,
+        None if counts is None else list(counts),
+        spent["parameters"],
+        spent["peak_memory_mb"],
+    )
+
+
+def _fleet(coordinator: Coordinator) -> list[Place]:
+    """Clients choose their architectures themselves."""
+    chosen = {name: portrait.architecture for name, portrait in coordinator.portraits.items()}
+    return [
+        Place(name, None, chosen.get(name, "-"), chosen.get(name, "-"))
+        for name in coordinator.clients
+    ]
+
+
+def _gathered(coordinator: Coordinator, data: Dataset, home: Callable[[str], Home]) -> Method:
+    """The method with all clients of a simulation in this process, as they came home."""
+    config = coordinator.config
+    method = assemble(config, data, Compute.of(config.engine), unseen)
+    for client in method.federation.clients:
+        load_networks(home(client.id).state(), networks_of(client))
+    method.restore(coordinator.method.published)
+    method.done = coordinator.method.done
+    return method

@@ -1,1 +1,0 @@
-"""Engines carry out rounds: ``local`` in this process."""

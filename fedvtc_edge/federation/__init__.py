@@ -1,0 +1,1 @@
+"""A federation: server, exchanges, rounds, methods, and what a run came to."""

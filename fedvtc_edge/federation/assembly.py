@@ -1,0 +1,164 @@
+"""From settings and data to clients, server and method, ready for the first round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from fedvtc_edge.config import Config, client_ids
+from fedvtc_edge.data import Dataset, partition
+from fedvtc_edge.data.dataset import Samples
+from fedvtc_edge.devices.fleet import Place, fleet
+from fedvtc_edge.errors import ConfigError
+from fedvtc_edge.models import ImageShape, build, vtc
+from fedvtc_edge.privacy.release_store import ReleaseStore
+from fedvtc_edge.runs.directory import public_name
+from fedvtc_edge.seeding import seed_of
+from fedvtc_edge.training.client import Client
+from fedvtc_edge.training.compute import Compute, as_images
+from fedvtc_edge.transport.channel import transport_of
+from fedvtc_edge.transport.keyring import FOLDER, Parties
+from fedvtc_edge.transport.masked_sum import MaskedSums
+
+from .federation import Record, unrecorded
+from .methods import METHODS, Federation, Method
+from .methods.client_level import ClientLevelFedVTC
+from .methods.example import ExampleFedVTC
+from .server import Refuse, Server, Witness, unheard
+
+_PRIVATE: dict[str, type[Method]] = {"example": ExampleFedVTC, "client": ClientLevelFedVTC}
+"""Privacy modes in which rounds go otherwise; only FedVTC can be private at all."""
+
+
+def assemble(
+    config: Config,
+    data: Dataset,
+    compute: Compute,
+    witness: Witness,
+    *,
+    releases: ReleaseStore | None = None,
+    refuse: Refuse = unheard,
+    record: Record = unrecorded,
+    folder: Path | None = None,
+) -> Method:
+    """Clients, server, transport and method of a federation, ready for the first round.
+
+    Args:
+        config: The settings.
+        data: What is dealt out.
+        compute: Where tensors live.
+        witness: Told of whatever reaches the server.
+        releases: Keeps noised releases.
+        refuse: Told of refused uploads.
+        record: The ledger.
+        folder: The run directory, for keys and inbox; None keeps neither.
+    """
+    kind = kind_of(config)
+    height, _, channels = data.image_shape
+    own = None if folder is None else folder / FOLDER
+    parties = Parties(client_ids(config), own)
+    transport = transport_of(config.transport, parties, public_name(config), own)
+    federation = Federation(
+        config,
+        clients(config, data, compute, decoders=kind.has_decoder),
+        Server(data.classes, witness, settings=config.server, refuse=refuse),
+        ImageShape(height, channels),
+        data.classes,
+        compute,
+        public_name(config),
+        releases or ReleaseStore(None),
+        transport,
+        record,
+        MaskedSums(parties, transport, witness) if config.transport.masking else None,
+    )
+    return kind(federation)
+
+
+def kind_of(config: Config) -> type[Method]:
+    """The method that the settings name, as its privacy mode asks for."""
+    return _PRIVATE.get(config.privacy.mode, METHODS[config.method.name])
+
+
+def clients(config: Config, data: Dataset, compute: Compute, *, decoders: bool) -> list[Client]:
+    """Deal the training data out; who sits out takes its part of them along.
+
+    Raises:
+        ConfigError: An unknown architecture or device, or devices of which none can train.
+        DataError: Too few samples for so many clients.
+    """
+    parts = partition(
+        data.y_train,
+        clients=config.clients.count,
+        classes=data.classes,
+        settings=config.data,
+        seed=seed_of(config.seed, "partition"),
+    )
+    height, _, channels = data.image_shape
+    shape, made = ImageShape(height, channels), []
+    for place, part in zip(places(config, data), parts, strict=True):
+        if place.architecture is not None:
+            samples = Samples(data.x_train[part], data.y_train[part])
+            made.append(one_client(config, place, samples, shape, data.classes, compute, decoders))
+    if not made:
+        raise ConfigError(
+            f"clients.devices = {list(config.clients.devices)!r:.200}: no client can train",
+            hint="see what fits: fedvtc-edge plan --device NAME",
+        )
+    return made
+
+
+def one_client(
+    config: Config,
+    place: Place,
+    samples: Samples,
+    shape: ImageShape,
+    classes: int,
+    compute: Compute,
+    decoders: bool,
+) -> Client:
+    """One client with networks of its own, seeded by its id.
+
+    Args:
+        config: The settings.
+        place: Its id, device and architecture, which is known.
+        samples: Its data.
+        shape: Of the images.
+        classes: Number C of classes.
+        compute: Where tensors live.
+        decoders: Whether it paints.
+
+    Raises:
+        ConfigError: An unknown architecture.
+    """
+    name, architecture, latent = place.client, place.architecture, config.method.latent
+    assert architecture is not None
+    seed = seed_of(config.seed, name, "classifier")
+    model = build(architecture, shape, latent=latent, classes=classes, seed=seed)
+    decoder = None
+    if decoders:
+        decoder = vtc.build(shape, latent=latent, seed=seed_of(config.seed, name, "decoder"))
+        decoder = decoder.to(compute.device)
+    return Client(
+        id=name,
+        architecture=architecture,
+        device_profile=place.profile.name if place.profile else None,
+        images=as_images(samples.images, compute.device),
+        labels=torch.from_numpy(samples.labels).to(compute.device),
+        classes=classes,
+        model=model.to(compute.device),
+        decoder=decoder,
+        settings=config.training,
+        compute=compute,
+        seed=config.seed,
+    )
+
+
+def places(config: Config, data: Dataset) -> list[Place]:
+    """Every client's device and the architecture that it can train.
+
+    Raises:
+        ConfigError: An unknown architecture or device.
+    """
+    height, _, channels = data.image_shape
+    return fleet(config, client_ids(config), ImageShape(height, channels), data.classes)

@@ -1,0 +1,122 @@
+"""What every method is to the engine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fedvtc_edge.devices.rehearsal import Load
+from fedvtc_edge.federation.exchange import Step
+from fedvtc_edge.federation.federation import Federation
+from fedvtc_edge.training.client import Client, in_chunks
+from fedvtc_edge.training.knowledge import Knowledge
+
+
+class Method(ABC):
+    """How clients learn: in steps, which an engine takes with the clients of a round.
+
+    Whatever of the outside world a method needs again after a restart, it keeps in
+    ``published``; the engine checkpoints that beside the clients' modules.
+    """
+
+    has_decoder = False
+    is_own_control = False
+    """Whether it is local-only training itself, of which no double is needed."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        self.published: dict[str, bytes] = {}
+        self.done = 0
+        """Rounds behind it, as the engine counts them."""
+
+    @abstractmethod
+    def steps(self, number: int) -> Sequence[Step]:
+        """What round ``number`` consists of; 0 is what happens once, before the first."""
+
+    def open(self, cohort: Sequence[Client]) -> None:
+        """What happens once, before the first round, with all clients that can be reached."""
+        self._go(0, cohort)
+
+    def round(self, number: int, cohort: Sequence[Client]) -> None:
+        """One federated round with the clients in ``cohort``; rounds count from 1."""
+        self._go(number, cohort)
+
+    def _go(self, number: int, cohort: Sequence[Client]) -> None:
+        federation = self.federation
+        for step in self.steps(number):
+            for client in cohort:
+                if step.work is not None:
+                    step.work(client)
+            if step.exchange is not None:
+                data = federation.publish(step.exchange, number, cohort)
+                federation.broadcast(len(data), None if step.exchange.for_all else cohort)
+                self.learn(step.exchange.kind, data, cohort)
+
+    def learn(self, kind: str, data: bytes, cohort: Sequence[Client]) -> None:
+        """Take up what was published at the end of an exchange.
+
+        Args:
+            kind: Of the exchange.
+            data: What the server published.
+            cohort: Clients in this process that took part.
+        """
+        self.restore({**self.published, kind: data})
+
+    def load(self, client: Client, number: int) -> Load:
+        """What round ``number`` asks of a client's device; 0 is what :meth:`open` does."""
+        return Load()
+
+    def restore(self, published: dict[str, bytes]) -> None:
+        """Take up again what an earlier process published."""
+        self.published = dict(published)
+
+    def scores(self, client: Client, images: Tensor) -> Tensor:
+        """Log-posteriors [N, C] of a client's own model on images, on the CPU."""
+        return in_chunks(client.model.eval(), images).log_softmax(1)
+
+    def control(self, images: Tensor) -> Tensor | None:
+        """Log-posteriors [N, C] of the training-free classifier, or None without an anchor."""
+        return None
+
+    def own_classes(self, client: Client) -> Tensor:
+        """Classes [C] that a client's prediction treats as its own."""
+        return client.present
+
+    def world(self) -> Knowledge | None:
+        """What clients paint from, or None for methods that paint nothing."""
+        return None
+
+    def epsilon(self) -> float | None:
+        """ε that each client has spent by now, or None where nothing is claimed."""
+        return None
+
+    def uploads(self) -> list[str]:
+        """What travels from a client to the server, in words."""
+        return []
+
+
+CALIBRATION = 0.5
+"""Weight of f_k beside the control: it learned from it, so their errors are not independent."""
+
+
+def calibrated(own: Tensor, control: Tensor, present: Tensor) -> Tensor:
+    """Log-posteriors of both experts, each where it knows more.
+
+    The control says how likely the client's own classes are as a group, and
+    decides among the others alone; *within* the group the prediction is
+    log t(y|x) + ½ log f_k(y|x), because there f_k learned from real images. The
+    plain product over all classes lets f_k's guesses about classes that it only
+    knows from paintings spoil the control's (docs/decisions/0007).
+
+    Args:
+        own: log f_k, [N, C].
+        control: log t, [N, C].
+        present: Classes [C] of which the client has samples.
+    """
+    outside = torch.full_like(control, float("-inf"))
+    group = torch.logsumexp(torch.where(present, control, outside), 1, keepdim=True)
+    within = torch.where(present, control + CALIBRATION * own, outside).log_softmax(1)
+    return torch.where(present, within + group, control)

@@ -1,0 +1,82 @@
+"""FedVTC under ``privacy.mode = client``: the same rounds, clipped uploads, one noised sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import Tensor
+
+from fedvtc_edge.federation.exchange import Clipped, Exchange, Noised
+from fedvtc_edge.federation.federation import Federation
+from fedvtc_edge.models.anchor import Anchor, centre
+from fedvtc_edge.privacy.accountant import epsilon_spent
+from fedvtc_edge.privacy.mechanism import client_design_of
+from fedvtc_edge.privacy.release import Integers, noised
+from fedvtc_edge.privacy.release_spec import Array
+from fedvtc_edge.training.client import Client
+from fedvtc_edge.training.knowledge import CODE_STD
+
+from .fedvtc import FedVTC
+
+
+class ClientLevelFedVTC(FedVTC):
+    """FedVTC whose publications are private at the level of whole clients.
+
+    Guarantee: see :class:`~fedvtc_edge.privacy.release_spec.ClientDesign`. A client that
+    sits out a round is charged for it all the same: who takes part is drawn from the
+    public seed, so that no sampling amplifies anything.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(federation)
+        self.clipped = client_design_of(federation.config, federation.classes)
+
+    def epsilon(self) -> float | None:
+        """ε that each client has spent by the end of the last round."""
+        if self.share == "anchored":
+            return super().epsilon()
+        design = self.clipped
+        steps = [(design.noise_multiplier, 1.0, self.done)]
+        return min(epsilon_spent(steps, design.delta), design.epsilon)
+
+    def uploads(self) -> list[str]:
+        """What travels from a client to the server, in words."""
+        design, when = self.clipped, "once, before the first round"
+        if self.share != "anchored":
+            when = "every round"
+        how = "without noise, to a trusted server"
+        if design.shares > 1:
+            how = "with a share of the noise"
+        whose = "the frozen anchor's" if self.share == "anchored" else "its own network's"
+        what = ", and all classes' second moments" if design.second else ""
+        return [
+            f"{when}, clipped as a whole, {how}: counts and sums of {whose} {design.width} "
+            f"features per class of the public list{what}"
+        ]
+
+    def _anchor_statistics(self, anchor: Anchor) -> Exchange:
+        return self._clipped("anchor", lambda _: anchor, centre(anchor, self.federation.shape))
+
+    def _features(self) -> Exchange:
+        zero = np.zeros(self.clipped.width)
+        return self._clipped(
+            "features", lambda client: client.model.eval().features, zero, CODE_STD
+        )
+
+    def _clipped(
+        self,
+        kind: str,
+        extractor: Callable[[Client], Callable[[Tensor], Tensor]],
+        about: Array,
+        std: float | None = None,
+    ) -> Exchange:
+        """Who noises: the server, once; or, under masks, each client its share beforehand."""
+        design = self.clipped
+
+        def clip(client: Client) -> Integers:
+            return client.clip_upload(extractor(client), design, about)
+
+        if not self.federation.config.transport.masking:
+            return Clipped(kind, clip, design, about, std)
+        return Noised(kind, lambda client: noised(design, clip(client)), design, about, std)

@@ -1,0 +1,140 @@
+"""FedVTC under ``privacy.mode = example``: the same rounds, every look at data accounted for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedvtc_edge.devices.rehearsal import Task
+from fedvtc_edge.federation.exchange import Exchange, Noised
+from fedvtc_edge.federation.federation import Federation
+from fedvtc_edge.privacy.dpsgd import check_private
+from fedvtc_edge.privacy.mechanism import schedule_of
+from fedvtc_edge.privacy.release import Integers, release
+from fedvtc_edge.privacy.secret_stream import KEY_BYTES, SecretStream, fingerprint
+from fedvtc_edge.training import private
+from fedvtc_edge.training.client import Client, one_by_one
+from fedvtc_edge.training.knowledge import CODE_STD, Knowledge
+
+from .fedvtc import FedVTC
+
+
+class ExampleFedVTC(FedVTC):
+    """FedVTC by DP-SGD and noised releases.
+
+    Guarantee: see :class:`~fedvtc_edge.privacy.mechanism.Schedule`. Noise and samples
+    follow from a secret key of each client, its data, the round and the phase: a round
+    repeated after a crash repeats them, so that nothing is spent twice.
+
+    Raises:
+        ConfigError: An architecture that DP-SGD cannot train.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(federation)
+        self.schedule = schedule_of(federation.config)
+        self._keys: dict[str, bytes] = {}
+        self._data: dict[str, str] = {}
+        checked = set()
+        for client in federation.clients:
+            if client.architecture not in checked:
+                checked.add(client.architecture)
+                check_private(client.architecture, client.model, client.images[:1])
+
+    def own_classes(self, client: Client) -> Tensor:
+        """All: which ones a client has is private."""
+        return torch.ones_like(client.present)
+
+    def epsilon(self) -> float | None:
+        """All that was spent by the end of the last round."""
+        return self.schedule.after_round(self.done)
+
+    def uploads(self) -> list[str]:
+        """What travels from a client to the server, in words."""
+        if self.share == "anchored":
+            return super().uploads()
+        own = (
+            "every round, noised: counts and sums of its own features per class of the public list"
+        )
+        if self.share == "features":
+            return [own]
+        return [own, "every round: all weights of its decoder, trained by DP-SGD"]
+
+    def _training(self, client: Client) -> Iterable[Task]:
+        """Steps on random samples, charged as ordinary ones: per-example gradients cost more."""
+        expected = self.schedule.rate * len(client.images)
+        for task in super()._training(client):
+            return [replace(task, size=expected, steps=self.schedule.train_steps)]
+        return []
+
+    def _train(self, client: Client, number: int) -> None:
+        with client.working():
+            client.samples_seen += private.train(
+                client.model,
+                client.images,
+                client.labels,
+                client.settings,
+                self.schedule,
+                partial(self._secret, client, number, "train"),
+                prior=self._world.codes if self._world else None,
+                kl=self.kl,
+            )
+
+    def _fit_decoder(self, client: Client, number: int, world: Knowledge) -> None:
+        assert client.decoder is not None
+        with client.working():
+            client.samples_seen += private.train_decoder(
+                client.model,
+                client.decoder,
+                client.images,
+                client.labels,
+                world,
+                client.settings,
+                self.schedule,
+                partial(self._secret, client, number, "decoder"),
+                client.stream(number, "decoder"),
+                match="dm" not in self.ablate,
+            )
+
+    def _finetune(self, client: Client, number: int, world: Knowledge, steps: int) -> None:
+        assert client.decoder is not None
+        with client.working():
+            client.samples_seen += private.finetune(
+                client.model,
+                client.decoder,
+                world,
+                client.settings,
+                client.compute,
+                client.stream(number, "finetune"),
+                steps=steps,
+                head_only="head-only" in self.ablate,
+                decay=number == self.federation.config.method.rounds,
+            )
+
+    def _features(self) -> Exchange:
+        """Own features, noised: g is private already, so that one example moves one term."""
+        design = self.design
+        assert design is not None
+        about = np.zeros(design.width)
+
+        def draw(client: Client) -> Integers:
+            with client.working():
+                features = one_by_one(client.model.eval().features, client.images).numpy()
+                return release(design, features, client.labels.cpu().numpy(), about)
+
+        return Noised("features", draw, design, about, CODE_STD)
+
+    def _secret(self, client: Client, number: int, phase: str, purpose: str) -> SecretStream:
+        """The data are among the names: a round repeated on other data draws other noise."""
+        if client.id not in self._keys:
+            self._keys[client.id] = self.federation.releases.secret(
+                client.id, lambda: os.urandom(KEY_BYTES)
+            )
+            self._data[client.id] = fingerprint(client.images, client.labels)
+        return SecretStream(self._keys[client.id], self._data[client.id], number, phase, purpose)

@@ -1,0 +1,261 @@
+"""FedVTC (arXiv 2508.01669) in its three sharing modes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property, partial
+
+from torch import Tensor
+
+from fedvtc_edge import wire
+from fedvtc_edge.devices.rehearsal import Load, Task
+from fedvtc_edge.federation.exchange import Decoders, Exact, Exchange, Noised, Step
+from fedvtc_edge.federation.federation import Federation
+from fedvtc_edge.federation.workload import (
+    Bytes,
+    epochs,
+    one_pass,
+    release_bytes,
+    statistics_bytes,
+    weights_bytes,
+)
+from fedvtc_edge.models import vtc
+from fedvtc_edge.models.anchor import Anchor, centre
+from fedvtc_edge.privacy.mechanism import design_of
+from fedvtc_edge.seeding import seed_of
+from fedvtc_edge.training.client import Client, in_chunks
+from fedvtc_edge.training.finetuning import steps_in
+from fedvtc_edge.training.knowledge import Knowledge, blank, from_anchor, from_features
+
+from .base import Method
+
+KL = 0.1
+"""Weight of the pull toward prototypes; the pull itself is divided by 2σ²."""
+
+STD_FLOOR = 0.2
+"""Least published σ of own features; below it painted images become class means."""
+
+
+class FedVTC(Method):
+    """Statistics up, painted images at home.
+
+    ``anchored``: one upload of anchor statistics before the first round; codes are
+    constants, so that rounds need no further message. ``features``: the published
+    text, prototypes and stds of own features in each round. ``features+decoder``:
+    that, and the decoders are averaged.
+    """
+
+    has_decoder = True
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(federation)
+        settings = federation.config.method
+        self.share, self.ablate = settings.share, set(settings.ablate)
+        self.kl = 0.0 if "kl" in self.ablate else KL
+        self.design = design_of(federation.config, federation.classes)
+        self._world: Knowledge | None = None
+        self.anchor: Anchor | None = None
+        if self.share == "anchored":
+            seed = seed_of(federation.config.seed, "anchor")
+            width = self.design.width if self.design else settings.anchor
+            anchor = Anchor(federation.shape, width, seed)
+            self.anchor = anchor.to(federation.compute.device)
+
+    def steps(self, number: int) -> Sequence[Step]:
+        """Phases A, B and C; own features and decoders travel where the mode says so.
+
+        Anchored: everyone that can uploads once, before the first round, whatever the
+        cohorts later are.
+        """
+        if number == 0:
+            return [] if self.anchor is None else [Step(None, self._anchor_statistics(self.anchor))]
+
+        def train(client: Client) -> None:
+            self._train(client, number)
+
+        def fit(client: Client) -> None:
+            assert self._world is not None
+            self._fit_decoder(client, number, self._world)
+
+        def finetune(client: Client) -> None:
+            steps = steps_in(number, self.federation.config.method.rounds, client.settings)
+            if steps:
+                assert self._world is not None
+                self._finetune(client, number, self._world, steps)
+
+        if self.share == "anchored":
+            return [Step(_in_turn(train, fit, finetune))]
+        if self.share == "features":
+            return [Step(train, self._features()), Step(_in_turn(fit, finetune))]
+        return [Step(train, self._features()), Step(fit, self._decoders()), Step(finetune)]
+
+    def learn(self, kind: str, data: bytes, cohort: Sequence[Client]) -> None:
+        """Statistics change what is known of the world, averaged decoders their owners."""
+        if kind != Decoders.kind:
+            super().learn(kind, data, cohort)
+        for client in cohort if kind == Decoders.kind else ():
+            client.load_decoder(wire.decode_weights(data, like=client.decoder_weights()))
+
+    def restore(self, published: dict[str, bytes]) -> None:
+        """Rebuild the knowledge from the bytes that were published."""
+        super().restore(published)
+        device = self.federation.compute.device
+        if "anchor" in published and self.anchor is not None:
+            self._world = from_anchor(
+                wire.published(published["anchor"]),
+                self.anchor,
+                latent=self.federation.config.method.latent,
+                device=device,
+                teach="teacher" not in self.ablate,
+            )
+        elif "features" in published:
+            self._world = from_features(wire.published(published["features"]), device=device)
+
+    def load(self, client: Client, number: int) -> Load:
+        """Statistics once or in each round, and the phases around them."""
+        if number == 0:
+            if self.anchor is None:
+                return Load()
+            anchor, (up, down) = self.anchor, self._opening_bytes
+            measuring = one_pass(client, lambda doll: doll.measure_anchor(anchor, pooled=True))
+            return Load((measuring,), down, up)
+        tasks, (up, down) = [*self._training(client), *self._painting(client, number)], (0, 0)
+        if self.share != "anchored":
+            tasks.append(one_pass(client, Client.measure))
+            up, down = self._round_bytes
+        return Load(tuple(tasks), down, up)
+
+    def control(self, images: Tensor) -> Tensor | None:
+        """The discriminant on the anchor statistics alone."""
+        if self._world is None or self._world.anchored is None:
+            return None
+        known = self._world.anchored
+        return known.classifier(in_chunks(known.anchor, images).to(images.device)).cpu()
+
+    def world(self) -> Knowledge | None:
+        """What clients know of the world by now."""
+        return self._world
+
+    def epsilon(self) -> float | None:
+        """All of the budget, from the one release on; None where nothing is claimed."""
+        if self.design is None:
+            return None
+        return self.design.epsilon if self._world is not None else 0.0
+
+    def uploads(self) -> list[str]:
+        """What travels from a client to the server, in words."""
+        if self.design is not None:
+            what = ", and all classes' second moments" if self.design.second else ""
+            return [
+                "once, before the first round, noised: counts and sums of the frozen anchor's "
+                f"{self.design.width} features per class of the public list{what}"
+            ]
+        if self.share == "anchored":
+            what = (
+                "one pooled second-moment matrix"
+                if self.federation.config.method.moments == "covariance"
+                else "per-class sums of squares"
+            )
+            return [
+                "once, before the first round: class counts, per-class sums and "
+                f"{what} of the frozen anchor's features"
+            ]
+        own = "every round: class counts, per-class sums and sums of squares of its own features"
+        if self.share == "features":
+            return [own]
+        return [own, "every round: all weights of its decoder"]
+
+    def _training(self, client: Client) -> Iterable[Task]:
+        """Phase A, as a device rehearses it."""
+        codes = self._known.codes
+        return epochs(client, lambda doll: doll.train(0, codes, kl=self.kl))
+
+    def _painting(self, client: Client, number: int) -> Iterator[Task]:
+        """Phases B and C, as a device rehearses them."""
+        world, settings = self._known, client.settings
+        size = min(settings.batch, len(client.images))
+
+        def fit(doll: Client, _: int) -> None:
+            doll.fit_decoder(0, world, match="dm" not in self.ablate)
+
+        def finetune(doll: Client, steps: int) -> None:
+            head_only = "head-only" in self.ablate
+            doll.finetune(0, world, steps=steps, kl=self.kl, head_only=head_only)
+
+        yield Task("decoder", settings.batch, settings.decoder_steps, fit)
+        steps = steps_in(number, self.federation.config.method.rounds, settings)
+        if steps:
+            yield Task("finetune", size, steps, finetune)
+
+    @property
+    def _known(self) -> Knowledge:
+        """What the anchor knows, or something of its shape: the same before and after a restart."""
+        if self._world is not None and self._world.anchored is not None:
+            return self._world
+        latent = self.federation.config.method.latent
+        return blank(self.federation.classes, latent, device=self.federation.compute.device)
+
+    @cached_property
+    def _opening_bytes(self) -> Bytes:
+        settings = self.federation.config.method
+        if self.design is not None:
+            return release_bytes(self.federation, self.design)
+        pooled = settings.moments == "covariance"
+        return statistics_bytes(self.federation, settings.anchor, pooled=pooled)
+
+    @cached_property
+    def _round_bytes(self) -> Bytes:
+        federation = self.federation
+        if self.design is not None:
+            up, down = release_bytes(federation, self.design)
+        else:
+            width = federation.config.method.latent
+            up, down = statistics_bytes(federation, width, pooled=False)
+        if self.share == "features+decoder":
+            more = weights_bytes(federation, federation.clients[0].decoder_weights())
+            up, down = up + more[0], down + more[1]
+        return up, down
+
+    def _train(self, client: Client, number: int) -> None:
+        client.train(number, self._world.codes if self._world else None, kl=self.kl)
+
+    def _fit_decoder(self, client: Client, number: int, world: Knowledge) -> None:
+        client.fit_decoder(number, world, match="dm" not in self.ablate)
+
+    def _finetune(self, client: Client, number: int, world: Knowledge, steps: int) -> None:
+        client.finetune(
+            number,
+            world,
+            steps=steps,
+            kl=self.kl,
+            head_only="head-only" in self.ablate,
+            decay=number == self.federation.config.method.rounds,
+        )
+
+    def _anchor_statistics(self, anchor: Anchor) -> Exchange:
+        """What is measured of the anchor's features: exact, or noised before it leaves."""
+        if self.design is None:
+            settings = self.federation.config.method
+            pooled = settings.moments == "covariance"
+            measure = partial(Client.measure_anchor, anchor=anchor, pooled=pooled)
+            return Exact("anchor", measure, settings.anchor, pooled)
+        design, about = self.design, centre(anchor, self.federation.shape)
+        return Noised("anchor", lambda c: c.release_anchor(anchor, design, about), design, about)
+
+    def _features(self) -> Exchange:
+        width = self.federation.config.method.latent
+        return Exact("features", Client.measure, width, pooled=False, floor=STD_FLOOR)
+
+    def _decoders(self) -> Exchange:
+        """ψ has one shape for all; its weights travel as float32."""
+        latent = self.federation.config.method.latent
+        blank = vtc.build(self.federation.shape, latent=latent, seed=0).state_dict()
+        return Decoders({name: value.numpy() for name, value in blank.items()})
+
+
+def _in_turn(*phases: Callable[[Client], None]) -> Callable[[Client], None]:
+    def work(client: Client) -> None:
+        for phase in phases:
+            phase(client)
+
+    return work

@@ -1,0 +1,92 @@
+"""Baselines that exchange nothing (or, centralised, everything)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from fedvtc_edge.config import TrainingSettings
+from fedvtc_edge.devices.rehearsal import Load
+from fedvtc_edge.federation.exchange import Step
+from fedvtc_edge.federation.federation import Federation
+from fedvtc_edge.federation.workload import epochs, random_batches
+from fedvtc_edge.training import finetuning, supervised
+from fedvtc_edge.training.client import Client
+
+from .base import Method
+
+
+class Local(Method):
+    """Each client alone, with the epochs that FedVTC's phase A gives it."""
+
+    is_own_control = True
+
+    def steps(self, number: int) -> Sequence[Step]:
+        """Phase A and nothing else."""
+        return [Step(lambda client: client.train(number))] if number else []
+
+    def load(self, client: Client, number: int) -> Load:
+        """Phase A; nothing travels."""
+        return Load(tuple(epochs(client, lambda doll: doll.train(0))) if number else ())
+
+
+class LocalMatched(Method):
+    """Each client alone, with as many gradient steps as FedVTC takes on f and ψ together."""
+
+    def steps(self, number: int) -> Sequence[Step]:
+        """FedVTC's whole budget on local data."""
+
+        def train(client: Client) -> None:
+            steps = matched_steps(self.federation, client, number)
+            client.train_on(number, client.images, client.labels, client.present, steps)
+
+        return [Step(train)] if number else []
+
+    def load(self, client: Client, number: int) -> Load:
+        """FedVTC's budget; nothing travels."""
+        return _matched(self.federation, client, number, len(client.images))
+
+
+class Centralised(Method):
+    """Every architecture on the pooled data, with the same matched steps: the ceiling."""
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(federation)
+        self._images = torch.cat([client.images for client in federation.clients])
+        self._labels = torch.cat([client.labels for client in federation.clients])
+        self._present = torch.stack([client.present for client in federation.clients]).any(0)
+
+    def steps(self, number: int) -> Sequence[Step]:
+        """FedVTC's whole budget on everybody's data."""
+
+        def train(client: Client) -> None:
+            steps = matched_steps(self.federation, client, number)
+            client.train_on(number, self._images, self._labels, self._present, steps)
+
+        return [Step(train)] if number else []
+
+    def load(self, client: Client, number: int) -> Load:
+        """FedVTC's budget; that all data would have to travel is not charged."""
+        return _matched(self.federation, client, number, len(self._images))
+
+    def uploads(self) -> list[str]:
+        """What a centralised training would need."""
+        return ["all raw data (a ceiling, not a federation)"]
+
+
+def _matched(federation: Federation, client: Client, number: int, samples: int) -> Load:
+    if number == 0:
+        return Load()
+    steps = matched_steps(federation, client, number)
+    return Load((random_batches(client, steps, samples),))
+
+
+def matched_steps(federation: Federation, client: Client, number: int) -> int:
+    """Gradient steps, on f and on ψ, that FedVTC spends on this client in this round."""
+    settings: TrainingSettings = federation.config.training
+    return (
+        supervised.steps_per_round(len(client.images), settings)
+        + settings.decoder_steps
+        + finetuning.steps_in(number, federation.config.method.rounds, settings)
+    )

@@ -1,0 +1,158 @@
+"""Who takes part in a round, by the virtual clock, and what the round's timeline says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedvtc_edge.devices import DeviceProfile
+from fedvtc_edge.devices.clock import Job, Visit, closing, visit
+from fedvtc_edge.devices.rehearsal import Rehearsal
+from fedvtc_edge.devices.speed import Speed
+from fedvtc_edge.masking import threshold_of
+from fedvtc_edge.seeding import generator
+from fedvtc_edge.training.client import Client
+
+from .methods import Method
+from .server import ServerError, quorum_of
+
+CALLS = 3
+"""How often the opening calls a client that did not answer: what it knows is missed for good."""
+
+_DIGITS = 6
+"""Of a second: what a timeline is written with."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One round's attendance.
+
+    Args:
+        present: Clients whose work counts.
+        missing: How many of those that the round is for are not among them.
+        record: The round's part of the timeline, for metrics.jsonl; None without devices.
+    """
+
+    present: list[Client]
+    missing: int = 0
+    record: dict[str, Any] | None = None
+
+
+class Attendance:
+    """Plays each round on the clock before it is run, and sends home who would miss it.
+
+    A client that misses a round has done nothing in it that counts: neither its upload
+    nor its training. Without profiles everybody takes part and no time passes.
+
+    Args:
+        method: Knows what a round asks of a client.
+        profiles: Devices by client id; all of the federation's clients, or nobody.
+    """
+
+    def __init__(self, method: Method, profiles: Mapping[str, DeviceProfile]) -> None:
+        self._method = method
+        self._config = method.federation.config
+        self._profiles = profiles
+        self._speeds = {name: Speed.training(profile) for name, profile in profiles.items()}
+        self._rehearsal = Rehearsal()
+        self.now = 0.0
+        """Simulated seconds since the start of the run."""
+
+    def go_on(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Set the clock to where these rounds' records left it."""
+        if self._profiles and records:
+            self.now = records[-1]["clock"][-1]["end"]
+
+    def opening(self) -> tuple[list[Client], list[Turn]]:
+        """Everybody is called, and who does not answer is called again.
+
+        Returns:
+            Clients that take part in the opening, in order; and one turn per call.
+
+        Raises:
+            ServerError: Too few answer.
+        """
+        everybody = list(self._method.federation.clients)
+        if not self._profiles or not self._travels(everybody[0], 0):
+            return everybody, []
+        turns: list[Turn] = []
+        absent = everybody
+        while absent and len(turns) < CALLS:
+            turns.append(self._play(0, absent, call=len(turns)))
+            heard = {client.id for turn in turns for client in turn.present}
+            absent = [client for client in everybody if client.id not in heard]
+        present = [client for client in everybody if client not in absent]
+        problem = self._too_few(len(present), len(everybody))
+        if problem:
+            raise ServerError(
+                f"the opening failed after {CALLS} calls: {problem}",
+                hint="lower server.quorum, or give devices a longer deadline_s",
+            )
+        return present, turns
+
+    def round(self, number: int, cohort: Sequence[Client]) -> Turn:
+        """Who of a round's cohort finishes it; nobody, where too few do."""
+        if not self._profiles:
+            return Turn(list(cohort))
+        turn = self._play(number, cohort)
+        assert turn.record is not None
+        problem = "" if turn.present else "nobody took part"
+        if self._travels(cohort[0], number):
+            problem = self._too_few(len(turn.present), len(cohort))
+        turn.record["void"] = problem
+        return Turn([], len(cohort), turn.record) if problem else turn
+
+    def _play(self, number: int, cohort: Sequence[Client], *, call: int = 0) -> Turn:
+        seed, visits = self._config.seed, {}
+        for client in cohort:
+            load = self._method.load(client, number)
+            compute = self._rehearsal.seconds(client, load.tasks, self._speeds[client.id])
+            stream = generator(seed, client.id, number, "clock", call)
+            job = Job(load.down, compute, load.up)
+            visits[client.id] = visit(self._profiles[client.id], job, stream)
+        begin, length = self.now, closing(visits.values())
+        self.now = round(begin + length, _DIGITS)  # as it is read back after a restart
+        present = [client for client in cohort if visits[client.id].outcome == "done"]
+        record = {
+            "begin": begin,
+            "end": self.now,
+            "void": "",
+            "clients": {name: _line(one, length) for name, one in visits.items()},
+        }
+        return Turn(present, len(cohort) - len(present), record)
+
+    def _travels(self, client: Client, number: int) -> bool:
+        """Whether the round has an upload, which a quorum is about."""
+        return self._method.load(client, number).up > 0
+
+    def _too_few(self, present: int, expected: int) -> str:
+        """Why so few cannot close a round; empty where they can."""
+        share = self._config.server.quorum
+        least = 1 if share is None else quorum_of(share, expected)
+        if self._config.transport.masking:
+            least = max(least, threshold_of(self._config.group))
+        return f"{present} of {expected} clients, the quorum is {least}" * (present < least)
+
+
+def _line(one: Visit, length: float) -> dict[str, Any]:
+    """A client's stretch of the timeline, in seconds."""
+    waited = length - one.busy if one.outcome == "done" else 0.0
+    spans = {"download": one.download, "compute": one.compute, "upload": one.upload}
+    return {
+        "outcome": one.outcome,
+        **{name: round(span, _DIGITS) for name, span in (spans | {"wait": waited}).items()},
+    }
+
+
+def attended(record: Mapping[str, Any]) -> list[str]:
+    """A round's attendance in words, for its line of progress; nothing without devices."""
+    if "clock" not in record:
+        return []
+    last = record["clock"][-1]
+    outcomes = Counter(one["outcome"] for one in last["clients"].values())
+    missed = ", ".join(f"{n} {name}" for name, n in sorted(outcomes.items()) if name != "done")
+    told = f"{outcomes['done']} of {len(last['clients'])} took part"
+    void = f", round void: {last['void']}" if last["void"] else ""
+    return [told + (f" ({missed})" if missed else "") + void, f"clock {last['end']:.0f} s"]

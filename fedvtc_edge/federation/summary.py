@@ -1,0 +1,282 @@
+"""The last page of a run: ``summary.json`` and the pictures of the report."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import nn
+
+from fedvtc_edge.data import Dataset
+from fedvtc_edge.devices.fleet import Place, notes
+from fedvtc_edge.devices.footprint import training_megabytes
+from fedvtc_edge.privacy.mechanism import UNITS, claim_of, covers
+from fedvtc_edge.report import render
+from fedvtc_edge.runs.directory import SCHEMA, RunDirectory, as_json, version
+from fedvtc_edge.storage.atomic import write_atomic
+from fedvtc_edge.training.client import Client
+
+from .evaluation import averages
+from .methods import Method
+
+_PER_CLASS = 6
+_PICTURE_BYTES = 8_000_000
+"""About how many painted pixels samples.npz may hold; at least one picture a class."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is known of one client without looking at its rounds; None is not told.
+
+    Args:
+        id: Its name.
+        architecture: Of its network.
+        device: Name of its profile.
+        class_counts: Examples per class, [C].
+        parameters: Of all its networks.
+        peak_memory_mb: That training needs.
+    """
+
+    id: str
+    architecture: str
+    device: str | None
+    class_counts: Sequence[int] | None
+    parameters: int | None
+    peak_memory_mb: float | None
+
+    @classmethod
+    def of(cls, client: Client) -> Figures:
+        """Of a client that is in this process."""
+        batch = client.images[: client.settings.batch]
+        modules = [client.model] + ([client.decoder] if client.decoder is not None else [])
+        return cls(
+            client.id,
+            client.architecture,
+            client.device_profile,
+            client.counts.tolist(),
+            sum(p.numel() for m in modules for p in m.parameters()),
+            round(training_megabytes(client.model, client.decoder, batch), 2),
+        )
+
+
+def summarise(
+    method: Method,
+    clients: Sequence[Figures],
+    rounds: Sequence[Mapping[str, Any]],
+    account: Mapping[str, Mapping[str, Any]],
+    data: Dataset,
+    fleet: Sequence[Place],
+) -> dict[str, Any]:
+    """``summary.json`` of interface.md; accuracies are fractions on the global test set.
+
+    Args:
+        method: With what it published.
+        clients: In their order.
+        rounds: Lines of metrics.jsonl.
+        account: Seconds, images and bytes by client id; bytes that nobody counted are None.
+        data: For its names.
+        fleet: Clients' places.
+    """
+    places, spans = {place.client: place for place in fleet}, virtual(rounds)
+    federation, last = method.federation, rounds[-1]
+    config = federation.config
+    records = []
+    for client, measured in zip(clients, last["clients"], strict=True):
+        spent, counts = account[client.id], client.class_counts
+        records.append(
+            {
+                "id": client.id,
+                "architecture": client.architecture,
+                "architecture_wanted": places[client.id].wanted,
+                "device": client.device,
+                "samples": None if counts is None else sum(counts),
+                "classes_present": None if counts is None else sum(n > 0 for n in counts),
+                "class_counts": counts,
+                "parameters": client.parameters,
+                **{key: value for key, value in measured.items() if key.startswith("accuracy")},
+                "upload_bytes": spent["up"],
+                "download_bytes": spent["down"],
+                "peak_memory_mb": client.peak_memory_mb,
+                "seconds": round(spent["seconds"], 3),
+                **spans.get(client.id, {"seconds_virtual": None, "rounds_missed": None}),
+            }
+        )
+    means = averages(records)
+    seconds = sum(record["seconds"] for record in rounds)
+    alone = means["accuracy_local_only_mean"] or 0.0
+    claim = claim_of(config)
+    anchored, epsilon = config.method.name == "fedvtc", method.epsilon()
+    return {
+        "schema": SCHEMA,
+        "version": version(),
+        "seed": config.seed,
+        "method": config.method.name,
+        "data": data.name,
+        "evaluated_on": config.data.evaluate,
+        "partition": config.data.partition,
+        "alpha": config.data.alpha if config.data.partition == "dirichlet" else None,
+        "share": config.method.share if anchored else None,
+        "moments": config.method.moments
+        if anchored and config.method.share == "anchored"
+        else None,
+        "ablate": list(config.method.ablate),
+        "engine": config.engine.name,
+        "device": str(federation.compute.device),
+        "rounds": config.method.rounds,
+        "class_names": list(data.class_names),
+        "clients": records,
+        "sat_out": [
+            {"id": place.client, "architecture": place.wanted, "device": place.profile.name}
+            for place in fleet
+            if place.architecture is None and place.profile
+        ],
+        "notes": notes(fleet),
+        **means,
+        "accuracy_control": last["accuracy_control"],
+        "gain": None if means["accuracy_mean"] is None else means["accuracy_mean"] - alone,
+        "upload_bytes_total": _total(spent["up"] for spent in account.values()),
+        "download_bytes_total": _total(spent["down"] for spent in account.values()),
+        "uploads": [
+            f"{text}; under masks, so that the server sees only the sum over the clients"
+            if config.transport.masking
+            else text
+            for text in method.uploads()
+        ],
+        "epsilon": epsilon,
+        "delta": config.privacy.delta if epsilon is not None else None,
+        "privacy_unit": UNITS[config.privacy.mode] if claim else None,
+        "privacy_mechanism": claim.mechanism if claim else None,
+        "privacy_covers": covers(config) if claim else None,
+        "seconds": round(seconds, 3),
+        "seconds_virtual": last["clock"][-1]["end"] if "clock" in last else None,
+        "samples_per_second": _rate(account.values()),
+    }
+
+
+def _rate(accounts: Iterable[Mapping[str, Any]]) -> float | None:
+    """Images per second of work, over the clients that tell how many they trained on."""
+    told = [spent for spent in accounts if spent["samples"]]
+    busy = sum(spent["seconds"] for spent in told)
+    return round(sum(spent["samples"] for spent in told) / max(busy, 1e-9), 1) if told else None
+
+
+def _total(values: Iterable[int | None]) -> int | None:
+    """Their sum, or None where nobody counted one of them."""
+    total = 0
+    for value in values:
+        if value is None:
+            return None
+        total += value
+    return total
+
+
+def virtual(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Simulated seconds at work and rounds missed of each client; empty without devices."""
+    found: dict[str, dict[str, Any]] = {}
+    turns = [turn for record in records for turn in record.get("clock", ())]
+    for turn in turns:
+        for name, line in turn["clients"].items():
+            own = found.setdefault(name, {"seconds_virtual": 0.0, "rounds_missed": {}})
+            own["seconds_virtual"] += line["download"] + line["compute"] + line["upload"]
+            if line["outcome"] != "done":
+                missed = own["rounds_missed"]
+                missed[line["outcome"]] = missed.get(line["outcome"], 0) + 1
+    for own in found.values():
+        own["seconds_virtual"] = round(own["seconds_virtual"], 3)
+    return found
+
+
+def pictures(method: Method, data: Dataset) -> dict[str, NDArray[np.uint8]]:
+    """Painted and real images for the report.
+
+    Returns:
+        ``painted`` [clients, C, n, H, W, channels] and ``real`` [C, n, H, W, channels]
+        from the public test set, uint8; empty for methods that paint nothing.
+    """
+    world = method.world()
+    clients = method.federation.clients
+    if world is None or not clients or any(client.decoder is None for client in clients):
+        return {}
+    size, _, channels = data.image_shape
+    row = len(clients) * data.classes * size * size * channels
+    per_class = min(_PER_CLASS, max(1, _PICTURE_BYTES // row))
+    labels = torch.arange(data.classes).repeat_interleave(per_class)
+    painted = [
+        (client.synthesise(world, labels) * 255.0).round().to(torch.uint8) for client in clients
+    ]
+    grid = (data.classes, per_class, size, size, channels)
+    real = np.zeros(grid, np.uint8)
+    for label in range(data.classes):
+        examples = data.x_test[data.y_test == label][:per_class]
+        real[label, : len(examples)] = examples
+    stacked = torch.stack(painted).permute(0, 1, 3, 4, 2)
+    return {"painted": stacked.reshape(len(clients), *grid).numpy(), "real": real}
+
+
+def finish(
+    directory: RunDirectory, method: Method, data: Dataset, summary: Mapping[str, Any]
+) -> None:
+    """Write what a finished run leaves, the clients' networks that are here, and the report."""
+    records = {record["id"]: record for record in summary["clients"]}
+    deposit(
+        directory.path,
+        summary,
+        method.published,
+        {
+            client.id: (
+                {"classifier": client.model}
+                | ({"decoder": client.decoder} if client.decoder is not None else {}),
+                records[client.id],
+            )
+            for client in method.federation.clients
+        },
+        pictures(method, data),
+    )
+    render(directory.path)
+
+
+def deposit(
+    folder: Path,
+    summary: Mapping[str, Any],
+    published: Mapping[str, bytes],
+    clients: Mapping[str, tuple[Mapping[str, nn.Module], Mapping[str, Any]]],
+    pictures: Mapping[str, NDArray[np.uint8]],
+    *,
+    mode: int = 0o644,
+) -> None:
+    """Write a finished run's files; ``summary.json`` last, as the sign of completeness.
+
+    Args:
+        folder: Of the run.
+        summary: Its content.
+        published: What the server published, by kind.
+        clients: Networks and the summary's entry, by client.
+        pictures: Arrays of ``samples.npz``; empty writes none.
+        mode: Permissions of the files.
+    """
+    write = functools.partial(write_atomic, mode=mode)
+    for data in published.values():
+        write(folder / "statistics.safetensors", data)
+    for name, (modules, record) in clients.items():
+        own = folder / "clients" / name
+        own.mkdir(parents=True, exist_ok=True)
+        for file, module in modules.items():
+            state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+            write(own / f"{file}.safetensors", save(state))
+        write(own / "client.json", as_json(record))
+    if pictures:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **pictures)
+        write(folder / "samples.npz", buffer.getvalue())
+    metrics = folder / "metrics.jsonl"
+    if metrics.exists():
+        write(metrics, metrics.read_bytes())  # durable now: no resume will mend it
+    write(folder / "summary.json", as_json(summary))

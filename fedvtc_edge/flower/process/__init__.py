@@ -1,0 +1,1 @@
+"""Flower's processes, started, watched and ended."""

@@ -1,0 +1,57 @@
+"""The variational transposed-convolution decoder ψ: latents to images."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import group_norm
+from .registry import ImageShape
+
+
+class VTC(nn.Module):
+    """ψ: [N, p] → images [N, channels, size, size] in (0, 1).
+
+    A linear layer lays out a small square, each transposed convolution
+    (kernel 4, stride 2, padding 1: no overlap of unequal weight) doubles it.
+
+    Args:
+        shape: Images to paint; ``size`` is a multiple of 4 from 8 to 64.
+        latent: Width p of the latents.
+        width: Channels of the smallest square.
+    """
+
+    def __init__(self, shape: ImageShape, latent: int, width: int = 64) -> None:
+        super().__init__()
+        doublings = 2 if shape.size < 32 else 3
+        while (shape.size >> doublings) << doublings != shape.size:
+            doublings -= 1
+        self.base = shape.size >> doublings
+        self.width = width
+        self.spread = nn.Linear(latent, width * self.base**2)
+        layers: list[nn.Module] = [group_norm(width), nn.ReLU()]
+        channels = width
+        for _ in range(doublings):
+            narrow = max(16, channels // 2)
+            layers += [
+                nn.ConvTranspose2d(channels, narrow, 4, 2, 1, bias=False),
+                group_norm(narrow),
+                nn.ReLU(),
+            ]
+            channels = narrow
+        layers += [nn.Conv2d(channels, shape.channels, 3, 1, 1), nn.Sigmoid()]
+        self.paint = nn.Sequential(*layers)
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Paint latents v [N, p]."""
+        square = self.spread(v).view(-1, self.width, self.base, self.base)
+        return cast(Tensor, self.paint(square))
+
+
+def build(shape: ImageShape, *, latent: int, seed: int) -> VTC:
+    """A freshly initialised decoder; the same arguments give the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return VTC(shape, latent)

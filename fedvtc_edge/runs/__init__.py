@@ -1,0 +1,1 @@
+"""Run directories: layout, records, checkpoints, and the reading of finished runs."""

@@ -1,0 +1,280 @@
+"""The run directory: what a run leaves behind, and how it survives being killed.
+
+A checkpoint is one file, renamed into place after each round, and holds all that
+the next round depends on. Random draws come from named streams, so no generator
+state is needed: a resumed run continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, from_numpy
+
+from fedvtc_edge.config import Config, load_config
+from fedvtc_edge.errors import ConfigError, RunError
+from fedvtc_edge.privacy.ledger import Ledger
+from fedvtc_edge.privacy.mechanism import claim_of
+from fedvtc_edge.storage.atomic import write_atomic
+from fedvtc_edge.storage.lock import LOCK
+from fedvtc_edge.wire.context import Context
+
+SCHEMA = 1
+
+_TORN = re.compile(r"\..+\.(safetensors|upload|release|jsonl?|npz|html|key|pub|toml)\.[a-z0-9_]{8}")
+"""Temporary files of :func:`write_atomic`, which a killed process leaves behind."""
+
+
+@dataclass
+class Checkpoint:
+    """All that a round depends on besides the configuration and the data.
+
+    Args:
+        round: Rounds done.
+        records: Their lines of metrics.jsonl.
+        published: What the method has published, by kind.
+        account: Running totals: bytes, seconds and images per client.
+        tensors: Weights, by ``client/module/parameter``.
+    """
+
+    round: int
+    records: list[dict[str, Any]]
+    published: dict[str, bytes]
+    account: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+class RunDirectory:
+    """One run on disk; made by :meth:`create`, :meth:`vacant` or :meth:`reopen`."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = path
+        self.config = config
+        self._ledger = Ledger(path / "ledger.json", claim_of(config))
+        self.begun = False
+
+    @classmethod
+    def vacant(cls, path: Path, config: Config) -> RunDirectory:
+        """A new or empty folder; nothing is written before :meth:`begin`.
+
+        Raises:
+            RunError: The folder holds something already.
+        """
+        if (path / "config.toml").exists():
+            done = (path / "summary.json").exists()
+            raise RunError(
+                f"{path} holds {'a finished' if done else 'an unfinished'} run already",
+                hint="choose another --out" if done else f"go on with it: --resume {path}",
+            )
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file", hint="choose a new folder for --out")
+        try:
+            occupied = path.exists() and any(entry.name != LOCK for entry in path.iterdir())
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        if occupied:
+            raise RunError(f"{path} is not empty", hint="choose a new folder for --out")
+        return cls(path, config)
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> RunDirectory:
+        """:meth:`vacant` and :meth:`begin` in one."""
+        run = cls.vacant(path, config)
+        run.begin()
+        return run
+
+    @classmethod
+    def reopen(cls, path: Path) -> RunDirectory:
+        """Open an existing run to go on with it.
+
+        Raises:
+            RunError: No run there, one that cannot be written, one of another version,
+                or one whose settings or ledger are not what they were.
+        """
+        if not (path / "config.toml").is_file():
+            raise RunError(
+                f"{path} holds no run (no config.toml)", hint="start one: fedvtc-edge run --out DIR"
+            )
+        made = digest_at_start(path)
+        if not os.access(path, os.W_OK):
+            raise RunError(f"cannot write {path}", hint="give yourself permission to write there")
+        try:
+            run = cls(path, load_config(path / "config.toml"))
+        except ConfigError as error:
+            raise RunError(
+                f"{path / 'config.toml'} is not one of this version: {error}", hint=error.hint
+            ) from None
+        if made != digest(run.config):
+            raise RunError(
+                f"{path / 'config.toml'} was changed since the run began",
+                hint="restore it, or start a new run with the changed file",
+            )
+        run._ledger.reopen()
+        run.begun = True
+        return run
+
+    def begin(self) -> None:
+        """Lay out the folder; a reopened one has been, and only loses what a kill left torn.
+
+        Raises:
+            RunError: The folder cannot be written.
+        """
+        if self.begun:
+            for leftover in self.path.rglob(".*"):
+                if _TORN.fullmatch(leftover.name):
+                    leftover.unlink()
+            return
+        path = self.path
+        self.vacant(path, self.config)  # still? somebody else may have come first
+        try:
+            for folder in ("checkpoint", "server", "clients"):
+                (path / folder).mkdir(parents=True, exist_ok=True)
+            self._ledger.begin()
+            self.label()
+            write_atomic(path / "config.toml", as_toml(self.config))
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        self.begun = True
+
+    def label(self) -> None:
+        """Write which version and which settings the folder is of."""
+        made = {"schema": SCHEMA, "version": version(), "config": digest(self.config)}
+        write_atomic(self.path / "run.json", as_json(made))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its summary."""
+        return (self.path / "summary.json").is_file()
+
+    def record(self, context: Context, data: bytes) -> None:
+        """Enter what is about to be released in the ledger."""
+        self._ledger.record(context.round, context.sender, context.kind, data)
+
+    def witness(self, round_: int, sender: str, kind: str, data: bytes) -> None:
+        """Keep an upload exactly as the server sees it."""
+        folder = self.path / "server" / f"round-{round_:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / f"{sender}.{kind}.upload", data)
+
+    def save(self, state: Checkpoint) -> None:
+        """Write the checkpoint, then the round's line of metrics.jsonl, then drop the old one."""
+        document = {
+            "schema": SCHEMA,
+            "version": version(),
+            "config": digest(self.config),
+            "round": state.round,
+            "records": state.records,
+            "account": state.account,
+        }
+        tensors = dict(state.tensors)
+        for kind, data in state.published.items():
+            tensors[f"published/{kind}"] = from_numpy(np.frombuffer(data, np.uint8).copy())
+        blob = save(tensors, {"state": json.dumps(document)})
+        write_atomic(self._checkpoint(state.round), blob)
+        self._write_metrics(state.records)
+        for old in self._checkpoints():
+            if old != self._checkpoint(state.round):
+                old.unlink(missing_ok=True)
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint, or None where no round was finished.
+
+        Raises:
+            RunError: It is damaged.
+        """
+        path = max(self._checkpoints(), default=None)
+        if path is None:
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                document = json.loads((file.metadata() or {})["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            published = {
+                name.removeprefix("published/"): tensors.pop(name).numpy().tobytes()
+                for name in sorted(tensors)
+                if name.startswith("published/")
+            }
+            number, records, account = (document[key] for key in ("round", "records", "account"))
+            if document["config"] != digest(self.config):
+                raise ValueError("it is of another run")
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            raise RunError(
+                f"{path} is damaged: {error}", hint="start the run again in a new folder"
+            ) from None
+        self._write_metrics(records)  # a line may be torn, or of a round that must be done again
+        return Checkpoint(number, records, published, account, tensors)
+
+    def _checkpoint(self, number: int) -> Path:
+        return self.path / "checkpoint" / f"round-{number:06d}.safetensors"
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.path / "checkpoint").glob("round-*.safetensors"))
+
+    def _write_metrics(self, records: list[dict[str, Any]]) -> None:
+        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+        # Not durable, for two stalls fewer a round: the checkpoint holds the same records.
+        write_atomic(self.path / "metrics.jsonl", lines.encode(), durable=False)
+
+
+@functools.cache  # reads the installed metadata, and every checkpoint asks
+def version() -> str:
+    """The installed version of fedvtc-edge."""
+    return metadata.version("fedvtc-edge")
+
+
+def digest_at_start(path: Path) -> str:
+    """The digest of the settings that a run of this version was begun with.
+
+    A run goes on with the version that began it, or its statistics would change silently.
+    """
+    try:
+        made = json.loads((path / "run.json").read_text("utf-8"))
+        schema, maker, settings = made["schema"], made["version"], made["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunError(
+            f"{path / 'run.json'} does not say which version made the run",
+            hint="start a new run; this one is damaged or not of fedvtc-edge",
+        ) from None
+    if schema != SCHEMA or maker != version():
+        raise RunError(
+            f"{path} was made by fedvtc-edge {maker} (schema {schema}), this is {version()}",
+            hint=f"pip install fedvtc-edge=={maker}, or start a new run",
+        )
+    return str(settings)
+
+
+def _unwritable(path: Path, error: OSError) -> RunError:
+    return RunError(f"cannot write {path}: {error.strerror}", hint="choose another --out")
+
+
+def digest(config: Config) -> str:
+    """What tells this run's settings from all others."""
+    return hashlib.sha256(as_toml(config)).hexdigest()
+
+
+def public_name(config: Config) -> str:
+    """Name of a run in what its clients upload: the first 32 digits of its digest."""
+    return digest(config)[:32]
+
+
+def as_toml(config: Config) -> bytes:
+    """All settings as a file; the same bytes for the same run."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode()
+
+
+def as_json(document: Mapping[str, Any]) -> bytes:
+    """A document as a run's files hold it; NaN is not JSON and raises ValueError."""
+    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()

@@ -1,0 +1,242 @@
+"""One participant: it sees raw data, and only statistics leave it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedvtc_edge import wire
+from fedvtc_edge.config import TrainingSettings
+from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.classifier import Classifier
+from fedvtc_edge.models.vtc import VTC
+from fedvtc_edge.privacy.release import clipped_upload, release
+from fedvtc_edge.privacy.release_spec import ClientDesign, Design
+from fedvtc_edge.seeding import generator, seed_layers, seed_of
+from fedvtc_edge.statistics.class_statistics import ClassStatistics
+
+from . import decoder_training, finetuning, supervised
+from .compute import Compute
+from .knowledge import Knowledge
+from .losses import Moments
+
+_CHUNK = 256
+"""Images per forward: LeNet's activations of 512 digits no longer fit the cache (twice as slow)."""
+
+
+@dataclass(eq=False)
+class Client:
+    """A device with its own data, architecture and random streams.
+
+    Args:
+        id: Name, unique in the federation.
+        architecture: Name of its body in the registry.
+        device_profile: Name of the device it stands for, or None.
+        images: [N, channels, size, size] in [0, 1].
+        labels: [N] in 0…C-1.
+        classes: Number C of classes.
+        model: f = h ∘ g.
+        decoder: ψ, or None for methods that paint nothing.
+        settings: The recipe.
+        compute: Where and how precisely steps run.
+        seed: Of the run; the client's streams are named by it and ``id``.
+    """
+
+    id: str
+    architecture: str
+    device_profile: str | None
+    images: Tensor
+    labels: Tensor
+    classes: int
+    model: Classifier
+    decoder: VTC | None
+    settings: TrainingSettings
+    compute: Compute
+    seed: int
+    seconds: float = 0.0
+    samples_seen: int = 0
+    present: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = torch.bincount(self.labels.cpu(), minlength=self.classes)
+        self.present = (self.counts > 0).to(self.labels.device)
+
+    def stream(self, round_: int, phase: str) -> torch.Generator:
+        """The stream of one phase of one round; layers with randomness of their own follow it."""
+        seed_layers(seed_of(self.seed, self.id, round_, phase, "layers"), self.labels.device)
+        return generator(self.seed, self.id, round_, phase)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Adds the wall time of a phase to the client's account."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - begin
+
+    def train(self, round_: int, prior: Moments | None = None, *, kl: float = 0.0) -> None:
+        """Phase A: f on local data, pulled toward the published prototypes."""
+        with self.working():
+            self.samples_seen += supervised.train_epochs(
+                self.model,
+                self.images,
+                self.labels,
+                self.present,
+                self.settings,
+                self.compute,
+                self.stream(round_, "train"),
+                prior=prior,
+                kl=kl,
+            )
+
+    def train_on(
+        self,
+        round_: int,
+        images: Tensor,
+        labels: Tensor,
+        present: Tensor,
+        steps: int,
+        *,
+        prior: Moments | None = None,
+        kl: float = 0.0,
+    ) -> None:
+        """So many gradient steps on any labelled images: the baselines' phase A."""
+        with self.working():
+            self.samples_seen += supervised.train_steps(
+                self.model,
+                images,
+                labels,
+                present,
+                self.settings,
+                self.compute,
+                self.stream(round_, "train"),
+                steps=steps,
+                prior=prior,
+                kl=kl,
+            )
+
+    def fit_decoder(self, round_: int, world: Knowledge, *, match: bool) -> None:
+        """Phase B: ψ on local data and on latents of the global distribution; f is frozen."""
+        assert self.decoder is not None
+        with self.working():
+            self.samples_seen += decoder_training.train_decoder(
+                self.model,
+                self.decoder,
+                self.images,
+                self.labels,
+                world,
+                self.settings,
+                self.compute,
+                self.stream(round_, "decoder"),
+                match=match,
+            )
+
+    def finetune(
+        self,
+        round_: int,
+        world: Knowledge,
+        *,
+        steps: int,
+        kl: float,
+        head_only: bool = False,
+        decay: bool = False,
+    ) -> None:
+        """Phase C: all of f on painted images of all classes beside real ones."""
+        assert self.decoder is not None
+        with self.working():
+            self.samples_seen += finetuning.finetune(
+                self.model,
+                self.decoder,
+                self.images,
+                self.labels,
+                self.present,
+                world,
+                self.settings,
+                self.compute,
+                self.stream(round_, "finetune"),
+                steps=steps,
+                kl=kl,
+                head_only=head_only,
+                decay=decay,
+            )
+
+    def measure(self) -> ClassStatistics:
+        """Per-class sums of the client's own features g(x), [C, p]."""
+        with self.working():
+            features = in_chunks(self.model.eval().features, self.images)
+            return ClassStatistics.of(features, self.labels.cpu(), classes=self.classes)
+
+    def measure_anchor(self, anchor: Anchor, *, pooled: bool) -> ClassStatistics:
+        """Per-class sums of the anchor's features R(x), [C, m]; the model is not involved."""
+        with self.working():
+            features = in_chunks(anchor, self.images)
+            return ClassStatistics.of(
+                features, self.labels.cpu(), classes=self.classes, pooled=pooled
+            )
+
+    def release_anchor(
+        self, anchor: Anchor, design: Design, centre: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """Noised sums of the anchor's features, int64 [design.size]."""
+        with self.working():
+            features = one_by_one(anchor, self.images).numpy()
+            return release(design, features, self.labels.cpu().numpy(), centre)
+
+    def clip_upload(
+        self,
+        extractor: Callable[[Tensor], Tensor],
+        design: ClientDesign,
+        centre: NDArray[np.float64],
+    ) -> NDArray[np.int64]:
+        """Sums of an extractor's features, clipped as a whole and without noise.
+
+        See :class:`~fedvtc_edge.privacy.release_spec.ClientDesign`.
+        """
+        with self.working():
+            features = in_chunks(extractor, self.images).numpy()
+            return clipped_upload(design, features, self.labels.cpu().numpy(), centre)
+
+    def decoder_weights(self) -> wire.Weights:
+        """ψ's parameters as float32 arrays, by name."""
+        assert self.decoder is not None
+        return {
+            name: value.detach().float().cpu().numpy()
+            for name, value in self.decoder.state_dict().items()
+        }
+
+    def load_decoder(self, weights: wire.Weights) -> None:
+        """Replace ψ's parameters."""
+        assert self.decoder is not None
+        self.decoder.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
+
+    def synthesise(self, world: Knowledge, labels: Tensor, round_: int = 0) -> Tensor:
+        """Paint one image per label [N] from the published statistics."""
+        assert self.decoder is not None
+        noise = self.stream(round_, "synthesise")
+        with torch.no_grad():
+            painted: Tensor = self.decoder(world.sample(labels.to(self.labels.device), noise))
+        return painted.cpu()
+
+
+def one_by_one(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """:func:`in_chunks`, bit for bit the same for an image whatever the others are.
+
+    A short batch is multiplied by another kernel, whose last bits differ: all chunks
+    are made equally long, or one image more would change the others' features.
+    """
+    padding = torch.zeros(-len(images) % _CHUNK, *images.shape[1:]).to(images)
+    return in_chunks(function, torch.cat([images, padding]))[: len(images)]
+
+
+@torch.no_grad()
+def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Apply ``function`` to images in bounded pieces, without gradients; the result is on CPU."""
+    return torch.cat([function(part).float().cpu() for part in torch.split(images, _CHUNK)])

@@ -1,0 +1,88 @@
+"""Where tensors live and in what precision training steps run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedvtc_edge.config import EngineSettings
+from fedvtc_edge.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and the precision of forward passes in training.
+
+    Weights, losses and everything that is measured or published stay float32.
+    """
+
+    device: torch.device
+    half: bool
+
+    @classmethod
+    def of(cls, settings: EngineSettings) -> Compute:
+        """Resolve ``auto``: the first GPU if there is one, else the CPU; float32.
+
+        Raises:
+            ConfigError: A device that this machine does not have.
+        """
+        name = settings.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        available = {"cpu": True, "cuda": torch.cuda.is_available()}
+        available["mps"] = torch.backends.mps.is_available()
+        device = torch.device(name)
+        missing = not available[device.type] or (
+            device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+        )
+        if missing:
+            raise ConfigError(
+                f"engine.device = {name!r}: this machine has no such device",
+                hint='use "auto" or "cpu"',
+            )
+        return cls(device, settings.precision == "bfloat16")
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Context of a training step's forward pass."""
+        if not self.half:  # a disabled autocast is not free: 1 % of a small network's step
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """One thread and deterministic kernels for the time of a run, then as before.
+
+    The networks are so small that a second thread costs more than it brings,
+    and the sum over threads would tie a result's bits to the number of cores.
+    """
+    threads, strict = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    benchmark = torch.backends.cudnn.benchmark
+    filling: Any = torch.utils.deterministic  # its one switch is a property that types miss
+    fill = filling.fill_uninitialized_memory
+    torch.set_num_threads(1)
+    torch.backends.cudnn.benchmark = False
+    # Not use_deterministic_algorithms, which imports the compiler first: 1.5 s of each process.
+    torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
+    # Writing NaN into every fresh tensor costs 3 % of a run and serves only code that
+    # reads memory before writing it; nothing here does.
+    filling.fill_uninitialized_memory = False
+    try:
+        with torch.random.fork_rng():  # phases seed the global generator; the caller's goes on
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(strict)
+        torch.backends.cudnn.benchmark = benchmark
+        filling.fill_uninitialized_memory = fill
+
+
+def as_images(pixels: Any, device: torch.device) -> Tensor:
+    """uint8 [N, H, W, C] to float32 [N, C, H, W] in [0, 1]."""
+    images = torch.tensor(pixels).permute(0, 3, 1, 2).contiguous()
+    return images.to(device, torch.float32).div_(255.0)

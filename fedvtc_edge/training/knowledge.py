@@ -1,0 +1,138 @@
+"""What a client knows of the world: published statistics, ready for use in losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.statistics.class_statistics import Array, GlobalStatistics
+from fedvtc_edge.statistics.discriminant import Discriminant
+
+from .losses import Moments
+
+CODE_STD = 0.5
+"""σ of the data-independent class codes, in units of a feature (whose rms is 1)."""
+
+LEAST_SPREAD = 0.1
+"""Least unit of a difference of anchor features; without a floor, constant features rule."""
+
+_CODE_SEED = 2508_01669
+
+
+@dataclass(frozen=True, eq=False)
+class Anchored:
+    """The world in the anchor's space.
+
+    Args:
+        anchor: R.
+        moments: Published means and stds, [C, m]; pooled stds repeat for every class.
+        scale: Unit of a difference per feature, [m].
+        classifier: The training-free classifier on these statistics.
+        teach: Whether fine-tuning may use it as its teacher.
+    """
+
+    anchor: Anchor
+    moments: Moments
+    scale: Tensor
+    classifier: Discriminant
+    teach: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """Class codes in feature space and, in the anchored mode, the world as the anchor sees it.
+
+    Args:
+        codes: Means c^y and stds σ^y of the latents, [C, p].
+        known: Classes [C] of which at least one client has samples; on the CPU, where
+            labels are drawn.
+        anchored: The anchor's view, or None.
+    """
+
+    codes: Moments
+    known: Tensor
+    anchored: Anchored | None = None
+
+    def sample(self, labels: Tensor, stream: torch.Generator) -> Tensor:
+        """Latents v = c^y + σ^y ⊙ ε for labels [N]."""
+        mean, std = self.codes.mean[labels], self.codes.std[labels]
+        return mean + std * torch.randn(mean.shape, generator=stream).to(mean.device)
+
+    def draw_labels(self, count: int, stream: torch.Generator) -> Tensor:
+        """``count`` labels, uniform over the known classes."""
+        classes = torch.nonzero(self.known).flatten()
+        picked = classes[torch.randint(len(classes), (count,), generator=stream)]
+        return picked.to(self.codes.mean.device)
+
+    def draw_classes(self, count: int, stream: torch.Generator) -> Tensor:
+        """Up to ``count`` different known classes."""
+        classes = torch.nonzero(self.known).flatten()
+        order = torch.randperm(len(classes), generator=stream)
+        return classes[order[:count]].to(self.codes.mean.device)
+
+
+def blank(classes: int, latent: int, *, device: torch.device) -> Knowledge:
+    """The data-independent codes, of classes that all are known: what needs no statistics."""
+    return Knowledge(_codes(classes, latent, device), torch.ones(classes, dtype=torch.bool))
+
+
+def from_features(world: GlobalStatistics, *, device: torch.device) -> Knowledge:
+    """Codes as published: prototypes and stds of the clients' own features."""
+    return Knowledge(_moments(world, device), torch.from_numpy(world.present))
+
+
+def from_anchor(
+    world: GlobalStatistics, anchor: Anchor, *, latent: int, device: torch.device, teach: bool
+) -> Knowledge:
+    """Data-independent codes, and the anchor statistics as the one tie to pixels.
+
+    The codes need no upload: any fixed, well-separated points do, because each
+    client's own KL term moves its features there (measured, docs/decisions/0002).
+    """
+    codes = _codes(world.mean.shape[0], latent, device)
+    spread = np.square(world.std[world.present]).mean(0) + world.mean[world.present].var(0)
+    scale = np.sqrt(np.maximum(spread, LEAST_SPREAD**2)).astype(np.float32)
+    return Knowledge(
+        codes,
+        torch.from_numpy(world.present),
+        Anchored(
+            anchor,
+            _moments(world, device),
+            torch.from_numpy(scale).to(device),
+            Discriminant(world, device=device),
+            teach,
+        ),
+    )
+
+
+def class_codes(classes: int, latent: int) -> Array:
+    """C points of norm √p in the hyperplane of zero mean, where LayerNorm puts features.
+
+    A regular simplex where C < p, else random directions; one public constant seed.
+    """
+    draw = np.random.Generator(np.random.Philox(key=_CODE_SEED))
+    points = draw.standard_normal((latent, classes))
+    points -= points.mean(0)
+    if classes < latent:
+        points, _ = np.linalg.qr(points)
+        points -= points.mean(1, keepdims=True)
+    codes: Array = (points / np.linalg.norm(points, axis=0)).T * latent**0.5
+    return codes
+
+
+def _codes(classes: int, latent: int, device: torch.device) -> Moments:
+    mean = class_codes(classes, latent).astype(np.float32)
+    std = torch.full(mean.shape, CODE_STD, device=device)
+    return Moments(torch.from_numpy(mean).to(device), std)
+
+
+def _moments(world: GlobalStatistics, device: torch.device) -> Moments:
+    return Moments(
+        torch.from_numpy(world.mean.astype(np.float32)).to(device),
+        torch.from_numpy(world.std.astype(np.float32)).to(device),
+        None if world.present.all() else torch.from_numpy(world.present).to(device),
+    )

@@ -1,0 +1,1 @@
+"""Transport of uploads: in the clear, sealed, or as a masked sum."""

@@ -1,0 +1,175 @@
+"""How an upload gets from a client to the server: as it is, or sealed and counted once."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from fedvtc_edge.config import TransportSettings
+from fedvtc_edge.sealing import Inbox, overhead, seal, unseal
+from fedvtc_edge.transport.keyring import Parties
+from fedvtc_edge.wire.context import Context
+
+INBOX = "inbox"
+
+
+class Delivery(NamedTuple):
+    """An upload as it arrived.
+
+    Args:
+        payload: The bytes that the client encoded.
+        size: Bytes that travelled.
+        fingerprint: Of the identity that sealed it, or None where nothing is sealed.
+    """
+
+    payload: bytes
+    size: int
+    fingerprint: str | None
+
+
+class Transport(Protocol):
+    """Carries one upload at a time."""
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that travel beside each upload's own."""
+
+    def carry(self, payload: bytes, context: Context) -> Delivery:
+        """Bring ``payload`` from the client that ``context`` names to the server."""
+
+    def relay(self, payload: bytes, context: Context) -> Delivery:
+        """The same for a message that has a meaning for this moment only: it is not kept."""
+
+    def close(self, round_: int) -> None:
+        """Forget what ``round_`` received: its result is on the disk."""
+
+    def end(self) -> None:
+        """The run is done: keep no key."""
+
+
+class Plain:
+    """Bytes as they are: within one process there is nobody to hide them from.
+
+    Args:
+        folder: Where keys may lie that masking signs with.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+
+    @property
+    def overhead(self) -> int:
+        """None."""
+        return 0
+
+    def carry(self, payload: bytes, context: Context) -> Delivery:
+        """The same bytes."""
+        return Delivery(payload, len(payload), None)
+
+    relay = carry
+
+    def close(self, round_: int) -> None:
+        """Nothing was kept."""
+
+    def end(self) -> None:
+        """Delete the keys that masking signed with, if any."""
+        _delete(self._folder)
+
+
+class Sealed:
+    """Envelopes to the server, signed by each client, and an inbox that outlives a crash.
+
+    Args:
+        parties: Who seals and who opens.
+        run: Public name of the run.
+        folder: For the inbox; None keeps nothing.
+    """
+
+    def __init__(self, parties: Parties, run: str, folder: Path | None) -> None:
+        self.parties = parties
+        self._run = run
+        self._folder = folder
+
+    @property
+    def overhead(self) -> int:
+        """Of an envelope to the server."""
+        return overhead(self.parties.server.public)
+
+    @cached_property
+    def inbox(self) -> Inbox | None:
+        """What the server acknowledged in the round that is open."""
+        if self._folder is None:
+            return None
+        return Inbox(
+            self._folder / INBOX,
+            run=self._run,
+            recipient=self.parties.server,
+            trusted=self.parties.trusted,
+        )
+
+    def carry(self, payload: bytes, context: Context) -> Delivery:
+        """Seal, receive and open ``payload``.
+
+        What was acknowledged before a crash is not sent again: the server has it.
+
+        Raises:
+            EnvelopeError: The envelope cannot be opened, or its sender is not trusted.
+            RunError: The inbox cannot be written, or is damaged.
+        """
+        sender = self.parties.clients[context.sender]
+        fingerprint, inbox = sender.fingerprint, self.inbox
+        if inbox is not None:
+            if context.round > inbox.round:
+                inbox.close(context.round - 1)
+            kept = inbox.find(context)
+            if kept is not None:
+                return Delivery(*kept, fingerprint)
+        if inbox is None:
+            return self.relay(payload, context)
+        envelope = seal(
+            payload, recipient=self.parties.server.public, sender=sender, context=context
+        )
+        return Delivery(inbox.receive(context, envelope).payload, len(envelope), fingerprint)
+
+    def relay(self, payload: bytes, context: Context) -> Delivery:
+        """Seal and open ``payload``; a restarted server asks for it again.
+
+        Raises:
+            EnvelopeError: The sender is not trusted.
+        """
+        sender, server = self.parties.clients[context.sender], self.parties.server
+        envelope = seal(payload, recipient=server.public, sender=sender, context=context)
+        opened = unseal(envelope, recipient=server, trusted=self.parties.trusted, context=context)
+        return Delivery(opened, len(envelope), sender.fingerprint)
+
+    def close(self, round_: int) -> None:
+        """Nothing of ``round_`` is accepted any more, and its envelopes are deleted."""
+        inbox = vars(self).get("inbox")  # a method that uploads nothing needs no keys
+        if inbox is not None:
+            inbox.close(round_)
+
+    def end(self) -> None:
+        """Delete keys, trust list and inbox: nothing of this run will be opened any more."""
+        vars(self).pop("inbox", None)
+        _delete(self._folder)
+
+
+def _delete(folder: Path | None) -> None:
+    if folder is not None and folder.exists():
+        shutil.rmtree(folder)
+
+
+def transport_of(
+    settings: TransportSettings, parties: Parties, run: str, folder: Path | None
+) -> Transport:
+    """How uploads travel in one process that plays all parties.
+
+    Args:
+        settings: Sealed or not.
+        parties: Clients and server.
+        run: Public name of the run.
+        folder: For the inbox; None keeps nothing.
+    """
+    return Sealed(parties, run, folder) if settings.seal else Plain(folder)

@@ -1,0 +1,1 @@
+"""Whole tasks from settings to files: run, compare, serve."""

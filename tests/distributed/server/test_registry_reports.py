@@ -1,0 +1,85 @@
+"""What clients say of a round is a stranger's JSON."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedvtc_edge.distributed.messages import OrderError
+from fedvtc_edge.distributed.server.registry import blank, merged, read_report
+from fedvtc_edge.federation.evaluation import ACCURACIES
+
+HONEST: dict[str, Any] = {
+    **dict.fromkeys(ACCURACIES, 0.5),
+    "accuracy_absent_classes": None,
+    "seconds": 1.5,
+    "samples_seen": 120,
+    "parameters": 1000,
+    "peak_memory_mb": 12.5,
+}
+
+
+def test_an_honest_report_is_read_and_entered() -> None:
+    account = blank()
+    merged(account, read_report(json.dumps(HONEST).encode()))
+    assert account == blank() | {
+        "seconds": 1.5,
+        "samples": 120,
+        "parameters": 1000,
+        "peak_memory_mb": 12.5,
+    }
+    untold = {"seconds": 2, "parameters": 1000}
+    merged(account, read_report(json.dumps(untold).encode()))
+    assert (account["seconds"], account["samples"], account["peak_memory_mb"]) == (2, 120, 12.5)
+
+
+def test_what_was_not_asked_for_is_left_out() -> None:
+    read = read_report(json.dumps(HONEST | {"id": "client-07", "up": -5, "portrait": {}}).encode())
+    assert set(read) == set(HONEST)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '"text"',
+        "7",
+        "[" * 100_000,
+        '{"seconds": ' + "9" * 5000 + "}",
+        '{"a": "' + "x" * 70_000 + '", "seconds": 1}',
+        "{}",
+    ],
+)
+def test_no_report_at_all(text: str) -> None:
+    with pytest.raises(OrderError, match="its report is none"):
+        read_report(text.encode())
+
+
+@pytest.mark.parametrize("key", HONEST)
+@pytest.mark.parametrize(
+    "value",
+    ["NaN", "Infinity", "-Infinity", "-1e-9", "1e300", "true", '"0.5"', "[0.5]", "{}", "1" * 60],
+)
+def test_a_number_that_none_can_be(key: str, value: str) -> None:
+    text = json.dumps(HONEST | {key: 0}).replace(f'"{key}": 0', f'"{key}": {value}')
+    with pytest.raises(OrderError):
+        read_report(text.encode())
+
+
+def test_not_utf8() -> None:
+    with pytest.raises(OrderError):
+        read_report(b"\xff\xfe")
+
+
+@given(st.binary(max_size=200))
+def test_bytes_are_refused_or_read(data: bytes) -> None:
+    with suppress(OrderError):
+        assert read_report(data)["seconds"] is not None

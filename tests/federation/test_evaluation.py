@@ -1,0 +1,152 @@
+"""Accuracies, counted by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedvtc_edge.federation.evaluation import TestSet, averages, evaluate, mean, share
+from fedvtc_edge.training.compute import as_images
+
+LABELS = [0, 0, 1, 1, 2, 2, 2, 2]
+
+
+def sure_of(*predicted: int) -> torch.Tensor:
+    """Log-posteriors that say so."""
+    return torch.log_softmax(4.0 * nn.functional.one_hot(torch.tensor(predicted), 3).float(), 1)
+
+
+class Fixed(nn.Module):
+    """Knows its answers by heart."""
+
+    def __init__(self, answers: torch.Tensor) -> None:
+        super().__init__()
+        self.answers = answers
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.answers[: len(x)]
+
+
+def client(name: str, present: list[bool], answers: torch.Tensor | None = None) -> Any:
+    return SimpleNamespace(
+        id=name,
+        present=torch.tensor(present),
+        model=None if answers is None else Fixed(answers),
+    )
+
+
+class Rehearsed:
+    """A method whose scores are given."""
+
+    def __init__(self, clients: list[Any], scores: dict[str, Any], control: Any = None) -> None:
+        self.federation = SimpleNamespace(clients=clients)
+        self._scores, self._control = scores, control
+
+    def scores(self, one: Any, images: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self._scores[one.id]
+        return scores
+
+    def own_classes(self, one: Any) -> torch.Tensor:
+        present: torch.Tensor = one.present
+        return present
+
+    def control(self, images: torch.Tensor) -> Any:
+        return self._control
+
+
+TEST = TestSet(torch.zeros(8, 1, 8, 8), torch.tensor(LABELS))
+
+
+def test_accuracies_of_one_client() -> None:
+    own = sure_of(0, 0, 1, 0, 2, 0, 0, 0)  # 4 of 8; of class 2, which it lacks, 1 of 4
+    alone = sure_of(0, 0, 1, 1, 0, 0, 0, 0)  # 4 of 8; of class 2 none
+    control = 2.0 * sure_of(1, 1, 1, 1, 2, 2, 2, 0)  # 5 of 8, and twice as sure
+    method: Any = Rehearsed([client("a", [True, True, False])], {"a": own}, control)
+    twins: Any = [client("a", [True, True, False], alone)]
+    records, training_free = evaluate(method, twins, TEST)
+    assert records == [
+        {
+            "id": "a",
+            "accuracy": 4 / 8,
+            "accuracy_local_only": 4 / 8,
+            "accuracy_absent_classes": 1 / 4,
+            "accuracy_absent_classes_local_only": 0.0,
+            "accuracy_calibrated": 5 / 8,
+        }
+    ]
+    assert training_free == 5 / 8
+
+
+def test_without_twins_the_method_is_its_own_and_without_an_anchor_there_is_no_control() -> None:
+    own = sure_of(*[0] * 8)
+    method: Any = Rehearsed([client("a", [True, True, True])], {"a": own})
+    (record,), control = evaluate(method, [], TEST)
+    assert control is None
+    assert record["accuracy"] == record["accuracy_local_only"] == 2 / 8
+    assert record["accuracy_calibrated"] is None
+    assert record["accuracy_absent_classes"] is None  # it lacks no class
+
+
+def test_twins_are_matched_by_place() -> None:
+    clients = [client(name, [True] * 3) for name in ("a", "b")]
+    scores = {"a": sure_of(*LABELS), "b": sure_of(*[0] * 8)}
+    twins: Any = [
+        client("a", [True] * 3, sure_of(*[1] * 8)),
+        client("b", [True] * 3, sure_of(*[2] * 8)),
+    ]
+    method: Any = Rehearsed(clients, scores)
+    records, _ = evaluate(method, twins, TEST)
+    assert [(r["id"], r["accuracy"], r["accuracy_local_only"]) for r in records] == [
+        ("a", 1.0, 2 / 8),
+        ("b", 2 / 8, 4 / 8),
+    ]
+
+
+def test_averages_skip_what_is_not_known() -> None:
+    def record(accuracy: float, absent: float | None) -> dict[str, Any]:
+        return {
+            "accuracy": accuracy,
+            "accuracy_local_only": 0.5,
+            "accuracy_absent_classes": absent,
+            "accuracy_absent_classes_local_only": None,
+            "accuracy_calibrated": accuracy + 0.125,
+        }
+
+    assert averages([record(0.5, None), record(0.75, 0.25), record(0.25, 0.75)]) == {
+        "accuracy_mean": 0.5,
+        "accuracy_worst": 0.25,
+        "accuracy_local_only_mean": 0.5,
+        "accuracy_absent_classes_mean": 0.5,
+        "accuracy_absent_classes_local_only_mean": None,
+        "accuracy_calibrated_mean": 0.625,
+    }
+
+
+def test_share_and_mean_of_nothing_are_nothing() -> None:
+    assert share(torch.tensor([], dtype=torch.bool)) is None
+    assert share(torch.tensor([True, False, True, True])) == 0.75
+    assert mean([]) is None
+    assert mean([None]) is None
+    assert mean([None, 0.0, 0.5]) == 0.25
+
+
+@pytest.mark.parametrize("writeable", [True, False])
+def test_pixels_become_images(writeable: bool) -> None:
+    pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    pixels[0, 0, 0] = [0, 51, 255]
+    before = pixels.copy()
+    pixels.flags.writeable = writeable
+    images = as_images(pixels, torch.device("cpu"))
+    assert images.shape == (2, 3, 4, 4)
+    assert images.dtype == torch.float32
+    assert images.is_contiguous()
+    assert images[0, :, 0, 0].tolist() == pytest.approx([0.0, 0.2, 1.0])
+    for n, row, column, channel in np.ndindex(pixels.shape):
+        exact = pixels[n, row, column, channel] / 255
+        assert images[n, channel, row, column].item() == pytest.approx(exact)
+    np.testing.assert_array_equal(pixels, before)

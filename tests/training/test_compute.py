@@ -1,0 +1,53 @@
+"""Within a run: one thread and deterministic kernels; afterwards all is as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from fedvtc_edge.training.compute import deterministic
+
+
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    threads, strict = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_deterministic_debug_mode(strict)
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2])
+def test_a_run_changes_nothing_for_what_comes_after_it(as_before: None, mode: int) -> None:
+    torch.set_num_threads(2)
+    torch.set_deterministic_debug_mode(mode)
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    with deterministic():
+        assert torch.get_num_threads() == 1
+        assert torch.are_deterministic_algorithms_enabled()
+        torch.manual_seed(2)
+    assert torch.get_num_threads() == 2
+    assert torch.get_deterministic_debug_mode() == mode
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_it_is_undone_after_an_error(as_before: None) -> None:
+    torch.set_num_threads(2)
+    with pytest.raises(RuntimeError, match="on purpose"), deterministic():
+        raise RuntimeError("on purpose")
+    assert torch.get_num_threads() == 2
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_number_of_threads_cannot_be_seen_in_the_bits(as_before: None) -> None:
+    draw = torch.Generator().manual_seed(0)
+    images, kernels = torch.rand(64, 8, 16, 16, generator=draw), torch.rand(8, 8, 3, 3)
+    found = set()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        with deterministic():
+            found.add(torch.conv2d(images, kernels).sum().numpy().tobytes())
+    assert len(found) == 1

@@ -1,0 +1,231 @@
+"""Whole runs under masks: the same result, nothing of one client to see, noise in shares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedvtc_edge.config import Config, load_config
+from fedvtc_edge.data import load_dataset
+from fedvtc_edge.errors import ConfigError, PrivacyError
+from fedvtc_edge.federation.assembly import clients
+from fedvtc_edge.federation.preflight import check_names
+from fedvtc_edge.models import ImageShape
+from fedvtc_edge.models.anchor import Anchor, centre
+from fedvtc_edge.privacy.mechanism import CLIENT_UNIT, UNIT, design_of
+from fedvtc_edge.privacy.release import bounded_sums, check_norm
+from fedvtc_edge.privacy.release_spec import ClientDesign
+from fedvtc_edge.progress import SilentProgress
+from fedvtc_edge.seeding import seed_of
+from fedvtc_edge.training.client import one_by_one
+from fedvtc_edge.training.compute import Compute, deterministic
+from fedvtc_edge.wire import decode_release, published
+from fedvtc_edge.workflows.run import resume, run
+
+Tiny = Callable[..., Config]
+IDS = ["client-00", "client-01", "client-02", "client-03"]
+FOUR = {"clients": {"count": 4}}
+MASKED = {"transport": {"masking": True}, **FOUR}
+PRIVACY = {"epsilon": 8.0, "population": 200, "delta": 1e-3}
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+class Cut(Exception):  # noqa: N818  (what it stands for is no error)
+    """Stands for the end of a process."""
+
+
+def world_of(out: Path) -> Any:
+    return published((out / "statistics.safetensors").read_bytes())
+
+
+def entries(out: Path) -> list[dict[str, Any]]:
+    return list(json.loads((out / "ledger.json").read_text())["releases"])
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"share": "anchored"},
+        {"share": "anchored", "moments": "diagonal"},
+        {"share": "features"},
+        {"name": "fedproto"},
+    ],
+    ids=["covariance", "diagonal", "features", "fedproto"],
+)
+def test_the_sum_is_the_sum(method: dict[str, str], tiny: Tiny, tmp_path: Path) -> None:
+    """What is published first is what it would be without masks, to the grid."""
+    worlds = []
+    for masking in (True, False):
+        out = tmp_path / str(masking)
+        rounds = {"rounds": 1}
+        run(tiny(method=method | rounds, transport={"masking": masking}, **FOUR), out=out)
+        worlds.append(world_of(out))
+    masked, plain = worlds
+    np.testing.assert_array_equal(masked.count, plain.count)
+    np.testing.assert_allclose(masked.mean, plain.mean, atol=1e-5)
+    np.testing.assert_allclose(masked.std, plain.std, atol=1e-3)
+
+
+def test_the_server_sees_five_messages_and_no_upload(tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    summary = run(tiny(**MASKED), out=out).summary
+    assert {path.name for path in (out / "server").rglob("*") if path.is_file()} == {
+        f"{name}.anchor-mask{letter}.upload" for name in IDS for letter in "abcde"
+    }
+    assert "sees only the sum" in summary["uploads"][0]
+    assert summary["epsilon"] is None
+    assert [(e["client"], e["mechanism"], e["epsilon"]) for e in entries(out)] == [
+        (name, None, None) for name in IDS
+    ]
+    assert not (out / "parties").exists()
+
+
+@pytest.mark.parametrize("mode", ["anchored", "client"])
+def test_noise_is_shared(mode: str, tiny: Tiny, tmp_path: Path) -> None:
+    """Each client's kept release carries a share, and all of them more than the claim needs."""
+    config, out = tiny(privacy=PRIVACY | {"mode": mode}, **MASKED), tmp_path / "run"
+    summary = run(config, out=out).summary
+    design = design_of(config, 10)
+    assert design is not None
+    # Four clients, of which one may drop out and one collude: two are surely honest.
+    assert design.shares == 4 - 1 - 1
+    data = load_dataset(config.data)
+    height, _, channels = data.image_shape
+    shape = ImageShape(height, channels)
+    anchor = Anchor(shape, design.width, seed_of(config.seed, "anchor"))
+    about = centre(anchor, shape)
+    noise = []
+    for client in clients(config, data, Compute.of(config.engine), decoders=False):
+        kept = (out / "clients" / client.id / "anchor.release").read_bytes()
+        released = decode_release(kept, size=design.size)
+        with deterministic():
+            features = one_by_one(anchor, client.images).numpy()
+        if isinstance(design, ClientDesign):
+            from fedvtc_edge.privacy.release import clipped_upload
+
+            exact = clipped_upload(design, features, client.labels.numpy(), about)
+            check_norm(design, exact)
+        else:
+            exact = bounded_sums(design, features, client.labels.numpy(), about)
+        noise.append((released - exact) / float(design.share))
+    spread = np.concatenate(noise)
+    assert abs(spread.std() - 1) < 6 / (2 * spread.size) ** 0.5
+    assert summary["privacy_unit"] == {"anchored": UNIT, "client": CLIENT_UNIT}[mode]
+    assert summary["epsilon"] == 8.0
+    assert [(e["client"], e["epsilon"]) for e in entries(out)] == [(name, 8.0) for name in IDS]
+
+
+@pytest.mark.parametrize("mode", ["anchored", "client"])
+def test_the_claim_counts_honest_clients_only(mode: str) -> None:
+    document = {
+        "privacy": PRIVACY | {"mode": mode, "collusion": 0.2},
+        "clients": {"count": 10},
+        "transport": {"masking": True},
+    }
+    config = load_config(document)
+    check_names(config)
+    design = design_of(config, 10)
+    assert design is not None
+    assert design.shares == 10 - 3 - 2
+    assert design.shares * design.share**2 >= design.sigma**2
+    from fedvtc_edge.privacy.mechanism import claim_of, covers
+
+    claim = claim_of(config)
+    assert claim is not None
+    assert "in shares of 5 honest clients" in claim.mechanism
+    assert claim.by is None
+    assert "up to 2 of 10 clients in league" in covers(config)
+
+
+def test_less_noise_than_each_clients_own() -> None:
+    """The same rule, wider: what masking is for."""
+    document: dict[str, Any] = {
+        "privacy": {"mode": "anchored", "epsilon": 1.0},
+        "clients": {"count": 20},
+    }
+    own = design_of(load_config(document), 10)
+    shared = design_of(load_config(document | {"transport": {"masking": True}}), 10)
+    assert own is not None
+    assert shared is not None
+    assert float(own.share) * 20**0.5 > 3 * float(shared.share) * 20**0.5
+    assert (shared.width, shared.second) >= (own.width, own.second)
+
+
+def test_example_level_releases_keep_all_their_noise(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(privacy=PRIVACY | {"mode": "example"}, **MASKED)
+    design = design_of(config, 10)
+    assert design is not None
+    assert design.shares == 1
+    summary = run(config, out=tmp_path / "run").summary
+    assert "models and bundle" in summary["privacy_covers"]
+    assert 7.7 <= summary["epsilon"] <= 8.0
+
+
+def test_a_sum_begun_anew_takes_the_same_noise(tiny: Tiny, tmp_path: Path) -> None:
+    """Cut off when all was sent and nothing saved: other masks, the same releases."""
+    config, out = tiny(privacy=PRIVACY | {"mode": "anchored"}, **MASKED), tmp_path / "run"
+
+    class CutAtOnce(SilentProgress):
+        def advance(self, note: str = "") -> None:
+            raise Cut
+
+    with pytest.raises(Cut):
+        run(config, out=out, progress=CutAtOnce())
+    for path in (out / "checkpoint").iterdir():
+        path.unlink()
+    before = {name: (out / "clients" / name / "anchor.release").read_bytes() for name in IDS}
+    masked = (out / "server" / "round-0000" / "client-00.anchor-maskc.upload").read_bytes()
+    resume(out)
+    assert {n: (out / "clients" / n / "anchor.release").read_bytes() for n in IDS} == before
+    again = (out / "server" / "round-0000" / "client-00.anchor-maskc.upload").read_bytes()
+    assert again != masked, "masks are never used twice"
+    assert len(entries(out)) == 4
+
+
+def test_too_few_contributors_are_seen_through_the_masks(tiny: Tiny, tmp_path: Path) -> None:
+    settings = {"server": {"minimum_contributors": 2}, **MASKED}
+    out, plain = tmp_path / "masked", tmp_path / "plain"
+    run(tiny(**settings), out=out)
+    run(tiny(server={"minimum_contributors": 2}, **FOUR), out=plain)
+    np.testing.assert_array_equal(world_of(out).count, world_of(plain).count)
+    assert (world_of(out).count == 0).any(), "a class that one client has is left out"
+
+
+@pytest.mark.parametrize(
+    ("tables", "message", "hint"),
+    [
+        ({"method": {"share": "features+decoder"}}, "decoders are not masked", '"anchored"'),
+        ({"clients": {"count": 2}}, "2 clients in a sum", "clients.count"),
+        (
+            {"clients": {"cohort": 0.3}, "method": {"share": "features"}},
+            "2 clients in a sum",
+            "tells each",
+        ),
+        ({"server": {"trim": 0.2}}, "server.trim", "to 0"),
+        ({"transport": {"masking": True, "precision": "float16"}}, "float16", "float32"),
+        ({"privacy": {"collusion": 0.5}}, "see through the masks", "lower privacy.collusion"),
+    ],
+)
+def test_what_cannot_be_masked(tables: dict[str, Any], message: str, hint: str) -> None:
+    config = load_config({**MASKED, **tables})
+    with pytest.raises(ConfigError, match=message) as refused:
+        check_names(config)
+    assert hint in refused.value.hint
+
+
+def test_a_noise_too_fine_to_share_is_refused() -> None:
+    """Shares below 2^12 steps: the sum of discrete Gaussians would not be one, nearly."""
+    document = {
+        "privacy": {"mode": "anchored", "epsilon": 1000.0, "delta": 1e-3, "clip": 0.003},
+        "clients": {"count": 1000},
+        "transport": {"masking": True},
+    }
+    with pytest.raises((ConfigError, PrivacyError)) as refused:
+        check_names(load_config(document))
+    assert refused.value.hint
