@@ -12,7 +12,7 @@ from fedvtc_edge.privacy.mechanism import covers
 from .adversary.laboratory import CANDIDATES
 from .adversary.subjects import shared
 from .curve import MINIMUM_COUNTS, Point
-from .dp import Claim, Thresholds
+from .dp import PrivacyClaim, Thresholds
 from .scoring.findings import DECIDING_RATE, Finding, Policy
 
 Entry = dict[str, str | bool]
@@ -189,7 +189,7 @@ EXIT = {"pass": 0, "leak": 1, "inconclusive": 3, "claim invalid": 4}
 """Exit codes of the verdicts."""
 
 
-def policy_of(config: Config, claim: Claim | None, limits: Thresholds) -> Policy:
+def policy_of(config: Config, claim: PrivacyClaim | None, limits: Thresholds) -> Policy:
     """What may leak: what a user allows, else what the claim allows, else five times chance.
 
     (ε, δ) allows a test with a false-positive rate f to find e^ε·f + δ of the members, and one

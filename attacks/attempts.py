@@ -11,8 +11,8 @@ from fedvtc_edge.errors import UsageError
 from fedvtc_edge.progress import Progress
 
 from .adversary.laboratory import Laboratory, Trial
-from .adversary.observations import Seen
-from .adversary.staging import Stage
+from .adversary.observations import Observation
+from .adversary.staging import UploadStager
 from .adversary.view import Attack, Guess
 from .inference.differencing import Differencing
 from .inference.exact_recovery import ExactRecovery
@@ -76,7 +76,7 @@ class Example:
     null: Guess | None
 
 
-def chosen(names: Sequence[str] | None) -> list[Attack]:
+def parse_attacks(names: Sequence[str] | None) -> list[Attack]:
     """Attacks by name, all where none is named.
 
     Raises:
@@ -89,7 +89,7 @@ def chosen(names: Sequence[str] | None) -> list[Attack]:
     return [known[name] for name in names] if names else list(ATTACKS)
 
 
-def looking(names: Sequence[str] | None) -> frozenset[str]:
+def parse_views(names: Sequence[str] | None) -> frozenset[str]:
     """Adversaries by name, all where none is named.
 
     Raises:
@@ -102,7 +102,7 @@ def looking(names: Sequence[str] | None) -> frozenset[str]:
 
 
 def groups_of(
-    laboratory: Laboratory, seen: Sequence[Seen], number: int, *, staged: Sequence[int]
+    laboratory: Laboratory, seen: Sequence[Observation], number: int, *, staged: Sequence[int]
 ) -> list[Group]:
     """All trials: on what was seen, and on what is staged.
 
@@ -120,7 +120,7 @@ def groups_of(
             pools.setdefault((one.who, _range(trial.count)), []).append(trial)
     groups = [Group(f"n = {name}", trials[:number]) for (_, name), trials in pools.items()]
     if laboratory.anchor is not None:
-        stage = Stage(laboratory)
+        stage = UploadStager(laboratory)
         groups += [Group(f"n = {n}, staged", stage.trials(n, number)) for n in staged]
     return [group for group in groups if group.trials]
 

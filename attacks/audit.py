@@ -24,11 +24,11 @@ from . import advice
 from .adversary.laboratory import Laboratory
 from .adversary.subjects import StatisticsFile, shared
 from .advice import EXIT, judge, policy_of
-from .attempts import STAGED, attempt, chosen, groups_of, looking
+from .attempts import STAGED, attempt, groups_of, parse_attacks, parse_views
 from .bundle.read import MANIFEST
 from .curve import Point, curve
 from .direct_disclosures import exact_recovery, histogram, scanned, traffic
-from .dp import Claim, Thresholds, claim_of_run, read_claim, reasons_against
+from .dp import PrivacyClaim, Thresholds, claim_of_run, read_claim, reasons_against
 from .dp.audit import audit_claim
 from .memorisation import remembered
 from .report import Picture, render
@@ -108,7 +108,7 @@ class _Asked:
 
 def _audit(path: Path, asked: _Asked, shown: Progress) -> Audit:
     begun, quick, seed = time.monotonic(), asked.quick, asked.seed
-    picked, views = chosen(asked.attacks), looking(asked.views)
+    picked, views = parse_attacks(asked.attacks), parse_views(asked.views)
     number = asked.trials or (QUICK_TRIALS if quick else TRIALS)
     claimed, limits = (None, Thresholds()) if asked.claim is None else read_claim(asked.claim)
     if (path / MANIFEST).is_file():
@@ -245,7 +245,7 @@ def _bundle(path: Path) -> dict[str, Any]:
     return {"kind": "bundle", "name": path.name}
 
 
-def _claim(claim: Claim, file: Path | None) -> dict[str, Any]:
+def _claim(claim: PrivacyClaim, file: Path | None) -> dict[str, Any]:
     return {
         "epsilon": claim.epsilon,
         "delta": claim.delta,

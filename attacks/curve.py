@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from fedvtc_edge.privacy.release import estimate, release
-from fedvtc_edge.privacy.release_spec import Design, designed
+from fedvtc_edge.privacy.release_spec import ReleaseSpec, spec_for_examples
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics, sum_of
 from fedvtc_edge.statistics.discriminant import Discriminant
 from fedvtc_edge.training.client import in_chunks, one_by_one
 
 from .adversary.laboratory import Laboratory, Trial
-from .adversary.staging import Path, Stage
+from .adversary.staging import Path, UploadStager
 from .inference.membership import Membership
 from .scoring.findings import credit
 from .scoring.metrics import proportion_interval
@@ -74,7 +74,7 @@ def curve(
     for epsilon in epsilons:
         for moments in MOMENTS if epsilon is None else ("pooled",):
             path = _path(laboratory, epsilon, moments)
-            stage = Stage(laboratory, path)
+            stage = UploadStager(laboratory, path)
             for minimum in MINIMUM_COUNTS:
                 trials = stage.trials(minimum, number, repetitions=0)
                 if not trials:
@@ -103,7 +103,7 @@ def _path(laboratory: Laboratory, epsilon: float | None, moments: str) -> Path:
     if epsilon is None:
         return Path(None, moments == "pooled")
     config = laboratory.config
-    design = designed(
+    spec = spec_for_examples(
         classes=laboratory.classes,
         clients=config.clients.count,
         population=config.privacy.population,
@@ -113,7 +113,7 @@ def _path(laboratory: Laboratory, epsilon: float | None, moments: str) -> Path:
         widest=config.method.anchor,
         second=True,
     )
-    return Path(design, pooled=True)
+    return Path(spec, pooled=True)
 
 
 def _without_moments(trial: Trial) -> Trial:
@@ -121,12 +121,12 @@ def _without_moments(trial: Trial) -> Trial:
     return replace(trial, case=replace(trial.case, view=view))
 
 
-def accuracy(laboratory: Laboratory, stage: Stage, moments: str, minimum: int) -> float:
+def accuracy(laboratory: Laboratory, stage: UploadStager, moments: str, minimum: int) -> float:
     """Of the control, on what the run's clients would bring under this setting."""
-    design = stage.path.design
+    spec = stage.path.spec
     owners = [where for name, where in laboratory.holdings.items() if name != "all"]
-    if design is not None:
-        world = _private_world(laboratory, stage, design, owners)
+    if spec is not None:
+        world = _private_world(laboratory, stage, spec, owners)
     else:
         kept = []
         for where in owners:
@@ -144,10 +144,10 @@ def accuracy(laboratory: Laboratory, stage: Stage, moments: str, minimum: int) -
 
 
 def _private_world(
-    laboratory: Laboratory, stage: Stage, design: Design, owners: Sequence[Any]
+    laboratory: Laboratory, stage: UploadStager, spec: ReleaseSpec, owners: Sequence[Any]
 ) -> GlobalStatistics:
-    about, total = laboratory.centre(stage.anchor), np.zeros(design.size, np.int64)
+    about, total = laboratory.centre(stage.anchor), np.zeros(spec.size, np.int64)
     for where in owners:
         features = one_by_one(stage.anchor, laboratory.images[where]).numpy()
-        total += release(design, features, laboratory.labels[where], about)
-    return estimate(design, total, len(owners), about)
+        total += release(spec, features, laboratory.labels[where], about)
+    return estimate(spec, total, len(owners), about)

@@ -11,7 +11,7 @@ import numpy as np
 from fedvtc_edge.statistics.class_statistics import Array
 
 from .adversary.laboratory import Laboratory, Trial
-from .adversary.observations import EVERYONE, Seen, uploads
+from .adversary.observations import EVERYONE, Observation, uploads
 from .bundle.scan import scan
 from .inference.exact_recovery import exactness, recover_one
 from .scoring.findings import Finding, Policy
@@ -20,7 +20,7 @@ EXACT = 1e-3
 """Relative error up to which a record's features count as recovered."""
 
 
-def histogram(laboratory: Laboratory, seen: Sequence[Seen]) -> list[Finding]:
+def histogram(laboratory: Laboratory, seen: Sequence[Observation]) -> list[Finding]:
     """How many of a client's class counts, and which missing classes, are stated exactly."""
     found = []
     for who in sorted({one.who for one in seen}):

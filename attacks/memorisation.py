@@ -10,7 +10,7 @@ import numpy as np
 from fedvtc_edge.errors import ScoreError
 from fedvtc_edge.statistics.class_statistics import Array
 from fedvtc_edge.training.knowledge import from_anchor, from_features
-from fedvtc_edge.training.losses import Moments
+from fedvtc_edge.training.losses import ClassMoments
 
 from .adversary.laboratory import Laboratory
 from .adversary.observations import EVERYONE
@@ -94,7 +94,7 @@ def _parts(laboratory: Laboratory, client: str) -> Parts:
     return Parts(model, model.features, decoder)
 
 
-def _codes(laboratory: Laboratory) -> Moments | None:
+def _codes(laboratory: Laboratory) -> ClassMoments | None:
     world = laboratory.run.published()
     if world is None:
         return None

@@ -29,10 +29,10 @@ from fedvtc_edge.training.compute import deterministic
 from fedvtc_edge.workflows.run import run
 
 from .adversary.laboratory import Laboratory
-from .adversary.staging import Stage
+from .adversary.staging import UploadStager
 from .adversary.subjects import Settings
 from .adversary.view import Attack
-from .attempts import STAGED, Group, chosen, groups_of
+from .attempts import STAGED, Group, groups_of, parse_attacks
 from .curve import accuracy
 from .dp import claim_of_run
 from .dp.audit import audit_claim
@@ -47,7 +47,7 @@ LIMIT = 2000
 
 
 @dataclass(frozen=True)
-class Row:
+class SweepRow:
     """One upload size of one setting.
 
     Args:
@@ -83,7 +83,7 @@ class Row:
 
 def sweep(
     data: str, root: str, shares: Sequence[str], trials: int, progress: Progress
-) -> Iterator[Row]:
+) -> Iterator[SweepRow]:
     """All rows of one data set.
 
     Args:
@@ -121,17 +121,17 @@ def _private(epsilon: float) -> dict[str, Any]:
     return {"mode": "anchored", "epsilon": epsilon}
 
 
-def _staged(config: Config, trials: int) -> Iterator[Row]:
+def _staged(config: Config, trials: int) -> Iterator[SweepRow]:
     data = load_dataset(config.data)
     laboratory = Laboratory(Settings(config, classes=data.classes), data)
-    stage, claim = Stage(laboratory), claim_of_run(config)
+    stage, claim = UploadStager(laboratory), claim_of_run(config)
     dp = None if claim is None else audit_claim(laboratory, claim, quick=True)
     worth = accuracy(laboratory, stage, "", 1)
     for count in STAGED:
         made = stage.trials(count, trials, repetitions=0)
         if not made:
             continue
-        attacks = chosen(["decode", "exact", "membership", "differencing"])
+        attacks = parse_attacks(["decode", "exact", "membership", "differencing"])
         yield replace(
             _row(config, attacks, Group(str(count), made)),
             epsilon_lower_bound=None if dp is None else dp["lower_bound"],
@@ -139,7 +139,7 @@ def _staged(config: Config, trials: int) -> Iterator[Row]:
         )
 
 
-def _trained(config: Config, trials: int) -> Iterator[Row]:
+def _trained(config: Config, trials: int) -> Iterator[SweepRow]:
     with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
         summary = run(config, out=Path(folder, "run")).summary
         finished = FinishedRun.open(Path(folder, "run"))
@@ -148,11 +148,13 @@ def _trained(config: Config, trials: int) -> Iterator[Row]:
         groups = groups_of(laboratory, seen, trials, staged=())
         for group in sorted(groups, key=lambda group: group.trials[0].count):
             if len(group.trials) >= 20:
-                row = _row(config, chosen(["decode", "exact", "membership", "inversion"]), group)
+                row = _row(
+                    config, parse_attacks(["decode", "exact", "membership", "inversion"]), group
+                )
                 yield replace(row, accuracy=summary["accuracy_mean"])
 
 
-def _row(config: Config, attacks: Sequence[Attack], group: Group) -> Row:
+def _row(config: Config, attacks: Sequence[Attack], group: Group) -> SweepRow:
     stream, cases = torch.Generator().manual_seed(0), [trial.case for trial in group.trials]
     found = []
     for attack in attacks:
@@ -164,7 +166,7 @@ def _row(config: Config, attacks: Sequence[Attack], group: Group) -> Row:
         one for one in found if one.metric == "identification" and one.attack != "differencing"
     ]
     best = max(single, key=lambda one: one.value or 0.0)
-    return Row(
+    return SweepRow(
         config.data.name,
         config.method.share,
         config.method.moments if config.method.share == "anchored" else "diagonal",
@@ -206,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(rows))
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[SweepRow]) -> str:
     """Rows as Markdown: one line per setting, one column per number of records.
 
     A cell is identification from one upload, membership's TPR at 1 % FPR, and identification
@@ -230,7 +232,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _cell(row: Row) -> str:
+def _cell(row: SweepRow) -> str:
     values = (row.identification, row.membership, row.differencing)
     return ", ".join("–" if value is None else f"{100 * value:.0f}" for value in values)
 

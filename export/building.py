@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.data.own import DataTerms
-from fedvtc_edge.distributed.client.state import Home
+from fedvtc_edge.distributed.client.state import ClientState
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.models import Classifier, ImageShape
 from fedvtc_edge.runs.directory import version
@@ -43,7 +43,7 @@ class Builder:
             published statistics do not fit the settings.
     """
 
-    def __init__(self, finished: FinishedRun, data: Task, *, int8: bool) -> None:
+    def __init__(self, finished: FinishedRun, data: ClassificationTask, *, int8: bool) -> None:
         size, _, channels = data.image_shape
         self.finished, self.data, self.int8 = finished, data, int8
         self.shape = ImageShape(size, channels)
@@ -154,8 +154,8 @@ class Builder:
         }
 
     def _codes(self, client: str) -> Codes | None:
-        world = self.published
-        if world is None:
+        knowledge = self.published
+        if knowledge is None:
             return None
         counts = self.finished.record(client).get("class_counts")
         if not isinstance(counts, list) or len(counts) != self.data.classes:
@@ -167,10 +167,10 @@ class Builder:
         if self.finished.config.privacy.mode == "example":  # which it has is private
             own = np.ones_like(own)
         if self.anchor is None:
-            mean, std = world.mean.astype(np.float32), world.std.astype(np.float32)
-            return Codes(mean, std, world.present, own, None)
+            mean, std = knowledge.mean.astype(np.float32), knowledge.std.astype(np.float32)
+            return Codes(mean, std, knowledge.present, own, None)
         mean = class_codes(self.data.classes, self.latent).astype(np.float32)
-        return Codes(mean, np.full_like(mean, CODE_STD), world.present, own, world)
+        return Codes(mean, np.full_like(mean, CODE_STD), knowledge.present, own, knowledge)
 
 
 def _described(path: Path) -> File:
@@ -187,7 +187,7 @@ def _tools() -> dict[str, str]:
 # What there is to classify: names and form of the classes, and images to measure on, if any.
 
 
-class Task(Protocol):
+class ClassificationTask(Protocol):
     """What an export needs of a data set; a :class:`~fedvtc_edge.data.Dataset` has it all."""
 
     @property
@@ -213,7 +213,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class HomeTask:
-    """What a client knows of its federation's task; see :class:`Task`.
+    """What a client knows of its federation's task; see :class:`ClassificationTask`.
 
     Args:
         terms: Classes and shapes, as agreed.
@@ -241,7 +241,7 @@ class HomeTask:
         return self.terms.shape
 
 
-def task_of(finished: FinishedRun) -> Task:
+def task_of(finished: FinishedRun) -> ClassificationTask:
     """The run's data set; a home's terms and test set, for it need not have the data set.
 
     Raises:
@@ -252,7 +252,7 @@ def task_of(finished: FinishedRun) -> Task:
         return load_dataset(finished.config.data)
     path = finished.path / TEST_SET
     try:
-        terms = DataTerms.from_json(Home(finished.path, finished.clients[0]).terms())
+        terms = DataTerms.from_json(ClientState(finished.path, finished.clients[0]).terms())
         packed = path.read_bytes() if path.exists() else None
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(

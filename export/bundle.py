@@ -15,7 +15,7 @@ from . import control as controls
 from . import inputs
 from . import inputs as noises
 from .codes import Codes
-from .control import Control
+from .control import StatisticsClassifier
 from .manifest import INT8_AGREEMENT, STATISTICS, GraphName, Manifest, Variant
 from .runtime import Arrays, Session, is_faster
 from .verification import Verified, verify
@@ -224,10 +224,12 @@ class Bundle:
         return self._load("anchor", "fp32")
 
     @cached_property
-    def _control(self) -> Control:
-        world = self.codes.world
-        assert world is not None  # the manifest has an anchor, so the statistics were read with it
-        return Control(world)
+    def _control(self) -> StatisticsClassifier:
+        knowledge = self.codes.knowledge
+        assert (
+            knowledge is not None
+        )  # the manifest has an anchor, so the statistics were read with it
+        return StatisticsClassifier(knowledge)
 
     def _load(self, name: GraphName, variant: Variant) -> Session:
         graph = self.manifest.graphs[name]

@@ -35,14 +35,14 @@ class Codes:
         known: Classes [C] of which at least one client had samples; no other was
             ever painted.
         own: Classes [C] of which this client had samples.
-        world: Statistics in the anchor's space, [C, m], or None.
+        knowledge: Statistics in the anchor's space, [C, m], or None.
     """
 
     mean: Floats
     std: Floats
     known: Mask
     own: Mask
-    world: GlobalStatistics | None
+    knowledge: GlobalStatistics | None
 
     def refreshed(self, published: GlobalStatistics) -> Codes:
         """With what a server published later in place of what this holds.
@@ -59,14 +59,14 @@ class Codes:
                 f"statistics without any class, or with a value beyond {LARGEST:g}",
                 hint="give a statistics.safetensors that a finished run published",
             )
-        old = self.world.mean.shape if self.world is not None else self.mean.shape
+        old = self.knowledge.mean.shape if self.knowledge is not None else self.mean.shape
         if published.mean.shape != old:
             raise BundleError(
                 f"statistics of {published.mean.shape[0]} classes and {published.mean.shape[1]} "
                 f"features, the bundle has {old[0]} and {old[1]}",
                 hint="give the statistics.safetensors of a run with the same settings",
             )
-        if self.world is None:
+        if self.knowledge is None:
             if published.covariance is not None:
                 raise BundleError(
                     "pooled statistics of an anchor, the bundle has those of own features",
@@ -78,12 +78,12 @@ class Codes:
                 std=published.std.astype(np.float32),
                 known=published.present,
             )
-        if (published.covariance is None) != (self.world.covariance is None):
+        if (published.covariance is None) != (self.knowledge.covariance is None):
             raise BundleError(
                 "statistics of other moments (diagonal, covariance) than the bundle's",
                 hint="give the statistics.safetensors of a run with the same method.moments",
             )
-        return replace(self, known=published.present, world=published)
+        return replace(self, known=published.present, knowledge=published)
 
     def to_bytes(self) -> bytes:
         """float32 and uint8 safetensors; of a covariance the upper triangle is kept."""
@@ -93,13 +93,13 @@ class Codes:
             "known": self.known.astype(np.uint8),
             "own": self.own.astype(np.uint8),
         }
-        if self.world is not None:
-            arrays["anchor.mean"] = self.world.mean.astype(np.float32)
-            if self.world.covariance is None:
-                arrays["anchor.std"] = self.world.std.astype(np.float32)
+        if self.knowledge is not None:
+            arrays["anchor.mean"] = self.knowledge.mean.astype(np.float32)
+            if self.knowledge.covariance is None:
+                arrays["anchor.std"] = self.knowledge.std.astype(np.float32)
             else:
-                triangle = np.triu_indices(self.world.mean.shape[1])
-                arrays["anchor.covariance"] = self.world.covariance[triangle].astype(np.float32)
+                triangle = np.triu_indices(self.knowledge.mean.shape[1])
+                arrays["anchor.covariance"] = self.knowledge.covariance[triangle].astype(np.float32)
         return save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
 
     @classmethod
@@ -153,15 +153,15 @@ class Codes:
         known, own = arrays["known"] != 0, arrays["own"] != 0
         if not known.any():
             raise VerificationError("statistics: no class is known", hint=_HINT)
-        world = None if anchor is None else _world(arrays, known, pooled)
-        return cls(arrays["mean"], arrays["std"], known, own, world)
+        knowledge = None if anchor is None else _knowledge(arrays, known, pooled)
+        return cls(arrays["mean"], arrays["std"], known, own, knowledge)
 
 
 def _moderate(value: NDArray[Any]) -> bool:
     return bool((np.abs(value) <= LARGEST).all())  # NaN compares false
 
 
-def _world(arrays: dict[str, NDArray[Any]], known: Mask, pooled: bool) -> GlobalStatistics:
+def _knowledge(arrays: dict[str, NDArray[Any]], known: Mask, pooled: bool) -> GlobalStatistics:
     mean = arrays["anchor.mean"].astype(np.float64)
     covariance = None
     if pooled:

@@ -20,20 +20,20 @@ CALIBRATION = 0.5
 _ABSENT = -1e4
 
 
-class Control:
+class StatisticsClassifier:
     """Log-posteriors from the anchor's features and the published statistics alone.
 
     Args:
-        world: Statistics in the anchor's space.
+        knowledge: Statistics in the anchor's space.
 
     Raises:
         BundleError: A covariance that no data have.
     """
 
-    def __init__(self, world: GlobalStatistics) -> None:
-        self._absent = ~world.present
+    def __init__(self, knowledge: GlobalStatistics) -> None:
+        self._absent = ~knowledge.present
         try:
-            found = coefficients(world)
+            found = coefficients(knowledge)
         except np.linalg.LinAlgError:
             raise BundleError(
                 "the published covariance cannot be inverted", hint="export or refresh the bundle"

@@ -37,18 +37,20 @@ class Nearest(nn.Module):
 
     Args:
         model: Its features are compared; its head is not used.
-        world: The prototypes; a class that nobody had is farther than any can be.
+        knowledge: The prototypes; a class that nobody had is farther than any can be.
     """
 
     mean: Tensor
     known: Tensor
 
-    def __init__(self, model: Classifier, world: GlobalStatistics) -> None:
+    def __init__(self, model: Classifier, knowledge: GlobalStatistics) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("mean", torch.from_numpy(world.mean).float())
-        self.register_buffer("known", torch.from_numpy(world.present))
-        self._beyond = -4.0 * world.mean.shape[1] - 1  # features and prototypes: norm √p at most
+        self.register_buffer("mean", torch.from_numpy(knowledge.mean).float())
+        self.register_buffer("known", torch.from_numpy(knowledge.present))
+        self._beyond = (
+            -4.0 * knowledge.mean.shape[1] - 1
+        )  # features and prototypes: norm √p at most
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, channels, H, W] in [0, 1] → [N, C]."""

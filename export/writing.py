@@ -128,7 +128,7 @@ class GraphWriter:
         """
         graph, codes = AnchorGraph(anchor), self.codes
         assert codes is not None
-        assert codes.world is not None
+        assert codes.knowledge is not None
         session = self._write("anchor", graph, self._example(), anchor=anchor.width)
         self.parity["anchor"] = {
             what: parity.compare_floats(
@@ -140,7 +140,9 @@ class GraphWriter:
         both = None
         if own is not None and known is not None:
             own = control.log_softmax(own).astype(np.float32)
-            both = control.calibrated(own, control.Control(codes.world)(known), codes.own)
+            both = control.calibrated(
+                own, control.StatisticsClassifier(codes.knowledge)(known), codes.own
+            )
         self._record_accuracy("calibrated", both, expected)
 
     def quantized(self) -> None:

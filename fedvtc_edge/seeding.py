@@ -12,7 +12,7 @@ import hashlib
 import torch
 
 
-def seed_of(seed: int, *names: str | int) -> int:
+def derive_seed(seed: int, *names: str | int) -> int:
     """A 63-bit seed for the stream ``names`` of the run ``seed``."""
     text = "\x1f".join(["fedvtc-edge", str(seed), *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
@@ -20,7 +20,7 @@ def seed_of(seed: int, *names: str | int) -> int:
 
 def generator(seed: int, *names: str | int) -> torch.Generator:
     """A CPU generator for the stream ``names``; draws are moved to the device."""
-    return torch.Generator().manual_seed(seed_of(seed, *names))
+    return torch.Generator().manual_seed(derive_seed(seed, *names))
 
 
 def seed_layers(seed: int, device: torch.device) -> None:

@@ -6,16 +6,16 @@ import itertools
 
 import torch
 
-from fedvtc_edge.seeding import generator, seed_layers, seed_of
+from fedvtc_edge.seeding import derive_seed, generator, seed_layers
 
 
 def test_golden_seed() -> None:
     """A change here changes every result of every seed."""
-    assert seed_of(0, "client-00", 1, "train") == 4716841219628691351
+    assert derive_seed(0, "client-00", 1, "train") == 4716841219628691351
 
 
 def test_seeds_have_63_bits() -> None:
-    seeds = [seed_of(0, n) for n in range(200)]
+    seeds = [derive_seed(0, n) for n in range(200)]
     assert len(set(seeds)) == 200
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert max(seeds) > 2**62
@@ -26,9 +26,9 @@ def test_every_part_of_a_name_counts() -> None:
         (0,), (1,), (0, "a"), (0, "b"), (0, "a", 1), (0, "a", 2), (0, 1, "a"),
         (0, "ab"), (0, "a", "b"), (0, "", "ab"), (0, "a", ""), (0, 11), (0, 1, 1), (1, 1),
     ]  # fmt: skip
-    seeds = [seed_of(*name) for name in names]
+    seeds = [derive_seed(*name) for name in names]
     assert len(set(seeds)) == len(names)
-    assert seeds == [seed_of(*name) for name in names]
+    assert seeds == [derive_seed(*name) for name in names]
 
 
 def test_streams_of_one_name_agree_and_of_different_names_do_not() -> None:

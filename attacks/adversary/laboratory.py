@@ -20,11 +20,11 @@ from fedvtc_edge.config import client_ids
 from fedvtc_edge.data import Dataset, partition
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.anchor import Anchor, centre
-from fedvtc_edge.privacy.mechanism import design_of
+from fedvtc_edge.privacy.mechanism import release_spec_of
 from fedvtc_edge.privacy.release import contributions
-from fedvtc_edge.privacy.release_spec import COUNT, Array, ClientDesign, Design
+from fedvtc_edge.privacy.release_spec import COUNT, Array, ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.privacy.sampler import GRID
-from fedvtc_edge.seeding import seed_of
+from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.statistics.class_statistics import ClassStatistics
 from fedvtc_edge.training.client import in_chunks, one_by_one
 from fedvtc_edge.training.compute import as_images
@@ -32,7 +32,7 @@ from fedvtc_edge.training.compute import as_images
 from .observations import (
     EVERYONE,
     FLOAT32,
-    Seen,
+    Observation,
     of_publication,
     of_statistics,
     opened,
@@ -40,7 +40,7 @@ from .observations import (
     uploads,
 )
 from .population import populations
-from .subjects import Subject, shared
+from .subjects import AuditTarget, shared
 from .view import Case, Map, Pairs, Population, View
 
 Indices = NDArray[np.int64]
@@ -85,7 +85,7 @@ class Laboratory:
         seed: Of the split into public images and decoys, and of what is staged.
     """
 
-    def __init__(self, run: Subject, data: Dataset, *, seed: int = 0) -> None:
+    def __init__(self, run: AuditTarget, data: Dataset, *, seed: int = 0) -> None:
         self.run, self.config, self.classes = run, run.config, data.classes
         height, _, channels = data.image_shape
         self.shape = ImageShape(height, channels)
@@ -98,7 +98,7 @@ class Laboratory:
             clients=self.config.clients.count,
             classes=data.classes,
             settings=self.config.data,
-            seed=seed_of(self.config.seed, "partition"),
+            seed=derive_seed(self.config.seed, "partition"),
         )
         self.holdings: dict[str, Indices] = dict(zip(client_ids(self.config), parts, strict=True))
         self.holdings[EVERYONE] = np.concatenate(parts)
@@ -108,7 +108,7 @@ class Laboratory:
         self.public, self.public_labels = test[order[:half]], data.y_test[order[:half]]
         self.held, self.held_labels = test[order[half:]], data.y_test[order[half:]]
         self.anchored = shared(self.config) == "anchored"
-        self.design = design_of(self.config, self.classes)
+        self.spec = release_spec_of(self.config, self.classes)
         self._models: dict[str, Map] = {}
         self._decoders: dict[str, Map | None] = {}
         self._populations: dict[Map, list[Population]] = {}
@@ -118,7 +118,7 @@ class Laboratory:
         """R of the run, or None."""
         return self.run.anchor(self.shape)
 
-    def extractor(self, seen: Seen) -> Map | None:
+    def extractor(self, seen: Observation) -> Map | None:
         """What the adversary who saw this can compute features with, or None."""
         if self.anchored:
             return self.anchor
@@ -135,7 +135,7 @@ class Laboratory:
 
     # ------------------------------------------------------------ what was seen
 
-    def observed(self) -> list[Seen]:
+    def observed(self) -> list[Observation]:
         """What each adversary sees of the finished run."""
         seen = []
         kinds = ("anchor",) if self.anchored else ("features",)
@@ -146,9 +146,9 @@ class Laboratory:
                     context,
                     self.config,
                     self.classes,
-                    self.design,
+                    self.spec,
                     self.centre(self.anchor),
-                    self.typical(self.anchor, self.design),
+                    self.typical(self.anchor, self.spec),
                 )
                 seen.append(one)
         if not self.anchored:  # only what the last round's extractor may still be near to
@@ -156,12 +156,12 @@ class Laboratory:
             seen = [one for one in seen if one.round == last]
             seen += [replace(one, who="server+device") for one in seen]
         world = self.run.published()
-        if world is not None and self.design is None:
+        if world is not None and self.spec is None:
             seen.append(of_publication(world, who="device"))
             seen += self._colluders(seen)
         return seen
 
-    def _colluders(self, seen: Sequence[Seen]) -> Iterator[Seen]:
+    def _colluders(self, seen: Sequence[Observation]) -> Iterator[Observation]:
         """The publication, less what all clients but one know of themselves."""
         world = self.run.published()
         if world is None or not self.anchored or self.anchor is None:
@@ -192,20 +192,20 @@ class Laboratory:
     def centre(self, anchor: Anchor | None) -> Array:
         """Public centre that private sums are about."""
         if anchor is None:
-            return np.zeros(self.design.width if self.design else self.config.method.latent)
+            return np.zeros(self.spec.width if self.spec else self.config.method.latent)
         return centre(anchor, self.shape)
 
-    def typical(self, anchor: Anchor | None, design: Design | None) -> float:
+    def typical(self, anchor: Anchor | None, spec: ReleaseSpec | None) -> float:
         """How much joint clipping shortens an example, from public images."""
-        if design is None or anchor is None or isinstance(design, ClientDesign):
+        if spec is None or anchor is None or isinstance(spec, ClientReleaseSpec):
             return 1.0
         features = one_by_one(anchor, self.public[:200]).double().numpy()
-        count, _, _ = contributions(design, features, self.centre(anchor))
+        count, _, _ = contributions(spec, features, self.centre(anchor))
         return float(count.mean() / (COUNT * GRID))
 
     # ------------------------------------------------------------ trials
 
-    def view(self, seen: Seen, label: int, extract: Map | None) -> View:
+    def view(self, seen: Observation, label: int, extract: Map | None) -> View:
         """One class of what was seen."""
         known = self.public[self.public_labels == label]
         return View(
@@ -226,7 +226,7 @@ class Laboratory:
             population=None if extract is None else self._population(extract, label),
         )
 
-    def _decoder(self, seen: Seen) -> Map | None:
+    def _decoder(self, seen: Observation) -> Map | None:
         """ψ, which paints from the client's own features: who has the device, or was sent it."""
         sent = seen.who == "server" and shared(self.config) == "features+decoder"
         if self.anchored or seen.client == EVERYONE or not (sent or seen.who == "server+device"):
@@ -235,16 +235,18 @@ class Laboratory:
             self._decoders[seen.client] = self.run.decoder(seen.client, self.shape)
         return self._decoders[seen.client]
 
-    def _pairs(self, seen: Seen) -> Pairs | None:
+    def _pairs(self, seen: Observation) -> Pairs | None:
         """A few public images whose features under the client's own g became known."""
         if self.anchored or seen.client == EVERYONE:
             return None
         known = self.public[:KNOWN_PAIRS]
         hidden = in_chunks(self.model(seen.client), known).double().numpy()
-        stand_in = Anchor(self.shape, self.config.method.anchor, seed_of(0, "stand-in")).eval()
-        return Pairs(stand_in, in_chunks(stand_in, known).double().numpy(), hidden)
+        probe_copy = Anchor(
+            self.shape, self.config.method.anchor, derive_seed(0, "stand-in")
+        ).eval()
+        return Pairs(probe_copy, in_chunks(probe_copy, known).double().numpy(), hidden)
 
-    def trials(self, seen: Seen, number: int, extract: Map | None) -> list[Trial]:
+    def trials(self, seen: Observation, number: int, extract: Map | None) -> list[Trial]:
         """Up to ``number`` trials on the classes of an upload, one member each."""
         own = self.holdings[seen.client]
         cells = [own[self.labels[own] == label] for label in range(self.classes)]

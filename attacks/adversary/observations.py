@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedvtc_edge import wire
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import RunError
-from fedvtc_edge.privacy.release_spec import COUNT, RADIUS, Array, ClientDesign, Design
+from fedvtc_edge.privacy.release_spec import COUNT, RADIUS, Array, ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.privacy.sampler import GRID
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.wire.context import Context
@@ -29,7 +29,7 @@ _LARGEST_UPLOAD = 2**26
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class Observation:
     """Statistics of C classes as an adversary reads them.
 
     Args:
@@ -62,14 +62,14 @@ class Seen:
 
 def of_statistics(
     statistics: ClassStatistics, *, who: str, client: str, round_: int, rounding: float
-) -> Seen:
+) -> Observation:
     """Exact sums."""
     scatter = None
     if statistics.pooled:
         between = (statistics.mean * statistics.count[:, None]).T @ statistics.mean
         scatter = statistics.square - between
         scatter = (scatter + scatter.T) / 2
-    return Seen(
+    return Observation(
         who,
         client,
         round_,
@@ -83,7 +83,7 @@ def of_statistics(
 
 
 def of_release(
-    design: Design,
+    spec: ReleaseSpec,
     release: NDArray[np.int64],
     centre: Array,
     *,
@@ -92,11 +92,11 @@ def of_release(
     round_: int,
     draws: float = 1.0,
     typical: float = 1.0,
-) -> Seen:
+) -> Observation:
     """Noised or clipped sums, read as they are: without the shrinkage of ``estimate``.
 
     Args:
-        design: Public.
+        spec: Public.
         release: [design.size].
         centre: Public centre of the features.
         who: The adversary.
@@ -105,17 +105,17 @@ def of_release(
         draws: Shares of noise in it; 0 for an upload that was clipped only.
         typical: By what factor joint clipping shortens an example; public, from public images.
     """
-    step = design.unit / GRID
-    numbers, sums, _ = np.split(release * step, np.cumsum(design.sizes)[:-1])
+    step = spec.unit / GRID
+    numbers, sums, _ = np.split(release * step, np.cumsum(spec.sizes)[:-1])
     count = numbers / COUNT
     many = np.maximum(count, 0.5 * typical)[:, None]
-    deviation = sums.reshape(design.classes, design.width) / many
-    mean = (deviation * RADIUS + centre) * design.width**0.5
-    noise = float(design.share) * step * draws**0.5 * RADIUS * design.width**0.5 / many[:, 0]
-    return Seen(who, client, round_, count / typical, mean, None, None, noise, 2.0**-16)
+    deviation = sums.reshape(spec.classes, spec.width) / many
+    mean = (deviation * RADIUS + centre) * spec.width**0.5
+    noise = float(spec.share) * step * draws**0.5 * RADIUS * spec.width**0.5 / many[:, 0]
+    return Observation(who, client, round_, count / typical, mean, None, None, noise, 2.0**-16)
 
 
-def of_publication(world: GlobalStatistics, *, who: str, client: str = EVERYONE) -> Seen:
+def of_publication(world: GlobalStatistics, *, who: str, client: str = EVERYONE) -> Observation:
     """What the server published, as exact sums over all clients."""
     return replace(
         of_statistics(sums_of(world), who=who, client=client, round_=0, rounding=FLOAT32), who=who
@@ -159,23 +159,23 @@ def opened(
     context: Context,
     config: Config,
     classes: int,
-    design: Design | None,
+    spec: ReleaseSpec | None,
     centre: Array,
     typical: float,
-) -> Seen:
+) -> Observation:
     """One upload of statistics, as the server reads it.
 
     Raises:
         WireError: It is not what the settings say.
     """
     who, client, round_ = "server", context.sender, context.round
-    if design is not None:
-        release = wire.decode_release(data, size=design.size, context=context)
+    if spec is not None:
+        release = wire.decode_release(data, size=spec.size, context=context)
         # The server's own release of a client-level run is noised; what it was sent is not.
-        clipped = isinstance(design, ClientDesign) and design.shares == 1
+        clipped = isinstance(spec, ClientReleaseSpec) and spec.shares == 1
         draws = 0.0 if clipped and context.sender != "server" else 1.0
         return of_release(
-            design,
+            spec,
             release,
             centre,
             who=who,

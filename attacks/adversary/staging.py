@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from fedvtc_edge import wire
 from fedvtc_edge.models.anchor import Anchor
 from fedvtc_edge.privacy.release import bounded_sums, clipped_upload
-from fedvtc_edge.privacy.release_spec import ClientDesign, Design
+from fedvtc_edge.privacy.release_spec import ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.privacy.sampler import discrete_gaussian
-from fedvtc_edge.seeding import seed_of
+from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.training.client import one_by_one
 
 from .laboratory import FEWEST, Indices, Laboratory, Trial
-from .observations import FLOAT16, FLOAT32, Seen, of_release, of_statistics
+from .observations import FLOAT16, FLOAT32, Observation, of_release, of_statistics
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,17 @@ class Path:
     """How statistics leave a client.
 
     Args:
-        design: Of private releases; None for exact sums.
+        spec: Of private releases; None for exact sums.
         pooled: Which second moments exact sums have.
         precision: Of exact sums, ``float32`` or ``float16``.
     """
 
-    design: Design | None
+    spec: ReleaseSpec | None
     pooled: bool
     precision: wire.Precision = "float32"
 
 
-class Stage:
+class UploadStager:
     """Makes uploads and trials on them.
 
     Args:
@@ -51,28 +51,28 @@ class Stage:
         assert laboratory.anchor is not None
         self.laboratory, self.anchor = laboratory, laboratory.anchor
         self.path = path or Path(
-            laboratory.design,
+            laboratory.spec,
             config.method.moments == "covariance",
             config.transport.precision,
         )
-        design = self.path.design
-        if design is not None and design.width != self.anchor.width:
-            self.anchor = self._anchor("anchor", design.width)
-        self._typical = laboratory.typical(self.anchor, design)
+        spec = self.path.spec
+        if spec is not None and spec.width != self.anchor.width:
+            self.anchor = self._anchor("anchor", spec.width)
+        self._typical = laboratory.typical(self.anchor, spec)
 
     def _anchor(self, name: str, width: int) -> Anchor:
-        seed = seed_of(self.laboratory.config.seed, name)
+        seed = derive_seed(self.laboratory.config.seed, name)
         return Anchor(self.laboratory.shape, width, seed).eval()
 
-    def upload(self, where: Indices, anchor: Anchor, *, client: str) -> Seen:
+    def upload(self, where: Indices, anchor: Anchor, *, client: str) -> Observation:
         """What is seen of some records.
 
         Where only a sum is seen, because of masks or of a trusted server, it is that sum less
         all other clients' parts, which the adversary is taken to know: one whole draw of noise.
         """
         laboratory, path = self.laboratory, self.path
-        labels, design = laboratory.labels[where], path.design
-        if design is None:
+        labels, spec = laboratory.labels[where], path.spec
+        if spec is None:
             sums = laboratory.sums(anchor, where, pooled=path.pooled)
             data = wire.encode(sums, precision=path.precision)
             sums = wire.decode(
@@ -82,18 +82,18 @@ class Stage:
             return of_statistics(sums, who="server", client=client, round_=0, rounding=rounding)
         features = one_by_one(anchor, laboratory.images[where]).numpy()
         about = laboratory.centre(anchor)
-        if isinstance(design, ClientDesign):
-            exact, who = clipped_upload(design, features, labels, about), "device"
+        if isinstance(spec, ClientReleaseSpec):
+            exact, who = clipped_upload(spec, features, labels, about), "device"
         else:
-            exact, who = bounded_sums(design, features, labels, about), "server"
+            exact, who = bounded_sums(spec, features, labels, about), "server"
         return of_release(
-            design,
-            exact + noise_of(design),
+            spec,
+            exact + noise_of(spec),
             about,
             who=who,
             client=client,
             round_=0,
-            draws=design.shares,
+            draws=spec.shares,
             typical=self._typical,
         )
 
@@ -148,10 +148,10 @@ class Stage:
         return np.concatenate(where), np.asarray(leaving, np.int64)
 
 
-def noise_of(design: Design, *, halved: bool = False) -> NDArray[np.int64]:
+def noise_of(spec: ReleaseSpec, *, halved: bool = False) -> NDArray[np.int64]:
     """What all honest clients together add, drawn from the operating system's entropy."""
-    share = design.share / 2 if halved else design.share
-    drawn = np.zeros(design.size, np.int64)
-    for _ in range(design.shares):
-        drawn += discrete_gaussian(share, design.size)
+    share = spec.share / 2 if halved else spec.share
+    drawn = np.zeros(spec.size, np.int64)
+    for _ in range(spec.shares):
+        drawn += discrete_gaussian(share, spec.size)
     return drawn

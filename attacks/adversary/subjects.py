@@ -13,8 +13,8 @@ from fedvtc_edge.errors import RunError, UsageError
 from fedvtc_edge.models import Classifier, ImageShape
 from fedvtc_edge.models.anchor import Anchor
 from fedvtc_edge.models.vtc import VTC
-from fedvtc_edge.privacy.mechanism import design_of
-from fedvtc_edge.seeding import seed_of
+from fedvtc_edge.privacy.mechanism import release_spec_of
+from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.wire import WireError
 
@@ -36,7 +36,7 @@ def shared(config: Config) -> str:
     return "features" if config.method.name == "fedproto" else "nothing"
 
 
-class Subject(Protocol):
+class AuditTarget(Protocol):
     """What a laboratory needs of a run; :class:`~fedvtc_edge.runs.finished.FinishedRun` has it."""
 
     @property
@@ -91,9 +91,9 @@ class Settings:
 
     def anchor(self, shape: ImageShape) -> Anchor:
         """R of the settings."""
-        design = design_of(self.config, self.classes)
-        width = design.width if design else self.config.method.anchor
-        return Anchor(shape, width, seed_of(self.config.seed, "anchor")).eval()
+        spec = release_spec_of(self.config, self.classes)
+        width = spec.width if spec else self.config.method.anchor
+        return Anchor(shape, width, derive_seed(self.config.seed, "anchor")).eval()
 
     def published(self) -> GlobalStatistics | None:
         """Nothing."""
@@ -140,8 +140,8 @@ class StatisticsFile(Settings):
                 f"{path} holds no published statistics: {error}",
                 hint="give statistics.safetensors of a run or of a bundle",
             ) from None
-        design = design_of(config, len(world.count))
-        width = design.width if design else config.method.anchor
+        spec = release_spec_of(config, len(world.count))
+        width = spec.width if spec else config.method.anchor
         if shared(config) != "anchored" or world.mean.shape[1] != width:
             raise RunError(
                 f"{path} has {world.mean.shape[1]} features, the settings say {width} of an anchor",

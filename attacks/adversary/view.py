@@ -37,12 +37,12 @@ class Pairs:
     """Records whose hidden features the adversary came to know.
 
     Args:
-        stand_in: An extractor that everybody can build.
+        probe_copy: An extractor that everybody can build.
         known: Its features of P records, [P, q].
         hidden: Their features under the client's own extractor, [P, p].
     """
 
-    stand_in: Map
+    probe_copy: Map
     known: Array
     hidden: Array
 

@@ -5,16 +5,16 @@ makes uploads of two worlds that differ in one unit, :mod:`likelihood` scores on
 :mod:`bounds` turns scores into a lower bound on ε, :mod:`game` says what it comes to.
 """
 
-from .claims import Claim, Thresholds, claim_of_run, read_claim, reasons_against
-from .game import AuditResult, Mechanism, audit, trials_for
+from .claims import PrivacyClaim, Thresholds, claim_of_run, read_claim, reasons_against
+from .game import AuditedMechanism, AuditResult, audit, trials_for
 from .releases import ClientRelease, ExampleRelease
 
 __all__ = [
     "AuditResult",
-    "Claim",
+    "AuditedMechanism",
     "ClientRelease",
     "ExampleRelease",
-    "Mechanism",
+    "PrivacyClaim",
     "Thresholds",
     "audit",
     "claim_of_run",

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from fedvtc_edge.privacy.release_spec import ClientDesign
+from fedvtc_edge.privacy.release_spec import ClientReleaseSpec
 from fedvtc_edge.statistics.class_statistics import Array
 from fedvtc_edge.training.client import one_by_one
 
 from ..adversary.laboratory import Laboratory
 from ..adversary.observations import EVERYONE
-from . import AuditResult, Claim, ClientRelease, ExampleRelease, audit, trials_for
+from . import AuditResult, ClientRelease, ExampleRelease, PrivacyClaim, audit, trials_for
 from .releases import Records, canary, canary_client, joined
 
 CONFIDENCE = 0.99
@@ -23,7 +23,9 @@ _MOST_RECORDS = 200
 """Of the client whose upload is made over and over: others add nothing but time."""
 
 
-def audit_claim(laboratory: Laboratory, claim: Claim, *, quick: bool) -> Mapping[str, Any] | None:
+def audit_claim(
+    laboratory: Laboratory, claim: PrivacyClaim, *, quick: bool
+) -> Mapping[str, Any] | None:
     """Try to refute the claim of a run on its own release path.
 
     The worlds differ in a canary, which moves the sums by all of the clip bound, and in a natural
@@ -37,7 +39,7 @@ def audit_claim(laboratory: Laboratory, claim: Claim, *, quick: bool) -> Mapping
     Returns:
         ``dp`` of the report; None where the run has no noise or its claim no δ.
     """
-    if laboratory.design is None or claim.delta is None:
+    if laboratory.spec is None or claim.delta is None:
         return None
     played = _mechanisms(laboratory)
     played = dict(list(played.items())[:1]) if quick else played
@@ -78,32 +80,30 @@ def audit_claim(laboratory: Laboratory, claim: Claim, *, quick: bool) -> Mapping
 
 
 def _mechanisms(laboratory: Laboratory) -> dict[str, ExampleRelease | ClientRelease]:
-    design, centre = laboratory.design, laboratory.centre(laboratory.anchor)
-    assert design is not None
+    spec, centre = laboratory.spec, laboratory.centre(laboratory.anchor)
+    assert spec is not None
     owners = [name for name in laboratory.holdings if name != EVERYONE]
-    away: Array = np.ones(design.width) / design.width**0.5
+    away: Array = np.ones(spec.width) / spec.width**0.5
     label = int(laboratory.labels[laboratory.holdings[owners[0]][0]])
-    if isinstance(design, ClientDesign):
+    if isinstance(spec, ClientReleaseSpec):
         clients = [_records(laboratory, name) for name in owners]
-        odd = canary_client(design, centre, away, label)
+        odd = canary_client(spec, centre, away, label)
 
         def worlds(one: Records) -> ClientRelease:
-            return ClientRelease(design, (clients, [*clients, one]), centre, draws=design.shares)
+            return ClientRelease(spec, (clients, [*clients, one]), centre, draws=spec.shares)
 
         return {
             "a client that moves the sum most": worlds(odd),
-            f"{owners[0]}": ClientRelease(
-                design, (clients[1:], clients), centre, draws=design.shares
-            ),
+            f"{owners[0]}": ClientRelease(spec, (clients[1:], clients), centre, draws=spec.shares),
         }
     features, labels = _records(laboratory, owners[0])
     own = (features, labels)
     return {
         "a record that moves the sums most": ExampleRelease(
-            design, (own, joined(own, canary(design, centre, away, label))), centre, design.shares
+            spec, (own, joined(own, canary(spec, centre, away, label))), centre, spec.shares
         ),
         f"a record of {owners[0]}": ExampleRelease(
-            design, ((features[1:], labels[1:]), own), centre, design.shares
+            spec, ((features[1:], labels[1:]), own), centre, spec.shares
         ),
     }
 

@@ -15,20 +15,27 @@ from pydantic_core import ErrorDetails
 from fedvtc_edge.config import Config, read_toml
 from fedvtc_edge.errors import ConfigError, PrivacyError
 from fedvtc_edge.privacy import mechanism as plan
-from fedvtc_edge.privacy.accountant import MAX_EPSILON, MIN_DELTA, Step, epsilon_spent
+from fedvtc_edge.privacy.accountant import MAX_EPSILON, MIN_DELTA, ComposedStep, epsilon_spent
 from fedvtc_edge.privacy.mechanism import schedule_of
 
-__all__ = ["Claim", "Thresholds", "claim_of_run", "least_epsilon", "read_claim", "reasons_against"]
+__all__ = [
+    "PrivacyClaim",
+    "Thresholds",
+    "claim_of_run",
+    "least_epsilon",
+    "read_claim",
+    "reasons_against",
+]
 
 _GDP = re.compile(r"\bgdp\b|\bclt\b|gaussian.?(dp|differential)", re.IGNORECASE)
 
 
-def claim_of_run(config: Config) -> Claim | None:
+def claim_of_run(config: Config) -> PrivacyClaim | None:
     """What a run claims by its own settings; None where it claims nothing."""
     said = plan.claim_of(config)
     if said is None:
         return None
-    return Claim(
+    return PrivacyClaim(
         epsilon=said.epsilon,
         delta=config.privacy.delta,
         unit=_unit(config),
@@ -38,7 +45,7 @@ def claim_of_run(config: Config) -> Claim | None:
     )
 
 
-def reasons_against(claim: Claim, config: Config | None = None) -> list[str]:
+def reasons_against(claim: PrivacyClaim, config: Config | None = None) -> list[str]:
     """Why a claim is invalid, whatever an audit of it measures.
 
     A claim that is merely too small for the noise is refuted by attacks; these are claims
@@ -64,7 +71,7 @@ def reasons_against(claim: Claim, config: Config | None = None) -> list[str]:
     return missing + _inherent(claim) + ([] if config is None else _contradictions(claim, config))
 
 
-def _inherent(claim: Claim) -> list[str]:
+def _inherent(claim: PrivacyClaim) -> list[str]:
     """What no run could mend."""
     found = {
         "statistics of a batch (BatchNorm) mix the examples that DP-SGD must tell apart": (
@@ -80,7 +87,7 @@ def _inherent(claim: Claim) -> list[str]:
     return [reason for reason, applies in found.items() if applies]
 
 
-def _contradictions(claim: Claim, config: Config) -> list[str]:
+def _contradictions(claim: PrivacyClaim, config: Config) -> list[str]:
     """What the run's own settings say against it."""
     found, unit, mode = [], _unit(config), config.privacy.mode
     if config.method.share == "features+decoder" and mode != "example":
@@ -130,7 +137,7 @@ def least_epsilon(config: Config, delta: float, neighbouring: str) -> float:
         return math.inf
 
 
-def _steps(config: Config) -> list[Step]:
+def _steps(config: Config) -> list[ComposedStep]:
     """Noise multiplier, sampling rate and number of all that one unit goes through."""
     if config.privacy.mode == "example":
         schedule = schedule_of(config)
@@ -139,9 +146,9 @@ def _steps(config: Config) -> list[Step]:
             schedule.noise_multiplier, trained=rounds, painted=rounds, released=schedule.releases
         )
         return [step for step in steps if step[2]]
-    design = plan.design_of(config, 2)  # neither noise nor clip depend on the classes
-    assert design is not None
-    return [(design.noise_multiplier, 1.0, design.releases)]
+    spec = plan.release_spec_of(config, 2)  # neither noise nor clip depend on the classes
+    assert spec is not None
+    return [(spec.noise_multiplier, 1.0, spec.releases)]
 
 
 def _unit(config: Config) -> str:
@@ -167,7 +174,7 @@ _GAUSSIAN = re.compile(r"(discrete[ -])?gaussian", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Claim:
+class PrivacyClaim:
     """(ε, δ), and of what.
 
     Args:
@@ -250,14 +257,14 @@ class _Limits(BaseModel):
     max_epsilon: float | None = Field(default=None, gt=0, le=MAX_EPSILON)
 
 
-def read_claim(path: Path) -> tuple[Claim | None, Thresholds]:
+def read_claim(path: Path) -> tuple[PrivacyClaim | None, Thresholds]:
     """Read what is claimed of a run, and what may leak.
 
     What a claim leaves out is no error here: it makes the claim invalid, and
     :func:`~fedvtc_edge.attacks.dp.claims.reasons_against` says so.
 
     Args:
-        path: A TOML file of the keys of :class:`Claim` and :class:`Thresholds`, side by side.
+        path: A TOML file of the keys of :class:`PrivacyClaim` and :class:`Thresholds`, side by side.
 
     Returns:
         The claim, None where only thresholds are given, and the thresholds.
@@ -272,7 +279,7 @@ def read_claim(path: Path) -> tuple[Claim | None, Thresholds]:
         thresholds = Thresholds(**_Limits.model_validate(limits).model_dump())
         if limits and not document:
             return None, thresholds
-        return Claim(**_Claimed.model_validate(document).model_dump()), thresholds
+        return PrivacyClaim(**_Claimed.model_validate(document).model_dump()), thresholds
     except ValidationError as error:
         raise _explain(path, error.errors(), document) from None
 

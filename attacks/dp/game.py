@@ -15,7 +15,7 @@ from fedvtc_edge.privacy.accountant import noise_for
 from fedvtc_edge.privacy.release_spec import Array
 
 from .bounds import Blocks, Bounds, bounds_of, choose
-from .claims import Claim
+from .claims import PrivacyClaim
 
 Verdict = Literal["pass", "leak", "inconclusive"]
 
@@ -29,7 +29,7 @@ _PER_TRIAL = 5
 """Uploads per trial: two that decide, two of the control, and one that chooses the score."""
 
 
-class Mechanism(Protocol):
+class AuditedMechanism(Protocol):
     """What a client uploads in two worlds that differ in one unit.
 
     All but the privacy noise is equal whenever it is asked: training has a fixed seed.
@@ -75,12 +75,12 @@ class AuditResult:
 
 
 def audit(
-    mechanism: Mechanism,
-    claim: Claim,
+    mechanism: AuditedMechanism,
+    claim: PrivacyClaim,
     *,
     trials: int,
     confidence: float,
-    control: Mechanism,
+    control: AuditedMechanism,
     attacks: int = 1,
 ) -> AuditResult:
     """Try to refute a claim.
@@ -114,7 +114,7 @@ def audit(
     zeros, ones = (_uploads(mechanism, world, trials // 2, size) for world in (0, 1))
     score = choose(zeros, ones, mechanism.blocks, _known(mechanism, size))
 
-    def bounds(played: Mechanism) -> Bounds:
+    def bounds(played: AuditedMechanism) -> Bounds:
         zeros, ones = (score(_uploads(played, world, trials, size)) for world in (0, 1))
         error = (1 - confidence) / attacks
         return bounds_of(zeros, ones, delta, error, gaussian=claim.gaussian)
@@ -127,7 +127,12 @@ def audit(
 
 
 def trials_for(
-    claim: Claim, *, confidence: float, attacks: int = 1, numbers: int = 0, power: float = 0.999
+    claim: PrivacyClaim,
+    *,
+    confidence: float,
+    attacks: int = 1,
+    numbers: int = 0,
+    power: float = 0.999,
 ) -> int:
     """How many trials notice half of a Gaussian's noise, if they can be afforded.
 
@@ -165,14 +170,14 @@ def _check(trials: int, confidence: float, attacks: int) -> None:
         raise ScoreError(f"{attacks} attacks: expected 1 or more", hint="1 where there is but one")
 
 
-def _known(mechanism: Mechanism, size: int) -> tuple[Array, Array] | None:
+def _known(mechanism: AuditedMechanism, size: int) -> tuple[Array, Array] | None:
     zero, one = mechanism.exact(0), mechanism.exact(1)
     if zero is None or one is None:
         return None
     return _checked(zero, 0, size), _checked(one, 1, size)
 
 
-def _uploads(mechanism: Mechanism, world: int, count: int, size: int) -> Array:
+def _uploads(mechanism: AuditedMechanism, world: int, count: int, size: int) -> Array:
     """Uploads of one world, [count, size]."""
     made = np.empty((count, size))
     for row in made:

@@ -14,10 +14,10 @@ from functools import cached_property
 import numpy as np
 
 from fedvtc_edge.privacy.release import Integers, bounded_sums, clipped_upload, noised, release
-from fedvtc_edge.privacy.release_spec import RADIUS, Array, ClientDesign, Design
+from fedvtc_edge.privacy.release_spec import RADIUS, Array, ClientReleaseSpec, ReleaseSpec
 
 from .bounds import Blocks
-from .claims import Claim
+from .claims import PrivacyClaim
 
 Records = tuple[Array, Integers]
 """Features [N, m], each of norm √m where they are an anchor's, and their classes [N]."""
@@ -32,46 +32,46 @@ class ExampleRelease:
     Each upload is made from the records anew: a few of them cost little and show as much.
 
     Args:
-        design: Public.
+        spec: Public.
         worlds: The client's records in world 0 and 1; neighbours by the claim.
         centre: Public centre of the features' directions, [m].
         draws: Honest clients whose noise is in what is seen; ``design.shares`` of them.
     """
 
-    design: Design
+    spec: ReleaseSpec
     worlds: tuple[Records, Records]
     centre: Array
     draws: int = 1
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> PrivacyClaim:
         """What the design says of itself."""
-        return claim_of_design(self.design)
+        return claim_of_design(self.spec)
 
     @property
     def blocks(self) -> Blocks:
         """Counts, each class' sums, second moments."""
-        return blocks_of(self.design)
+        return blocks_of(self.spec)
 
     def exact(self, world: int) -> Integers:
         """The uploads without noise."""
-        sums = bounded_sums(self.design, *self.worlds[world], self.centre)
-        return np.tile(sums, self.design.releases)
+        sums = bounded_sums(self.spec, *self.worlds[world], self.centre)
+        return np.tile(sums, self.spec.releases)
 
     def release(self, world: int) -> Integers:
         """The uploads, with noise drawn afresh."""
-        nobody = np.empty((0, self.design.width)), np.empty(0, np.int64)
+        nobody = np.empty((0, self.spec.width)), np.empty(0, np.int64)
         parties = [self.worlds[world], *[nobody] * (self.draws - 1)]
         return np.concatenate(
             [
-                sum(release(self.design, *records, self.centre) for records in parties)
-                for _ in range(self.design.releases)
+                sum(release(self.spec, *records, self.centre) for records in parties)
+                for _ in range(self.spec.releases)
             ]
         )
 
     def halved(self) -> ExampleRelease:
         """The positive control: half of the noise, drawn on the same path."""
-        return replace(self, design=_Halved(**vars(self.design)))
+        return replace(self, spec=_Halved(**vars(self.spec)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,57 +79,54 @@ class ClientRelease:
     """What a server publishes of a federation: noised sums of clipped uploads.
 
     Args:
-        design: Public.
+        spec: Public.
         worlds: The records of each client, in world 0 and 1.
         centre: Public centre of the features' directions, [m].
         draws: Clients that add a share of the noise under masking; 1: the server adds all.
     """
 
-    design: ClientDesign
+    spec: ClientReleaseSpec
     worlds: tuple[Sequence[Records], Sequence[Records]]
     centre: Array
     draws: int = 1
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> PrivacyClaim:
         """What the design says of itself."""
-        return claim_of_design(self.design)
+        return claim_of_design(self.spec)
 
     @property
     def blocks(self) -> Blocks:
         """Counts, each class' sums, second moments."""
-        return blocks_of(self.design)
+        return blocks_of(self.spec)
 
     def exact(self, world: int) -> Integers:
         """The sums without noise."""
-        return np.tile(self._totals[world], self.design.releases)
+        return np.tile(self._totals[world], self.spec.releases)
 
     def release(self, world: int) -> Integers:
         """The sums, with noise drawn afresh."""
-        nothing = np.zeros(self.design.size, np.int64)
+        nothing = np.zeros(self.spec.size, np.int64)
         parties = [self._totals[world], *[nothing] * (self.draws - 1)]
         return np.concatenate(
-            [
-                sum(noised(self.design, total) for total in parties)
-                for _ in range(self.design.releases)
-            ]
+            [sum(noised(self.spec, total) for total in parties) for _ in range(self.spec.releases)]
         )
 
     def halved(self) -> ClientRelease:
         """The positive control: half of the noise, drawn on the same path."""
-        return replace(self, design=_HalvedClient(**vars(self.design)))
+        return replace(self, spec=_HalvedClient(**vars(self.spec)))
 
     @cached_property
     def _totals(self) -> list[Integers]:
         """Of both worlds: clipping has no chance in it, and is done once."""
-        nothing = np.zeros(self.design.size, np.int64)
+        nothing = np.zeros(self.spec.size, np.int64)
         return [
-            sum((clipped_upload(self.design, *one, self.centre) for one in clients), nothing)
+            sum((clipped_upload(self.spec, *one, self.centre) for one in clients), nothing)
             for clients in self.worlds
         ]
 
 
-class _Halved(Design):
+class _Halved(ReleaseSpec):
     """A design that lies: it draws half of the noise that it speaks of."""
 
     @property
@@ -137,7 +134,7 @@ class _Halved(Design):
         return super().share / 2
 
 
-class _HalvedClient(ClientDesign):
+class _HalvedClient(ClientReleaseSpec):
     """Its double for whole clients."""
 
     @property
@@ -145,47 +142,47 @@ class _HalvedClient(ClientDesign):
         return super().share / 2
 
 
-def claim_of_design(design: Design) -> Claim:
+def claim_of_design(spec: ReleaseSpec) -> PrivacyClaim:
     """What all releases of a design together claim."""
-    return Claim(
-        epsilon=design.epsilon,
-        delta=design.delta,
-        unit="client" if isinstance(design, ClientDesign) else "example",
+    return PrivacyClaim(
+        epsilon=spec.epsilon,
+        delta=spec.delta,
+        unit="client" if isinstance(spec, ClientReleaseSpec) else "example",
         neighbouring="add/remove",
-        mechanism=f"discrete Gaussian, noise multiplier {design.noise_multiplier:.6g}, "
-        f"{design.releases} times",
+        mechanism=f"discrete Gaussian, noise multiplier {spec.noise_multiplier:.6g}, "
+        f"{spec.releases} times",
         accountant="exact",
     )
 
 
-def blocks_of(design: Design) -> Blocks:
+def blocks_of(spec: ReleaseSpec) -> Blocks:
     """Counts, the sums of each class and second moments are noised alike, or should be."""
-    counts, sums, seconds = design.sizes
-    per_class = np.repeat(np.arange(design.classes), sums // design.classes)
-    blocks = [np.zeros(counts), 1 + per_class, np.full(seconds, 1 + design.classes)]
-    return np.tile(np.concatenate(blocks).astype(np.int64), design.releases)
+    counts, sums, seconds = spec.sizes
+    per_class = np.repeat(np.arange(spec.classes), sums // spec.classes)
+    blocks = [np.zeros(counts), 1 + per_class, np.full(seconds, 1 + spec.classes)]
+    return np.tile(np.concatenate(blocks).astype(np.int64), spec.releases)
 
 
-def canary(design: Design, centre: Array, direction: Array, label: int) -> Records:
+def canary(spec: ReleaseSpec, centre: Array, direction: Array, label: int) -> Records:
     """The record that moves the sums most: by the whole clip bound, along a direction.
 
     Longer than any anchor's features, for the guarantee is whatever the features are.
 
     Args:
-        design: Public.
+        spec: Public.
         centre: Public centre of the features' directions, [m].
         direction: Where it lies from there, [m].
         label: Its class.
     """
-    reach = RADIUS * max(design.clip, 1.0) / float(np.linalg.norm(direction))
-    features = (centre + reach * direction) * np.sqrt(design.width)
+    reach = RADIUS * max(spec.clip, 1.0) / float(np.linalg.norm(direction))
+    features = (centre + reach * direction) * np.sqrt(spec.width)
     return features[None], np.array([label], np.int64)
 
 
-def canary_client(design: ClientDesign, centre: Array, direction: Array, label: int) -> Records:
+def canary_client(spec: ClientReleaseSpec, centre: Array, direction: Array, label: int) -> Records:
     """A client that moves the sum by the whole clip bound: one record, over and over."""
-    features, labels = canary(design, centre, direction, label)
-    count = math.ceil(design.clip * design.unit) + 1
+    features, labels = canary(spec, centre, direction, label)
+    count = math.ceil(spec.clip * spec.unit) + 1
     return np.repeat(features, count, 0), np.repeat(labels, count)
 
 

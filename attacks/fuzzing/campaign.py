@@ -13,7 +13,7 @@ from fedvtc_edge.progress import Progress, SilentProgress
 
 from .guided import guided
 from .mutation import flips, mutant
-from .probing import Finding, Tally, Target, peak_memory_mb, probe
+from .probing import Fault, Tally, Target, peak_memory_mb, probe
 from .targets import targets
 
 GUIDED = 4
@@ -66,7 +66,7 @@ def campaign(
             if coverage and (some := _share(chosen, at, found)):
                 parts.append(("coverage", guided(target.name, some, seed)))
             if left := target.aftermath():
-                parts[-1][1]["tally"].add(Finding(target.name, "left", left, b""))
+                parts[-1][1]["tally"].add(Fault(target.name, "left", left, b""))
             for part, result in parts:
                 rows.append(_row(target, part, result))
                 findings += result["tally"].findings
@@ -115,7 +115,7 @@ def _row(target: Target, part: str, result: dict[str, Any]) -> dict[str, Any]:
     begin, end = result["peak_mb"]
     if begin and end - begin > MOST_GROWTH_MB:
         grown = f"{begin:.0f} MiB became {end:.0f} MiB"
-        tally.add(Finding(target.name, "grew", grown, b""))
+        tally.add(Fault(target.name, "grew", grown, b""))
     return {
         "target": target.name,
         "part": part,

@@ -26,7 +26,7 @@ from fedvtc_edge.errors import MissingExtra
 from fedvtc_edge.storage.atomic import write_atomic
 
 from .mutation import mutant
-from .probing import Finding, Tally, Target, peak_memory_mb, probe
+from .probing import Fault, Tally, Target, peak_memory_mb, probe
 
 Load = Callable[[], Callable[[Path], list[Target]]]
 """Imports what is to be instrumented, and returns its ``targets``."""
@@ -65,12 +65,12 @@ def guided(target: str, count: int, seed: int, *, program: str = __name__) -> di
         tally = Tally()
         if done.returncode or not report.is_file():
             died = f"exit {done.returncode}: {said[-2000:]}"
-            tally.add(Finding(target, "died", died, b""))
+            tally.add(Fault(target, "died", died, b""))
             return {"tally": tally, "peak_mb": [0.0, 0.0], "edges": 0}
         document = json.loads(report.read_bytes())
     tally.counts.update(document["counts"])
     tally.findings += [
-        Finding(**{**entry, "data": bytes.fromhex(entry["data"])}) for entry in document["findings"]
+        Fault(**{**entry, "data": bytes.fromhex(entry["data"])}) for entry in document["findings"]
     ]
     covered = re.findall(r"\bcov: (\d+)", said)
     return {
@@ -124,7 +124,7 @@ def fuzz(arguments: Sequence[str], load: Load, *, instrument: Sequence[str] = ()
 
 def _write(path: Path, target: Target, tally: Tally, peaks: list[float]) -> None:
     if left := target.aftermath():
-        tally.add(Finding(target.name, "left", left, b""))
+        tally.add(Fault(target.name, "left", left, b""))
     findings = [{**vars(finding), "data": finding.data.hex()} for finding in tally.findings]
     document = {"counts": tally.counts, "findings": findings, "peak_mb": peaks}
     write_atomic(path, json.dumps(document).encode())

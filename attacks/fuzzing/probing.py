@@ -50,7 +50,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Fault:
     """A mutant that shows a fault.
 
     Args:
@@ -72,11 +72,11 @@ class Tally:
     """What became of a target's mutants."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Fault] = field(default_factory=list)
 
-    def add(self, verdict: str | Finding) -> None:
+    def add(self, verdict: str | Fault) -> None:
         """Count one verdict; at most a hundred findings are kept, all are counted."""
-        if isinstance(verdict, Finding):
+        if isinstance(verdict, Fault):
             self.counts["finding"] += 1
             if len(self.findings) < 100:
                 self.findings.append(verdict)
@@ -84,7 +84,7 @@ class Tally:
             self.counts[verdict] += 1
 
 
-def probe(target: Target, data: bytes) -> str | Finding:
+def probe(target: Target, data: bytes) -> str | Fault:
     """Let a target read one mutant.
 
     Returns:
@@ -101,26 +101,26 @@ def probe(target: Target, data: bytes) -> str | Finding:
         verdict = _refusal(target, data, error)
     except Exception:
         # Whatever it is: a server would print a traceback, or die of it.
-        return Finding(target.name, "crashed", traceback.format_exc(limit=-3), data)
+        return Fault(target.name, "crashed", traceback.format_exc(limit=-3), data)
     else:
         verdict = "unchanged" if unchanged else _acceptance(target, data, value)
     if time.thread_time() - begin > LONGEST_SECONDS:
-        return Finding(target.name, "slow", f"{time.thread_time() - begin:.1f} s", data)
+        return Fault(target.name, "slow", f"{time.thread_time() - begin:.1f} s", data)
     return verdict
 
 
-def _refusal(target: Target, data: bytes, error: FedVTCError) -> str | Finding:
+def _refusal(target: Target, data: bytes, error: FedVTCError) -> str | Fault:
     message = f"{error} ({error.hint})"
     if len(message) > LONGEST_MESSAGE or not message.isprintable():
-        return Finding(target.name, "talkative", message[:LONGEST_MESSAGE], data)
+        return Fault(target.name, "talkative", message[:LONGEST_MESSAGE], data)
     return "refused"
 
 
-def _acceptance(target: Target, data: bytes, value: object) -> str | Finding:
+def _acceptance(target: Target, data: bytes, value: object) -> str | Fault:
     if target.signed:
-        return Finding(target.name, "accepted", "nobody signed this", data)
+        return Fault(target.name, "accepted", "nobody signed this", data)
     wrong = target.wrong(data, value)
-    return Finding(target.name, "wrong", wrong, data) if wrong else "other"
+    return Fault(target.name, "wrong", wrong, data) if wrong else "other"
 
 
 def peak_memory_mb() -> float:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedvtc_edge import wire
 from fedvtc_edge.errors import EnvelopeError
-from fedvtc_edge.masking import MaskingClient, MaskingError, MaskingServer, Plan
+from fedvtc_edge.masking import MaskingClient, MaskingError, MaskingPlan, MaskingServer
 from fedvtc_edge.sealing import Identity, Inbox, TrustList, seal, unseal
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.wire.context import Context
@@ -227,7 +227,7 @@ def _advert() -> Target:
     names = ("client-a", "client-b", "client-c")
     keys = {name: made_of(name, "x25519").signing_key for name in names}
     plans = [
-        Plan(context, {name: key.public_key() for name, key in keys.items()}, size=4)
+        MaskingPlan(context, {name: key.public_key() for name, key in keys.items()}, size=4)
         for context in (CONTEXT, replace(CONTEXT, round=2))
     ]
     own, other, late = (

@@ -20,7 +20,7 @@ from torch import Tensor
 from fedvtc_edge.errors import ScoreError
 from fedvtc_edge.statistics.class_statistics import Array
 from fedvtc_edge.training.client import in_chunks
-from fedvtc_edge.training.losses import Moments
+from fedvtc_edge.training.losses import ClassMoments
 
 from ..adversary.view import Map
 
@@ -69,7 +69,7 @@ class Nearness:
 
 
 @dataclass(frozen=True, eq=False)
-class Memory:
+class MemorisationScores:
     """Scores for membership, and nearness.
 
     Args:
@@ -90,11 +90,11 @@ def memorised(
     member_labels: Indices,
     others: Tensor,
     other_labels: Indices,
-    codes: Moments | None,
+    codes: ClassMoments | None,
     *,
     references: Sequence[Parts] = (),
     seed: int = 0,
-) -> Memory:
+) -> MemorisationScores:
     """Put a device's parts to all tests of this module.
 
     Args:
@@ -144,7 +144,7 @@ def memorised(
     if parts.decode is not None and codes is not None:
         paint = painter(parts.decode, codes, torch.Generator().manual_seed(seed))
         nearest = nearest_ratio(paint, members, member_labels, others, other_labels, rng)
-    return Memory(scores, labels, nearest)
+    return MemorisationScores(scores, labels, nearest)
 
 
 def matched(members: Indices, others: Indices, rng: np.random.Generator) -> tuple[Indices, Indices]:
@@ -204,7 +204,7 @@ def calibrated(scores: Array, references: Sequence[Array]) -> Array:
     return result
 
 
-def painter(decode: Map, codes: Moments, stream: torch.Generator) -> Paint:
+def painter(decode: Map, codes: ClassMoments, stream: torch.Generator) -> Paint:
     """ψ(c + σε) for labels."""
 
     def paint(labels: Tensor) -> Tensor:

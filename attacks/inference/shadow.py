@@ -33,7 +33,7 @@ class Shadow:
         if pairs is None:
             return None
         with torch.no_grad():
-            features = pairs.stand_in(case.candidates).double().numpy()
+            features = pairs.probe_copy(case.candidates).double().numpy()
         guessed = features
         if len(pairs.hidden):
             guessed = ridge(pairs.known, pairs.hidden, features)

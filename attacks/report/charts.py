@@ -13,7 +13,7 @@ from fedvtc_edge.report.canvas import CALIBRATED, CONTROL, FULL, LOCAL, OWN, Cha
 from fedvtc_edge.report.wording import percent, short
 
 from . import wording
-from .document import Audit, FindingRecord, PointRecord
+from .document import AuditDocument, FindingRecord, PointRecord
 from .tables import records, unique
 
 _DASHED, _DOTTED = (0, (4, 2)), (0, (1.2, 1.5))
@@ -23,7 +23,7 @@ _PANEL = 172  # CSS pixels that one attack is high
 Line = list[tuple[float, FindingRecord]]
 
 
-def against_records(audit: Audit, view: str, index: int) -> Chart | None:
+def against_records(audit: AuditDocument, view: str, index: int) -> Chart | None:
     """Identification and AUC over n, one small plot per attack; None without two values of n."""
     found = [f for f in audit.findings if f.view == view and f.value is not None]
     attacks = []
@@ -151,7 +151,7 @@ class Series:
         return max([place[0] + 2, *highs]), place[1]
 
 
-def tradeoff(audit: Audit) -> Chart | None:
+def tradeoff(audit: AuditDocument) -> Chart | None:
     """Identification against the control's accuracy; None where no setting has both."""
     series = _series(audit.curve)
     if not series:

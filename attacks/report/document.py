@@ -16,7 +16,7 @@ SCHEMA = 1
 Verdict = Literal["pass", "leak", "inconclusive", "claim invalid"]
 
 
-class Subject(Record):
+class SubjectRecord(Record):
     """What was audited."""
 
     kind: str = "run"
@@ -31,7 +31,7 @@ class Subject(Record):
     digest: str | None = None
 
 
-class Claim(Record):
+class ClaimRecord(Record):
     """What is said of the subject's privacy; without ε nothing is."""
 
     epsilon: Amount | None = None
@@ -70,7 +70,7 @@ class FindingRecord(Record):
     note: str | None = None
 
 
-class Mechanism(Record):
+class MechanismRecord(Record):
     """A noise mechanism that the audit of ε tried to refute."""
 
     name: str
@@ -87,7 +87,7 @@ class EpsilonAudit(Record):
     control_caught: bool | None = None
     trials: Count | None = None
     worlds: str | None = None
-    mechanisms: tuple[Mechanism, ...] = ()
+    mechanisms: tuple[MechanismRecord, ...] = ()
 
 
 class PointRecord(Record):
@@ -125,15 +125,15 @@ class Utility(Record):
     accuracy_mean: Fraction | None = None
 
 
-class Audit(Record):
+class AuditDocument(Record):
     """``report.json``: every key but ``verdict`` may be missing or null."""
 
     version: str | None = None
-    subject: Subject = Subject()
+    subject: SubjectRecord = SubjectRecord()
     verdict: Verdict
     exit_code: int | None = None
     reasons: tuple[str, ...] = ()
-    claim: Claim | None = None
+    claim: ClaimRecord | None = None
     threat_model: tuple[Threat, ...] = ()
     unit: str | None = None
     neighbouring: str | None = None
@@ -150,7 +150,7 @@ class Audit(Record):
     utility: Utility = Utility()
 
 
-def read(document: Mapping[str, Any]) -> Audit:
+def read(document: Mapping[str, Any]) -> AuditDocument:
     """Checks a document; numbers that are not finite count as not known.
 
     Raises:
@@ -162,7 +162,7 @@ def read(document: Mapping[str, Any]) -> Audit:
             hint="draw the page with the fedvtc-edge version that made the audit",
         )
     try:
-        return Audit.model_validate(_known(document))
+        return AuditDocument.model_validate(_known(document))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"

@@ -51,7 +51,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Row:
+class AttackRow:
     """A trial, as the page shows it; numbers point into the shared strips."""
 
     label: str
@@ -69,11 +69,11 @@ class Grid:
     attack: str
     view: str
     group: str
-    rows: list[Row]
+    rows: list[AttackRow]
 
 
 @dataclass(frozen=True)
-class Gallery:
+class AttackGallery:
     """All grids, attack by attack, and the strips that several of them share."""
 
     attacks: dict[str, list[Grid]] = field(default_factory=dict)
@@ -91,10 +91,10 @@ def shown(examples: Sequence[Example], names: Sequence[str]) -> list[Picture]:
     return [_shown(example, names) for example in examples if example.guess.picture is not None]
 
 
-def gallery(pictures: Sequence[Picture]) -> Gallery:
+def gallery(pictures: Sequence[Picture]) -> AttackGallery:
     """Lays pictures out; a page of large colour images must stay light enough to mail."""
     if not pictures:
-        return Gallery()
+        return AttackGallery()
     sections: dict[tuple[str, str, str], list[Picture]] = {}
     for picture in pictures:
         sections.setdefault((picture.attack, picture.view, picture.group), []).append(picture)
@@ -110,7 +110,7 @@ def gallery(pictures: Sequence[Picture]) -> Gallery:
     for key in chosen:
         made[key[0]].append(Grid(*key, [_row(one, shared) for one in sections[key][:rows]]))
     made = {attack: grids for attack, grids in made.items() if grids}
-    return Gallery(made, shared.strips, len(sections) - len(chosen))
+    return AttackGallery(made, shared.strips, len(sections) - len(chosen))
 
 
 class _Shared:
@@ -130,8 +130,8 @@ class _Shared:
         return place
 
 
-def _row(picture: Picture, shared: _Shared) -> Row:
-    return Row(
+def _row(picture: Picture, shared: _Shared) -> AttackRow:
+    return AttackRow(
         picture.label,
         shared.put(picture.target),
         _strip(picture.reconstruction),

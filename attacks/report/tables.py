@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .document import Audit, FindingRecord
+from .document import AuditDocument, FindingRecord
 from .wording import claimed
 
 IDENTIFICATION = ("identification",)
@@ -51,7 +51,7 @@ class Adversary:
     tables: list[Table]
 
 
-def adversaries(audit: Audit) -> list[Adversary]:
+def adversaries(audit: AuditDocument) -> list[Adversary]:
     """Those of the threat model first, then any that findings speak of."""
     known = {threat.view: threat for threat in audit.threat_model}
     made = []
@@ -68,13 +68,13 @@ def adversaries(audit: Audit) -> list[Adversary]:
     return made
 
 
-def membership(audit: Audit) -> list[tuple[str, list[Table]]]:
+def membership(audit: AuditDocument) -> list[tuple[str, list[Table]]]:
     """Adversaries, and their tables of AUC and true-positive rates."""
     views = unique(finding.view for finding in audit.findings if finding.metric in MEMBERSHIP)
     return [(view, tables_of(audit, view, MEMBERSHIP)) for view in views]
 
 
-def others(audit: Audit) -> list[tuple[str, bool, list[FindingRecord]]]:
+def others(audit: AuditDocument) -> list[tuple[str, bool, list[FindingRecord]]]:
     """All that stands in no other table: in words, whether it has to be seen, and what it is."""
     rest = [f for f in audit.findings if f.metric not in IDENTIFICATION + MEMBERSHIP]
     leaks = [finding for finding in rest if finding.passed is False]
@@ -83,7 +83,7 @@ def others(audit: Audit) -> list[tuple[str, bool, list[FindingRecord]]]:
     return groups if rest else []
 
 
-def tables_of(audit: Audit, view: str, metrics: Sequence[str]) -> list[Table]:
+def tables_of(audit: AuditDocument, view: str, metrics: Sequence[str]) -> list[Table]:
     """One adversary's findings by some metrics: what was really seen, and what was staged."""
     tables = []
     for staged in (False, True):

@@ -7,7 +7,7 @@ import re
 
 from fedvtc_edge.report.wording import NOTHING, count, duration, percent
 
-from .document import Audit, Claim, FindingRecord
+from .document import AuditDocument, ClaimRecord, FindingRecord
 
 __all__ = ["count", "duration", "percent"]  # for the template, beside what follows
 
@@ -76,7 +76,7 @@ _PLAIN = {"auc": "{:.3f}", "ssim": "{:.2f}", "psnr": "{:.1f} dB"}
 _PERCENT = METRICS.keys() - _PLAIN
 
 
-def claimed(audit: Audit) -> Claim | None:
+def claimed(audit: AuditDocument) -> ClaimRecord | None:
     """The claim, completed by what the document says beside it; None: nothing is claimed."""
     claim = audit.claim
     if claim is None or claim.epsilon is None:
@@ -168,7 +168,7 @@ def briefly(epsilon: float | None, moments: str) -> str:
     return f"ε = {number(epsilon)}" + ("" if moments == "pooled" else f", {kind}")
 
 
-def worst(audit: Audit) -> str | None:
+def worst(audit: AuditDocument) -> str | None:
     """The finding that a reader should take home: the surest identification."""
     found = [f for f in audit.findings if f.metric == "identification" and f.value is not None]
     if not found:

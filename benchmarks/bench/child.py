@@ -20,7 +20,7 @@ from fedvtc_edge.export.manifest import STATISTICS, GraphName
 from fedvtc_edge.export.runtime import Arrays, Session
 from fedvtc_edge.export.verification import Verified, verify
 
-from .protocol import LEVELS, Answer, Job, Timing
+from .protocol import LEVELS, BenchTiming, MeasurementReply, MeasurementRequest
 
 _KEPT = 1 << 14
 """Times kept at most: a minute of short inferences must not fill the memory we measure."""
@@ -28,7 +28,7 @@ _KEPT = 1 << 14
 _HEAVY = ("torch", "onnx")
 
 
-def work(job: Job) -> Answer:
+def work(job: MeasurementRequest) -> MeasurementReply:
     """Do a job and say how it went; memory that runs out is an answer, too."""
     timing, reason = None, ""
     try:
@@ -41,7 +41,7 @@ def work(job: Job) -> Answer:
     heavy = [name for name in _HEAVY if name in sys.modules]
     if heavy:
         reason = f"{', '.join(heavy)} imported, which no device has: report this"
-    return Answer(
+    return MeasurementReply(
         status="failed" if reason else "ok",
         reason=reason,
         peak_mb=memory_mb("VmHWM"),
@@ -85,7 +85,7 @@ def feed(verified: Verified, graph: GraphName, batch: int, seed: int) -> Arrays:
     }
 
 
-def _time(verified: Verified, graph: GraphName, job: Job) -> Timing:
+def _time(verified: Verified, graph: GraphName, job: MeasurementRequest) -> BenchTiming:
     file = verified.manifest.graphs[graph].variants[job.variant]
     if verified.manifest.files[file].sha256 != job.sha256:
         raise VerificationError(f"{file} changed since the bench began", hint="start again")
@@ -107,7 +107,7 @@ def _time(verified: Verified, graph: GraphName, job: Job) -> Timing:
     for _ in range(job.warm_up):
         session(arrays)
     wall, cpu, count = _repeat(session, arrays, job)
-    return Timing(
+    return BenchTiming(
         load_ms=1e3 * (loaded - begin),
         first_ms=1e3 * first,
         wall_ms=tuple(1e3 * float(value) for value in np.percentile(wall, LEVELS)),
@@ -116,7 +116,9 @@ def _time(verified: Verified, graph: GraphName, job: Job) -> Timing:
     )
 
 
-def _repeat(session: Session, arrays: Arrays, job: Job) -> tuple[list[float], list[float], int]:
+def _repeat(
+    session: Session, arrays: Arrays, job: MeasurementRequest
+) -> tuple[list[float], list[float], int]:
     """Seconds of wall and CPU time, thinned evenly where there are many, and how many ran."""
     wall: list[float] = []
     cpu: list[float] = []
@@ -138,4 +140,4 @@ def _repeat(session: Session, arrays: Arrays, job: Job) -> tuple[list[float], li
 
 
 if __name__ == "__main__":
-    print(work(Job.model_validate_json(sys.stdin.read())).model_dump_json())
+    print(work(MeasurementRequest.model_validate_json(sys.stdin.read())).model_dump_json())

@@ -24,7 +24,7 @@ _PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
-class Home:
+class GroupParent:
     """A folder in which groups can be made.
 
     Args:
@@ -36,7 +36,7 @@ class Home:
     version: Literal[1, 2]
 
 
-def find_home(root: Path = _ROOT) -> Home | None:
+def find_home(root: Path = _ROOT) -> GroupParent | None:
     """Where this process may make memory-limited groups; None: nowhere.
 
     Tried by making one, for permissions alone do not tell: a container's are often
@@ -56,7 +56,7 @@ def find_home(root: Path = _ROOT) -> Home | None:
 
 
 @contextlib.contextmanager
-def limited(home: Home, limit_mb: float) -> Iterator[Path]:
+def limited(home: GroupParent, limit_mb: float) -> Iterator[Path]:
     """A group with a memory limit and no swap; removed whatever happens inside.
 
     Args:
@@ -86,7 +86,7 @@ def limited(home: Home, limit_mb: float) -> Iterator[Path]:
         _remove(group)
 
 
-def _candidates(root: Path) -> Iterator[Home]:
+def _candidates(root: Path) -> Iterator[GroupParent]:
     try:
         lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
     except OSError:  # a system without control groups
@@ -98,13 +98,13 @@ def _candidates(root: Path) -> Iterator[Home]:
             top = root / "sys/fs/cgroup/memory"
             own = top / relative
             # In a container the path may be the host's: then the mount is our own group.
-            yield Home(own if own.is_dir() else top, 1)
+            yield GroupParent(own if own.is_dir() else top, 1)
         elif number == "0":
             top = root / "sys/fs/cgroup"
             own = top / relative if (top / relative).is_dir() else top
             for folder in [own] if own == top else [own, own.parent]:
                 if _hands_on_memory(folder):
-                    yield Home(folder, 2)
+                    yield GroupParent(folder, 2)
 
 
 def _hands_on_memory(folder: Path) -> bool:

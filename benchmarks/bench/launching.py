@@ -19,7 +19,7 @@ from fedvtc_edge.devices.calibration import MEGABYTE
 from fedvtc_edge.errors import ConfigError
 
 from . import groups
-from .protocol import MAX_ANSWER_BYTES, Answer, Job
+from .protocol import MAX_ANSWER_BYTES, MeasurementReply, MeasurementRequest
 
 LAUNCHER = "fedvtc_edge.benchmarks.bench.launch"
 
@@ -37,7 +37,7 @@ class Enforcement:
         home: Where control groups can be made; None: ``RLIMIT_DATA``, which needs no rights.
     """
 
-    home: groups.Home | None
+    home: groups.GroupParent | None
 
     @classmethod
     def find(cls, method: Method = "auto") -> Enforcement:
@@ -92,11 +92,11 @@ class Outcome:
 
     verdict: Literal["ok", "oom", "crash", "timeout"]
     reason: str = ""
-    answer: Answer | None = None
+    answer: MeasurementReply | None = None
 
 
 def start(
-    job: Job,
+    job: MeasurementRequest,
     enforcement: Enforcement,
     *,
     limit_mb: float | None = None,
@@ -156,7 +156,7 @@ def judge(code: int, out: bytes, err: str) -> Outcome:
     try:
         if len(out) > MAX_ANSWER_BYTES:
             raise ValueError(f"more than {MAX_ANSWER_BYTES} bytes")
-        answer = Answer.model_validate_json(out)
+        answer = MeasurementReply.model_validate_json(out)
     except ValidationError as error:
         return Outcome("crash", f"no answer: {error.errors()[0]['msg']}"[:300])
     except ValueError as error:

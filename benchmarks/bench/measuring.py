@@ -17,9 +17,9 @@ from fedvtc_edge.progress import Progress, SilentProgress
 
 from . import prediction
 from .launching import Enforcement, Method, Outcome, start
-from .protocol import LEVELS, PRESETS, Job, Preset
-from .rows import HOST, Row, blank, filled
-from .subjects import Subject, subjects
+from .protocol import LEVELS, PRESETS, MeasurementRequest, Preset
+from .rows import HOST, BenchRow, blank, filled
+from .subjects import BenchSubject, subjects
 
 _RESOLUTION_MB = 1.0
 _IDLE_TIMEOUT_S = 60.0
@@ -42,7 +42,7 @@ def bench(
     """Measure every graph of every bundle, each time in a fresh process.
 
     Per graph, variant and batch there is one ``measured`` row, and per device one
-    ``enforced`` and one ``modelled`` row; :class:`~.rows.Row` says what each holds. A
+    ``enforced`` and one ``modelled`` row; :class:`~.rows.BenchRow` says what each holds. A
     process that runs out of memory, crashes or hangs becomes a row and ends nothing.
 
     Args:
@@ -126,9 +126,9 @@ class _Bench:
         self.seed = seed
         self.progress = progress
 
-    def baseline(self, subject: Subject) -> float | None:
+    def baseline(self, subject: BenchSubject) -> float | None:
         """Smallest limit under which a process can open a bundle and stop, MB of 2^20 bytes."""
-        job = Job(bundle=str(subject.verified.folder))
+        job = MeasurementRequest(bundle=str(subject.verified.folder))
         outcome = start(job, self.enforcement, timeout=_IDLE_TIMEOUT_S)
         found = None
         if outcome.answer is not None and outcome.verdict == "ok":
@@ -136,7 +136,7 @@ class _Bench:
         self.progress.advance("the runtime alone")
         return found
 
-    def measure(self, subject: Subject, threads: int, baseline: float | None) -> Row:
+    def measure(self, subject: BenchSubject, threads: int, baseline: float | None) -> BenchRow:
         """On this host without a limit, and how far the limit could be lowered."""
         job = self._job(subject, threads)
         outcome = start(job, self.enforcement, timeout=self.preset.timeout)
@@ -154,12 +154,12 @@ class _Bench:
 
     def enforce(
         self,
-        subject: Subject,
+        subject: BenchSubject,
         profile: DeviceProfile,
         threads: int,
         baseline: float | None,
-        measured: Row,
-    ) -> Row:
+        measured: BenchRow,
+    ) -> BenchRow:
         """On this host under a device's memory limit, cores and threads."""
         limit = (profile.memory_usable_mb or profile.memory_total_mb).value
         row = blank(subject, profile.name, "enforced", threads)
@@ -185,8 +185,8 @@ class _Bench:
         self.progress.advance(f"{subject.name} as {profile.name}: {row.verdict}")
         return row
 
-    def _job(self, subject: Subject, threads: int) -> Job:
-        return Job(
+    def _job(self, subject: BenchSubject, threads: int) -> MeasurementRequest:
+        return MeasurementRequest(
             bundle=str(subject.verified.folder),
             graph=subject.graph,
             variant=subject.variant,
@@ -200,7 +200,9 @@ class _Bench:
             longest=self.preset.longest,
         )
 
-    def _smallest(self, job: Job, peak_mb: float, fails: float, timeout: float) -> float | None:
+    def _smallest(
+        self, job: MeasurementRequest, peak_mb: float, fails: float, timeout: float
+    ) -> float | None:
         def works(limit_mb: float) -> bool:
             outcome = start(job, self.enforcement, limit_mb=limit_mb, timeout=timeout)
             return bool(outcome.verdict == "ok")
@@ -233,7 +235,7 @@ def _device(profile: DeviceProfile) -> dict[str, Any]:
     }
 
 
-def _host(memory: calibration.Memory) -> dict[str, Any]:
+def _host(memory: calibration.MachineMemory) -> dict[str, Any]:
     """What must be known of this machine to repeat its figures; not its name."""
     lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

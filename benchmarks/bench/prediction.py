@@ -18,15 +18,15 @@ from ..latency import (
     leave_one_out,
     node_costs,
 )
-from .rows import Row, blank
-from .subjects import Subject
+from .rows import BenchRow, blank
+from .subjects import BenchSubject
 
 LEAST_NETWORKS = 5
 """Fewer different networks leave too little to fit three figures to: with one of three left
 out the fit itself is at fault, and the check would say so of the model."""
 
 
-def modelled(subject: Subject, profile: DeviceProfile, threads: int) -> Row:
+def modelled(subject: BenchSubject, profile: DeviceProfile, threads: int) -> BenchRow:
     """Time on a device with its band, or why there is none; int8 is not modelled.
 
     Args:
@@ -44,7 +44,7 @@ def modelled(subject: Subject, profile: DeviceProfile, threads: int) -> Row:
     return replace(row, wall_ms_p50=ms, low_ms=ms / BAND, high_ms=ms * BAND, verdict="modelled")
 
 
-def check(subjects: Sequence[Subject], rows: Sequence[Row]) -> dict[str, Any] | None:
+def check(subjects: Sequence[BenchSubject], rows: Sequence[BenchRow]) -> dict[str, Any] | None:
     """Fit the model to this host's measured fp32 graphs, each left out in turn.
 
     A network that is there twice, at another batch or in another client's bundle, would
@@ -78,7 +78,7 @@ def check(subjects: Sequence[Subject], rows: Sequence[Row]) -> dict[str, Any] | 
     }
 
 
-def _nodes(subject: Subject) -> tuple[NodeCost, ...]:
+def _nodes(subject: BenchSubject) -> tuple[NodeCost, ...]:
     return _costs(subject.verified.read(subject.file), subject.batch)
 
 

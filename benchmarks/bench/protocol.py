@@ -21,7 +21,7 @@ class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Job(_Message):
+class MeasurementRequest(_Message):
     """One graph, at one batch, for so long.
 
     Args:
@@ -51,7 +51,7 @@ class Job(_Message):
     longest: float | None = Field(default=None, gt=0)
 
 
-class Timing(_Message):
+class BenchTiming(_Message):
     """How long one graph took, in milliseconds.
 
     Args:
@@ -75,7 +75,7 @@ class Timing(_Message):
         return self.wall_ms[LEVELS.index(level)]
 
 
-class Answer(_Message):
+class MeasurementReply(_Message):
     """What a process says at its end.
 
     Args:
@@ -90,7 +90,7 @@ class Answer(_Message):
     reason: str = Field(default="", max_length=2000)
     peak_mb: float = Field(ge=0, le=1e7)
     file_mb: float = Field(ge=0, le=1e7)
-    timing: Timing | None = None
+    timing: BenchTiming | None = None
 
 
 # ---------------------------------------------------------------- section

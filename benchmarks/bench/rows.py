@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from .launching import Outcome
-from .protocol import Timing
-from .subjects import Subject
+from .protocol import BenchTiming
+from .subjects import BenchSubject
 
 Kind = Literal["measured", "enforced", "modelled"]
 
@@ -19,7 +19,7 @@ _DIGITS = 4
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """What is known of one graph at one batch, in one way; None is not known or does not apply.
 
     Args:
@@ -98,13 +98,13 @@ class Row:
 
 
 _EXACT = {"size_bytes", "batch", "threads", "samples", "accuracy", "argmax_agreement", "fits"}
-KEYS = tuple(field.name for field in fields(Row))
+KEYS = tuple(field.name for field in fields(BenchRow))
 
 
-def blank(subject: Subject, device: str, kind: Kind, threads: int) -> Row:
+def blank(subject: BenchSubject, device: str, kind: Kind, threads: int) -> BenchRow:
     """A row with what the manifest says, and no figure yet."""
     manifest = subject.verified.manifest
-    return Row(
+    return BenchRow(
         model=subject.graph,
         variant=subject.variant,
         device=device,
@@ -120,7 +120,7 @@ def blank(subject: Subject, device: str, kind: Kind, threads: int) -> Row:
     )
 
 
-def filled(row: Row, outcome: Outcome) -> Row:
+def filled(row: BenchRow, outcome: Outcome) -> BenchRow:
     """A row with what a process measured, or with how it failed."""
     answer = outcome.answer
     if outcome.verdict != "ok" or answer is None or answer.timing is None:
@@ -142,7 +142,7 @@ def filled(row: Row, outcome: Outcome) -> Row:
     )
 
 
-def _steadiness(timing: Timing) -> str:
+def _steadiness(timing: BenchTiming) -> str:
     return "noisy" if timing.percentile(90) > NOISY * timing.percentile(50) else "ok"
 
 

@@ -12,7 +12,7 @@ from fedvtc_edge.export.verification import Verified
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchSubject:
     """One file of a bundle at one batch, and what its manifest says of it.
 
     Args:
@@ -91,7 +91,7 @@ def subjects(
     *,
     graphs: Collection[str] = (),
     variants: Collection[str] = (),
-) -> list[Subject]:
+) -> list[BenchSubject]:
     """All that is to be measured, bundle by bundle.
 
     Args:
@@ -104,7 +104,7 @@ def subjects(
         BundleError: Nothing is left.
     """
     found = [
-        Subject(verified, name, variant, batch)
+        BenchSubject(verified, name, variant, batch)
         for verified in bundles
         for name, graph in verified.manifest.graphs.items()
         if not graphs or name in graphs

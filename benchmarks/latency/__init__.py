@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from .costs import NodeCost, node_costs
-from .model import BAND, LEAST_GRAPHS, Held, LatencyModel, Sample, fit, leave_one_out
+from .model import BAND, LEAST_GRAPHS, HeldOutSample, LatencyModel, Sample, fit, leave_one_out
 
 __all__ = [
     "BAND",
     "LEAST_GRAPHS",
-    "Held",
+    "HeldOutSample",
     "LatencyModel",
     "NodeCost",
     "Sample",

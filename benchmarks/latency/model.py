@@ -103,7 +103,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldOutSample:
     """A sample, and what a model says of it that never saw it or its group."""
 
     name: str
@@ -170,7 +170,7 @@ def _searched(error: Callable[[Array], float], point: Array) -> Array:
     return point
 
 
-def leave_one_out(samples: Sequence[Sample]) -> tuple[Held, ...]:
+def leave_one_out(samples: Sequence[Sample]) -> tuple[HeldOutSample, ...]:
     """Predict each sample by a model fitted without it and without its group.
 
     Raises:
@@ -183,7 +183,7 @@ def leave_one_out(samples: Sequence[Sample]) -> tuple[Held, ...]:
         if key not in models:
             models[key] = fit([s for n, s in enumerate(samples) if _group(s, n) != key])
         predicted = models[key].milliseconds(sample.nodes)
-        held.append(Held(sample.name, sample.ms, predicted, predicted / sample.ms))
+        held.append(HeldOutSample(sample.name, sample.ms, predicted, predicted / sample.ms))
     return tuple(held)
 
 

@@ -130,7 +130,7 @@ def engine_seconds(config: Config, data: Dataset) -> float:
 def training_seconds(config: Config, data: Dataset) -> float:
     """CPU seconds of the engine's training alone: no evaluation, no files."""
     with deterministic():
-        method = assemble(config, data, Compute.of(config.engine), _unseen)
+        method = assemble(config, data, Compute.of(config.engine), discard_upload)
         gc.collect()
         begin = time.process_time()
         for number in range(1, config.method.rounds + 1):
@@ -154,7 +154,7 @@ def floor_seconds(config: Config, data: Dataset) -> Floor:
 def prepare(config: Config, data: Dataset, directory: RunDirectory) -> LocalEngine:
     """The engine as a run has it, ready for the first round."""
     method = assemble(
-        config, data, Compute.of(config.engine), directory.witness, record=directory.record
+        config, data, Compute.of(config.engine), directory.record_upload, record=directory.record
     )
     return LocalEngine(
         method, [], TestSet(*_test(data)), keep=directory.save, progress=SilentProgress()
@@ -217,7 +217,7 @@ def _test(data: Dataset) -> tuple[Tensor, Tensor]:
     return as_images(data.x_test, torch.device("cpu")), torch.from_numpy(data.y_test.copy())
 
 
-def _unseen(round_: int, sender: str, kind: str, data: bytes) -> None:
+def discard_upload(round_: int, sender: str, kind: str, data: bytes) -> None:
     """Witness of a federation that uploads nothing."""
 
 

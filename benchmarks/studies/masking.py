@@ -39,9 +39,9 @@ from numpy.typing import NDArray
 from fedvtc_edge.errors import GateError
 from fedvtc_edge.masking import (
     MaskingClient,
+    MaskingPlan,
     MaskingServer,
-    Plan,
-    Step,
+    MaskingStep,
     run_masked_sum,
     threshold_of,
 )
@@ -76,7 +76,7 @@ def measure(clients: int, repeats: int, size: int = SIZE) -> dict[str, Any]:
     identities = {f"client-{index:03d}": generate() for index in range(clients)}
     rng = np.random.default_rng(0)
     inputs = {name: rng.integers(-(2**48), 2**48, size) for name in identities}
-    dropping = dict.fromkeys(list(identities)[: clients - threshold_of(clients)], Step.MASK)
+    dropping = dict.fromkeys(list(identities)[: clients - threshold_of(clients)], MaskingStep.MASK)
     simulated(inputs, identities, {})
     alone, dropped, devices, floors = [], [], [], []
     traffic: tuple[int, int] = (0, 0)
@@ -130,24 +130,24 @@ def apart(inputs: Vectors, identities: Identities) -> tuple[float, tuple[int, in
     size = len(next(iter(inputs.values())))
     up, down = 0, 0
     begin = time.process_time()
-    plan = Plan(CONTEXT, trusted, size)
+    plan = MaskingPlan(CONTEXT, trusted, size)
     server = MaskingServer(plan)
     clients = {name: MaskingClient(plan, name, key) for name, key in identities.items()}
     letters = dict.fromkeys(clients, b"")
-    for step in Step:
+    for step in MaskingStep:
         for name, letter in letters.items():
             masking_keys.forget_signatures()
             client = clients[name]
-            if step is Step.MASK:
+            if step is MaskingStep.MASK:
                 message = client.mask(letter, inputs[name])
-            elif step is Step.ADVERTISE:
+            elif step is MaskingStep.ADVERTISE:
                 message = client.advertise()
             else:
-                respond = {Step.SHARE: client.share, Step.CONFIRM: client.confirm}
+                respond = {MaskingStep.SHARE: client.share, MaskingStep.CONFIRM: client.confirm}
                 message = respond.get(step, client.unmask)(letter)
             up, down = up + len(message), down + len(letter)
             server.receive(message, sender=name)
-        if step < Step.UNMASK:
+        if step < MaskingStep.UNMASK:
             letters = server.advance()
     result = server.finish()
     seconds = time.process_time() - begin

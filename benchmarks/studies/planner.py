@@ -190,20 +190,20 @@ def cell(what: str, *words: str) -> None:
 
 def _train(architecture: str, size: str, channels: str, batch: str, _: str) -> None:
     import fedvtc_edge.transport.channel  # noqa: F401  a client seals what it sends
-    from fedvtc_edge.devices.footprint import stand_in, stand_in_world
+    from fedvtc_edge.devices.footprint import probe_copy, probe_statistics
     from fedvtc_edge.models import ImageShape
     from fedvtc_edge.training.compute import deterministic
 
     method, shape = load_config().method, ImageShape(int(size), int(channels))
     with deterministic():
-        world, anchor = stand_in_world(shape, _CLASSES, method)
-        client = stand_in(architecture, shape, _CLASSES, method, samples=SAMPLES)
+        knowledge, anchor = probe_statistics(shape, _CLASSES, method)
+        client = probe_copy(architecture, shape, _CLASSES, method, samples=SAMPLES)
         client.settings = client.settings.model_copy(
             update={"batch": int(batch), "decoder_steps": _STEPS}
         )
-        client.train(1, world.codes, kl=0.1)
-        client.fit_decoder(1, world, match=True)
-        client.finetune(1, world, steps=_STEPS, kl=0.1)
+        client.train(1, knowledge.codes, kl=0.1)
+        client.fit_decoder(1, knowledge, match=True)
+        client.finetune(1, knowledge, steps=_STEPS, kl=0.1)
         assert anchor is not None
         client.measure_anchor(anchor, pooled=True)
     assert "onnxruntime" not in sys.modules

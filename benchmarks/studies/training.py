@@ -26,7 +26,7 @@ from fedvtc_edge.config import load_config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.devices.recorder import record_work
-from fedvtc_edge.devices.rehearsal import Task, one_step, stand_in
+from fedvtc_edge.devices.rehearsal import TrainingTask, one_step, probe_copy
 from fedvtc_edge.devices.speed import Speed
 from fedvtc_edge.errors import FedVTCError
 from fedvtc_edge.federation.assembly import assemble
@@ -56,7 +56,7 @@ def study(networks: Sequence[str], repeats: int, device: Speed | None = None) ->
     config = load_config({"clients": {"count": len(networks), "architectures": list(networks)}})
     data, samples = load_dataset(config.data), []
     with deterministic():
-        method = assemble(config, data, Compute.of(config.engine), _unseen)
+        method = assemble(config, data, Compute.of(config.engine), discard_upload)
         method.open(method.federation.clients)
         for client in method.federation.clients:
             tasks = method.load(client, config.method.rounds).tasks
@@ -102,11 +102,11 @@ def overhead_us() -> float:
     return 1e6 * statistics.median(times) / operations
 
 
-def _unseen(*_: object) -> None:
+def discard_upload(*_: object) -> None:
     """Witness of a federation whose uploads nobody keeps."""
 
 
-def _sample(client: Client, task: Task, repeats: int) -> Sample:
+def _sample(client: Client, task: TrainingTask, repeats: int) -> Sample:
     size = max(round(min(task.size, client.settings.batch)), 1)
     work = one_step(client, task, size)
     nodes = tuple(
@@ -115,9 +115,9 @@ def _sample(client: Client, task: Task, repeats: int) -> Sample:
     )
 
     def spent(steps: int) -> float:
-        doll = stand_in(client, size, steps)
+        probe = probe_copy(client, size, steps)
         begin = time.thread_time()
-        task.rehearse(doll, steps)
+        task.rehearse(probe, steps)
         return time.thread_time() - begin
 
     spent(2)

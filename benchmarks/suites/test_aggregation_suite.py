@@ -73,9 +73,9 @@ def test_server(
             assert server.receive(upload, context=context, width=width, pooled=pooled)
         return server.close(quorum=CLIENTS)
 
-    world, expected = published(benchmark(close)), GlobalStatistics.from_sum(sum_of(parts))
-    np.testing.assert_allclose(world.mean, expected.mean, atol=1e-5)
-    np.testing.assert_allclose(world.std, expected.std, atol=1e-5)
+    knowledge, expected = published(benchmark(close)), GlobalStatistics.from_sum(sum_of(parts))
+    np.testing.assert_allclose(knowledge.mean, expected.mean, atol=1e-5)
+    np.testing.assert_allclose(knowledge.std, expected.std, atol=1e-5)
 
 
 def _flat(part: ClassStatistics) -> NDArray[np.float64]:

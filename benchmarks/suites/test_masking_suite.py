@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from fedvtc_edge.benchmarks.studies.masking import SIZE, apart, floor_seconds, simulated
-from fedvtc_edge.masking import Step, threshold_of
+from fedvtc_edge.masking import MaskingStep, threshold_of
 from fedvtc_edge.sealing.signing import generate
 
 CLIENTS = 10
@@ -61,7 +61,7 @@ def test_one_process_with_dropouts(
     benchmark: BenchmarkFixture, inputs: Inputs, identities: Identities
 ) -> None:
     """The same, as many clients silent in the third step as the threshold allows."""
-    silent = dict.fromkeys(list(inputs)[: CLIENTS - threshold_of(CLIENTS)], Step.MASK)
+    silent = dict.fromkeys(list(inputs)[: CLIENTS - threshold_of(CLIENTS)], MaskingStep.MASK)
     assert benchmark(simulated, inputs, identities, silent) >= 0
 
 

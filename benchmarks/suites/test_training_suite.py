@@ -25,7 +25,7 @@ from fedvtc_edge.models.vtc import VTC
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute
-from fedvtc_edge.training.knowledge import Knowledge, from_anchor
+from fedvtc_edge.training.knowledge import GlobalKnowledge, from_anchor
 from fedvtc_edge.training.supervised import steps_per_round
 
 SHAPE, LATENT, ANCHOR, CLASSES = ImageShape(8, 1), 64, 128, 10
@@ -63,7 +63,7 @@ def client(architecture: str) -> Client:
 
 
 @pytest.fixture
-def world(client: Client) -> Knowledge:
+def knowledge(client: Client) -> GlobalKnowledge:
     """What an anchored federation of this one client would know."""
     anchor = Anchor(SHAPE, ANCHOR, 0)
     published = GlobalStatistics.from_sum(client.measure_anchor(anchor, pooled=True))
@@ -81,11 +81,11 @@ class TestTrain:
     @pytest.mark.floor
     def test_bare_steps(self, benchmark: BenchmarkFixture, client: Client) -> None:
         """On the very batches of phase A; from the same weights it ends where phase A does."""
-        twin, first = copy.deepcopy(client), copy.deepcopy(client.model)
-        twin.train(1)
+        baseline, first = copy.deepcopy(client), copy.deepcopy(client.model)
+        baseline.train(1)
         batches = list(_drawn(client))
         bare_steps(first, batches, F.cross_entropy, SETTINGS.rate)
-        assert _equal(first, twin.model)
+        assert _equal(first, baseline.model)
         benchmark(bare_steps, client.model, batches, F.cross_entropy, SETTINGS.rate)
 
     def test_train(self, benchmark: BenchmarkFixture, client: Client) -> None:
@@ -94,10 +94,10 @@ class TestTrain:
         _check(client)
 
     def test_train_with_prototypes(
-        self, benchmark: BenchmarkFixture, client: Client, world: Knowledge
+        self, benchmark: BenchmarkFixture, client: Client, knowledge: GlobalKnowledge
     ) -> None:
         """The same, pulled toward the published prototypes."""
-        benchmark(client.train, 1, world.codes, kl=KL)
+        benchmark(client.train, 1, knowledge.codes, kl=KL)
         _check(client)
 
 
@@ -111,11 +111,13 @@ class TestFitDecoder:
 
     @pytest.mark.floor
     def test_bare_steps(
-        self, benchmark: BenchmarkFixture, client: Client, world: Knowledge
+        self, benchmark: BenchmarkFixture, client: Client, knowledge: GlobalKnowledge
     ) -> None:
         """The decoder alone, toward images that are ready."""
         assert client.decoder is not None
-        painted = _images_per_step(client, lambda twin: twin.fit_decoder(1, world, match=True))
+        painted = _images_per_step(
+            client, lambda baseline: baseline.fit_decoder(1, knowledge, match=True)
+        )
         draw = torch.Generator().manual_seed(1)
         x = client.images[torch.arange(painted) % SAMPLES]
         batches = [(torch.randn((painted, LATENT), generator=draw), x) for _ in range(STEPS)]
@@ -123,11 +125,11 @@ class TestFitDecoder:
         _check(client)
 
     def test_fit_decoder(
-        self, benchmark: BenchmarkFixture, client: Client, world: Knowledge
+        self, benchmark: BenchmarkFixture, client: Client, knowledge: GlobalKnowledge
     ) -> None:
         """With the matching of distributions, through classifier and anchor."""
         model = copy.deepcopy(client.model)
-        benchmark(client.fit_decoder, 1, world, match=True)
+        benchmark(client.fit_decoder, 1, knowledge, match=True)
         _check(client)
         assert _equal(model, client.model)  # gradients went through it, and it stood still
 
@@ -142,18 +144,20 @@ class TestFinetune:
 
     @pytest.mark.floor
     def test_bare_steps(
-        self, benchmark: BenchmarkFixture, client: Client, world: Knowledge
+        self, benchmark: BenchmarkFixture, client: Client, knowledge: GlobalKnowledge
     ) -> None:
         """As many images a step, ready and labelled."""
-        seen = _images_per_step(client, lambda twin: _finetune(twin, world))
+        seen = _images_per_step(client, lambda baseline: _finetune(baseline, knowledge))
         batch = torch.arange(seen) % SAMPLES
         batches = [(client.images[batch], client.labels[batch])] * STEPS
         benchmark(bare_steps, client.model, batches, F.cross_entropy, SETTINGS.rate)
         _check(client)
 
-    def test_finetune(self, benchmark: BenchmarkFixture, client: Client, world: Knowledge) -> None:
+    def test_finetune(
+        self, benchmark: BenchmarkFixture, client: Client, knowledge: GlobalKnowledge
+    ) -> None:
         """With painting, collages and the teacher."""
-        benchmark(_finetune, client, world)
+        benchmark(_finetune, client, knowledge)
         _check(client)
 
 
@@ -168,8 +172,8 @@ def bare_steps(network: nn.Module, batches: Batches, loss: Loss, rate: float) ->
         adam.step()
 
 
-def _finetune(client: Client, world: Knowledge) -> None:
-    client.finetune(1, world, steps=STEPS, kl=KL)
+def _finetune(client: Client, knowledge: GlobalKnowledge) -> None:
+    client.finetune(1, knowledge, steps=STEPS, kl=KL)
 
 
 def _drawn(client: Client) -> Iterator[tuple[Tensor, Tensor]]:
@@ -183,9 +187,9 @@ def _drawn(client: Client) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _images_per_step(client: Client, phase: Callable[[Client], None]) -> int:
     """How many images go through the trained network in a step of a phase."""
-    twin = copy.deepcopy(client)
-    phase(twin)
-    return twin.samples_seen // STEPS
+    baseline = copy.deepcopy(client)
+    phase(baseline)
+    return baseline.samples_seen // STEPS
 
 
 def _check(client: Client) -> None:

@@ -12,7 +12,7 @@ import click
 from . import _common as common
 
 if TYPE_CHECKING:
-    from fedvtc_edge.flower.joining import Membership
+    from fedvtc_edge.flower.joining import JoinSettings
 
 _FILE = click.Path(path_type=Path)
 
@@ -100,11 +100,11 @@ def _membership(
     architecture: str | None,
     settings: Path | None,
     telling: bool | None,
-) -> Membership:
+) -> JoinSettings:
     from fedvtc_edge.config import load_config
     from fedvtc_edge.errors import DataError
     from fedvtc_edge.flower.access.keys import ClientKit
-    from fedvtc_edge.flower.joining import Membership
+    from fedvtc_edge.flower.joining import JoinSettings
     from fedvtc_edge.models import find
 
     kit = common.kit_of(ClientKit, folder, parts)
@@ -114,7 +114,7 @@ def _membership(
         load_config(settings)
     if data is not None and not data.exists():
         raise DataError(f"no images at {data}", hint="an .npz file, a .zip file or a folder")
-    return Membership(
+    return JoinSettings(
         authority=str(kit.authority.resolve()),
         node_key=str(kit.node_key.resolve()),
         identity=str(kit.identity.resolve()),
@@ -127,7 +127,7 @@ def _membership(
     )
 
 
-def _client(membership: Membership) -> str:
+def _client(membership: JoinSettings) -> str:
     from fedvtc_edge.sealing import signing
 
     return membership.kit.open(os.environ.get(signing.PASSPHRASE)).client

@@ -148,7 +148,7 @@ def trial(folder: Path, clients: int, hosts: tuple[str, ...], days: int, as_json
     from fedvtc_edge.flower.access import keys as kit
     from fedvtc_edge.sealing import PublicIdentity, signing
 
-    names = kit.make_trial(
+    names = kit.make_test_keys(
         folder, clients, hosts, days, passphrase=os.environ.get(signing.PASSPHRASE)
     )
     parties = [

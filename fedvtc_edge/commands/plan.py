@@ -10,7 +10,7 @@ import click
 from . import _common as common
 
 if TYPE_CHECKING:
-    from fedvtc_edge.devices.planner import Plan, Row
+    from fedvtc_edge.devices.planner import DevicePlan, PlanRow
 
 
 @click.command()
@@ -54,7 +54,7 @@ def command(
         _print(made)
 
 
-def _print(made: Plan) -> None:
+def _print(made: DevicePlan) -> None:
     assumed = "~" if made.memory.kind == "assumed" else ""
     click.echo(
         f"{made.device}: {assumed}{made.memory.value:g} MB; images {made.shape.size}x"
@@ -70,7 +70,7 @@ def _print(made: Plan) -> None:
         click.echo(line)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: PlanRow) -> tuple[str, ...]:
     needs = row.needs
     parts = (
         needs.weights,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .profile import Anchor, DeviceProfile, Figure, Share, profile_names
+from .profile import DeviceProfile, Figure, ReferenceLatency, Share, profile_names
 
 if TYPE_CHECKING:
     from .planner import plan
 
-__all__ = ["Anchor", "DeviceProfile", "Figure", "Share", "plan", "profile_names"]
+__all__ = ["DeviceProfile", "Figure", "ReferenceLatency", "Share", "plan", "profile_names"]
 
 
 def __getattr__(name: str) -> Any:

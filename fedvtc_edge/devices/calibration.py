@@ -193,7 +193,7 @@ MEGABYTE = 1 << 20
 _ROOT = Path("/")
 
 
-class Memory(NamedTuple):
+class MachineMemory(NamedTuple):
     """In MB of 2^20 bytes.
 
     Args:
@@ -214,7 +214,7 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def machine_memory(root: Path = _ROOT) -> Memory:
+def machine_memory(root: Path = _ROOT) -> MachineMemory:
     """Memory of this machine, from ``/proc/meminfo`` and the control groups, v1 or v2.
 
     Args:
@@ -240,7 +240,7 @@ def machine_memory(root: Path = _ROOT) -> Memory:
         ) from None
     limits = [limit / MEGABYTE for limit in _limits(root)]
     lowest = min([total, *limits])
-    return Memory(lowest, min(available, lowest), lowest < total)
+    return MachineMemory(lowest, min(available, lowest), lowest < total)
 
 
 def _limits(root: Path) -> list[int]:

@@ -19,7 +19,7 @@ from .speed import known
 Outcome = Literal["done", "late", "dropped", "unreachable"]
 
 
-class Job(NamedTuple):
+class DeviceJob(NamedTuple):
     """What a client has to do in a round.
 
     Args:
@@ -58,7 +58,7 @@ class Visit:
         return self.download + self.compute + self.upload
 
 
-def visit(profile: DeviceProfile, job: Job, stream: torch.Generator) -> Visit:
+def visit(profile: DeviceProfile, job: DeviceJob, stream: torch.Generator) -> Visit:
     """One client's round; always three draws of ``stream``, whatever comes of them.
 
     A deadline, an availability or a dropout that the profile does not give is none, 1

@@ -13,7 +13,7 @@ from .profile import DeviceProfile
 
 
 @dataclass(frozen=True)
-class Place:
+class ClientAssignment:
     """One client of a fleet.
 
     Args:
@@ -30,7 +30,9 @@ class Place:
     architecture: str | None
 
 
-def fleet(config: Config, clients: Sequence[str], shape: ImageShape, classes: int) -> list[Place]:
+def fleet(
+    config: Config, clients: Sequence[str], shape: ImageShape, classes: int
+) -> list[ClientAssignment]:
     """A place for every client; architectures and devices are given in turn.
 
     Raises:
@@ -38,7 +40,7 @@ def fleet(config: Config, clients: Sequence[str], shape: ImageShape, classes: in
     """
     settings = config.clients
     profiles = {name: DeviceProfile.load(name) for name in settings.devices}
-    places = []
+    assignments = []
     for index, client in enumerate(clients):
         wanted = settings.architectures[index % len(settings.architectures)]
         profile: DeviceProfile | None = None
@@ -46,16 +48,16 @@ def fleet(config: Config, clients: Sequence[str], shape: ImageShape, classes: in
         if settings.devices:
             profile = profiles[settings.devices[index % len(settings.devices)]]
             fitting = smaller(config, profile, wanted, shape, classes)
-        places.append(Place(client, profile, wanted, fitting))
-    return places
+        assignments.append(ClientAssignment(client, profile, wanted, fitting))
+    return assignments
 
 
-def notes(places: Sequence[Place]) -> list[str]:
+def notes(assignments: Sequence[ClientAssignment]) -> list[str]:
     """What the devices' memory changed, in words, one line per device and architecture."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for place in places:
-        profile, architecture = place.profile, place.architecture
-        if profile is None or architecture == place.wanted:
+    for assignment in assignments:
+        profile, architecture = assignment.profile, assignment.architecture
+        if profile is None or architecture == assignment.wanted:
             continue
         if profile.runtime == "none":
             what = f"out, nothing that trains runs on {profile.name}"
@@ -63,11 +65,11 @@ def notes(places: Sequence[Place]) -> list[str]:
             what = f"out, no architecture can be trained in the memory of {profile.name}"
         else:
             what = (
-                f"{architecture} in place of {place.wanted}, which does not fit the memory of "
+                f"{architecture} in place of {assignment.wanted}, which does not fit the memory of "
                 f"{profile.name}"
             )
         groups.setdefault(("sit" if architecture is None else "train", what), []).append(
-            place.client
+            assignment.client
         )
     return [
         f"{_some(clients)} {verb}{'s' * (len(clients) == 1)} {what}"

@@ -20,7 +20,7 @@ from fedvtc_edge.models.vtc import VTC
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, deterministic
-from fedvtc_edge.training.knowledge import Knowledge, blank, from_anchor
+from fedvtc_edge.training.knowledge import GlobalKnowledge, blank, from_anchor
 
 from .profile import Figure
 from .recorder import Bytes, record
@@ -185,7 +185,7 @@ def needs_bare(
     return Footprint(weight_bytes * phases.model, 0, 0, activations, _pixels(shape), 0)
 
 
-def _graph(phases: Phases, use: Use, config: Config) -> tuple[int, Held]:
+def _graph(phases: PhaseProfiles, use: Use, config: Config) -> tuple[int, MemoryProfile]:
     if use == "infer":
         return phases.model, phases.classify
     if phases.synthesise is None:
@@ -196,7 +196,7 @@ def _graph(phases: Phases, use: Use, config: Config) -> tuple[int, Held]:
     return phases.decoder, phases.synthesise
 
 
-def _peak(held: Held | None, batch: int) -> float:
+def _peak(held: MemoryProfile | None, batch: int) -> float:
     return held.peak(batch) if held else 0.0
 
 
@@ -277,7 +277,7 @@ _FEW, _MORE, _STEPS = 2, 3, 2
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class MemoryProfile:
     """Bytes that a phase holds after each of its K operations, but for static ones.
 
     Weights, gradients and the optimiser's state are left out: they do not depend on the
@@ -297,7 +297,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Phases:
+class PhaseProfiles:
     """One architecture's networks and what its phases hold.
 
     Args:
@@ -315,52 +315,56 @@ class Phases:
     model: int
     decoder: int
     anchor: int
-    train: Held
-    classify: Held
-    measure: Held | None = None
-    paint: Held | None = None
-    finetune: Held | None = None
-    synthesise: Held | None = None
+    train: MemoryProfile
+    classify: MemoryProfile
+    measure: MemoryProfile | None = None
+    paint: MemoryProfile | None = None
+    finetune: MemoryProfile | None = None
+    synthesise: MemoryProfile | None = None
 
 
 @lru_cache(maxsize=256)
-def phases_of(architecture: str, shape: ImageShape, classes: int, method: MethodSettings) -> Phases:
+def phases_of(
+    architecture: str, shape: ImageShape, classes: int, method: MethodSettings
+) -> PhaseProfiles:
     """Rehearse one architecture on images of one shape; the same answer on every machine.
 
     Raises:
         ConfigError: No such architecture.
     """
     with deterministic():
-        world, anchor = stand_in_world(shape, classes, method)
-        whole = stand_in(architecture, shape, classes, method, samples=_MORE)
+        knowledge, anchor = probe_statistics(shape, classes, method)
+        whole = probe_copy(architecture, shape, classes, method, samples=_MORE)
         dolls = [_with_images(whole, size) for size in (_FEW, _MORE)]
 
-        def held(phase: Callable[[Client], object], trained: nn.Module | None = None) -> Held:
+        def held(
+            phase: Callable[[Client], object], trained: nn.Module | None = None
+        ) -> MemoryProfile:
             weights = list(trained.parameters()) if trained else []
-            few, more = (record(partial(phase, doll), weights) for doll in dolls)
-            return Held(few - ADAM_SLOTS * FLOAT * _count(weights), more - few)
+            few, more = (record(partial(phase, probe), weights) for probe in dolls)
+            return MemoryProfile(few - ADAM_SLOTS * FLOAT * _count(weights), more - few)
 
         model, decoder = whole.model, whole.decoder
-        known = Phases(
+        known = PhaseProfiles(
             model=_count(model.parameters()),
             decoder=_count(decoder.parameters()) if decoder else 0,
             anchor=_count(anchor.buffers()) if anchor else 0,
-            train=held(lambda doll: doll.train(1, world.codes, kl=1.0), model),
-            classify=held(lambda doll: _without_gradients(model, doll)),
+            train=held(lambda probe: probe.train(1, knowledge.codes, kl=1.0), model),
+            classify=held(lambda probe: _without_gradients(model, probe)),
         )
         if anchor is not None:
-            known = replace(known, measure=held(lambda doll: _without_gradients(anchor, doll)))
+            known = replace(known, measure=held(lambda probe: _without_gradients(anchor, probe)))
         if decoder is None:
             return known
         return replace(
             known,
-            paint=held(lambda doll: doll.fit_decoder(1, world, match=True), decoder),
-            finetune=held(lambda doll: doll.finetune(1, world, steps=_STEPS, kl=1.0), model),
-            synthesise=held(lambda doll: doll.synthesise(world, doll.labels)),
+            paint=held(lambda probe: probe.fit_decoder(1, knowledge, match=True), decoder),
+            finetune=held(lambda probe: probe.finetune(1, knowledge, steps=_STEPS, kl=1.0), model),
+            synthesise=held(lambda probe: probe.synthesise(knowledge, probe.labels)),
         )
 
 
-def stand_in(
+def probe_copy(
     architecture: str, shape: ImageShape, classes: int, method: MethodSettings, *, samples: int
 ) -> Client:
     """A client of freshly made networks with so many black images.
@@ -388,9 +392,9 @@ def paints(method: MethodSettings) -> bool:
     return method.name == "fedvtc"
 
 
-def stand_in_world(
+def probe_statistics(
     shape: ImageShape, classes: int, method: MethodSettings
-) -> tuple[Knowledge, Anchor | None]:
+) -> tuple[GlobalKnowledge, Anchor | None]:
     """Published statistics of the right shapes, and the anchor; what they say is noise."""
     device = torch.device("cpu")
     if not paints(method) or method.share != "anchored":
@@ -400,7 +404,7 @@ def stand_in_world(
     labels = torch.arange(classes).repeat(2)
     features = torch.from_numpy(draw.standard_normal((len(labels), method.anchor), np.float32))
     pooled = method.moments == "covariance"
-    world = from_anchor(
+    knowledge = from_anchor(
         GlobalStatistics.from_sum(
             ClassStatistics.of(features, labels, classes=classes, pooled=pooled)
         ),
@@ -409,7 +413,7 @@ def stand_in_world(
         device=device,
         teach="teacher" not in method.ablate,
     )
-    return world, anchor
+    return knowledge, anchor
 
 
 def _with_images(client: Client, size: int) -> Client:

@@ -16,12 +16,12 @@ from fedvtc_edge.data.sources import survey
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.models import ImageShape, architectures
 from fedvtc_edge.models.registry import find
-from fedvtc_edge.seeding import seed_of
+from fedvtc_edge.seeding import derive_seed
 
 from .footprint import MB, Footprint, Mode, Use, needs, needs_bare, needs_bundle, torch_mb
 from .profile import DeviceProfile, Figure
 
-__all__ = ["Footprint", "Plan", "Row", "largest_batch", "needs", "plan", "smaller"]
+__all__ = ["DevicePlan", "Footprint", "PlanRow", "largest_batch", "needs", "plan", "smaller"]
 
 LARGEST_BATCH = 65_536
 """Of those that are tried."""
@@ -39,7 +39,7 @@ def memory_of(profile: DeviceProfile) -> Figure:
     return profile.memory_usable_mb or profile.memory_total_mb
 
 
-def plan(config: Config, profile: DeviceProfile, *, batches: Sequence[int] = ()) -> Plan:
+def plan(config: Config, profile: DeviceProfile, *, batches: Sequence[int] = ()) -> DevicePlan:
     """Every architecture × batch × {train, infer, synthesise} × {alternate, joint}.
 
     The data set is only looked at: its images' size, its classes, and how many samples
@@ -67,11 +67,11 @@ def plan(config: Config, profile: DeviceProfile, *, batches: Sequence[int] = ())
         clients=config.clients.count,
         classes=seen.classes,
         settings=config.data,
-        seed=seed_of(config.seed, "partition"),
+        seed=derive_seed(config.seed, "partition"),
     )
     own = config.training.batch
     sizes = tuple(sorted({*batches} or {max(own // 4, 2), own, min(4 * own, LARGEST_BATCH)}))
-    made = Plan(
+    made = DevicePlan(
         device=profile.name,
         runtime=profile.runtime,
         memory=memory_of(profile),
@@ -164,14 +164,14 @@ def largest_batch(
 
 
 def _rows(
-    config: Config, profile: DeviceProfile, made: Plan, batches: Sequence[int]
-) -> Iterator[Row]:
+    config: Config, profile: DeviceProfile, made: DevicePlan, batches: Sequence[int]
+) -> Iterator[PlanRow]:
     budget, shape, classes = made.memory.value * MB, made.shape, made.classes
     for name in dict.fromkeys((*config.clients.architectures, *architectures())):
         if profile.runtime == "none":
             for numbers, size in (("float32", 4), ("int8", 1)):
                 need = needs_bare(name, config, shape, classes, weight_bytes=size)
-                yield Row(name, 1, "infer", numbers, need, need.total <= budget)
+                yield PlanRow(name, 1, "infer", numbers, need, need.total <= budget)
             continue
         for batch in batches:
             for mode in _MODES:
@@ -185,15 +185,15 @@ def _rows(
                     samples=made.samples,
                     arch=profile.arch,
                 )
-                yield Row(name, batch, "train", mode, need, need.total <= budget)
+                yield PlanRow(name, batch, "train", mode, need, need.total <= budget)
             for use in _USES if config.method.name == "fedvtc" else _USES[:1]:
                 need = needs_bundle(
                     name, config, shape, classes, use=use, batch=batch, arch=profile.arch
                 )
-                yield Row(name, batch, use, "", need, need.total <= budget)
+                yield PlanRow(name, batch, use, "", need, need.total <= budget)
 
 
-def _limit(config: Config, profile: DeviceProfile, made: Plan) -> tuple[int, str] | None:
+def _limit(config: Config, profile: DeviceProfile, made: DevicePlan) -> tuple[int, str] | None:
     """The largest batch with which anything trains, and what that is."""
     if profile.runtime == "none":
         return None
@@ -214,7 +214,7 @@ def _limit(config: Config, profile: DeviceProfile, made: Plan) -> tuple[int, str
 
 
 @dataclass(frozen=True)
-class Row:
+class PlanRow:
     """One piece of work on one device.
 
     Args:
@@ -236,7 +236,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Plan:
+class DevicePlan:
     """What fits one device.
 
     Args:
@@ -259,16 +259,16 @@ class Plan:
     classes: int
     samples: int
     batch: int
-    rows: tuple[Row, ...]
+    rows: tuple[PlanRow, ...]
     limit: tuple[int, str] | None = None
     note: str = ""
 
-    def filled(self, rows: tuple[Row, ...], limit: tuple[int, str] | None) -> Plan:
+    def filled(self, rows: tuple[PlanRow, ...], limit: tuple[int, str] | None) -> DevicePlan:
         """The same plan with its rows."""
         return replace(self, rows=rows, limit=limit)
 
     @property
-    def largest(self) -> Row | None:
+    def largest(self) -> PlanRow | None:
         """The largest architecture whose training in turn fits, with its largest batch."""
         return max(self._training(), key=_extent, default=None)
 
@@ -361,13 +361,13 @@ class Plan:
             "verdict": list(self.lines),
         }
 
-    def _training(self) -> list[Row]:
+    def _training(self) -> list[PlanRow]:
         return [row for row in self._rows("train", "alternate") if row.fits]
 
-    def _rows(self, what: str, mode: str | None = None) -> list[Row]:
+    def _rows(self, what: str, mode: str | None = None) -> list[PlanRow]:
         return [row for row in self.rows if row.what == what and mode in (None, row.mode)]
 
-    def _both(self, row: Row) -> int:
+    def _both(self, row: PlanRow) -> int:
         """Bytes of a bundle that classifies as ``row`` does and paints as well."""
         painting = [
             other.needs.working
@@ -390,11 +390,11 @@ class Plan:
         )
 
 
-def _names(rows: Iterable[Row], mode: str) -> str:
+def _names(rows: Iterable[PlanRow], mode: str) -> str:
     return ", ".join(row.architecture for row in rows if row.mode == mode) or "none"
 
 
-def _extent(row: Row) -> tuple[int, str, int]:
+def _extent(row: PlanRow) -> tuple[int, str, int]:
     return row.needs.weights, row.architecture, row.batch
 
 

@@ -48,7 +48,7 @@ class Share(Figure):
     value: float = Field(ge=0, le=1)
 
 
-class Anchor(_Frozen):
+class ReferenceLatency(_Frozen):
     """One latency that somebody measured on this device, to hold a model against.
 
     ``threads`` is None where the source does not say.
@@ -93,7 +93,7 @@ class DeviceProfile(_Frozen):
     availability: Share | None = None
     dropout: Share | None = None
     deadline_s: Figure | None = None
-    anchors: Annotated[tuple[Anchor, ...], Field(strict=False, max_length=100)] = ()
+    anchors: Annotated[tuple[ReferenceLatency, ...], Field(strict=False, max_length=100)] = ()
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
@@ -193,7 +193,7 @@ def _explain(path: Path, error: ValidationError) -> ConfigError:
     location = [str(part) for part in first["loc"]]
     key = ".".join(location)
     if first["type"] == "extra_forbidden":
-        inner = Anchor if location[0] == "anchors" else Figure
+        inner = ReferenceLatency if location[0] == "anchors" else Figure
         valid = list((DeviceProfile if len(location) == 1 else inner).model_fields)
         near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"valid keys: {', '.join(valid)}"

@@ -176,6 +176,6 @@ def _convolution_backward(gradient: Tensor, images: Tensor, weight: Tensor, *res
     depthwise one that is as many times too much as it has channels.
     """
     transposed, wanted = rest[4], rest[7]
-    places = images if transposed else gradient
-    forward = 2 * weight.numel() * places.shape[0] * math.prod(places.shape[2:])
+    assignments = images if transposed else gradient
+    forward = 2 * weight.numel() * assignments.shape[0] * math.prod(assignments.shape[2:])
     return float(forward * (wanted[0] + wanted[1]))

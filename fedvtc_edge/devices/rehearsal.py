@@ -25,7 +25,7 @@ _FEW = 2
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """A part of what a client does in a round.
 
     Args:
@@ -50,7 +50,7 @@ class Load(NamedTuple):
         up: Bytes to upload.
     """
 
-    tasks: tuple[Task, ...] = ()
+    tasks: tuple[TrainingTask, ...] = ()
     down: int = 0
     up: int = 0
 
@@ -61,7 +61,7 @@ class Rehearsal:
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], tuple[_Step, _Step]] = {}
 
-    def seconds(self, client: Client, tasks: Iterable[Task], speed: Speed) -> float:
+    def seconds(self, client: Client, tasks: Iterable[TrainingTask], speed: Speed) -> float:
         """Time of a client's tasks on a device.
 
         Args:
@@ -71,7 +71,7 @@ class Rehearsal:
         """
         return sum(task.steps * self._step(client, task, speed) for task in tasks)
 
-    def _step(self, client: Client, task: Task, speed: Speed) -> float:
+    def _step(self, client: Client, task: TrainingTask, speed: Speed) -> float:
         key = (client.architecture, task.name)
         if key not in self._known:
             sizes = (_FEW, max(client.settings.batch, _FEW + 1))
@@ -89,7 +89,7 @@ class _Step:
     work: Work
 
 
-def one_step(client: Client, task: Task, size: int) -> Work:
+def one_step(client: Client, task: TrainingTask, size: int) -> Work:
     """What one step of a task does with so many of the client's images; not the first one.
 
     Two steps go on where one step ends. What follows there is the second step; if the end
@@ -101,7 +101,7 @@ def one_step(client: Client, task: Task, size: int) -> Work:
         size: Images.
     """
     once, twice = (
-        record_work(partial(task.rehearse, stand_in(client, size, steps), steps))
+        record_work(partial(task.rehearse, probe_copy(client, size, steps), steps))
         for steps in (1, 2)
     )
     shared = len(once.flops)
@@ -111,7 +111,7 @@ def one_step(client: Client, task: Task, size: int) -> Work:
     return Work(twice.flops[step], twice.traffic[step])
 
 
-def stand_in(client: Client, size: int, steps: int) -> Client:
+def probe_copy(client: Client, size: int, steps: int) -> Client:
     """A copy with ``size`` images, whose phases last ``steps`` steps."""
     picked = torch.arange(size) % len(client.images)
     return replace(

@@ -32,7 +32,7 @@ PROTOCOL = 1
 _LARGEST_TEXT = 1_000_000
 
 
-class OrderError(FedVTCError):
+class RequestError(FedVTCError):
     """An order that cannot be followed, or an answer that cannot be read."""
 
 
@@ -49,7 +49,7 @@ def check_protocol(record: Record, there: str, here: str) -> None:
     """
     protocol = record.get("protocol")
     if type(protocol) is not int or protocol != PROTOCOL:
-        raise OrderError(
+        raise RequestError(
             f"the {there} speaks protocol {protocol!r:.20}, this {here} {PROTOCOL}",
             hint="install the same version of fedvtc-edge on both sides",
         )
@@ -63,7 +63,7 @@ def field_of(record: Record, name: str, kind: type) -> object:
     """
     value = record.get(name)
     if type(value) is not kind:
-        raise OrderError(
+        raise RequestError(
             f"{name}: {type(value).__name__}, expected {kind.__name__}",
             hint="the message is damaged, or not of fedvtc-edge",
         )
@@ -79,7 +79,7 @@ def number_of(record: Record, name: str) -> int:
     value = field_of(record, name, int)
     assert isinstance(value, int)
     if not 0 <= value < 2**31:
-        raise OrderError(f"{name} {value}, expected 0 or more", hint="the message is damaged")
+        raise RequestError(f"{name} {value}, expected 0 or more", hint="the message is damaged")
     return value
 
 
@@ -92,14 +92,14 @@ def text_of(record: Record, name: str) -> str:
     value = field_of(record, name, str)
     assert isinstance(value, str)
     if len(value) > _LARGEST_TEXT:
-        raise OrderError(
+        raise RequestError(
             f"{name}: {len(value)} characters, expected {_LARGEST_TEXT} at most",
             hint="the message is damaged",
         )
     try:
         value.encode()
     except UnicodeEncodeError:  # half of a pair, which would fail wherever it is written
-        raise OrderError(f"{name} is no Unicode", hint="the message is damaged") from None
+        raise RequestError(f"{name} is no Unicode", hint="the message is damaged") from None
     return value
 
 
@@ -112,14 +112,14 @@ def bytes_of(record: Record, name: str) -> bytes:
     value = field_of(record, name, bytes)
     assert isinstance(value, bytes)
     if len(value) > MAX_ENVELOPE_BYTES:
-        raise OrderError(
+        raise RequestError(
             f"{name}: {len(value)} bytes, expected {MAX_ENVELOPE_BYTES} at most",
             hint="the message is damaged",
         )
     return value
 
 
-HELLO, REPORT, FAREWELL, DISMISSAL = "hello", "report", "farewell", "dismissal"
+HELLO, REPORT, SHUTDOWN, DISMISSAL = "hello", "report", "farewell", "dismissal"
 """Kinds that are no uploads: who is there, how a round went, good-bye, and why not."""
 
 _PUBLISHED = "published/"
@@ -128,22 +128,22 @@ _DIGEST = re.compile(r"([a-z][a-z-]{0,15}) ([0-9a-f]{64})")
 _LONGEST_NAME = 64
 
 
-class Lacking(OrderError):  # noqa: N818  (it is asked for again, and no more)
+class MissingInput(RequestError):  # noqa: N818  (it is asked for again, and no more)
     """An order that leaves out what the client has not got."""
 
 
-class Trouble(StrEnum):
+class Status(StrEnum):
     """Why there is no envelope; ``AWAY`` is a carrier's word, that a node cannot be reached."""
 
     NONE = ""
-    AWAY = "away"
+    UNREACHABLE = "away"
     BUSY = "busy"
-    LACKING = "lacking"
+    MISSING_INPUT = "lacking"
     REFUSED = "refused"
 
 
 @dataclass(frozen=True)
-class Order:
+class TaskRequest:
     """One phase of one client's round.
 
     Args:
@@ -151,7 +151,7 @@ class Order:
             hello's is the server, which does not know yet whom it asks, and of a dismissal's.
         phase: Number of the phase in its round, from 0.
         step: Number of the step in :meth:`~fedvtc_edge.federation.methods.Method.steps`.
-        letter: The server's message of a masked sum, or why it dismisses; empty elsewhere.
+        message: The server's message of a masked sum, or why it dismisses; empty elsewhere.
         digests: SHA-256 in hexadecimal of what is published by now, by kind.
         published: Of these, what the client may lack.
         settings: The run's configuration, TOML; with a hello alone.
@@ -163,7 +163,7 @@ class Order:
     context: Context
     phase: int
     step: int
-    letter: bytes = b""
+    message: bytes = b""
     digests: Mapping[str, str] = field(default_factory=dict)
     published: Mapping[str, bytes] = field(default_factory=dict)
     settings: str = ""
@@ -181,7 +181,7 @@ class Order:
         parts = [
             *(str(number) for number in (PROTOCOL, self.phase, self.step, int(self.last))),
             *(f"{kind}={self.digests[kind]}" for kind in sorted(self.digests)),
-            hashlib.sha256(self.letter).hexdigest(),
+            hashlib.sha256(self.message).hexdigest(),
             *(self.settings, self.terms, self.nonce),
         ]
         for part in parts:
@@ -205,7 +205,7 @@ class Order:
             "context": self.context.to_bytes(),
             "phase": self.phase,
             "step": self.step,
-            "letter": self.letter,
+            "letter": self.message,
             "digests": "\n".join(f"{k} {v}" for k, v in sorted(self.digests.items())),
             "settings": self.settings,
             "terms": self.terms,
@@ -215,7 +215,7 @@ class Order:
         return record | {f"{_PUBLISHED}{kind}": data for kind, data in self.published.items()}
 
     @classmethod
-    def from_record(cls, record: Record) -> Order:
+    def from_record(cls, record: Record) -> TaskRequest:
         """Read what :meth:`to_record` wrote.
 
         Raises:
@@ -231,7 +231,7 @@ class Order:
         }
         for kind, data in published.items():
             if hashlib.sha256(data).hexdigest() != digests.get(kind):
-                raise OrderError(
+                raise RequestError(
                     f"what was published as {kind!r:.20} is not what its digest says",
                     hint="the order is damaged; the server sends it again",
                 )
@@ -250,7 +250,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Answer:
+class TaskReply:
     """What a client has to say: one envelope, or why there is none.
 
     Args:
@@ -258,18 +258,18 @@ class Answer:
         envelope: Sealed to the server and bound to the order's context; empty with a problem.
         problem: One sentence of the client's: of one that was made here, all of it for this
             client's own terminal; of one that came, what the client told.
-        trouble: What the server is to make of it.
+        status: What the server is to make of it.
         aloud: What of the problem travels; None is all of it.
     """
 
     client: str
     envelope: bytes = b""
     problem: str = ""
-    trouble: Trouble = Trouble.NONE
+    status: Status = Status.NONE
     aloud: str | None = None
 
     @classmethod
-    def refusal(cls, client: str, error: FedVTCError, *, openly: bool = False) -> Answer:
+    def refusal(cls, client: str, error: FedVTCError, *, openly: bool = False) -> TaskReply:
         """Why a client takes no part.
 
         What goes wrong with a client's data and files says something of them, if only
@@ -282,10 +282,10 @@ class Answer:
             openly: Whether all of it may travel.
         """
         problem, aloud = f"{error} ({error.hint})", None
-        about_both = isinstance(error, (OrderError, ConfigError, PrivacyError, TrustError))
+        about_both = isinstance(error, (RequestError, ConfigError, PrivacyError, TrustError))
         if not openly and (os.sep in str(error) or not about_both):
             aloud = f"{type(error).__name__}: the client's own terminal says more"
-        return cls(client, problem=problem, trouble=Trouble.REFUSED, aloud=aloud)
+        return cls(client, problem=problem, status=Status.REFUSED, aloud=aloud)
 
     def to_record(self) -> dict[str, Scalar]:
         """As it travels."""
@@ -294,11 +294,11 @@ class Answer:
             "client": self.client,
             "envelope": self.envelope,
             "problem": self.problem if self.aloud is None else self.aloud,
-            "trouble": self.trouble.value,
+            "trouble": self.status.value,
         }
 
     @classmethod
-    def from_record(cls, record: Record) -> Answer:
+    def from_record(cls, record: Record) -> TaskReply:
         """Read what :meth:`to_record` wrote.
 
         Raises:
@@ -306,13 +306,13 @@ class Answer:
         """
         check_protocol(record, "client", "server")
         problem = "".join(c if c.isprintable() else " " for c in text_of(record, "problem")[:300])
-        trouble = text_of(record, "trouble")
-        if trouble not in set(Trouble):
-            raise OrderError(f"trouble {trouble!r:.20}", hint="the message is damaged")
+        status = text_of(record, "trouble")
+        if status not in set(Status):
+            raise RequestError(f"trouble {status!r:.20}", hint="the message is damaged")
         client = text_of(record, "client")
         if len(client) > _LONGEST_NAME or not client.isprintable():
-            raise OrderError(f"client {client!r:.80}", hint="the message is damaged")
-        return cls(client, bytes_of(record, "envelope"), problem, Trouble(trouble))
+            raise RequestError(f"client {client!r:.80}", hint="the message is damaged")
+        return cls(client, bytes_of(record, "envelope"), problem, Status(status))
 
 
 def digest_of(data: bytes) -> str:
@@ -326,7 +326,7 @@ def _digests(text: str) -> dict[str, str]:
     digests = {match[1]: match[2] for match in found if match is not None}
     # One line each, no kind twice: two readings of an order would be two orders.
     if len(digests) != len(lines) or len(digests) > _MOST_PUBLISHED:
-        raise OrderError(
+        raise RequestError(
             f"digests {text!r:.80}, expected up to {_MOST_PUBLISHED} lines of a kind and SHA-256",
             hint="the order is damaged, or not of fedvtc-edge",
         )

@@ -9,23 +9,23 @@ import torch
 from fedvtc_edge.config import Config, client_ids
 from fedvtc_edge.data import Dataset, partition
 from fedvtc_edge.data.dataset import Samples
-from fedvtc_edge.devices.fleet import Place, fleet
+from fedvtc_edge.devices.fleet import ClientAssignment, fleet
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.models import ImageShape, build, vtc
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.runs.directory import public_name
-from fedvtc_edge.seeding import seed_of
+from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, as_images
 from fedvtc_edge.transport.channel import transport_of
-from fedvtc_edge.transport.keyring import FOLDER, Parties
+from fedvtc_edge.transport.keyring import FOLDER, KeyRing
 from fedvtc_edge.transport.masked_sum import MaskedSums
 
-from .federation import Record, unrecorded
+from .federation import Record, no_ledger
 from .methods import METHODS, Federation, Method
 from .methods.client_level import ClientLevelFedVTC
 from .methods.example import ExampleFedVTC
-from .server import Refuse, Server, Witness, unheard
+from .server import Refuse, Server, UploadRecorder, ignore_refusal
 
 _PRIVATE: dict[str, type[Method]] = {"example": ExampleFedVTC, "client": ClientLevelFedVTC}
 """Privacy modes in which rounds go otherwise; only FedVTC can be private at all."""
@@ -35,11 +35,11 @@ def assemble(
     config: Config,
     data: Dataset,
     compute: Compute,
-    witness: Witness,
+    recorder: UploadRecorder,
     *,
     releases: ReleaseStore | None = None,
-    refuse: Refuse = unheard,
-    record: Record = unrecorded,
+    refuse: Refuse = ignore_refusal,
+    record: Record = no_ledger,
     folder: Path | None = None,
 ) -> Method:
     """Clients, server, transport and method of a federation, ready for the first round.
@@ -48,7 +48,7 @@ def assemble(
         config: The settings.
         data: What is dealt out.
         compute: Where tensors live.
-        witness: Told of whatever reaches the server.
+        recorder: Told of whatever reaches the server.
         releases: Keeps noised releases.
         refuse: Told of refused uploads.
         record: The ledger.
@@ -57,12 +57,12 @@ def assemble(
     kind = kind_of(config)
     height, _, channels = data.image_shape
     own = None if folder is None else folder / FOLDER
-    parties = Parties(client_ids(config), own)
+    parties = KeyRing(client_ids(config), own)
     transport = transport_of(config.transport, parties, public_name(config), own)
     federation = Federation(
         config,
         clients(config, data, compute, decoders=kind.has_decoder),
-        Server(data.classes, witness, settings=config.server, refuse=refuse),
+        Server(data.classes, recorder, settings=config.server, refuse=refuse),
         ImageShape(height, channels),
         data.classes,
         compute,
@@ -70,7 +70,7 @@ def assemble(
         releases or ReleaseStore(None),
         transport,
         record,
-        MaskedSums(parties, transport, witness) if config.transport.masking else None,
+        MaskedSums(parties, transport, recorder) if config.transport.masking else None,
     )
     return kind(federation)
 
@@ -92,14 +92,16 @@ def clients(config: Config, data: Dataset, compute: Compute, *, decoders: bool) 
         clients=config.clients.count,
         classes=data.classes,
         settings=config.data,
-        seed=seed_of(config.seed, "partition"),
+        seed=derive_seed(config.seed, "partition"),
     )
     height, _, channels = data.image_shape
     shape, made = ImageShape(height, channels), []
-    for place, part in zip(places(config, data), parts, strict=True):
-        if place.architecture is not None:
+    for assignment, part in zip(assignments(config, data), parts, strict=True):
+        if assignment.architecture is not None:
             samples = Samples(data.x_train[part], data.y_train[part])
-            made.append(one_client(config, place, samples, shape, data.classes, compute, decoders))
+            made.append(
+                one_client(config, assignment, samples, shape, data.classes, compute, decoders)
+            )
     if not made:
         raise ConfigError(
             f"clients.devices = {list(config.clients.devices)!r:.200}: no client can train",
@@ -110,7 +112,7 @@ def clients(config: Config, data: Dataset, compute: Compute, *, decoders: bool) 
 
 def one_client(
     config: Config,
-    place: Place,
+    assignment: ClientAssignment,
     samples: Samples,
     shape: ImageShape,
     classes: int,
@@ -121,7 +123,7 @@ def one_client(
 
     Args:
         config: The settings.
-        place: Its id, device and architecture, which is known.
+        assignment: Its id, device and architecture, which is known.
         samples: Its data.
         shape: Of the images.
         classes: Number C of classes.
@@ -131,18 +133,18 @@ def one_client(
     Raises:
         ConfigError: An unknown architecture.
     """
-    name, architecture, latent = place.client, place.architecture, config.method.latent
+    name, architecture, latent = assignment.client, assignment.architecture, config.method.latent
     assert architecture is not None
-    seed = seed_of(config.seed, name, "classifier")
+    seed = derive_seed(config.seed, name, "classifier")
     model = build(architecture, shape, latent=latent, classes=classes, seed=seed)
     decoder = None
     if decoders:
-        decoder = vtc.build(shape, latent=latent, seed=seed_of(config.seed, name, "decoder"))
+        decoder = vtc.build(shape, latent=latent, seed=derive_seed(config.seed, name, "decoder"))
         decoder = decoder.to(compute.device)
     return Client(
         id=name,
         architecture=architecture,
-        device_profile=place.profile.name if place.profile else None,
+        device_profile=assignment.profile.name if assignment.profile else None,
         images=as_images(samples.images, compute.device),
         labels=torch.from_numpy(samples.labels).to(compute.device),
         classes=classes,
@@ -154,7 +156,7 @@ def one_client(
     )
 
 
-def places(config: Config, data: Dataset) -> list[Place]:
+def assignments(config: Config, data: Dataset) -> list[ClientAssignment]:
     """Every client's device and the architecture that it can train.
 
     Raises:

@@ -24,13 +24,13 @@ class TestSet:
 
 
 def evaluate(
-    method: Method, twins: Sequence[Client], test: TestSet
+    method: Method, baselines: Sequence[Client], test: TestSet
 ) -> tuple[list[dict[str, Any]], float | None]:
     """Per-client accuracies, and that of the training-free control.
 
     Args:
         method: Asked for its clients' scores and for the control's.
-        twins: The clients' local-only doubles, in the same order; empty where the
+        baselines: The clients' local-only doubles, in the same order; empty where the
             method itself is local-only.
         test: The global test set.
 
@@ -43,8 +43,8 @@ def evaluate(
         own = method.scores(client, test.images)
         correct = own.argmax(1) == test.labels
         alone = correct
-        if twins:
-            alone = in_chunks(twins[index].model.eval(), test.images).argmax(1) == test.labels
+        if baselines:
+            alone = in_chunks(baselines[index].model.eval(), test.images).argmax(1) == test.labels
         present = client.present.cpu()
         absent = ~present[test.labels]
         both = None

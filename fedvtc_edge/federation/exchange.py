@@ -12,7 +12,7 @@ import numpy as np
 from fedvtc_edge import wire
 from fedvtc_edge.masking import LARGEST_BOUND
 from fedvtc_edge.privacy.release import noised
-from fedvtc_edge.privacy.release_spec import Array, ClientDesign, Design
+from fedvtc_edge.privacy.release_spec import Array, ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.statistics.class_statistics import ClassStatistics
 from fedvtc_edge.training.client import Client
@@ -57,7 +57,7 @@ class Exchange(ABC):
         """Add up what was received in a round, and publish it."""
 
 
-class Summable(Exchange):
+class SecureAggregatable(Exchange):
     """An upload of which a sum under masks is enough.
 
     Attributes:
@@ -84,7 +84,7 @@ class Summable(Exchange):
 
 
 @dataclass(frozen=True)
-class Step:
+class RoundStep:
     """A stretch of a round: each client's work and, at its end, an exchange or nothing.
 
     Args:
@@ -101,7 +101,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Exact(Summable):
+class Exact(SecureAggregatable):
     """Class statistics as they are.
 
     Args:
@@ -159,32 +159,32 @@ class Exact(Summable):
 class _Release(Exchange):
     """One vector of whole numbers, which the server checks by its design."""
 
-    design: Design
+    spec: ReleaseSpec
 
     def receive(
         self, federation: Federation, upload: bytes, *, context: Context, fingerprint: str | None
     ) -> bool:
         """Open and check one client's numbers; that they are clipped, where that is agreed."""
         return federation.server.receive_release(
-            upload, context=context, design=self.design, fingerprint=fingerprint
+            upload, context=context, spec=self.spec, fingerprint=fingerprint
         )
 
 
 @dataclass(frozen=True)
-class Noised(_Release, Summable):
+class Noised(_Release, SecureAggregatable):
     """Releases that carry their noise when they leave the client; drawn once, then kept.
 
     Args:
         kind: ``anchor`` or ``features``.
         draw: A new release of one client, int64 [size].
-        design: What it looks like.
+        spec: What it looks like.
         centre: Public centre of the features.
         std: A public constant to publish in place of estimated deviations.
     """
 
     kind: str
     draw: Callable[[Client], Integers]
-    design: Design
+    spec: ReleaseSpec
     centre: Array
     std: float | None = None
     bound = LARGEST_BOUND
@@ -200,26 +200,26 @@ class Noised(_Release, Summable):
     def close(self, federation: Federation, number: int, quorum: int) -> bytes:
         """What the sum of the releases says of the data."""
         return federation.server.close_releases(
-            quorum=quorum, design=self.design, centre=self.centre, std=self.std
+            quorum=quorum, spec=self.spec, centre=self.centre, std=self.std
         )
 
     def size(self, federation: Federation) -> int:
         """As designed."""
-        return self.design.size
+        return self.spec.size
 
     def vector(
         self, federation: Federation, client: Client, context: Context
     ) -> tuple[Integers, bytes]:
         """The release, of whole numbers already."""
         payload = self.payload(federation, client, context)
-        return wire.decode_release(payload, size=self.design.size, context=context), payload
+        return wire.decode_release(payload, size=self.spec.size, context=context), payload
 
     def close_sum(
         self, federation: Federation, total: Integers, heard: Sequence[str], quorum: int
     ) -> bytes:
         """What a masked sum of releases says of the data."""
         return federation.server.publish_releases(
-            total, heard, self.design, self.centre, quorum=quorum, std=self.std
+            total, heard, self.spec, self.centre, quorum=quorum, std=self.std
         )
 
 
@@ -230,14 +230,14 @@ class Clipped(_Release):
     Args:
         kind: ``anchor`` or ``features``.
         clip: One client's clipped sums, int64 [size].
-        design: Clip bound and noise.
+        spec: Clip bound and noise.
         centre: Public centre of the features.
         std: A public constant to publish in place of estimated deviations.
     """
 
     kind: str
     clip: Callable[[Client], Integers]
-    design: ClientDesign
+    spec: ClientReleaseSpec
     centre: Array
     std: float | None = None
 
@@ -252,11 +252,11 @@ class Clipped(_Release):
         released = federation.releases.once(
             SERVER,
             _name(context),
-            lambda: wire.encode_release(noised(self.design, total), context=context),
+            lambda: wire.encode_release(noised(self.spec, total), context=context),
         )
         federation.record(context, released)
         return federation.server.publish_release(
-            released, context, self.design, self.centre, std=self.std
+            released, context, self.spec, self.centre, std=self.std
         )
 
 

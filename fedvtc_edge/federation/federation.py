@@ -17,14 +17,14 @@ from fedvtc_edge.transport.channel import Plain, Transport
 from fedvtc_edge.transport.masked_sum import Integers, MaskedSums, Total
 from fedvtc_edge.wire.context import Context
 
-from .exchange import Exchange, Summable
+from .exchange import Exchange, SecureAggregatable
 from .server import Server, quorum_of
 
 Record = Callable[[Context, bytes], None]
 """Told of each release before a byte of it leaves; refuses what the budget does not cover."""
 
 
-def unrecorded(context: Context, data: bytes) -> None:
+def no_ledger(context: Context, data: bytes) -> None:
     """Keeper of no ledger."""
 
 
@@ -64,7 +64,7 @@ class Federation:
     run: str
     releases: ReleaseStore = field(default_factory=lambda: ReleaseStore(None))
     transport: Transport = field(default_factory=Plain)
-    record: Record = unrecorded
+    record: Record = no_ledger
     masked: MaskedSums | None = None
     traffic: dict[str, Traffic] = field(init=False)
 
@@ -112,7 +112,7 @@ class Federation:
             PrivacyError: A budget is spent.
         """
         quorum = self.quorum(cohort)
-        if self.masked is not None and isinstance(exchange, Summable):
+        if self.masked is not None and isinstance(exchange, SecureAggregatable):
             total = self._add(self._vectors(exchange, number, cohort), exchange.bound)
             return exchange.close_sum(self, total.vector, total.heard, quorum)
         for client in cohort:
@@ -122,7 +122,7 @@ class Federation:
         return exchange.close(self, number, quorum)
 
     def _vectors(
-        self, exchange: Summable, number: int, cohort: Sequence[Client]
+        self, exchange: SecureAggregatable, number: int, cohort: Sequence[Client]
     ) -> dict[Context, Integers]:
         vectors = {}
         for client in cohort:

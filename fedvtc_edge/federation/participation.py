@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedvtc_edge.devices import DeviceProfile
-from fedvtc_edge.devices.clock import Job, Visit, closing, visit
+from fedvtc_edge.devices.clock import DeviceJob, Visit, closing, visit
 from fedvtc_edge.devices.rehearsal import Rehearsal
 from fedvtc_edge.devices.speed import Speed
 from fedvtc_edge.masking import threshold_of
@@ -26,7 +26,7 @@ _DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Turn:
+class RoundParticipation:
     """One round's attendance.
 
     Args:
@@ -40,7 +40,7 @@ class Turn:
     record: dict[str, Any] | None = None
 
 
-class Attendance:
+class ParticipationSimulator:
     """Plays each round on the clock before it is run, and sends home who would miss it.
 
     A client that misses a round has done nothing in it that counts: neither its upload
@@ -60,12 +60,12 @@ class Attendance:
         self.now = 0.0
         """Simulated seconds since the start of the run."""
 
-    def go_on(self, records: Sequence[Mapping[str, Any]]) -> None:
+    def resume(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Set the clock to where these rounds' records left it."""
         if self._profiles and records:
             self.now = records[-1]["clock"][-1]["end"]
 
-    def opening(self) -> tuple[list[Client], list[Turn]]:
+    def opening(self) -> tuple[list[Client], list[RoundParticipation]]:
         """Everybody is called, and who does not answer is called again.
 
         Returns:
@@ -77,7 +77,7 @@ class Attendance:
         everybody = list(self._method.federation.clients)
         if not self._profiles or not self._travels(everybody[0], 0):
             return everybody, []
-        turns: list[Turn] = []
+        turns: list[RoundParticipation] = []
         absent = everybody
         while absent and len(turns) < CALLS:
             turns.append(self._play(0, absent, call=len(turns)))
@@ -92,25 +92,25 @@ class Attendance:
             )
         return present, turns
 
-    def round(self, number: int, cohort: Sequence[Client]) -> Turn:
+    def round(self, number: int, cohort: Sequence[Client]) -> RoundParticipation:
         """Who of a round's cohort finishes it; nobody, where too few do."""
         if not self._profiles:
-            return Turn(list(cohort))
+            return RoundParticipation(list(cohort))
         turn = self._play(number, cohort)
         assert turn.record is not None
         problem = "" if turn.present else "nobody took part"
         if self._travels(cohort[0], number):
             problem = self._too_few(len(turn.present), len(cohort))
         turn.record["void"] = problem
-        return Turn([], len(cohort), turn.record) if problem else turn
+        return RoundParticipation([], len(cohort), turn.record) if problem else turn
 
-    def _play(self, number: int, cohort: Sequence[Client], *, call: int = 0) -> Turn:
+    def _play(self, number: int, cohort: Sequence[Client], *, call: int = 0) -> RoundParticipation:
         seed, visits = self._config.seed, {}
         for client in cohort:
             load = self._method.load(client, number)
             compute = self._rehearsal.seconds(client, load.tasks, self._speeds[client.id])
             stream = generator(seed, client.id, number, "clock", call)
-            job = Job(load.down, compute, load.up)
+            job = DeviceJob(load.down, compute, load.up)
             visits[client.id] = visit(self._profiles[client.id], job, stream)
         begin, length = self.now, closing(visits.values())
         self.now = round(begin + length, _DIGITS)  # as it is read back after a restart
@@ -121,7 +121,7 @@ class Attendance:
             "void": "",
             "clients": {name: _line(one, length) for name, one in visits.items()},
         }
-        return Turn(present, len(cohort) - len(present), record)
+        return RoundParticipation(present, len(cohort) - len(present), record)
 
     def _travels(self, client: Client, number: int) -> bool:
         """Whether the round has an upload, which a quorum is about."""

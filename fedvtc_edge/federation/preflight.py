@@ -7,7 +7,7 @@ from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.masking.plan import LEAST_CLIENTS, MOST_CLIENTS, threshold_of
 from fedvtc_edge.models import find
-from fedvtc_edge.privacy.mechanism import claim_of, design_of
+from fedvtc_edge.privacy.mechanism import claim_of, release_spec_of
 from fedvtc_edge.privacy.sampler import LARGEST_SIGMA, LEAST_SIGMA
 from fedvtc_edge.training.compute import Compute
 
@@ -113,10 +113,10 @@ def check_claim(config: Config) -> None:
         )
     if privacy.mode == "example":
         claim_of(config)  # calibrated here, or refused
-    design = design_of(config, 2)  # neither noise nor clip depend on the classes
-    assert design is not None
-    if not LEAST_SIGMA <= design.sigma <= LARGEST_SIGMA:
-        small = design.sigma < LEAST_SIGMA
+    spec = release_spec_of(config, 2)  # neither noise nor clip depend on the classes
+    assert spec is not None
+    if not LEAST_SIGMA <= spec.sigma <= LARGEST_SIGMA:
+        small = spec.sigma < LEAST_SIGMA
         raise ConfigError(
             f"privacy.clip = {privacy.clip:g} with privacy.epsilon = {privacy.epsilon:g}: "
             f"the noise would be too {'fine' if small else 'coarse'} for the integer grid",

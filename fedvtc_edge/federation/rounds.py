@@ -16,7 +16,7 @@ from fedvtc_edge.training.client import Client
 from .cohort import drawn
 from .evaluation import TestSet, averages, evaluate
 from .methods import Method
-from .participation import Attendance, Turn, attended
+from .participation import ParticipationSimulator, RoundParticipation, attended
 
 Keep = Callable[[Checkpoint], None]
 
@@ -26,7 +26,7 @@ class LocalEngine:
 
     Args:
         method: What happens in a round.
-        twins: Local-only doubles of the clients; trained beside them as the control.
+        baselines: Local-only doubles of the clients; trained beside them as the control.
         test: Read after each round.
         attendance: Who takes part in which round.
         keep: Called with the state after each round.
@@ -36,18 +36,18 @@ class LocalEngine:
     def __init__(
         self,
         method: Method,
-        twins: Sequence[Client],
+        baselines: Sequence[Client],
         test: TestSet,
         *,
-        attendance: Attendance | None = None,
+        attendance: ParticipationSimulator | None = None,
         keep: Keep,
         progress: Progress,
     ) -> None:
         self.method = method
         self.federation = method.federation
-        self.twins = twins
+        self.baselines = baselines
         self.test = test
-        self.attendance = attendance or Attendance(method, {})
+        self.attendance = attendance or ParticipationSimulator(method, {})
         self.records: list[dict[str, Any]] = []
         self._keep = keep
         self._progress = progress
@@ -85,7 +85,7 @@ class LocalEngine:
             traffic = self.federation.traffic[client.id]
             traffic.up, traffic.down = spent["up"], spent["down"]
         self.records = list(state.records)
-        self.attendance.go_on(self.records)
+        self.attendance.resume(self.records)
         self.method.done = len(self.records)
         self.method.restore(state.published)
 
@@ -106,12 +106,12 @@ class LocalEngine:
                 self.method.round(number, turn.present)
             self.method.done = number
             members = {client.id for client in turn.present}
-            for twin in self.twins:
-                if twin.id in members:
-                    twin.train(number)
+            for baseline in self.baselines:
+                if baseline.id in members:
+                    baseline.train(number)
             self._finish_round(number, opening, turn, before, time.perf_counter() - begin)
 
-    def _open(self) -> list[Turn]:
+    def _open(self) -> list[RoundParticipation]:
         present, turns = self.attendance.opening()
         self.federation.missing = len(self.federation.clients) - len(present)
         self.method.open(present)
@@ -120,12 +120,12 @@ class LocalEngine:
     def _finish_round(
         self,
         number: int,
-        opening: Sequence[Turn],
-        turn: Turn,
+        opening: Sequence[RoundParticipation],
+        turn: RoundParticipation,
         before: dict[str, Any],
         seconds: float,
     ) -> None:
-        clients, control = evaluate(self.method, self.twins, self.test)
+        clients, control = evaluate(self.method, self.baselines, self.test)
         after, members = self.account, {client.id for client in turn.present}
         for record in clients:
             old, new = before[record["id"]], after[record["id"]]
@@ -155,8 +155,8 @@ class LocalEngine:
             modules[f"{client.id}/classifier"] = client.model
             if client.decoder is not None:
                 modules[f"{client.id}/decoder"] = client.decoder
-        for twin in self.twins:
-            modules[f"{twin.id}/local"] = twin.model
+        for baseline in self.baselines:
+            modules[f"{baseline.id}/local"] = baseline.model
         return modules
 
 

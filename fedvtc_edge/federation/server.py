@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedvtc_edge.config import ServerSettings
 from fedvtc_edge.errors import FedVTCError
 from fedvtc_edge.privacy.release import Integers, check_norm, estimate
-from fedvtc_edge.privacy.release_spec import Array, ClientDesign, Design
+from fedvtc_edge.privacy.release_spec import Array, ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.storage.atomic import append_line
 from fedvtc_edge.wire import (
@@ -69,7 +69,7 @@ class Refusals:
 # ---------------------------------------------------------------- section
 # Who is heard: every upload is witnessed, opened, and counted or refused with a note.
 
-Witness = Callable[[int, str, str, bytes], None]
+UploadRecorder = Callable[[int, str, str, bytes], None]
 """Told of each upload: round, sender, kind, bytes."""
 
 Refuse = Callable[[Context, FedVTCError, str | None], None]
@@ -82,7 +82,7 @@ class ServerError(FedVTCError):
     """A round that cannot be closed, or an upload that does not belong to it."""
 
 
-def unheard(context: Context, error: FedVTCError, fingerprint: str | None) -> None:
+def ignore_refusal(context: Context, error: FedVTCError, fingerprint: str | None) -> None:
     """Notes no refusal."""
 
 
@@ -91,20 +91,20 @@ def quorum_of(share: float, cohort: int) -> int:
     return max(1, math.ceil(share * cohort - 1e-9))  # 0.07 · 100 is 7.000000000000001
 
 
-class Admission:
+class UploadValidator:
     """What all kinds of uploads have in common.
 
     Args:
-        witness: Called with every upload before it is opened, for the audit.
+        recorder: Called with every upload before it is opened, for the audit.
         refuse: Called with every refusal.
     """
 
-    def __init__(self, witness: Witness, refuse: Refuse) -> None:
-        self.witness = witness
+    def __init__(self, recorder: UploadRecorder, refuse: Refuse) -> None:
+        self.recorder = recorder
         self._refuse = refuse
         self._last_refusal = ""
 
-    def admit(
+    def accept(
         self,
         upload: bytes,
         context: Context,
@@ -122,7 +122,7 @@ class Admission:
             opened: Decodes and checks the bytes.
         """
         sender = context.sender
-        self.witness(context.round, sender, context.kind, upload)
+        self.recorder(context.round, sender, context.kind, upload)
         try:
             if sender in heard:
                 raise ServerError(
@@ -161,7 +161,7 @@ class Server:
 
     Args:
         classes: Number C of classes, agreed on beforehand.
-        witness: Called with every upload before it is opened, for the audit.
+        recorder: Called with every upload before it is opened, for the audit.
         settings: What is asked of uploads.
         refuse: Called with every refusal.
     """
@@ -169,14 +169,14 @@ class Server:
     def __init__(
         self,
         classes: int,
-        witness: Witness,
+        recorder: UploadRecorder,
         *,
         settings: ServerSettings | None = None,
-        refuse: Refuse = unheard,
+        refuse: Refuse = ignore_refusal,
     ) -> None:
         self.classes = classes
         self.settings = settings or ServerSettings()
-        self._admission = Admission(witness, refuse)
+        self._admission = UploadValidator(recorder, refuse)
         self.refuse = self._admission.refuse
         self._received: dict[str, ClassStatistics] = {}
         self._releases: dict[str, Integers] = {}
@@ -208,7 +208,7 @@ class Server:
             check_norms(statistics)
             return statistics
 
-        return self._admission.admit(upload, context, fingerprint, self._received, opened)
+        return self._admission.accept(upload, context, fingerprint, self._received, opened)
 
     def close(self, *, quorum: int, floor: float = 0.0) -> bytes:
         """Add what was received, in the order of the senders' names, and publish it.
@@ -266,7 +266,7 @@ class Server:
         upload: bytes,
         *,
         context: Context,
-        design: Design,
+        spec: ReleaseSpec,
         fingerprint: str | None = None,
     ) -> bool:
         """Open and check one client's release, noised or clipped; False where it was refused.
@@ -276,15 +276,15 @@ class Server:
         """
 
         def opened() -> Integers:
-            release = decode_release(upload, size=design.size, context=context)
-            if isinstance(design, ClientDesign):
-                check_norm(design, release)
+            release = decode_release(upload, size=spec.size, context=context)
+            if isinstance(spec, ClientReleaseSpec):
+                check_norm(spec, release)
             return release
 
-        return self._admission.admit(upload, context, fingerprint, self._releases, opened)
+        return self._admission.accept(upload, context, fingerprint, self._releases, opened)
 
     def close_releases(
-        self, *, quorum: int, design: Design, centre: Array, std: float | None = None
+        self, *, quorum: int, spec: ReleaseSpec, centre: Array, std: float | None = None
     ) -> bytes:
         """Add the releases and publish what the sum says of the data: post-processing.
 
@@ -293,13 +293,13 @@ class Server:
                 contributors: every client contributes noise to every class.
         """
         heard, total = self._sum_of_releases(quorum)
-        return publish(_world(design, total, heard, centre, std))
+        return publish(_world(spec, total, heard, centre, std))
 
     def publish_releases(
         self,
         total: Integers,
         heard: Sequence[str],
-        design: Design,
+        spec: ReleaseSpec,
         centre: Array,
         *,
         quorum: int,
@@ -310,7 +310,7 @@ class Server:
         Args:
             total: Of the releases of all clients in ``heard``, each with its noise.
             heard: Whose releases are in it.
-            design: What they look like.
+            spec: What they look like.
             centre: Public centre of the features.
             quorum: Least number of them.
             std: A public constant to publish in place of estimated deviations.
@@ -319,7 +319,7 @@ class Server:
             ServerError: Fewer than ``quorum``, or than the settings' contributors.
         """
         self._check_quorum(len(heard), quorum)
-        return publish(_world(design, total, len(heard), centre, std))
+        return publish(_world(spec, total, len(heard), centre, std))
 
     def add_releases(self, *, quorum: int) -> Integers:
         """The sum of clipped uploads, without noise: nobody but a trusted server may see it.
@@ -333,7 +333,7 @@ class Server:
         self,
         released: bytes,
         context: Context,
-        design: ClientDesign,
+        spec: ClientReleaseSpec,
         centre: Array,
         *,
         std: float | None = None,
@@ -343,13 +343,13 @@ class Server:
         Args:
             released: The server's own release, in the ledger by now.
             context: Its context.
-            design: Clip bound and noise.
+            spec: Clip bound and noise.
             centre: Public centre of the features.
             std: A public constant to publish in place of estimated deviations.
         """
-        self._admission.witness(context.round, context.sender, context.kind, released)
-        total = decode_release(released, size=design.size, context=context)
-        return publish(_world(design, total, 1, centre, std))
+        self._admission.recorder(context.round, context.sender, context.kind, released)
+        total = decode_release(released, size=spec.size, context=context)
+        return publish(_world(spec, total, 1, centre, std))
 
     def _sum_of_releases(self, quorum: int) -> tuple[int, Integers]:
         self._check_quorum(len(self._releases), quorum)
@@ -368,7 +368,7 @@ class Server:
             like: Weights of the agreed names and shapes.
             fingerprint: Of the sender's key, for the note of a refusal.
         """
-        return self._admission.admit(
+        return self._admission.accept(
             upload,
             context,
             fingerprint,
@@ -399,10 +399,10 @@ class Server:
 
 
 def _world(
-    design: Design, total: Integers, draws: int, centre: Array, std: float | None
+    spec: ReleaseSpec, total: Integers, draws: int, centre: Array, std: float | None
 ) -> GlobalStatistics:
     """Post-processing of a sum that carries so many draws of noise."""
-    world = estimate(design, total, draws, centre)
+    world = estimate(spec, total, draws, centre)
     if std is not None:  # a public constant in place of an estimate
         world = replace(world, std=np.full_like(world.std, std))
     return world

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import nn
 
 from fedvtc_edge.data import Dataset
-from fedvtc_edge.devices.fleet import Place, notes
+from fedvtc_edge.devices.fleet import ClientAssignment, notes
 from fedvtc_edge.devices.footprint import training_megabytes
 from fedvtc_edge.privacy.mechanism import UNITS, claim_of, covers
 from fedvtc_edge.report import render
@@ -33,7 +33,7 @@ _PICTURE_BYTES = 8_000_000
 
 
 @dataclass(frozen=True)
-class Figures:
+class ClientStats:
     """What is known of one client without looking at its rounds; None is not told.
 
     Args:
@@ -53,7 +53,7 @@ class Figures:
     peak_memory_mb: float | None
 
     @classmethod
-    def of(cls, client: Client) -> Figures:
+    def of(cls, client: Client) -> ClientStats:
         """Of a client that is in this process."""
         batch = client.images[: client.settings.batch]
         modules = [client.model] + ([client.decoder] if client.decoder is not None else [])
@@ -69,11 +69,11 @@ class Figures:
 
 def summarise(
     method: Method,
-    clients: Sequence[Figures],
+    clients: Sequence[ClientStats],
     rounds: Sequence[Mapping[str, Any]],
     account: Mapping[str, Mapping[str, Any]],
     data: Dataset,
-    fleet: Sequence[Place],
+    fleet: Sequence[ClientAssignment],
 ) -> dict[str, Any]:
     """``summary.json`` of interface.md; accuracies are fractions on the global test set.
 
@@ -85,7 +85,7 @@ def summarise(
         data: For its names.
         fleet: Clients' places.
     """
-    places, spans = {place.client: place for place in fleet}, virtual(rounds)
+    assignments, spans = {assignment.client: assignment for assignment in fleet}, virtual(rounds)
     federation, last = method.federation, rounds[-1]
     config = federation.config
     records = []
@@ -95,7 +95,7 @@ def summarise(
             {
                 "id": client.id,
                 "architecture": client.architecture,
-                "architecture_wanted": places[client.id].wanted,
+                "architecture_wanted": assignments[client.id].wanted,
                 "device": client.device,
                 "samples": None if counts is None else sum(counts),
                 "classes_present": None if counts is None else sum(n > 0 for n in counts),
@@ -134,9 +134,13 @@ def summarise(
         "class_names": list(data.class_names),
         "clients": records,
         "sat_out": [
-            {"id": place.client, "architecture": place.wanted, "device": place.profile.name}
-            for place in fleet
-            if place.architecture is None and place.profile
+            {
+                "id": assignment.client,
+                "architecture": assignment.wanted,
+                "device": assignment.profile.name,
+            }
+            for assignment in fleet
+            if assignment.architecture is None and assignment.profile
         ],
         "notes": notes(fleet),
         **means,
@@ -201,7 +205,7 @@ def pictures(method: Method, data: Dataset) -> dict[str, NDArray[np.uint8]]:
         ``painted`` [clients, C, n, H, W, channels] and ``real`` [C, n, H, W, channels]
         from the public test set, uint8; empty for methods that paint nothing.
     """
-    world = method.world()
+    world = method.knowledge()
     clients = method.federation.clients
     if world is None or not clients or any(client.decoder is None for client in clients):
         return {}

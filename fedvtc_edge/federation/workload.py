@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from fedvtc_edge import wire
-from fedvtc_edge.devices.rehearsal import Task
+from fedvtc_edge.devices.rehearsal import TrainingTask
 from fedvtc_edge.masking import LARGEST_BOUND, traffic_of
-from fedvtc_edge.privacy.release_spec import Design
+from fedvtc_edge.privacy.release_spec import ReleaseSpec
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.transport.masked_sum import vector_bound, vector_size
@@ -25,7 +25,7 @@ Bytes = tuple[int, int]
 """Up and down."""
 
 
-def epochs(client: Client, train: Callable[[Client], None]) -> Iterator[Task]:
+def epochs(client: Client, train: Callable[[Client], None]) -> Iterator[TrainingTask]:
     """Phase A: whole batches, and a smaller one of what is left.
 
     Args:
@@ -36,26 +36,28 @@ def epochs(client: Client, train: Callable[[Client], None]) -> Iterator[Task]:
     whole, rest = divmod(len(client.images), settings.batch)
     for size, steps in ((settings.batch, whole), (rest, 1)):
         if size and steps:
-            yield Task("train", size, settings.epochs * steps, lambda doll, _: train(doll))
+            yield TrainingTask(
+                "train", size, settings.epochs * steps, lambda probe, _: train(probe)
+            )
 
 
-def random_batches(client: Client, steps: int, samples: int) -> Task:
+def random_batches(client: Client, steps: int, samples: int) -> TrainingTask:
     """So many steps on random batches out of ``samples`` labelled images."""
 
-    def rehearse(doll: Client, steps: int) -> None:
-        doll.train_on(0, doll.images, doll.labels, doll.present, steps)
+    def rehearse(probe: Client, steps: int) -> None:
+        probe.train_on(0, probe.images, probe.labels, probe.present, steps)
 
-    return Task("steps", min(client.settings.batch, samples), steps, rehearse)
+    return TrainingTask("steps", min(client.settings.batch, samples), steps, rehearse)
 
 
-def one_pass(client: Client, measure: Callable[[Client], object]) -> Task:
+def one_pass(client: Client, measure: Callable[[Client], object]) -> TrainingTask:
     """A look at each of the client's images, as statistics are measured."""
 
-    def rehearse(doll: Client, steps: int) -> None:
+    def rehearse(probe: Client, steps: int) -> None:
         for _ in range(steps):
-            measure(doll)
+            measure(probe)
 
-    return Task("measure", len(client.images), 1, rehearse)
+    return TrainingTask("measure", len(client.images), 1, rehearse)
 
 
 def statistics_bytes(federation: Federation, width: int, *, pooled: bool) -> Bytes:
@@ -70,12 +72,12 @@ def statistics_bytes(federation: Federation, width: int, *, pooled: bool) -> Byt
     return len(upload) + federation.transport.overhead, down
 
 
-def release_bytes(federation: Federation, design: Design) -> Bytes:
+def release_bytes(federation: Federation, spec: ReleaseSpec) -> Bytes:
     """A noised or clipped release up, and what is published of their sum down."""
-    down = _published(design.classes, design.width, design.second)
+    down = _published(spec.classes, spec.width, spec.second)
     if federation.masked is not None:
-        return _masked(federation, design.size, LARGEST_BOUND, down)
-    upload = wire.encode_release(np.zeros(design.size, np.int64))
+        return _masked(federation, spec.size, LARGEST_BOUND, down)
+    upload = wire.encode_release(np.zeros(spec.size, np.int64))
     return len(upload) + federation.transport.overhead, down
 
 

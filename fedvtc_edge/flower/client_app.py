@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedvtc_edge.distributed.messages import Answer, Order
+from fedvtc_edge.distributed.messages import TaskReply, TaskRequest
 from fedvtc_edge.errors import FedVTCError
 
 from .grid_mailbox import ANSWER, ORDER, record_of
 
 if TYPE_CHECKING:
-    from fedvtc_edge.distributed.client.participant import Member
+    from fedvtc_edge.distributed.client.participant import Participant
 
 app = ClientApp()
 
@@ -35,35 +35,35 @@ def step(message: Message, context: Context) -> Message:
 def _replied(message: Message, context: Context) -> Message:
     home = context.node_config.get("home")
     try:
-        order = Order.from_record(record_of(message, ORDER))
+        request = TaskRequest.from_record(record_of(message, ORDER))
         if home is None:
-            answer = _simulated(
+            reply = _simulated(
                 Path(str(context.run_config["directory"])),
                 int(str(context.node_config["partition-id"])),
-            ).answer(order)
+            ).reply(request)
         else:
-            answer = _at(Path(str(home)), order)
+            reply = _at(Path(str(home)), request)
     except FedVTCError as error:
-        answer = Answer.refusal("", error)  # keys' paths are nobody else's business
-    content = RecordDict({ANSWER: ConfigRecord(dict(answer.to_record()))})
+        reply = TaskReply.refusal("", error)  # keys' paths are nobody else's business
+    content = RecordDict({ANSWER: ConfigRecord(dict(reply.to_record()))})
     return Message(content=content, reply_to=message)
 
 
-def _at(home: Path, order: Order) -> Answer:
+def _at(home: Path, request: TaskRequest) -> TaskReply:
     """Of the node's own client; its terminal is told."""
     from .joining import member_at, told
 
-    answer = member_at(home).answer(order)
-    told(home, order, answer)
-    return answer
+    reply = member_at(home).reply(request)
+    told(home, request, reply)
+    return reply
 
 
 @functools.lru_cache(maxsize=256)  # a process of a simulation plays many clients, many times
-def _simulated(path: Path, index: int) -> Member:
+def _simulated(path: Path, index: int) -> Participant:
     from fedvtc_edge.config import client_ids, load_config
-    from fedvtc_edge.distributed.client.keys import Consent, Party
-    from fedvtc_edge.distributed.client.local_data import dealt
-    from fedvtc_edge.distributed.client.participant import Member
+    from fedvtc_edge.distributed.client.keys import ClientKeys, DisclosurePolicy
+    from fedvtc_edge.distributed.client.local_data import from_partition
+    from fedvtc_edge.distributed.client.participant import Participant
     from fedvtc_edge.sealing import Identity, PublicIdentity, TrustList
     from fedvtc_edge.transport.keyring import FOLDER, TRUST
 
@@ -71,16 +71,16 @@ def _simulated(path: Path, index: int) -> Member:
 
     config = load_config(path / "config.toml")
     name, keys = client_ids(config)[index], path / FOLDER
-    party = Party(
+    party = ClientKeys(
         name,
         Identity.load(keys / f"{name}.key"),
         PublicIdentity.load(keys / "server.key.pub"),
         TrustList.load(keys / TRUST),
     )
-    return Member(
+    return Participant(
         home_of(path, name),
         party,
-        dealt(index),
+        from_partition(index),
         index=index,
-        consent=Consent(telling=True),  # it is the simulator's own data
+        policy=DisclosurePolicy(share_metrics=True),  # it is the simulator's own data
     )

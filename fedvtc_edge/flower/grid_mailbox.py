@@ -10,8 +10,15 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from fedvtc_edge.distributed.mailbox import Reply
-from fedvtc_edge.distributed.messages import HELLO, Answer, Order, OrderError, Record, Trouble
+from fedvtc_edge.distributed.mailbox import NodeReply
+from fedvtc_edge.distributed.messages import (
+    HELLO,
+    Record,
+    RequestError,
+    Status,
+    TaskReply,
+    TaskRequest,
+)
 from fedvtc_edge.errors import FedVTCError
 
 ORDER, ANSWER = "order", "answer"
@@ -38,7 +45,7 @@ class GridPost:
     def __init__(self, grid: Grid, ttl_s: float) -> None:
         self._grid = grid
         self._ttl_s = ttl_s
-        self._open: dict[str, tuple[int, Order]] = {}
+        self._open: dict[str, tuple[int, TaskRequest]] = {}
         self._nodes: frozenset[int] = frozenset()
         self._asked = float("-inf")
 
@@ -49,30 +56,30 @@ class GridPost:
             self._asked = time.monotonic()
         return self._nodes
 
-    def send(self, orders: Mapping[int, Order]) -> None:
+    def send(self, requests: Mapping[int, TaskRequest]) -> None:
         """One message per order."""
         messages = {
             node: Message(
-                content=RecordDict({ORDER: ConfigRecord(dict(order.to_record()))}),
+                content=RecordDict({ORDER: ConfigRecord(dict(request.to_record()))}),
                 dst_node_id=node,
-                message_type=QUERY if order.context.kind == HELLO else TRAIN,
+                message_type=QUERY if request.context.kind == HELLO else TRAIN,
                 ttl=self._ttl_s,
             )
-            for node, order in orders.items()
+            for node, request in requests.items()
         }
         if messages:
             self._grid.push_messages(list(messages.values()))
         for node, message in messages.items():
-            self._open[message.metadata.message_id] = (node, orders[node])
+            self._open[message.metadata.message_id] = (node, requests[node])
 
-    def receive(self, wait_s: float) -> Iterator[Reply]:
+    def receive(self, wait_s: float) -> Iterator[NodeReply]:
         """Answers that have come, and errors of nodes as answers that say so."""
         until = time.monotonic() + wait_s
         while True:
             replies = list(self._grid.pull_messages(list(self._open))) if self._open else []
             for message in replies:
-                node, order = self._open.pop(message.metadata.reply_to_message_id)
-                yield Reply(node, order, _answer(message))
+                node, request = self._open.pop(message.metadata.reply_to_message_id)
+                yield NodeReply(node, request, _answer(message))
             if replies or time.monotonic() >= until:
                 return
             time.sleep(min(_ASK_AGAIN_S, wait_s))
@@ -86,16 +93,16 @@ def record_of(message: Message, name: str) -> Record:
     """
     record = message.content.config_records.get(name)
     if record is None:
-        raise OrderError(f"a message without {name}", hint="is the other side fedvtc-edge?")
+        raise RequestError(f"a message without {name}", hint="is the other side fedvtc-edge?")
     return cast(Record, dict(record.items()))
 
 
-def _answer(message: Message) -> Answer:
+def _answer(message: Message) -> TaskReply:
     if message.has_error():
         reason = message.error.reason or f"Flower's error {message.error.code}"
-        trouble = Trouble.AWAY if message.error.code in _UNREACHED else Trouble.REFUSED
-        return Answer("", problem=reason[:300], trouble=trouble)
+        status = Status.UNREACHABLE if message.error.code in _UNREACHED else Status.REFUSED
+        return TaskReply("", problem=reason[:300], status=status)
     try:
-        return Answer.from_record(record_of(message, ANSWER))
+        return TaskReply.from_record(record_of(message, ANSWER))
     except FedVTCError as error:
-        return Answer("", problem=str(error)[:300], trouble=Trouble.REFUSED)
+        return TaskReply("", problem=str(error)[:300], status=Status.REFUSED)

@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING
 
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data.own import DataTerms
-from fedvtc_edge.distributed.client.keys import Consent
-from fedvtc_edge.distributed.client.participant import Member
-from fedvtc_edge.distributed.client.state import Home
+from fedvtc_edge.distributed.client.keys import DisclosurePolicy
+from fedvtc_edge.distributed.client.participant import Participant
+from fedvtc_edge.distributed.client.state import ClientState
 from fedvtc_edge.distributed.events import Reader, Writer
-from fedvtc_edge.distributed.messages import DISMISSAL, FAREWELL, HELLO, Answer, Order, Trouble
+from fedvtc_edge.distributed.messages import (
+    DISMISSAL,
+    HELLO,
+    SHUTDOWN,
+    Status,
+    TaskReply,
+    TaskRequest,
+)
 from fedvtc_edge.errors import DeploymentError, RunError
 from fedvtc_edge.progress import Progress
 from fedvtc_edge.sealing import signing
@@ -30,7 +37,7 @@ from .process.app_bundle import write_app
 from .process.supernode import SuperNode
 
 if TYPE_CHECKING:
-    from fedvtc_edge.distributed.client.local_data import Belongings
+    from fedvtc_edge.distributed.client.local_data import LocalData
 
 EVENTS, MEMBERSHIP, NODE = "events.jsonl", "join.json", "flower"
 
@@ -44,7 +51,7 @@ _SENT = "Sent successfully"  # flower-supernode 1.42, of the last answer
 
 
 @dataclass(frozen=True)
-class Membership:
+class JoinSettings:
     """What the processes that Flower starts for a client must know; paths, and no secrets.
 
     Args:
@@ -57,7 +64,7 @@ class Membership:
             names.
         architecture: Of its network, or empty for the one that the settings give it.
         settings: File of the only settings that it accepts, or empty for any.
-        telling: See :class:`~fedvtc_edge.distributed.client.keys.Consent`.
+        telling: See :class:`~fedvtc_edge.distributed.client.keys.DisclosurePolicy`.
     """
 
     authority: str
@@ -90,7 +97,7 @@ class Membership:
         write_atomic(home / MEMBERSHIP, (json.dumps(asdict(self)) + "\n").encode())
 
     @classmethod
-    def load(cls, home: Path) -> Membership:
+    def load(cls, home: Path) -> JoinSettings:
         """Read what :meth:`save` wrote.
 
         Raises:
@@ -104,31 +111,31 @@ class Membership:
             ) from None
 
 
-def member_at(home: Path) -> Member:
+def member_at(home: Path) -> Participant:
     """The client that lives in a folder.
 
     Raises:
         FedVTCError: Keys or settings that cannot be used.
     """
-    own = Membership.load(home)
+    own = JoinSettings.load(home)
     party = own.kit.open(os.environ.get(signing.PASSPHRASE))
     assert party.trusted is not None  # a kit has a list
     index = [entry.client for entry in party.trusted.entries].index(party.client)
 
-    def source(config: Config, terms: DataTerms) -> Belongings:
+    def source(config: Config, terms: DataTerms) -> LocalData:
         # Most messages of a masked sum need no data, and so no torch, which takes seconds.
-        from fedvtc_edge.distributed.client.local_data import brought, dealt
+        from fedvtc_edge.distributed.client.local_data import from_partition, from_path
 
-        read = brought(Path(own.data)) if own.data else dealt(index)
+        read = from_path(Path(own.data)) if own.data else from_partition(index)
         return read(config, terms)
 
-    return Member(
-        Home(home, party.client),
+    return Participant(
+        ClientState(home, party.client),
         party,
         source,
         architecture=own.architecture or None,
         index=index,
-        consent=Consent(
+        policy=DisclosurePolicy(
             # As serve does with the same file; the run's name hashes every setting.
             load_config(own.settings, overrides=["engine.name=flower"]) if own.settings else None,
             own.telling,
@@ -136,26 +143,26 @@ def member_at(home: Path) -> Member:
     )
 
 
-def told(home: Path, order: Order, answer: Answer) -> None:
+def told(home: Path, request: TaskRequest, reply: TaskReply) -> None:
     """Tell the client's terminal what was asked and answered."""
     events = Writer(home / EVENTS)
-    joining = order.context.kind in (HELLO, DISMISSAL)
-    where = f"run {order.context.run}" if joining else order.words
-    if answer.trouble is Trouble.REFUSED and joining:
+    joining = request.context.kind in (HELLO, DISMISSAL)
+    where = f"run {request.context.run}" if joining else request.words
+    if reply.status is Status.REFUSED and joining:
         # What is not agreed on now will not be by waiting: the command ends with the reason.
-        problem = DeploymentError(f"{where}: no part taken: {answer.problem}", hint=_MEND)
+        problem = DeploymentError(f"{where}: no part taken: {reply.problem}", hint=_MEND)
         events.failed(problem)
-    elif answer.trouble is Trouble.REFUSED:
-        events.say(f"{where}: no part taken: {answer.problem}")
-    elif answer.trouble is Trouble.NONE:
-        what = "joined" if order.context.kind == HELLO else "answered"
-        events.say(f"{where}: {what}, {len(answer.envelope) / 1000:.1f} kB sealed")
-        if order.context.kind == FAREWELL:
+    elif reply.status is Status.REFUSED:
+        events.say(f"{where}: no part taken: {reply.problem}")
+    elif reply.status is Status.NONE:
+        what = "joined" if request.context.kind == HELLO else "answered"
+        events.say(f"{where}: {what}, {len(reply.envelope) / 1000:.1f} kB sealed")
+        if request.context.kind == SHUTDOWN:
             events.done()
 
 
 def join(
-    membership: Membership,
+    membership: JoinSettings,
     home: Path,
     host: str,
     port: int,

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedvtc_edge.config import client_ids
 from fedvtc_edge.data import load_dataset
-from fedvtc_edge.distributed.client.state import Home
+from fedvtc_edge.distributed.client.state import ClientState
 from fedvtc_edge.distributed.events import Writer
 from fedvtc_edge.distributed.server.coordinator import OPENING_CALLS
 from fedvtc_edge.distributed.server.session import Keys, serve
@@ -20,7 +20,7 @@ from fedvtc_edge.errors import RunError
 from fedvtc_edge.runs.directory import RunDirectory
 from fedvtc_edge.sealing import Identity, TrustList, signing
 from fedvtc_edge.storage.atomic import write_atomic
-from fedvtc_edge.transport.keyring import FOLDER, Parties
+from fedvtc_edge.transport.keyring import FOLDER, KeyRing
 
 app = ServerApp()
 
@@ -49,14 +49,14 @@ def events_of(path: Path) -> Path:
     return path / "checkpoint" / EVENTS
 
 
-def home_of(path: Path, client: str) -> Home:
+def home_of(path: Path, client: str) -> ClientState:
     """Where a simulation keeps a client."""
-    return Home(path / "checkpoint" / HOMES / client, client)
+    return ClientState(path / "checkpoint" / HOMES / client, client)
 
 
-def parties_of(directory: RunDirectory) -> Parties:
+def parties_of(directory: RunDirectory) -> KeyRing:
     """Keys of all parties of a simulation, made when first needed."""
-    return Parties(client_ids(directory.config), directory.path / FOLDER)
+    return KeyRing(client_ids(directory.config), directory.path / FOLDER)
 
 
 def note_keys(path: Path, ring: list[Path], trust: Path) -> None:
@@ -87,12 +87,12 @@ def direct(grid: Grid, path: Path) -> None:
         simulated = not (path / "checkpoint" / KEYS).is_file()
         keys = _simulated(directory) if simulated else _keys(path)
         data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
-        post = GridPost(grid, ttl_s=config.server.deadline_s * OPENING_CALLS + 60.0)
+        mailbox = GridPost(grid, ttl_s=config.server.deadline_s * OPENING_CALLS + 60.0)
         serve(
             directory,
             data,
             keys,
-            post,
+            mailbox,
             events,
             home=(lambda client: home_of(path, client)) if simulated else None,
         )

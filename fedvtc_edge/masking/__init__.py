@@ -9,7 +9,7 @@ in ``docs/masking.md``.
 from .client import MaskingClient
 from .fixed_point import decode_fixed, encode_fixed, grid_bound
 from .messages import traffic_of
-from .plan import LARGEST_BOUND, MaskingError, Plan, Step, threshold_of
+from .plan import LARGEST_BOUND, MaskingError, MaskingPlan, MaskingStep, threshold_of
 from .server import MaskedSum, MaskingServer
 from .simulation import run_masked_sum
 from .vault import Vault, take_step
@@ -19,9 +19,9 @@ __all__ = [
     "MaskedSum",
     "MaskingClient",
     "MaskingError",
+    "MaskingPlan",
     "MaskingServer",
-    "Plan",
-    "Step",
+    "MaskingStep",
     "Vault",
     "decode_fixed",
     "encode_fixed",

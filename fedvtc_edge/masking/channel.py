@@ -8,7 +8,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from .keys import PAIR, PRIME, SHARE_BYTES, derive
-from .plan import MaskingError, Plan
+from .plan import MaskingError, MaskingPlan
 
 TAG_BYTES = 16
 SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES
@@ -68,7 +68,7 @@ class Channel:
         return True
 
 
-def open_channel(plan: Plan, view: bytes, secret: bytes, index: int, other: int) -> Channel:
+def open_channel(plan: MaskingPlan, view: bytes, secret: bytes, index: int, other: int) -> Channel:
     """The keys of both directions.
 
     Args:

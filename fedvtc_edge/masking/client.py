@@ -41,7 +41,7 @@ from .messages import (
     unframe,
     unpack_members,
 )
-from .plan import MaskingError, Plan, Step
+from .plan import MaskingError, MaskingPlan, MaskingStep
 
 
 class MaskingClient:
@@ -67,7 +67,7 @@ class MaskingClient:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: MaskingPlan,
         client: str,
         identity: Ed25519PrivateKey,
         *,
@@ -80,10 +80,10 @@ class MaskingClient:
                 f"the identity is not the one trusted as {client}", hint="check the key file"
             )
         self._identity, self._agree = identity, agreeing
-        self._state: State | None = State.fresh()
+        self._state: MaskingState | None = MaskingState.fresh()
 
     @property
-    def step(self) -> Step | None:
+    def step(self) -> MaskingStep | None:
         """The step that is due; None once this client's part is over."""
         return self._state.step if self._state else None
 
@@ -110,7 +110,7 @@ class MaskingClient:
     @classmethod
     def thaw(
         cls,
-        plan: Plan,
+        plan: MaskingPlan,
         client: str,
         identity: Ed25519PrivateKey,
         data: bytes,
@@ -130,10 +130,10 @@ class MaskingClient:
             MaskingError: Bytes of another plan or client, or damaged ones.
         """
         thawed = cls(plan, client, identity, agreeing=agreeing)
-        thawed._state = State.from_bytes(plan, client, data)
+        thawed._state = MaskingState.from_bytes(plan, client, data)
         return thawed
 
-    def answer(self, step: Step, message: bytes, vector: NDArray[np.int64]) -> bytes:
+    def answer(self, step: MaskingStep, message: bytes, vector: NDArray[np.int64]) -> bytes:
         """Take the step of that name.
 
         Args:
@@ -145,20 +145,20 @@ class MaskingClient:
             MaskingError: As the step's own method.
         """
         match step:
-            case Step.ADVERTISE:
+            case MaskingStep.ADVERTISE:
                 return self.advertise()
-            case Step.SHARE:
+            case MaskingStep.SHARE:
                 return self.share(message)
-            case Step.MASK:
+            case MaskingStep.MASK:
                 return self.mask(message, vector)
-            case Step.CONFIRM:
+            case MaskingStep.CONFIRM:
                 return self.confirm(message)
-            case Step.UNMASK:
+            case MaskingStep.UNMASK:
                 return self.unmask(message)
 
     def advertise(self) -> bytes:
         """Step 0: fresh public keys and a commitment to the self-mask, signed."""
-        with self._taking(Step.ADVERTISE) as state:
+        with self._taking(MaskingStep.ADVERTISE) as state:
             return frame(self.plan, Kind.ADVERT, self.client, self._own(state))
 
     def share(self, roster: bytes) -> bytes:
@@ -171,7 +171,7 @@ class MaskingClient:
             MaskingError: Too few clients, a signature that is wrong, or one's own
                 advert changed.
         """
-        with self._taking(Step.SHARE) as state:
+        with self._taking(MaskingStep.SHARE) as state:
             members, adverts = membered(self.plan, roster, Kind.ROSTER, SIZES[Kind.ROSTER])
             self._check_members(members, range(len(self.plan.clients)))
             if adverts[self.index] != self._own(state):
@@ -201,7 +201,7 @@ class MaskingClient:
             MaskingError: A vector of another type or shape or beyond the bound, which
                 would wrap around; too few clients; shares that cannot be opened.
         """
-        with self._taking(Step.MASK) as state:
+        with self._taking(MaskingStep.MASK) as state:
             numbers = reduced(self.plan, vector)
             members, sealed = membered(
                 self.plan, mailbox, Kind.MAILBOX, SIZES[Kind.MAILBOX], but=self.index
@@ -231,7 +231,7 @@ class MaskingClient:
         Raises:
             MaskingError: Too few clients, or one that did not take part.
         """
-        with self._taking(Step.CONFIRM) as state:
+        with self._taking(MaskingStep.CONFIRM) as state:
             members, _ = membered(self.plan, arrived, Kind.ARRIVED, 0)
             self._check_members(members, state.shares)
             state.arrived = members
@@ -254,7 +254,7 @@ class MaskingClient:
         Raises:
             MaskingError: Fewer than t confirmations, or one of another list.
         """
-        with self._taking(Step.UNMASK) as state:
+        with self._taking(MaskingStep.UNMASK) as state:
             members, tags = membered(
                 self.plan, confirmed, Kind.CONFIRMED, SIZES[Kind.CONFIRMED], but=self.index
             )
@@ -274,7 +274,7 @@ class MaskingClient:
             return frame(self.plan, Kind.UNMASKING, self.client, body)
 
     @contextmanager
-    def _taking(self, step: Step) -> Iterator[State]:
+    def _taking(self, step: MaskingStep) -> Iterator[MaskingState]:
         """A step is begun once; unless it ends well, nothing is left for another."""
         state, self._state = self._state, None
         if state is None or state.step is not step:
@@ -284,16 +284,16 @@ class MaskingClient:
                 hint="every step is taken once, in order; begin a new sum",
             )
         yield state
-        if step < Step.UNMASK:
-            state.step = Step(step + 1)
+        if step < MaskingStep.UNMASK:
+            state.step = MaskingStep(step + 1)
             self._state = state
 
-    def _own(self, state: State) -> bytes:
+    def _own(self, state: MaskingState) -> bytes:
         # An Ed25519 signature is the same whenever it is made: nothing to remember.
         advert = state.advert(self.plan, self.index)
         return signed_advert(self.plan, self.client, advert, self._identity)
 
-    def _channel(self, state: State, other: int) -> Channel:
+    def _channel(self, state: MaskingState, other: int) -> Channel:
         if other not in state.channels:
             secret = self._agree(state.encryption, state.adverts[other].encryption)
             state.channels[other] = open_channel(self.plan, state.view, secret, self.index, other)
@@ -320,7 +320,7 @@ _SUM_BYTES = 32
 
 
 @dataclass
-class State:
+class MaskingState:
     """One client's side of a sum before it takes ``step``.
 
     It holds what the steps to come need and no more: the two secrets go with the last
@@ -340,7 +340,7 @@ class State:
         channels: Those that were opened already; never written.
     """
 
-    step: Step
+    step: MaskingStep
     seed: bytes
     root: bytes
     encryption: X25519PrivateKey
@@ -351,12 +351,12 @@ class State:
     channels: dict[int, Channel] = field(default_factory=dict)
 
     @classmethod
-    def fresh(cls) -> State:
+    def fresh(cls) -> MaskingState:
         """Before step 0, with secrets from the operating system's entropy."""
         seed, root = (secrets.token_bytes(SECRET_BYTES) for _ in range(2))
-        return cls(Step.ADVERTISE, seed, root, X25519PrivateKey.generate())
+        return cls(MaskingStep.ADVERTISE, seed, root, X25519PrivateKey.generate())
 
-    def advert(self, plan: Plan, index: int) -> Advert:
+    def advert(self, plan: MaskingPlan, index: int) -> Advert:
         """What client ``index`` shows of this state; before MASK."""
         return Advert(
             self.encryption.public_key().public_bytes_raw(),
@@ -364,11 +364,11 @@ class State:
             commitment_of(plan, index, self.seed),
         )
 
-    def statement(self, plan: Plan) -> bytes:
+    def statement(self, plan: MaskingPlan) -> bytes:
         """All lists that were seen: of adverts, of whose shares came, of whose vectors came."""
         return self.view + pack_members(plan, self.shares) + pack_members(plan, self.arrived)
 
-    def to_bytes(self, plan: Plan, client: str) -> bytes:
+    def to_bytes(self, plan: MaskingPlan, client: str) -> bytes:
         """For the client's own disk; the layout is in ``docs/masking.md``. It is secret.
 
         Args:
@@ -376,7 +376,7 @@ class State:
             client: Whose state it is.
         """
         parts = [bytes([self.step]), self.encryption.private_bytes_raw(), self.seed, self.root]
-        if self.step >= Step.MASK:
+        if self.step >= MaskingStep.MASK:
             members = sorted({plan.index_of(client), *self.adverts})
             parts += [self.view, pack_members(plan, members)]
             parts += [self.adverts[m].to_bytes() for m in members if m in self.adverts]
@@ -385,13 +385,13 @@ class State:
                 for which in (0, 1)
                 for m in sorted(self.shares)
             ]
-        if self.step is Step.UNMASK:
+        if self.step is MaskingStep.UNMASK:
             parts.append(pack_members(plan, self.arrived))
         data = frame(plan, Kind.FROZEN, client, b"".join(parts))
         return data + hashlib.sha256(data).digest()
 
     @classmethod
-    def from_bytes(cls, plan: Plan, client: str, data: bytes) -> State:
+    def from_bytes(cls, plan: MaskingPlan, client: str, data: bytes) -> MaskingState:
         """Read what :meth:`to_bytes` wrote, for this client in this very plan.
 
         Raises:
@@ -403,27 +403,27 @@ class State:
         if hashlib.sha256(data[:-_SUM_BYTES]).digest() != found:
             raise _damaged("its checksum is wrong")
         number, body = _cut(body, 1)
-        if number[0] > Step.UNMASK:
-            raise _damaged(f"step {number[0]}, expected 0 to {int(Step.UNMASK)}")
-        step, index = Step(number[0]), plan.index_of(client)
+        if number[0] > MaskingStep.UNMASK:
+            raise _damaged(f"step {number[0]}, expected 0 to {int(MaskingStep.UNMASK)}")
+        step, index = MaskingStep(number[0]), plan.index_of(client)
         raw, body = _cut(body, _KEY_BYTES)
-        secret = SECRET_BYTES if step <= Step.MASK else 0
+        secret = SECRET_BYTES if step <= MaskingStep.MASK else 0
         seed, body = _cut(body, secret)
         root, body = _cut(body, secret)
         state = cls(step, seed, root, X25519PrivateKey.from_private_bytes(raw))
-        if step >= Step.MASK:
+        if step >= MaskingStep.MASK:
             state.view, body = _cut(body, _KEY_BYTES)
             members, body = _members(plan, body, index, range(len(plan.clients)))
             others = [m for m in members if m != index]
             adverts, body = _cut(body, SIGNED_BYTES * len(others))
             found_adverts = entries(adverts, others, SIGNED_BYTES, Kind.FROZEN)
             state.adverts = {m: Advert.from_bytes(advert) for m, advert in found_adverts.items()}
-            owners = (index,) if step is Step.MASK else members
+            owners = (index,) if step is MaskingStep.MASK else members
             seeds, body = _cut(body, SHARE_BYTES * len(owners))
             roots, body = _cut(body, SHARE_BYTES * len(owners))
             of_seeds, of_roots = read_shares(seeds, owners), read_shares(roots, owners)
             state.shares = {m: (of_seeds[m], of_roots[m]) for m in owners}
-        if step is Step.UNMASK:
+        if step is MaskingStep.UNMASK:
             state.arrived, body = _members(plan, body, index, state.shares)
         if body:
             raise _damaged(f"{len(body)} bytes too many")
@@ -438,7 +438,7 @@ def _cut(body: bytes, length: int) -> tuple[bytes, bytes]:
 
 
 def _members(
-    plan: Plan, body: bytes, index: int, among: range | dict[int, tuple[int, int]]
+    plan: MaskingPlan, body: bytes, index: int, among: range | dict[int, tuple[int, int]]
 ) -> tuple[tuple[int, ...], bytes]:
     """A list that the client itself is on, of enough and of nobody else than ``among``."""
     members, rest = unpack_members(plan, body, Kind.FROZEN)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .keys import Vector
-from .plan import MaskingError, Plan
+from .plan import MaskingError, MaskingPlan
 
 _FINEST = 60
 _LARGEST = 2.0**62
@@ -76,7 +76,7 @@ def decode_fixed(total: NDArray[np.int64], *, scale_bits: int) -> NDArray[np.flo
     return real
 
 
-def reduced(plan: Plan, vector: NDArray[np.int64]) -> Vector:
+def reduced(plan: MaskingPlan, vector: NDArray[np.int64]) -> Vector:
     """A client's vector modulo the plan's modulus; refused where its sum could wrap around.
 
     Args:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from fedvtc_edge.sealing.signing import is_signed, sign
 
-from .plan import MaskingError, Plan
+from .plan import MaskingError, MaskingPlan
 
 Vector = NDArray[np.unsignedinteger]
 
@@ -61,13 +61,15 @@ class Advert:
         return cls(data[:32], data[32:64], data[64:SIGNED_BYTES])
 
 
-def signed_advert(plan: Plan, client: str, advert: Advert, identity: Ed25519PrivateKey) -> bytes:
+def signed_advert(
+    plan: MaskingPlan, client: str, advert: Advert, identity: Ed25519PrivateKey
+) -> bytes:
     """The advert and the identity's signature over label, plan, context and keys, 160 bytes."""
     body = advert.to_bytes()
     return body + sign(identity, _to_be_signed(plan, client, body))
 
 
-def verified_advert(plan: Plan, client: str, data: bytes) -> Advert:
+def verified_advert(plan: MaskingPlan, client: str, data: bytes) -> Advert:
     """Read an advert of 160 bytes and check whose it is.
 
     Raises:
@@ -83,7 +85,7 @@ def verified_advert(plan: Plan, client: str, data: bytes) -> Advert:
     return Advert.from_bytes(body)
 
 
-def _to_be_signed(plan: Plan, client: str, body: bytes) -> bytes:
+def _to_be_signed(plan: MaskingPlan, client: str, body: bytes) -> bytes:
     return _LABEL + b"advert\0" + plan.digest + plan.contexts[client] + body
 
 
@@ -102,25 +104,25 @@ def forget_signatures() -> None:
     _is_signed.cache_clear()
 
 
-def commitment_of(plan: Plan, index: int, seed: bytes) -> bytes:
+def commitment_of(plan: MaskingPlan, index: int, seed: bytes) -> bytes:
     """SHA-256 of a self-mask's seed: 128 random bits need no further blinding."""
     return hashlib.sha256(
         _LABEL + b"seed\0" + plan.digest + PAIR.pack(index, index) + seed
     ).digest()
 
 
-def masking_key(plan: Plan, index: int, root: bytes) -> X25519PrivateKey:
+def masking_key(plan: MaskingPlan, index: int, root: bytes) -> X25519PrivateKey:
     """The key pair for pairwise masks, from the 16 bytes that are shared in its stead."""
     derived = derive(root, b"masking key", plan.digest + PAIR.pack(index, index), 32)
     return X25519PrivateKey.from_private_bytes(derived)
 
 
-def self_mask(plan: Plan, index: int, seed: bytes) -> Vector:
+def self_mask(plan: MaskingPlan, index: int, seed: bytes) -> Vector:
     """PRG(b_u), [size]."""
     return _expand(plan, derive(seed, b"self mask", plan.digest + PAIR.pack(index, index), 32))
 
 
-def pair_mask(plan: Plan, view: bytes, secret: bytes, pair: Pair) -> Vector:
+def pair_mask(plan: MaskingPlan, view: bytes, secret: bytes, pair: Pair) -> Vector:
     """PRG(s_uv), [size], the same for both of the pair.
 
     Args:
@@ -157,7 +159,7 @@ def derive(secret: bytes, label: bytes, info: bytes, length: int) -> bytes:
     return HKDF(hashes.SHA256(), length, None, _LABEL + label + b"\0" + info).derive(secret)
 
 
-def _expand(plan: Plan, key: bytes) -> Vector:
+def _expand(plan: MaskingPlan, key: bytes) -> Vector:
     """ChaCha20's key stream as numbers of the plan's modulus.
 
     Counter and nonce are zero: the key was derived for this one stream.

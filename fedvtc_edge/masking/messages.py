@@ -13,7 +13,7 @@ from enum import IntEnum
 
 from .channel import SEALED_BYTES, TAG_BYTES
 from .keys import ADVERT_BYTES, PRIME, SHARE_BYTES
-from .plan import SERVER, MaskingError, Plan
+from .plan import SERVER, MaskingError, MaskingPlan
 
 _HEADER = struct.Struct(">4sBB100s32s")
 _MAGIC, _VERSION = b"FVMS", 1
@@ -38,12 +38,12 @@ class Kind(IntEnum):
     FROZEN = 32
 
 
-def frame(plan: Plan, kind: Kind, sender: str, body: bytes) -> bytes:
+def frame(plan: MaskingPlan, kind: Kind, sender: str, body: bytes) -> bytes:
     """Header (138 bytes: magic, version, type, context, digest of the plan) and body."""
     return _HEADER.pack(_MAGIC, _VERSION, kind, plan.contexts[sender], plan.digest) + body
 
 
-def unframe(plan: Plan, data: bytes, kind: Kind, sender: str) -> bytes:
+def unframe(plan: MaskingPlan, data: bytes, kind: Kind, sender: str) -> bytes:
     """The body of a message that must be of this kind, sum and sender.
 
     Raises:
@@ -85,12 +85,12 @@ def exactly(body: bytes, length: int, kind: Kind) -> bytes:
     return body
 
 
-def pack_members(plan: Plan, members: Collection[int]) -> bytes:
+def pack_members(plan: MaskingPlan, members: Collection[int]) -> bytes:
     """A bit per invited client, lowest first, ⌈K/8⌉ bytes."""
     return sum(1 << member for member in members).to_bytes(_map_bytes(plan), "little")
 
 
-def unpack_members(plan: Plan, body: bytes, kind: Kind) -> tuple[tuple[int, ...], bytes]:
+def unpack_members(plan: MaskingPlan, body: bytes, kind: Kind) -> tuple[tuple[int, ...], bytes]:
     """The members' indices in ascending order, and what follows them.
 
     Raises:
@@ -116,7 +116,7 @@ def entries(body: bytes, members: Sequence[int], size: int, kind: Kind) -> dict[
 
 
 def membered(
-    plan: Plan, data: bytes, kind: Kind, size: int, but: int | None = None
+    plan: MaskingPlan, data: bytes, kind: Kind, size: int, but: int | None = None
 ) -> tuple[tuple[int, ...], dict[int, bytes]]:
     """Read a message of the server's: who takes part, and an entry of each but one of them.
 
@@ -147,7 +147,7 @@ def read_shares(body: bytes, members: Sequence[int]) -> dict[int, int]:
     return shares
 
 
-def _map_bytes(plan: Plan) -> int:
+def _map_bytes(plan: MaskingPlan) -> int:
     return -(-len(plan.clients) // 8)
 
 

@@ -26,7 +26,7 @@ LARGEST_BOUND = 2**49
 _PLAN = struct.Struct(">HHIQB")
 
 
-class Step(IntEnum):
+class MaskingStep(IntEnum):
     """What a client sends in each step; a client that drops at a step sends it no more."""
 
     ADVERTISE = 0
@@ -58,7 +58,7 @@ def threshold_of(clients: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class MaskingPlan:
     """One masked sum: who takes part, and what is added.
 
     Args:

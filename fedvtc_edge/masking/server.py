@@ -23,9 +23,9 @@ from .keys import (
     verified_advert,
 )
 from .messages import SIZES, Kind, entries, exactly, frame, pack_members, read_shares, unframe
-from .plan import SERVER, MaskingError, Plan, Step
+from .plan import SERVER, MaskingError, MaskingPlan, MaskingStep
 
-Transcript = Callable[[Step, str, bytes], None]
+Transcript = Callable[[MaskingStep, str, bytes], None]
 """Told of every message before it is opened: step, sender, bytes."""
 
 
@@ -59,10 +59,10 @@ class MaskingServer:
             server sees, for the audit.
     """
 
-    def __init__(self, plan: Plan, *, transcript: Transcript | None = None) -> None:
+    def __init__(self, plan: MaskingPlan, *, transcript: Transcript | None = None) -> None:
         self.plan = plan
         self._transcript = transcript
-        self._step: Step | None = Step.ADVERTISE
+        self._step: MaskingStep | None = MaskingStep.ADVERTISE
         self._members = tuple(range(len(plan.clients)))
         self._inbox: dict[int, bytes] = {}
         self._view = b""
@@ -71,7 +71,7 @@ class MaskingServer:
         self._vectors: dict[int, bytes] = {}
 
     @property
-    def step(self) -> Step | None:
+    def step(self) -> MaskingStep | None:
         """The step whose messages are awaited; None once the round has ended."""
         return self._step
 
@@ -103,11 +103,11 @@ class MaskingServer:
             raise MaskingError(f"{sender} sends {step.name} twice", hint="the first one counts")
         kind = Kind(step)
         body = unframe(self.plan, message, kind, sender)
-        if step is Step.ADVERTISE:
+        if step is MaskingStep.ADVERTISE:
             verified_advert(self.plan, sender, exactly(body, SIZES[kind], kind))
-        elif step is Step.MASK:
+        elif step is MaskingStep.MASK:
             exactly(body, self.plan.size * self.plan.dtype.itemsize, kind)
-        elif step is Step.UNMASK:
+        elif step is MaskingStep.UNMASK:
             read_shares(body, self._dealers)
         else:
             entries(body, self._others(index), SIZES[kind], kind)
@@ -124,22 +124,22 @@ class MaskingServer:
                 was the last step.
         """
         step = self._awaited()
-        if step is Step.UNMASK:
+        if step is MaskingStep.UNMASK:
             raise MaskingError("no step follows UNMASK", hint="call finish")
         inbox, before = self._close(), self._members
         self._members = tuple(sorted(inbox))
-        if step is Step.ADVERTISE:
+        if step is MaskingStep.ADVERTISE:
             replies = self._roster(inbox)
-        elif step is Step.SHARE:
+        elif step is MaskingStep.SHARE:
             self._dealers = self._members
             replies = self._relayed(Kind.MAILBOX, inbox, before)
-        elif step is Step.MASK:
+        elif step is MaskingStep.MASK:
             self._vectors = inbox
             body = pack_members(self.plan, self._members)
             replies = dict.fromkeys(self._members, frame(self.plan, Kind.ARRIVED, SERVER, body))
         else:
             replies = self._relayed(Kind.CONFIRMED, inbox, before)
-        self._step = Step(step + 1)
+        self._step = MaskingStep(step + 1)
         return {self.plan.clients[index]: reply for index, reply in replies.items()}
 
     def finish(self) -> MaskedSum:
@@ -149,7 +149,7 @@ class MaskingServer:
             MaskingError: Too few shares, secrets that are not what was committed to, or
                 a sum out of range; the round has ended and there is no sum.
         """
-        if self._awaited() is not Step.UNMASK:
+        if self._awaited() is not MaskingStep.UNMASK:
             raise MaskingError("the sum is not ready", hint="call advance after each step")
         inbox = self._close()
         self._step = None  # whatever follows, no second try with other shares
@@ -165,7 +165,7 @@ class MaskingServer:
         )
         return MaskedSum(total, self._named(self._vectors), self._named(suspects))
 
-    def _awaited(self) -> Step:
+    def _awaited(self) -> MaskingStep:
         if self._step is None:
             raise MaskingError("the round has ended", hint="begin a new sum")
         return self._step
@@ -218,7 +218,7 @@ Shares = Mapping[int, Mapping[int, int]]
 
 
 def rebuild(
-    plan: Plan, shares: Mapping[int, int], right: Callable[[bytes], bool], suspects: set[int]
+    plan: MaskingPlan, shares: Mapping[int, int], right: Callable[[bytes], bool], suspects: set[int]
 ) -> bytes | None:
     """The one secret that fits what its owner committed to, or None.
 
@@ -252,7 +252,7 @@ def rebuild(
 
 
 def unmasked_sum(
-    plan: Plan,
+    plan: MaskingPlan,
     view: bytes,
     adverts: Mapping[int, Advert],
     vectors: Mapping[int, Vector],
@@ -276,7 +276,9 @@ def unmasked_sum(
             the bound have.
     """
 
-    def secret_of(owner: int, what: str, right: Callable[[Plan, int, bytes, bytes], bool]) -> bytes:
+    def secret_of(
+        owner: int, what: str, right: Callable[[MaskingPlan, int, bytes, bytes], bool]
+    ) -> bytes:
         shown = adverts[owner].commitment if what == "seed" else adverts[owner].masking
         secret = rebuild(
             plan,
@@ -311,9 +313,9 @@ def unmasked_sum(
     return signed
 
 
-def _is_seed(plan: Plan, owner: int, candidate: bytes, commitment: bytes) -> bool:
+def _is_seed(plan: MaskingPlan, owner: int, candidate: bytes, commitment: bytes) -> bool:
     return commitment_of(plan, owner, candidate) == commitment
 
 
-def _is_root(plan: Plan, owner: int, candidate: bytes, public: bytes) -> bool:
+def _is_root(plan: MaskingPlan, owner: int, candidate: bytes, public: bytes) -> bool:
     return masking_key(plan, owner, candidate).public_key().public_bytes_raw() == public

@@ -13,7 +13,7 @@ from fedvtc_edge.wire.context import Context
 
 from .client import MaskingClient
 from .keys import agree
-from .plan import LARGEST_BOUND, MaskingError, Plan, Step
+from .plan import LARGEST_BOUND, MaskingError, MaskingPlan, MaskingStep
 from .server import MaskedSum, MaskingServer, Transcript
 
 
@@ -43,7 +43,7 @@ def run_masked_sum(
     *,
     bound: int = LARGEST_BOUND,
     transcript: Transcript | None = None,
-    carry: Callable[[Step, str, bytes], bytes] | None = None,
+    carry: Callable[[MaskingStep, str, bytes], bytes] | None = None,
     letter: Callable[[str, bytes], None] | None = None,
 ) -> MaskedSum:
     """Add the clients' vectors by the whole protocol, every message of it made and read.
@@ -53,7 +53,7 @@ def run_masked_sum(
         identities: Private identity key of each client.
         trusted: Public identity key of each client.
         context: Run, round and kind; its sender is of no account.
-        drop: Clients that drop out, with the step (0 to 4, see :class:`Step`) in which
+        drop: Clients that drop out, with the step (0 to 4, see :class:`MaskingStep`) in which
             they are silent for the first time.
         bound: Largest magnitude of one number; public.
         transcript: Told of every message that the server receives.
@@ -74,7 +74,7 @@ def run_masked_sum(
             hint="a client that takes no part is dropped at step 0",
         )
     size = int(np.size(next(iter(inputs.values())))) if inputs else 0
-    plan = Plan(context, trusted, size, bound)
+    plan = MaskingPlan(context, trusted, size, bound)
     server = MaskingServer(plan, transcript=transcript)
     agreeing = _Remembering()
     clients = {
@@ -83,13 +83,13 @@ def run_masked_sum(
     }
 
     letters = dict.fromkeys(plan.clients, b"")
-    for step in Step:
+    for step in MaskingStep:
         for name, text in letters.items():
-            if drop.get(name, len(Step)) > step:
+            if drop.get(name, len(MaskingStep)) > step:
                 message = clients[name].answer(step, text, inputs[name])
                 server.receive(carry(step, name, message) if carry else message, sender=name)
                 if letter and text:
                     letter(name, text)
-        if step < Step.UNMASK:
+        if step < MaskingStep.UNMASK:
             letters = server.advance()
     return server.finish()

@@ -18,7 +18,7 @@ from fedvtc_edge.storage.atomic import append_line, write_atomic
 
 from .client import MaskingClient
 from .fixed_point import reduced
-from .plan import SERVER, MaskingError, Plan, Step
+from .plan import SERVER, MaskingError, MaskingPlan, MaskingStep
 
 _LENGTH = struct.Struct(">I")
 _SUM_BYTES = 32
@@ -52,7 +52,7 @@ class Vault:
         self._spent = path.with_name(f"{path.name}.spent")
 
     def take(
-        self, plan: Plan, client: str, identity: Ed25519PrivateKey
+        self, plan: MaskingPlan, client: str, identity: Ed25519PrivateKey
     ) -> tuple[MaskingClient, NDArray[np.int64]]:
         """Read the kept client and delete it for good; what follows is kept anew, or lost.
 
@@ -110,7 +110,7 @@ class Vault:
             for path in (self.path, *self.path.parent.glob(pattern)):
                 path.unlink(missing_ok=True)
 
-    def spend(self, plan: Plan) -> None:
+    def spend(self, plan: MaskingPlan) -> None:
         """Note, past every crash, that a vector leaves in this run, round and kind.
 
         Raises:
@@ -120,7 +120,7 @@ class Vault:
         with self._on_disk():
             append_line(self._spent, _name(plan))
 
-    def check_unspent(self, plan: Plan) -> None:
+    def check_unspent(self, plan: MaskingPlan) -> None:
         """Raise MaskingError where a vector has left in this run, round and kind."""
         with self._on_disk():
             noted = self._spent.read_bytes() if self._spent.exists() else b""
@@ -131,14 +131,14 @@ class Vault:
             )
 
     def _read(
-        self, data: bytes, plan: Plan, client: str, identity: Ed25519PrivateKey
+        self, data: bytes, plan: MaskingPlan, client: str, identity: Ed25519PrivateKey
     ) -> tuple[MaskingClient, NDArray[np.int64]]:
         body, found = data[:-_SUM_BYTES], data[-_SUM_BYTES:]
         if len(body) < _LENGTH.size or hashlib.sha256(body).digest() != found:
             raise self._damaged()
         at = _LENGTH.size + _LENGTH.unpack_from(body)[0]
         thawed = MaskingClient.thaw(plan, client, identity, body[_LENGTH.size : at])
-        due = plan.size if thawed.step is not None and thawed.step <= Step.MASK else 0
+        due = plan.size if thawed.step is not None and thawed.step <= MaskingStep.MASK else 0
         if len(body) - at != 8 * due:
             raise self._damaged()
         return thawed, np.frombuffer(body, "<i8", due, at).astype(np.int64)
@@ -161,10 +161,10 @@ class Vault:
 
 def take_step(
     vault: Vault,
-    plan: Plan,
+    plan: MaskingPlan,
     client: str,
     identity: Ed25519PrivateKey,
-    step: Step,
+    step: MaskingStep,
     message: bytes = b"",
     vector: NDArray[np.int64] | None = None,
 ) -> bytes:
@@ -194,7 +194,7 @@ def take_step(
         MaskingError: As :class:`MaskingClient`; a vector missing, or with another step
             than ADVERTISE; as :class:`Vault`.
     """
-    if (vector is None) is (step is Step.ADVERTISE):
+    if (vector is None) is (step is MaskingStep.ADVERTISE):
         raise MaskingError(
             f"{step.name} {'without' if vector is None else 'with'} a vector",
             hint="it goes with ADVERTISE and with no other step",
@@ -207,14 +207,14 @@ def take_step(
     else:
         party, vector = vault.take(plan, client, identity)
     answer = party.answer(step, message, vector)
-    if step is Step.MASK:
+    if step is MaskingStep.MASK:
         vault.spend(plan)
         vector = vector[:0]
-    if step < Step.UNMASK:
+    if step < MaskingStep.UNMASK:
         vault.keep(party, vector)
     return answer
 
 
-def _name(plan: Plan) -> bytes:
+def _name(plan: MaskingPlan) -> bytes:
     """Of run, round and kind, whoever takes part and whatever the bound: 64 digits."""
     return hashlib.sha256(plan.contexts[SERVER]).hexdigest().encode()

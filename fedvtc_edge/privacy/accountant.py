@@ -20,7 +20,7 @@ import numpy as np
 
 from fedvtc_edge.errors import MissingExtra, PrivacyError
 
-Step = tuple[float, float, int]
+ComposedStep = tuple[float, float, int]
 """Noise multiplier z, sampling rate q, number of steps."""
 
 MAX_EPSILON = 1000.0
@@ -46,7 +46,7 @@ _ORDERS = [*range(2, 64), *range(64, 512, 16)]
 """Rényi orders: whole ones, whose sums have no alternating signs."""
 
 
-def epsilon_spent(steps: Iterable[Step], delta: float) -> float:
+def epsilon_spent(steps: Iterable[ComposedStep], delta: float) -> float:
     """ε at δ of a sequence of Gaussian mechanisms of sensitivity 1.
 
     Guarantee: for neighbours that differ in one unit, added or removed; a step
@@ -171,7 +171,7 @@ def _no_claim() -> PrivacyError:
     )
 
 
-def _sampled_epsilon(history: list[Step], delta: float) -> float:
+def _sampled_epsilon(history: list[ComposedStep], delta: float) -> float:
     """The least of the upper bounds that can be computed."""
     try:
         from opacus.accountants import PRVAccountant, RDPAccountant
@@ -199,7 +199,9 @@ def _sampled_epsilon(history: list[Step], delta: float) -> float:
     return max(min(bounds), 0.0)
 
 
-def _bound(accountant: type[Any], history: list[Step], delta: float, **options: Any) -> float:
+def _bound(
+    accountant: type[Any], history: list[ComposedStep], delta: float, **options: Any
+) -> float:
     """ε by one of Opacus' accountants; infinite where it cannot tell."""
     made = accountant()
     made.history = history

@@ -17,7 +17,7 @@ _STEP = 2**20
 """Shares are rounded up to multiples of 1 / 2^20 of a grid step."""
 
 
-def honest_of(clients: int, *, dropouts: int, colluders: int) -> int:
+def min_honest(clients: int, *, dropouts: int, colluders: int) -> int:
     """Clients whose noise is counted: K - d - c.
 
     Args:
@@ -59,7 +59,7 @@ def share_of(sigma: float | Fraction, honest: int) -> Fraction:
     Args:
         sigma: Scale that the sum must carry, in grid steps; a float is taken for exactly
             its value.
-        honest: Number h of honest clients that survive at least; see :func:`honest_of`.
+        honest: Number h of honest clients that survive at least; see :func:`min_honest`.
 
     Returns:
         s with h·s² ≥ σ², a multiple of 2^-20 and less than 2^-20 above the least.

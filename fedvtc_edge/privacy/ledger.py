@@ -17,7 +17,7 @@ _FIELDS = {"round", "client", "kind", "bytes", "sha256", "mechanism", "epsilon"}
 
 
 @dataclass(frozen=True)
-class Claim:
+class ReleaseClaim:
     """What one release costs its client, and how many the budget allows.
 
     Args:
@@ -59,7 +59,7 @@ class Ledger:
         claim: What releases cost, or None.
     """
 
-    def __init__(self, path: Path, claim: Claim | None = None) -> None:
+    def __init__(self, path: Path, claim: ReleaseClaim | None = None) -> None:
         self.path = path
         self.claim = claim
         self._lines: dict[str, None] = {}  # entries as they stand in the file, in order
@@ -129,13 +129,13 @@ class Ledger:
         write_atomic(self.path, f'{{"schema": {SCHEMA}, "releases": [{releases}\n]}}\n'.encode())
 
 
-def _epsilon(claim: Claim | None, round_: int, kind: str) -> float | None:
+def _epsilon(claim: ReleaseClaim | None, round_: int, kind: str) -> float | None:
     if claim is None:
         return None
     return claim.at(round_, kind) if claim.at else claim.epsilon
 
 
-def _fits(claim: Claim) -> str:
+def _fits(claim: ReleaseClaim) -> str:
     if claim.rounds:
         return f"{claim.rounds} rounds fit"
     return f"{claim.releases} release fits"

@@ -10,10 +10,16 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.errors import PrivacyError
 from fedvtc_edge.masking import threshold_of
 
-from .accountant import Step, epsilon_spent, noise_for
-from .distributed_noise import honest_of
-from .ledger import Claim
-from .release_spec import ClientDesign, Design, designed, designed_for_clients, unit_of
+from .accountant import ComposedStep, epsilon_spent, noise_for
+from .distributed_noise import min_honest
+from .ledger import ReleaseClaim
+from .release_spec import (
+    ClientReleaseSpec,
+    ReleaseSpec,
+    spec_for_clients,
+    spec_for_examples,
+    unit_of,
+)
 from .release_store import SERVER
 
 UNIT = "one training example of one client, added or removed"
@@ -49,19 +55,19 @@ def shares_of(config: Config) -> int:
     if not config.transport.masking or config.privacy.mode not in ("anchored", "client"):
         return 1
     dropouts = config.group - threshold_of(config.group)
-    return honest_of(config.group, dropouts=dropouts, colluders=config.colluders)
+    return min_honest(config.group, dropouts=dropouts, colluders=config.colluders)
 
 
-def design_of(config: Config, classes: int) -> Design | None:
+def release_spec_of(config: Config, classes: int) -> ReleaseSpec | None:
     """One noised release of the run; None where nothing is claimed."""
     privacy = config.privacy
     if privacy.mode == "none":
         return None
     if privacy.mode == "client":
-        return client_design_of(config, classes)
+        return client_release_spec_of(config, classes)
     example = schedule_of(config) if privacy.mode == "example" else None
     if example is not None and config.method.share != "anchored":
-        return Design(
+        return ReleaseSpec(
             classes=classes,
             width=config.method.latent,
             second=False,
@@ -70,7 +76,7 @@ def design_of(config: Config, classes: int) -> Design | None:
             delta=privacy.delta,
             releases=example.releases,
         )
-    return designed(
+    return spec_for_examples(
         classes=classes,
         clients=config.clients.count,
         population=privacy.population,
@@ -83,11 +89,11 @@ def design_of(config: Config, classes: int) -> Design | None:
     )
 
 
-def client_design_of(config: Config, classes: int) -> ClientDesign:
+def client_release_spec_of(config: Config, classes: int) -> ClientReleaseSpec:
     """The server's releases: one before the first round, or one in each."""
     privacy, method, clients = config.privacy, config.method, config.clients.count
     if method.share == "anchored":
-        return designed_for_clients(
+        return spec_for_clients(
             classes=classes,
             clients=clients,
             population=privacy.population,
@@ -98,7 +104,7 @@ def client_design_of(config: Config, classes: int) -> ClientDesign:
             second=method.moments == "covariance",
             shares=shares_of(config),
         )
-    return ClientDesign(
+    return ClientReleaseSpec(
         classes=classes,
         width=method.latent,
         second=False,
@@ -111,52 +117,52 @@ def client_design_of(config: Config, classes: int) -> ClientDesign:
     )
 
 
-def claim_of(config: Config) -> Claim | None:
+def claim_of(config: Config) -> ReleaseClaim | None:
     """What each release costs, for the ledger; None where nothing is claimed."""
     privacy = config.privacy
     if privacy.mode == "none":
         return None
     if privacy.mode == "example":
         return _claim_of_schedule(schedule_of(config))
-    design = design_of(config, 2)  # neither noise nor clip depend on the classes
-    assert design is not None
-    if isinstance(design, ClientDesign):
-        return _claim_of_clients(design)
-    among = "" if design.shares == 1 else f"in shares of {design.shares} honest clients, "
-    return Claim(
-        mechanism=f"discrete Gaussian, {among}noise multiplier {design.noise_multiplier:.6g}, "
+    spec = release_spec_of(config, 2)  # neither noise nor clip depend on the classes
+    assert spec is not None
+    if isinstance(spec, ClientReleaseSpec):
+        return _claim_of_clients(spec)
+    among = "" if spec.shares == 1 else f"in shares of {spec.shares} honest clients, "
+    return ReleaseClaim(
+        mechanism=f"discrete Gaussian, {among}noise multiplier {spec.noise_multiplier:.6g}, "
         f"L2 sensitivity {privacy.clip:g}, delta {privacy.delta:g}",
         epsilon=privacy.epsilon,
         releases=1,
     )
 
 
-def _claim_of_clients(design: ClientDesign) -> Claim:
+def _claim_of_clients(spec: ClientReleaseSpec) -> ReleaseClaim:
     """Of the server, which noises the sum; under masking of each client, which adds a share."""
-    noise, delta, several = design.noise_multiplier, design.delta, design.releases > 1
+    noise, delta, several = spec.noise_multiplier, spec.delta, spec.releases > 1
 
     def after(round_: int, kind: str) -> float:
-        return min(epsilon_spent([(noise, 1.0, max(round_, 1))], delta), design.epsilon)
+        return min(epsilon_spent([(noise, 1.0, max(round_, 1))], delta), spec.epsilon)
 
     by = "drawn by a trusted server"
-    if design.shares > 1:
-        by = f"in shares of {design.shares} honest clients"
-    return Claim(
+    if spec.shares > 1:
+        by = f"in shares of {spec.shares} honest clients"
+    return ReleaseClaim(
         mechanism=f"discrete Gaussian on the sum over the clients, noise multiplier "
-        f"{noise:.6g}, {design.releases} times, {by}; L2 sensitivity {design.clip:g} per "
+        f"{noise:.6g}, {spec.releases} times, {by}; L2 sensitivity {spec.clip:g} per "
         f"client, delta {delta:g}",
-        epsilon=design.epsilon,
-        releases=design.releases,
+        epsilon=spec.epsilon,
+        releases=spec.releases,
         at=after if several else None,
-        rounds=design.releases if several else 0,
-        by=SERVER if design.shares == 1 else None,
-        upload=f"clipped to an L2 norm of {design.clip:g}, no noise: for the trusted server",
+        rounds=spec.releases if several else 0,
+        by=SERVER if spec.shares == 1 else None,
+        upload=f"clipped to an L2 norm of {spec.clip:g}, no noise: for the trusted server",
     )
 
 
-def _claim_of_schedule(schedule: Schedule) -> Claim:
+def _claim_of_schedule(schedule: Schedule) -> ReleaseClaim:
     steps = schedule.rounds * (schedule.train_steps + schedule.decoder_steps)
-    return Claim(
+    return ReleaseClaim(
         mechanism=f"DP-SGD, noise multiplier {schedule.noise_multiplier:.6g}, sampling rate "
         f"{schedule.rate:.6g}, {steps} steps; discrete Gaussian, noise multiplier "
         f"{schedule.release_noise:.6g}, {schedule.releases} times; L2 sensitivity "
@@ -245,7 +251,9 @@ class Schedule:
         """
         return _calibrated(self)
 
-    def steps(self, noise: float, *, trained: int, painted: int, released: int) -> list[Step]:
+    def steps(
+        self, noise: float, *, trained: int, painted: int, released: int
+    ) -> list[ComposedStep]:
         """What the accountant is told after so many phases and releases."""
         number = trained * self.train_steps + painted * self.decoder_steps
         return [(noise, self.rate, number), (self.release_noise, 1.0, released)]

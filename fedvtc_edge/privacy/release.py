@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fedvtc_edge.errors import PrivacyError
-from fedvtc_edge.privacy.release_spec import ClientDesign
+from fedvtc_edge.privacy.release_spec import ClientReleaseSpec
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 
-from .release_spec import COUNT, RADIUS, SECOND, Array, Design
+from .release_spec import COUNT, RADIUS, SECOND, Array, ReleaseSpec
 from .sampler import GRID, discrete_gaussian
 
 Integers = NDArray[np.int64]
@@ -19,14 +19,14 @@ SHRINK = 1.0 - 2.0**-30
 """More than float64 can be off in a norm of 2^23 numbers; less than a feature shows."""
 
 
-def release(design: Design, features: ArrayLike, labels: ArrayLike, centre: Array) -> Integers:
+def release(spec: ReleaseSpec, features: ArrayLike, labels: ArrayLike, centre: Array) -> Integers:
     """Noised sums of a client's examples.
 
-    Guarantee: see :class:`Design`. Drawn from the operating system's entropy: two
+    Guarantee: see :class:`ReleaseSpec`. Drawn from the operating system's entropy: two
     calls are two releases, and cost twice. Keep the bytes and send them again instead.
 
     Args:
-        design: Public.
+        spec: Public.
         features: Anchor features [N, m], each of norm √m.
         labels: Their classes [N].
         centre: Public centre of the features' directions, [m].
@@ -37,12 +37,12 @@ def release(design: Design, features: ArrayLike, labels: ArrayLike, centre: Arra
     Raises:
         PrivacyError: Shapes or labels that do not fit the design.
     """
-    exact = bounded_sums(design, features, labels, centre)
-    return exact + discrete_gaussian(design.share, design.size)
+    exact = bounded_sums(spec, features, labels, centre)
+    return exact + discrete_gaussian(spec.share, spec.size)
 
 
 def bounded_sums(
-    design: Design,
+    spec: ReleaseSpec,
     features: ArrayLike,
     labels: ArrayLike,
     centre: Array,
@@ -52,7 +52,7 @@ def bounded_sums(
     """The sums before noise; one example changes them by at most the sensitivity.
 
     Args:
-        design: Public.
+        spec: Public.
         features: As in :func:`release`.
         labels: Their classes [N].
         centre: Public centre.
@@ -62,27 +62,27 @@ def bounded_sums(
         PrivacyError: Shapes or labels that do not fit the design.
     """
     z, y = np.asarray(features, np.float64), np.asarray(labels, np.int64)
-    fits = z.shape == (*y.shape, design.width) and np.shape(centre) == (design.width,)
-    if not fits or y.ndim != 1 or (y.size and not 0 <= y.min() <= y.max() < design.classes):
+    fits = z.shape == (*y.shape, spec.width) and np.shape(centre) == (spec.width,)
+    if not fits or y.ndim != 1 or (y.size and not 0 <= y.min() <= y.max() < spec.classes):
         raise PrivacyError(
             f"features {z.shape}, labels {y.shape} and a centre {np.shape(centre)} do not fit "
-            f"{design.classes} classes of {design.width} features",
+            f"{spec.classes} classes of {spec.width} features",
             hint="expected features [N, m], labels [N] in 0…classes-1 and a centre [m]",
         )
-    counts, sums, seconds = (np.zeros(size, np.int64) for size in design.sizes)
-    per_class = sums.reshape(design.classes, design.width)
+    counts, sums, seconds = (np.zeros(size, np.int64) for size in spec.sizes)
+    per_class = sums.reshape(spec.classes, spec.width)
     for start in range(0, len(z), _CHUNK):
         part = y[start : start + _CHUNK]
-        count, first, second = contributions(design, z[start : start + _CHUNK], centre, bound=bound)
+        count, first, second = contributions(spec, z[start : start + _CHUNK], centre, bound=bound)
         np.add.at(counts, part, count)
         np.add.at(per_class, part, first)
-        if design.second:
+        if spec.second:
             seconds += second.sum(0)
     return np.concatenate([counts, sums, seconds])
 
 
 def contributions(
-    design: Design, features: Array, centre: Array, *, bound: float | None = None
+    spec: ReleaseSpec, features: Array, centre: Array, *, bound: float | None = None
 ) -> tuple[Integers, Integers, Integers]:
     """What each example adds: count [N], features [N, m], second moments [N, m(m+1)/2].
 
@@ -93,7 +93,7 @@ def contributions(
     finite adds nothing.
     """
     with np.errstate(all="ignore"):  # what is huge or not a number is dealt with below
-        phi = (np.ascontiguousarray(features) / np.sqrt(design.width) - centre) / RADIUS
+        phi = (np.ascontiguousarray(features) / np.sqrt(spec.width) - centre) / RADIUS
         length = np.sqrt(np.square(phi).sum(1))
     sound = np.isfinite(length)
     phi = np.where(sound[:, None], phi, 0.0)
@@ -101,16 +101,16 @@ def contributions(
     far = np.where(sound, np.maximum(length / 1e3, 1.0), 1.0)
     phi = phi / far[:, None]
     parts = [np.where(sound, COUNT, 0.0)[:, None], phi]
-    if design.second:
-        rows, columns = np.triu_indices(design.width)
+    if spec.second:
+        rows, columns = np.triu_indices(spec.width)
         weight = SECOND * np.where(rows == columns, 1.0, np.sqrt(2.0))
         # take, not an index: rows stay rows in memory, and are summed alike however many
         parts.append(np.take(phi, rows, 1) * np.take(phi, columns, 1) * weight)
     norm = np.sqrt(sum(np.square(part).sum(1) for part in parts))
-    most = design.clip if bound is None else bound
+    most = spec.clip if bound is None else bound
     factor = np.minimum(1.0, most * SHRINK / np.maximum(norm, 1e-300)) * GRID
     whole = [np.trunc(part * factor[:, None]).astype(np.int64) for part in parts]
-    if not design.second:
+    if not spec.second:
         whole.append(np.zeros((len(phi), 0), np.int64))
     return whole[0][:, 0], whole[1], whole[2]
 
@@ -123,7 +123,9 @@ WITHIN = 0.3
 moments are not released: a public constant, what smooth pictures of any kind come near."""
 
 
-def estimate(design: Design, total: Integers, contributors: int, centre: Array) -> GlobalStatistics:
+def estimate(
+    spec: ReleaseSpec, total: Integers, contributors: int, centre: Array
+) -> GlobalStatistics:
     """What the noised sums of ``contributors`` clients say of the anchor's space.
 
     Class means are shrunk toward their common mean by as much as the known noise
@@ -134,15 +136,15 @@ def estimate(design: Design, total: Integers, contributors: int, centre: Array) 
     noise are left out, unless all are: then nothing is known, and nothing is left out.
 
     Args:
-        design: Public.
+        spec: Public.
         total: Sum of the releases, [design.size].
         contributors: How many draws of noise it carries: one of each client, or one in all.
         centre: As in the releases.
     """
-    classes, width = design.classes, design.width
-    step = design.unit / GRID  # in examples
-    noise = float(design.share) * step * contributors**0.5
-    numbers, sums, seconds = np.split(total * step, np.cumsum(design.sizes)[:-1])
+    classes, width = spec.classes, spec.width
+    step = spec.unit / GRID  # in examples
+    noise = float(spec.share) * step * contributors**0.5
+    numbers, sums, seconds = np.split(total * step, np.cumsum(spec.sizes)[:-1])
     even = _shrunk(numbers[None], numbers.mean(), np.array([noise**2]))[0]
     count = np.maximum(even / COUNT, 1.0)
     deviation = sums.reshape(classes, width) * RADIUS
@@ -151,7 +153,7 @@ def estimate(design: Design, total: Integers, contributors: int, centre: Array) 
     common = deviation.sum(0) / everyone
     mean = _shrunk(deviation / count[:, None], common, error)
     covariance = None
-    if design.second:
+    if spec.second:
         covariance = _second_moments(seconds, width) * (RADIUS**2 / everyone)
         floor = noise * RADIUS**2 / SECOND * width**0.5 / everyone
         covariance = _floored(covariance, floor) * width
@@ -196,14 +198,14 @@ _EXAMPLE = 1.0
 
 
 def clipped_upload(
-    design: ClientDesign, features: ArrayLike, labels: ArrayLike, centre: Array
+    spec: ClientReleaseSpec, features: ArrayLike, labels: ArrayLike, centre: Array
 ) -> Integers:
     """One client's sums, scaled as a whole to a norm of at most the sensitivity.
 
     Exact, without noise: for the eyes of a trusted server, or for masking.
 
     Args:
-        design: Public.
+        spec: Public.
         features: [N, m], each of norm √m.
         labels: Their classes [N].
         centre: Public centre of the features' directions, [m].
@@ -214,13 +216,13 @@ def clipped_upload(
     Raises:
         PrivacyError: Shapes or labels that do not fit the design.
     """
-    sums = bounded_sums(design, features, labels, centre, bound=_EXAMPLE) / design.unit
+    sums = bounded_sums(spec, features, labels, centre, bound=_EXAMPLE) / spec.unit
     norm = float(np.sqrt(np.square(sums).sum()))
-    factor = min(1.0, design.clip * GRID * SHRINK / max(norm, 1e-300))
+    factor = min(1.0, spec.clip * GRID * SHRINK / max(norm, 1e-300))
     return np.trunc(sums * factor).astype(np.int64)  # toward zero: no norm grows
 
 
-def check_norm(design: ClientDesign, upload: Integers) -> None:
+def check_norm(spec: ClientReleaseSpec, upload: Integers) -> None:
     """Refuse an upload beyond the clip bound, by exact integers.
 
     A client that does not clip harms no other's guarantee, but would have more weight
@@ -229,18 +231,18 @@ def check_norm(design: ClientDesign, upload: Integers) -> None:
     Raises:
         PrivacyError: Its norm is beyond the bound.
     """
-    if sum(value * value for value in upload.tolist()) > design.sensitivity**2:
+    if sum(value * value for value in upload.tolist()) > spec.sensitivity**2:
         raise PrivacyError(
             f"an upload of norm {np.linalg.norm(upload / GRID):.4g}, the clip bound is "
-            f"{design.clip:g}",
+            f"{spec.clip:g}",
             hint="the client must clip its whole upload before it sends it",
         )
 
 
-def noised(design: ClientDesign, total: Integers) -> Integers:
+def noised(spec: ClientReleaseSpec, total: Integers) -> Integers:
     """The sum of clipped uploads with its one draw of noise, or one upload with its share.
 
-    Guarantee: see :class:`ClientDesign`. From the operating system's entropy: two calls
+    Guarantee: see :class:`ClientReleaseSpec`. From the operating system's entropy: two calls
     are two releases. Keep what was drawn and publish that again instead.
     """
-    return total + discrete_gaussian(design.share, design.size)
+    return total + discrete_gaussian(spec.share, spec.size)

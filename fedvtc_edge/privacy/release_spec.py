@@ -27,7 +27,7 @@ SECOND, COUNT = 1.0, 0.3
 
 
 @dataclass(frozen=True)
-class Design:
+class ReleaseSpec:
     """One client's one release, and how much noise it carries.
 
     Guarantee: (ε, δ)-differential privacy of each client's release against whoever
@@ -98,7 +98,7 @@ class Design:
         return sum(self.sizes)
 
 
-def designed(
+def spec_for_examples(
     *,
     classes: int,
     clients: int,
@@ -109,7 +109,7 @@ def designed(
     widest: int,
     second: bool,
     shares: int = 1,
-) -> Design:
+) -> ReleaseSpec:
     """The public rule: the narrower, the noisier.
 
     r = z·√(K/h)·C / (n / classes) is the noise of a class mean's coordinate in units of
@@ -130,7 +130,7 @@ def designed(
     """
     draws = (clients / shares) ** 0.5
     noise = noise_for(epsilon, delta) * draws * clip * classes / population
-    return Design(
+    return ReleaseSpec(
         classes=classes,
         width=min(widest, 128 if noise < 0.01 else 64 if noise < 0.05 else 32),
         second=second and noise < 0.03,
@@ -148,7 +148,7 @@ Chosen on held-out training images (docs/decisions/0013)."""
 
 
 @dataclass(frozen=True)
-class ClientDesign(Design):
+class ClientReleaseSpec(ReleaseSpec):
     """The noised sum of all clients' clipped uploads.
 
     Guarantee: (ε, δ)-differential privacy of what the server publishes, and of all that
@@ -170,7 +170,7 @@ class ClientDesign(Design):
     """
 
 
-def designed_for_clients(
+def spec_for_clients(
     *,
     classes: int,
     clients: int,
@@ -181,7 +181,7 @@ def designed_for_clients(
     widest: int,
     second: bool,
     shares: int = 1,
-) -> ClientDesign:
+) -> ClientReleaseSpec:
     """The public rule for one release of anchor statistics: the narrower, the noisier.
 
     r = z·C·:data:`TYPICAL`·classes / K is the noise of a class mean's coordinate in units
@@ -202,7 +202,7 @@ def designed_for_clients(
     """
     draws = 1.0 if shares == 1 else (clients / shares) ** 0.5
     noise = noise_for(epsilon, delta) * draws * clip * TYPICAL * classes / clients
-    return ClientDesign(
+    return ClientReleaseSpec(
         classes=classes,
         width=min(widest, 128 if noise < 0.005 else 64 if noise < 0.03 else 32),
         second=second and noise < 0.01,

@@ -38,7 +38,7 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Row:
+class SynthesisRow:
     """One class at one client: what it paints, beside what the class really looks like."""
 
     label: int
@@ -48,12 +48,12 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Gallery:
+class SynthesisGallery:
     """A client's rows, absent classes first: they are what the method is about."""
 
     client: ClientRecord
-    absent: list[Row]
-    present: list[Row]
+    absent: list[SynthesisRow]
+    present: list[SynthesisRow]
     absent_total: int
     present_total: int
 
@@ -62,7 +62,7 @@ class Gallery:
 class Pictures:
     """All galleries, and the real strips, which every gallery shares."""
 
-    galleries: list[Gallery]
+    galleries: list[SynthesisGallery]
     real: dict[int, Strip]
     clients_left_out: int
 
@@ -134,7 +134,7 @@ def _lay_out(painted: Images, real: Images, summary: Summary) -> Pictures:
     )
 
 
-def _gallery(client: ClientRecord, images: Images, names: list[str]) -> Gallery:
+def _gallery(client: ClientRecord, images: Images, names: list[str]) -> SynthesisGallery:
     # A run that did not count its classes cannot call any of them absent.
     counts: list[int | None] = [*client.class_counts] or [None] * len(names)
     absent = [label for label, count in enumerate(counts) if count == 0]
@@ -143,10 +143,10 @@ def _gallery(client: ClientRecord, images: Images, names: list[str]) -> Gallery:
     if len(names) > MANY_CLASSES:
         chosen = (absent[:ABSENT_ROWS], present[:PRESENT_ROWS])
     rows = [
-        [Row(label, names[label], counts[label], strip(images[label])) for label in labels]
+        [SynthesisRow(label, names[label], counts[label], strip(images[label])) for label in labels]
         for labels in chosen
     ]
-    return Gallery(client, rows[0], rows[1], len(absent), len(present))
+    return SynthesisGallery(client, rows[0], rows[1], len(absent), len(present))
 
 
 def _scale(width: int, tile: int = TILE) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from fedvtc_edge.runs.records import Amount, Count, Line, Record, RoundRecord, Turn
+from fedvtc_edge.runs.records import Amount, ClockRecord, Count, Line, Record, RoundRecord
 
 from .canvas import CALIBRATED, CONTROL, FULL, OWN, Chart, draw
 from .wording import duration, short
@@ -45,7 +45,7 @@ class Device(Record):
     unreachable: Count
 
 
-def devices(turns: Sequence[Turn], kinds: dict[str, str]) -> list[Device]:
+def devices(turns: Sequence[ClockRecord], kinds: dict[str, str]) -> list[Device]:
     """What became of each kind of device; ``busy`` is a client's mean of the whole run.
 
     Args:
@@ -71,7 +71,7 @@ def devices(turns: Sequence[Turn], kinds: dict[str, str]) -> list[Device]:
     return found
 
 
-def timeline(turns: Sequence[Turn], kinds: dict[str, str]) -> Chart | None:
+def timeline(turns: Sequence[ClockRecord], kinds: dict[str, str]) -> Chart | None:
     """Every client's time as a row of colours, kinds of devices beside each other.
 
     Args:
@@ -126,7 +126,7 @@ def timeline(turns: Sequence[Turn], kinds: dict[str, str]) -> Chart | None:
     )
 
 
-def _picture(turns: Sequence[Turn], rows: Sequence[str]) -> NDArray[np.uint8]:
+def _picture(turns: Sequence[ClockRecord], rows: Sequence[str]) -> NDArray[np.uint8]:
     """Kind of activity [rows, columns], by its place in ``_ORDER`` from 1; 0 is nothing.
 
     Where two fall on one moment the later in the order is seen, so that a short upload
@@ -169,7 +169,7 @@ Cell = Literal["took", "missed", "void"]
 _LISTED = 8
 
 
-class Attendance(Record):
+class ParticipationTable(Record):
     """One client over the rounds: a cell for each, and what they add up to."""
 
     id: str
@@ -186,7 +186,7 @@ class Attendance(Record):
         return ", ".join(map(str, shown)) + (f" and {more} more" if more > 0 else "")
 
 
-def attendance(rounds: Sequence[RoundRecord]) -> list[Attendance]:
+def attendance(rounds: Sequence[RoundRecord]) -> list[ParticipationTable]:
     """Every client's rounds, in the clients' order; empty where nobody could stay away.
 
     Args:
@@ -205,7 +205,7 @@ def attendance(rounds: Sequence[RoundRecord]) -> list[Attendance]:
         ]
         numbered = list(zip((record.round for record, _ in told), cells, strict=True))
         found.append(
-            Attendance(
+            ParticipationTable(
                 id=name,
                 cells=cells,
                 took=cells.count("took"),

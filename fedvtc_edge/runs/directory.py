@@ -163,7 +163,7 @@ class RunDirectory:
         """Enter what is about to be released in the ledger."""
         self._ledger.record(context.round, context.sender, context.kind, data)
 
-    def witness(self, round_: int, sender: str, kind: str, data: bytes) -> None:
+    def record_upload(self, round_: int, sender: str, kind: str, data: bytes) -> None:
         """Keep an upload exactly as the server sees it."""
         folder = self.path / "server" / f"round-{round_:04d}"
         folder.mkdir(parents=True, exist_ok=True)

@@ -23,8 +23,8 @@ from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.errors import ConfigError, RunError
 from fedvtc_edge.models import Classifier, ImageShape, build, vtc
 from fedvtc_edge.models.anchor import Anchor
-from fedvtc_edge.privacy.mechanism import design_of
-from fedvtc_edge.seeding import seed_of
+from fedvtc_edge.privacy.mechanism import release_spec_of
+from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.wire import WireError
 
@@ -157,9 +157,9 @@ class FinishedRun:
         method, world = self.config.method, self.published()
         if method.name != "fedvtc" or method.share != "anchored" or world is None:
             return None
-        design = design_of(self.config, world.mean.shape[0])
-        width = design.width if design else method.anchor
-        return Anchor(shape, width, seed_of(self.config.seed, "anchor")).eval()
+        spec = release_spec_of(self.config, world.mean.shape[0])
+        width = spec.width if spec else method.anchor
+        return Anchor(shape, width, derive_seed(self.config.seed, "anchor")).eval()
 
     def published(self) -> GlobalStatistics | None:
         """What the server published last, or None where it published nothing.

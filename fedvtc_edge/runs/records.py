@@ -38,7 +38,7 @@ class Line(Record):
     wait: Amount = 0.0
 
 
-class Turn(Record):
+class ClockRecord(Record):
     """One round, or one call before the first, of all clients that it was for."""
 
     begin: Amount
@@ -47,7 +47,7 @@ class Turn(Record):
     clients: dict[str, Line]
 
     @model_validator(mode="after")
-    def _forward(self) -> Turn:
+    def _forward(self) -> ClockRecord:
         if self.end < self.begin:
             raise ValueError(f"it ends at {self.end:g}, before it begins")
         return self
@@ -162,4 +162,4 @@ class RoundRecord(Record):
     seconds: Amount | None = None
     void: str = ""
     clients: list[ClientRecord] = Field(default_factory=list)
-    clock: list[Turn] = Field(default_factory=list)
+    clock: list[ClockRecord] = Field(default_factory=list)

@@ -18,14 +18,14 @@ from fedvtc_edge.models.anchor import Anchor
 from fedvtc_edge.models.classifier import Classifier
 from fedvtc_edge.models.vtc import VTC
 from fedvtc_edge.privacy.release import clipped_upload, release
-from fedvtc_edge.privacy.release_spec import ClientDesign, Design
-from fedvtc_edge.seeding import generator, seed_layers, seed_of
+from fedvtc_edge.privacy.release_spec import ClientReleaseSpec, ReleaseSpec
+from fedvtc_edge.seeding import derive_seed, generator, seed_layers
 from fedvtc_edge.statistics.class_statistics import ClassStatistics
 
 from . import decoder_training, finetuning, supervised
 from .compute import Compute
-from .knowledge import Knowledge
-from .losses import Moments
+from .knowledge import GlobalKnowledge
+from .losses import ClassMoments
 
 _CHUNK = 256
 """Images per forward: LeNet's activations of 512 digits no longer fit the cache (twice as slow)."""
@@ -70,7 +70,7 @@ class Client:
 
     def stream(self, round_: int, phase: str) -> torch.Generator:
         """The stream of one phase of one round; layers with randomness of their own follow it."""
-        seed_layers(seed_of(self.seed, self.id, round_, phase, "layers"), self.labels.device)
+        seed_layers(derive_seed(self.seed, self.id, round_, phase, "layers"), self.labels.device)
         return generator(self.seed, self.id, round_, phase)
 
     @contextmanager
@@ -82,7 +82,7 @@ class Client:
         finally:
             self.seconds += time.perf_counter() - begin
 
-    def train(self, round_: int, prior: Moments | None = None, *, kl: float = 0.0) -> None:
+    def train(self, round_: int, prior: ClassMoments | None = None, *, kl: float = 0.0) -> None:
         """Phase A: f on local data, pulled toward the published prototypes."""
         with self.working():
             self.samples_seen += supervised.train_epochs(
@@ -105,7 +105,7 @@ class Client:
         present: Tensor,
         steps: int,
         *,
-        prior: Moments | None = None,
+        prior: ClassMoments | None = None,
         kl: float = 0.0,
     ) -> None:
         """So many gradient steps on any labelled images: the baselines' phase A."""
@@ -123,7 +123,7 @@ class Client:
                 kl=kl,
             )
 
-    def fit_decoder(self, round_: int, world: Knowledge, *, match: bool) -> None:
+    def fit_decoder(self, round_: int, knowledge: GlobalKnowledge, *, match: bool) -> None:
         """Phase B: ψ on local data and on latents of the global distribution; f is frozen."""
         assert self.decoder is not None
         with self.working():
@@ -132,7 +132,7 @@ class Client:
                 self.decoder,
                 self.images,
                 self.labels,
-                world,
+                knowledge,
                 self.settings,
                 self.compute,
                 self.stream(round_, "decoder"),
@@ -142,7 +142,7 @@ class Client:
     def finetune(
         self,
         round_: int,
-        world: Knowledge,
+        knowledge: GlobalKnowledge,
         *,
         steps: int,
         kl: float,
@@ -158,7 +158,7 @@ class Client:
                 self.images,
                 self.labels,
                 self.present,
-                world,
+                knowledge,
                 self.settings,
                 self.compute,
                 self.stream(round_, "finetune"),
@@ -183,26 +183,26 @@ class Client:
             )
 
     def release_anchor(
-        self, anchor: Anchor, design: Design, centre: NDArray[np.float64]
+        self, anchor: Anchor, spec: ReleaseSpec, centre: NDArray[np.float64]
     ) -> NDArray[np.int64]:
         """Noised sums of the anchor's features, int64 [design.size]."""
         with self.working():
             features = one_by_one(anchor, self.images).numpy()
-            return release(design, features, self.labels.cpu().numpy(), centre)
+            return release(spec, features, self.labels.cpu().numpy(), centre)
 
     def clip_upload(
         self,
         extractor: Callable[[Tensor], Tensor],
-        design: ClientDesign,
+        spec: ClientReleaseSpec,
         centre: NDArray[np.float64],
     ) -> NDArray[np.int64]:
         """Sums of an extractor's features, clipped as a whole and without noise.
 
-        See :class:`~fedvtc_edge.privacy.release_spec.ClientDesign`.
+        See :class:`~fedvtc_edge.privacy.release_spec.ClientReleaseSpec`.
         """
         with self.working():
             features = in_chunks(extractor, self.images).numpy()
-            return clipped_upload(design, features, self.labels.cpu().numpy(), centre)
+            return clipped_upload(spec, features, self.labels.cpu().numpy(), centre)
 
     def decoder_weights(self) -> wire.Weights:
         """ψ's parameters as float32 arrays, by name."""
@@ -217,12 +217,12 @@ class Client:
         assert self.decoder is not None
         self.decoder.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
 
-    def synthesise(self, world: Knowledge, labels: Tensor, round_: int = 0) -> Tensor:
+    def synthesise(self, knowledge: GlobalKnowledge, labels: Tensor, round_: int = 0) -> Tensor:
         """Paint one image per label [N] from the published statistics."""
         assert self.decoder is not None
         noise = self.stream(round_, "synthesise")
         with torch.no_grad():
-            painted: Tensor = self.decoder(world.sample(labels.to(self.labels.device), noise))
+            painted: Tensor = self.decoder(knowledge.sample(labels.to(self.labels.device), noise))
         return painted.cpu()
 
 

@@ -11,7 +11,7 @@ from fedvtc_edge.models.classifier import Classifier
 from fedvtc_edge.models.vtc import VTC
 
 from .compute import Compute
-from .knowledge import Knowledge
+from .knowledge import GlobalKnowledge
 from .losses import match_moments
 from .steps import Adam, random_batch, step
 
@@ -29,7 +29,7 @@ def train_decoder(
     decoder: VTC,
     images: Tensor,
     labels: Tensor,
-    world: Knowledge,
+    knowledge: GlobalKnowledge,
     settings: TrainingSettings,
     compute: Compute,
     stream: torch.Generator,
@@ -46,7 +46,7 @@ def train_decoder(
         decoder: ψ; trained.
         images: [N, channels, size, size] in [0, 1].
         labels: [N].
-        world: Published statistics.
+        knowledge: Published statistics.
         settings: The recipe.
         compute: Where and how precisely steps run.
         stream: Source of all randomness.
@@ -60,27 +60,29 @@ def train_decoder(
     for _ in range(settings.decoder_steps):
         batch = random_batch(len(images), settings.batch, stream, images.device)
         x, y = images[batch], labels[batch]
-        classes = world.draw_classes(_CLASSES, stream)
+        classes = knowledge.draw_classes(_CLASSES, stream)
         foreign = classes.repeat_interleave(_PER_CLASS)
         with torch.no_grad():
             z = model.features(x)
         noise = torch.randn(z.shape, generator=stream).to(z.device)
-        latents = [z + world.codes.std[y] * noise]
+        latents = [z + knowledge.codes.std[y] * noise]
         if match:
-            latents.append(world.sample(foreign, stream))
+            latents.append(knowledge.sample(foreign, stream))
         with compute.autocast():
             painted = decoder(torch.cat(latents)).float()
         # Statistics are compared in float32: half precision would shift what is matched.
         loss = RECONSTRUCTION * F.mse_loss(painted[: len(x)], x)
         if match:
-            loss = loss + matching(painted[len(x) :], classes, model, world)
+            loss = loss + matching(painted[len(x) :], classes, model, knowledge)
         step(loss, adam)
         seen += len(painted)
     model.requires_grad_(True)
     return seen
 
 
-def matching(painted: Tensor, classes: Tensor, model: Classifier, world: Knowledge) -> Tensor:
+def matching(
+    painted: Tensor, classes: Tensor, model: Classifier, knowledge: GlobalKnowledge
+) -> Tensor:
     """L_DM: painted images [K · n] of K classes against what is known of those classes.
 
     In the client's own feature space, as published; and in the anchor's space,
@@ -88,10 +90,10 @@ def matching(painted: Tensor, classes: Tensor, model: Classifier, world: Knowled
     """
     one = torch.ones((), device=painted.device)
     features = model.features(painted)
-    own = MATCH_FEATURES * match_moments(features, world.codes, classes, scale=one, spread=1.0)
-    if world.anchored is None:
+    own = MATCH_FEATURES * match_moments(features, knowledge.codes, classes, scale=one, spread=1.0)
+    if knowledge.anchored is None:
         return own
-    known = world.anchored
+    known = knowledge.anchored
     seen = known.anchor(painted)
     anchored = match_moments(seen, known.moments, classes, scale=known.scale, spread=SPREAD)
     return MATCH_ANCHOR * anchored + own

@@ -11,7 +11,7 @@ from fedvtc_edge.models.classifier import Classifier
 from fedvtc_edge.models.vtc import VTC
 
 from .compute import Compute
-from .knowledge import Knowledge
+from .knowledge import GlobalKnowledge
 from .losses import distill, kl_to_prior, masked_cross_entropy
 from .steps import Adam, noisy, random_batch, step
 
@@ -35,7 +35,7 @@ def finetune(
     images: Tensor,
     labels: Tensor,
     present: Tensor,
-    world: Knowledge,
+    knowledge: GlobalKnowledge,
     settings: TrainingSettings,
     compute: Compute,
     stream: torch.Generator,
@@ -57,7 +57,7 @@ def finetune(
         images: [N, channels, size, size] in [0, 1].
         labels: [N].
         present: Classes [C] that this client has.
-        world: Published statistics; its teacher is used where it has one.
+        knowledge: Published statistics; its teacher is used where it has one.
         settings: The recipe.
         compute: Where and how precisely steps run.
         stream: Source of all randomness.
@@ -77,15 +77,15 @@ def finetune(
         if decay:
             adam.rate = settings.rate * (1 - index / steps)
         batch = random_batch(len(images), real_count, stream, images.device)
-        y_painted = world.draw_labels(painted_count, stream)
+        y_painted = knowledge.draw_labels(painted_count, stream)
         with torch.no_grad():
-            painted = decoder(world.sample(y_painted, stream))
+            painted = decoder(knowledge.sample(y_painted, stream))
         x = torch.cat([painted, images[batch]])
         labelled, taught = len(x), None
-        if world.anchored is not None and world.anchored.teach:
+        if knowledge.anchored is not None and knowledge.anchored.teach:
             x = torch.cat([x, collages(x, 2 * settings.batch, stream)])
             with torch.no_grad():
-                taught = world.anchored.classifier(world.anchored.anchor(x))
+                taught = knowledge.anchored.classifier(knowledge.anchored.anchor(x))
         with compute.autocast():
             z = model.features(noisy(x, settings.pixel_noise, stream))
             logits = model.head(z)
@@ -94,7 +94,7 @@ def finetune(
         loss = F.cross_entropy(logits[:painted_count], y_painted)
         loss = loss + masked_cross_entropy(logits[real], labels[batch], present)
         if kl:
-            loss = loss + kl * kl_to_prior(z[real], labels[batch], world.codes)
+            loss = loss + kl * kl_to_prior(z[real], labels[batch], knowledge.codes)
         if taught is not None:
             loss = loss + TEACHER * distill(logits, taught)
         step(loss, adam)

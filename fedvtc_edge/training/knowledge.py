@@ -12,7 +12,7 @@ from fedvtc_edge.models.anchor import Anchor
 from fedvtc_edge.statistics.class_statistics import Array, GlobalStatistics
 from fedvtc_edge.statistics.discriminant import Discriminant
 
-from .losses import Moments
+from .losses import ClassMoments
 
 CODE_STD = 0.5
 """σ of the data-independent class codes, in units of a feature (whose rms is 1)."""
@@ -36,14 +36,14 @@ class Anchored:
     """
 
     anchor: Anchor
-    moments: Moments
+    moments: ClassMoments
     scale: Tensor
     classifier: Discriminant
     teach: bool
 
 
 @dataclass(frozen=True, eq=False)
-class Knowledge:
+class GlobalKnowledge:
     """Class codes in feature space and, in the anchored mode, the world as the anchor sees it.
 
     Args:
@@ -53,7 +53,7 @@ class Knowledge:
         anchored: The anchor's view, or None.
     """
 
-    codes: Moments
+    codes: ClassMoments
     known: Tensor
     anchored: Anchored | None = None
 
@@ -75,35 +75,37 @@ class Knowledge:
         return classes[order[:count]].to(self.codes.mean.device)
 
 
-def blank(classes: int, latent: int, *, device: torch.device) -> Knowledge:
+def blank(classes: int, latent: int, *, device: torch.device) -> GlobalKnowledge:
     """The data-independent codes, of classes that all are known: what needs no statistics."""
-    return Knowledge(_codes(classes, latent, device), torch.ones(classes, dtype=torch.bool))
+    return GlobalKnowledge(_codes(classes, latent, device), torch.ones(classes, dtype=torch.bool))
 
 
-def from_features(world: GlobalStatistics, *, device: torch.device) -> Knowledge:
+def from_features(knowledge: GlobalStatistics, *, device: torch.device) -> GlobalKnowledge:
     """Codes as published: prototypes and stds of the clients' own features."""
-    return Knowledge(_moments(world, device), torch.from_numpy(world.present))
+    return GlobalKnowledge(_moments(knowledge, device), torch.from_numpy(knowledge.present))
 
 
 def from_anchor(
-    world: GlobalStatistics, anchor: Anchor, *, latent: int, device: torch.device, teach: bool
-) -> Knowledge:
+    knowledge: GlobalStatistics, anchor: Anchor, *, latent: int, device: torch.device, teach: bool
+) -> GlobalKnowledge:
     """Data-independent codes, and the anchor statistics as the one tie to pixels.
 
     The codes need no upload: any fixed, well-separated points do, because each
     client's own KL term moves its features there (measured, docs/decisions/0002).
     """
-    codes = _codes(world.mean.shape[0], latent, device)
-    spread = np.square(world.std[world.present]).mean(0) + world.mean[world.present].var(0)
+    codes = _codes(knowledge.mean.shape[0], latent, device)
+    spread = np.square(knowledge.std[knowledge.present]).mean(0) + knowledge.mean[
+        knowledge.present
+    ].var(0)
     scale = np.sqrt(np.maximum(spread, LEAST_SPREAD**2)).astype(np.float32)
-    return Knowledge(
+    return GlobalKnowledge(
         codes,
-        torch.from_numpy(world.present),
+        torch.from_numpy(knowledge.present),
         Anchored(
             anchor,
-            _moments(world, device),
+            _moments(knowledge, device),
             torch.from_numpy(scale).to(device),
-            Discriminant(world, device=device),
+            Discriminant(knowledge, device=device),
             teach,
         ),
     )
@@ -124,15 +126,15 @@ def class_codes(classes: int, latent: int) -> Array:
     return codes
 
 
-def _codes(classes: int, latent: int, device: torch.device) -> Moments:
+def _codes(classes: int, latent: int, device: torch.device) -> ClassMoments:
     mean = class_codes(classes, latent).astype(np.float32)
     std = torch.full(mean.shape, CODE_STD, device=device)
-    return Moments(torch.from_numpy(mean).to(device), std)
+    return ClassMoments(torch.from_numpy(mean).to(device), std)
 
 
-def _moments(world: GlobalStatistics, device: torch.device) -> Moments:
-    return Moments(
-        torch.from_numpy(world.mean.astype(np.float32)).to(device),
-        torch.from_numpy(world.std.astype(np.float32)).to(device),
-        None if world.present.all() else torch.from_numpy(world.present).to(device),
+def _moments(knowledge: GlobalStatistics, device: torch.device) -> ClassMoments:
+    return ClassMoments(
+        torch.from_numpy(knowledge.mean.astype(np.float32)).to(device),
+        torch.from_numpy(knowledge.std.astype(np.float32)).to(device),
+        None if knowledge.present.all() else torch.from_numpy(knowledge.present).to(device),
     )

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 _SMALL = 1e-6
 
 
-class Moments(NamedTuple):
+class ClassMoments(NamedTuple):
     """A class-conditional distribution to be matched.
 
     Args:
@@ -39,7 +39,7 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor) -> Ten
     return F.cross_entropy(logits.masked_fill(~present, float("-inf")), labels)
 
 
-def kl_to_prior(features: Tensor, labels: Tensor, prior: Moments) -> Tensor:
+def kl_to_prior(features: Tensor, labels: Tensor, prior: ClassMoments) -> Tensor:
     """Pull features [N, p] to the global class prior N(c^y, σ²).
 
     The KL divergence of N(g(x), s²) to N(c^y, σ²) up to terms constant in g: the
@@ -60,7 +60,7 @@ def class_moments(values: Tensor, classes: int) -> tuple[Tensor, Tensor]:
 
 
 def match_moments(
-    values: Tensor, target: Moments, labels: Tensor, *, scale: Tensor, spread: float
+    values: Tensor, target: ClassMoments, labels: Tensor, *, scale: Tensor, spread: float
 ) -> Tensor:
     """Distribution matching: means and stds of painted images against published ones.
 

@@ -24,8 +24,8 @@ from fedvtc_edge.privacy.secret_stream import SecretStream
 from .compute import Compute
 from .decoder_training import _CLASSES, _PER_CLASS, RECONSTRUCTION, matching
 from .finetuning import TEACHER, collages
-from .knowledge import Knowledge
-from .losses import Moments, distill, kl_to_prior
+from .knowledge import GlobalKnowledge
+from .losses import ClassMoments, distill, kl_to_prior
 from .steps import Adam, noisy, step
 
 Secrets = Callable[[str], SecretStream]
@@ -40,7 +40,7 @@ def train(
     schedule: Schedule,
     secrets: Secrets,
     *,
-    prior: Moments | None = None,
+    prior: ClassMoments | None = None,
     kl: float = 0.0,
 ) -> int:
     """Phase A: ``schedule.train_steps`` noised steps on f; returns the images seen.
@@ -86,7 +86,7 @@ def train_decoder(
     decoder: VTC,
     images: Tensor,
     labels: Tensor,
-    world: Knowledge,
+    knowledge: GlobalKnowledge,
     settings: TrainingSettings,
     schedule: Schedule,
     secrets: Secrets,
@@ -104,7 +104,7 @@ def train_decoder(
         decoder: ψ; trained.
         images: [N, channels, size, size] in [0, 1].
         labels: [N].
-        world: Published statistics.
+        knowledge: Published statistics.
         settings: The rate.
         schedule: Steps, sampling and noise.
         secrets: Sampling, noise on latents and noise.
@@ -122,7 +122,7 @@ def train_decoder(
         x, y = images[batch], labels[batch]
         with torch.no_grad():
             z = model.features(x)
-        latents = z + world.codes.std[y] * latent_noise.normal(z.shape).to(z.device)
+        latents = z + knowledge.codes.std[y] * latent_noise.normal(z.shape).to(z.device)
         painted = decoder(latents.requires_grad_())
         return RECONSTRUCTION * len(batch) * F.mse_loss(painted, x)
 
@@ -132,12 +132,14 @@ def train_decoder(
         gradients.compute(batch, losses)
         seen += len(batch)
         if match:
-            classes = world.draw_classes(_CLASSES, stream)
+            classes = knowledge.draw_classes(_CLASSES, stream)
             foreign = classes.repeat_interleave(_PER_CLASS)
             with gradients.public():
-                latents = world.sample(foreign, stream).requires_grad_()  # as Opacus' hooks want it
+                latents = knowledge.sample(
+                    foreign, stream
+                ).requires_grad_()  # as Opacus' hooks want it
                 painted = decoder(latents)
-                found = torch.autograd.grad(matching(painted, classes, model, world), weights)
+                found = torch.autograd.grad(matching(painted, classes, model, knowledge), weights)
             for weight, gradient in zip(weights, found, strict=True):
                 assert weight.grad is not None
                 weight.grad += gradient
@@ -151,7 +153,7 @@ def train_decoder(
 def finetune(
     model: Classifier,
     decoder: VTC,
-    world: Knowledge,
+    knowledge: GlobalKnowledge,
     settings: TrainingSettings,
     compute: Compute,
     stream: torch.Generator,
@@ -168,7 +170,7 @@ def finetune(
     Args:
         model: f; trained.
         decoder: ψ; only painted with.
-        world: Published statistics; its teacher is used where it has one.
+        knowledge: Published statistics; its teacher is used where it has one.
         settings: The recipe.
         compute: Where steps run.
         stream: Public source of all randomness.
@@ -185,14 +187,14 @@ def finetune(
     for index in range(steps):
         if decay:
             adam.rate = settings.rate * (1 - index / steps)
-        y = world.draw_labels(settings.batch, stream)
+        y = knowledge.draw_labels(settings.batch, stream)
         with torch.no_grad():
-            x = decoder(world.sample(y, stream))
+            x = decoder(knowledge.sample(y, stream))
         taught = None
-        if world.anchored is not None and world.anchored.teach:
+        if knowledge.anchored is not None and knowledge.anchored.teach:
             x = torch.cat([x, collages(x, 2 * settings.batch, stream)])
             with torch.no_grad():
-                taught = world.anchored.classifier(world.anchored.anchor(x))
+                taught = knowledge.anchored.classifier(knowledge.anchored.anchor(x))
         with compute.autocast():
             logits = model(noisy(x, settings.pixel_noise, stream)).float()
         loss = F.cross_entropy(logits[: len(y)], y)

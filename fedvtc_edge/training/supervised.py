@@ -11,7 +11,7 @@ from fedvtc_edge.config import TrainingSettings
 from fedvtc_edge.models.classifier import Classifier
 
 from .compute import Compute
-from .losses import Moments, kl_to_prior, masked_cross_entropy
+from .losses import ClassMoments, kl_to_prior, masked_cross_entropy
 from .steps import Adam, noisy, random_batch, step
 
 
@@ -24,7 +24,7 @@ def train_epochs(
     compute: Compute,
     stream: torch.Generator,
     *,
-    prior: Moments | None = None,
+    prior: ClassMoments | None = None,
     kl: float = 0.0,
 ) -> int:
     """``settings.epochs`` passes in random order; returns the number of images seen."""
@@ -42,7 +42,7 @@ def train_steps(
     stream: torch.Generator,
     *,
     steps: int,
-    prior: Moments | None = None,
+    prior: ClassMoments | None = None,
     kl: float = 0.0,
 ) -> int:
     """``steps`` random batches; returns the number of images seen."""
@@ -70,7 +70,7 @@ def _train(
     compute: Compute,
     stream: torch.Generator,
     batches: Iterable[Tensor],
-    prior: Moments | None,
+    prior: ClassMoments | None,
     kl: float,
 ) -> int:
     model.train()

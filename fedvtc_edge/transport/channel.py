@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from fedvtc_edge.config import TransportSettings
 from fedvtc_edge.sealing import Inbox, overhead, seal, unseal
-from fedvtc_edge.transport.keyring import Parties
+from fedvtc_edge.transport.keyring import KeyRing
 from fedvtc_edge.wire.context import Context
 
 INBOX = "inbox"
@@ -87,7 +87,7 @@ class Sealed:
         folder: For the inbox; None keeps nothing.
     """
 
-    def __init__(self, parties: Parties, run: str, folder: Path | None) -> None:
+    def __init__(self, parties: KeyRing, run: str, folder: Path | None) -> None:
         self.parties = parties
         self._run = run
         self._folder = folder
@@ -162,7 +162,7 @@ def _delete(folder: Path | None) -> None:
 
 
 def transport_of(
-    settings: TransportSettings, parties: Parties, run: str, folder: Path | None
+    settings: TransportSettings, parties: KeyRing, run: str, folder: Path | None
 ) -> Transport:
     """How uploads travel in one process that plays all parties.
 

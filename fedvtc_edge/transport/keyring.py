@@ -16,7 +16,7 @@ FOLDER = "parties"
 TRUST = "trust.json"
 
 
-class Parties:
+class KeyRing:
     """Identities of the clients and the server of one run, made when they are first needed.
 
     In a simulation one process plays all parties. Private keys are readable by the owner

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedvtc_edge.masking import (
     LARGEST_BOUND,
-    Step,
+    MaskingStep,
     decode_fixed,
     encode_fixed,
     grid_bound,
@@ -20,7 +20,7 @@ from fedvtc_edge.statistics.class_statistics import ClassStatistics
 from fedvtc_edge.wire.context import Context
 
 from .channel import Transport
-from .keyring import Parties
+from .keyring import KeyRing
 
 Integers = NDArray[np.int64]
 
@@ -65,13 +65,13 @@ class MaskedSums:
     Args:
         parties: Who signs.
         transport: Carries messages; it vouches for their senders.
-        witness: Told of every message as the server sees it.
+        recorder: Told of every message as the server sees it.
     """
 
-    def __init__(self, parties: Parties, transport: Transport, witness: Witness) -> None:
+    def __init__(self, parties: KeyRing, transport: Transport, recorder: Witness) -> None:
         self._parties = parties
         self._transport = transport
-        self._witness = witness
+        self._witness = recorder
 
     def add(
         self, vectors: Mapping[str, Integers], context: Context, *, bound: int = LARGEST_BOUND
@@ -89,7 +89,7 @@ class MaskedSums:
         """
         up, down = dict.fromkeys(vectors, 0), dict.fromkeys(vectors, 0)
 
-        def carry(step: Step, sender: str, message: bytes) -> bytes:
+        def carry(step: MaskingStep, sender: str, message: bytes) -> bytes:
             kind = mask_kind(context.kind, step)
             own = Context(context.run, context.round, sender, kind)
             delivery = self._transport.relay(message, own)
@@ -114,17 +114,17 @@ class MaskedSums:
         return Total(total.total, total.survivors, traffic)
 
 
-def mask_kind(kind: str, step: Step) -> str:
+def mask_kind(kind: str, step: MaskingStep) -> str:
     """What a client's message of one step of a masked sum is called."""
     return f"{kind}{_MARK}{_LETTERS[step]}"
 
 
-def mask_step(kind: str) -> tuple[str, Step] | None:
+def mask_step(kind: str) -> tuple[str, MaskingStep] | None:
     """The reverse of :func:`mask_kind`; None for a kind that is no such message."""
     base, mark, letter = kind.rpartition(_MARK)
     if not mark or len(letter) != 1 or letter not in _LETTERS:
         return None
-    return base, Step(_LETTERS.index(letter))
+    return base, MaskingStep(_LETTERS.index(letter))
 
 
 def to_vector(statistics: ClassStatistics) -> Integers:

@@ -58,7 +58,7 @@ class Numbers(IntEnum):
     INT64 = 3
 
 
-class Moments(IntEnum):
+class MomentKind(IntEnum):
     """Which second moments there are."""
 
     NONE = 0
@@ -81,7 +81,7 @@ class Form:
 
     payload: Payload
     numbers: Numbers
-    moments: Moments
+    moments: MomentKind
     classes: int
     width: int
     tensors: Mapping[str, tuple[DTypeLike, tuple[int, ...]]]

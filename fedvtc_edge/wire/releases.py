@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .context import Context
-from .framing import HINT, Form, Moments, Numbers, Payload, WireError, fitting
+from .framing import HINT, Form, MomentKind, Numbers, Payload, WireError, fitting
 
 Weights = Mapping[str, NDArray[Any]]
 """A network's parameters by name."""
@@ -71,10 +71,10 @@ def decode_weights(data: bytes, *, like: Weights, context: Context | None = None
 
 def _release_form(size: int) -> Form:
     tensors = {"release": (np.int64, (size,))}
-    return Form(Payload.RELEASE, Numbers.INT64, Moments.NONE, 0, size, tensors)
+    return Form(Payload.RELEASE, Numbers.INT64, MomentKind.NONE, 0, size, tensors)
 
 
 def _weights_form(like: Weights) -> Form:
     tensors = {name: (np.float32, value.shape) for name, value in like.items()}
     count = sum(value.size for value in like.values())
-    return Form(Payload.WEIGHTS, Numbers.FLOAT32, Moments.NONE, 0, count, tensors)
+    return Form(Payload.WEIGHTS, Numbers.FLOAT32, MomentKind.NONE, 0, count, tensors)

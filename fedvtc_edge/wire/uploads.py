@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 from fedvtc_edge.statistics.class_statistics import ClassStatistics
 
 from .context import Context
-from .framing import HINT, Form, Moments, Numbers, Payload, WireError, fitting
+from .framing import HINT, Form, MomentKind, Numbers, Payload, WireError, fitting
 
 Precision = Literal["float32", "float16"]
 Arrays = dict[str, NDArray[Any]]
@@ -78,7 +78,7 @@ def decode(
         data,
         HINT,
     )
-    arrays, kind = form.read(data, context, HINT), form.moments == Moments.POOLED
+    arrays, kind = form.read(data, context, HINT), form.moments == MomentKind.POOLED
     check_counts(arrays["count"])
     read = _from_half if form.numbers == Numbers.FLOAT16 else _from_single
     statistics = read(arrays, width, kind)
@@ -102,7 +102,7 @@ def _form(classes: int, width: int, pooled: bool, precision: str) -> Form:
     return Form(
         Payload.STATISTICS,
         Numbers.FLOAT16 if precision == "float16" else Numbers.FLOAT32,
-        Moments.POOLED if pooled else Moments.DIAGONAL,
+        MomentKind.POOLED if pooled else MomentKind.DIAGONAL,
         classes,
         width,
         tensors,

@@ -13,16 +13,16 @@ import torch
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset, load_dataset
 from fedvtc_edge.errors import RunError
-from fedvtc_edge.federation.assembly import assemble, clients, places
+from fedvtc_edge.federation.assembly import assemble, assignments, clients
 from fedvtc_edge.federation.evaluation import TestSet
-from fedvtc_edge.federation.federation import unrecorded
-from fedvtc_edge.federation.participation import Attendance
+from fedvtc_edge.federation.federation import no_ledger
+from fedvtc_edge.federation.participation import ParticipationSimulator
 from fedvtc_edge.federation.preflight import (
     check_names,
 )
 from fedvtc_edge.federation.rounds import LocalEngine
-from fedvtc_edge.federation.server import Refusals, unheard
-from fedvtc_edge.federation.summary import Figures, finish, summarise
+from fedvtc_edge.federation.server import Refusals, ignore_refusal
+from fedvtc_edge.federation.summary import ClientStats, finish, summarise
 from fedvtc_edge.flower.simulation import simulate
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.progress import Progress, SilentProgress
@@ -106,7 +106,7 @@ def run_without_trace(config: Config, data: Dataset) -> dict[str, Any]:
     On the local engine, whatever the settings say: nothing but time would differ.
     """
     check_names(config)
-    return _run(config, data, None, None, SilentProgress(), with_twins=False).summary
+    return _run(config, data, None, None, SilentProgress(), with_baselines=False).summary
 
 
 def _run(
@@ -116,36 +116,36 @@ def _run(
     state: Checkpoint | None,
     progress: Progress,
     *,
-    with_twins: bool = True,
+    with_baselines: bool = True,
 ) -> RunResult:
     with deterministic(), ExitStack() as held:
         compute = Compute.of(config.engine)
         releases = ReleaseStore(directory.path if directory else None)
-        witness = directory.witness if directory else _unseen
-        refuse = Refusals(directory.path).note if directory else unheard
-        record = directory.record if directory else unrecorded
+        recorder = directory.record_upload if directory else discard_upload
+        refuse = Refusals(directory.path).note if directory else ignore_refusal
+        record = directory.record if directory else no_ledger
         method = assemble(
             config,
             data,
             compute,
-            witness,
+            recorder,
             releases=releases,
             refuse=refuse,
             record=record,
             folder=directory.path if directory else None,
         )
-        twins = []
-        if with_twins and not method.is_own_control:
-            twins = clients(config, data, compute, decoders=False)
+        baselines = []
+        if with_baselines and not method.is_own_control:
+            baselines = clients(config, data, compute, decoders=False)
         test = TestSet(as_images(data.x_test, compute.device), torch.from_numpy(data.y_test.copy()))
-        fleet = places(config, data)
+        fleet = assignments(config, data)
         taking_part = {client.id for client in method.federation.clients}
         profiles = {p.client: p.profile for p in fleet if p.profile and p.client in taking_part}
         engine = LocalEngine(
             method,
-            twins,
+            baselines,
             test,
-            attendance=Attendance(method, profiles),
+            attendance=ParticipationSimulator(method, profiles),
             keep=directory.save if directory else _forget,
             progress=progress,
         )
@@ -159,7 +159,7 @@ def _run(
             engine.run()
         finally:
             progress.close()
-        figures = [Figures.of(client) for client in method.federation.clients]
+        figures = [ClientStats.of(client) for client in method.federation.clients]
         summary = summarise(method, figures, engine.records, engine.account, data, fleet)
         # All rounds are done and kept: nothing will be noised or opened again.
         releases.forget_secrets()
@@ -169,7 +169,7 @@ def _run(
     return RunResult(summary, directory.path if directory else None)
 
 
-def _unseen(round_: int, sender: str, kind: str, data: bytes) -> None:
+def discard_upload(round_: int, sender: str, kind: str, data: bytes) -> None:
     """Witness of a run that leaves nothing on disk."""
 
 

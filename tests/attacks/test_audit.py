@@ -20,10 +20,10 @@ from fedvtc_edge.attacks import audit as auditing_module
 from fedvtc_edge.attacks.adversary.laboratory import Laboratory
 from fedvtc_edge.attacks.adversary.observations import EVERYONE, sums_of, uploads
 from fedvtc_edge.attacks.adversary.staging import Path as Road
-from fedvtc_edge.attacks.adversary.staging import Stage, noise_of
+from fedvtc_edge.attacks.adversary.staging import UploadStager, noise_of
 from fedvtc_edge.attacks.adversary.view import Case, Guess
 from fedvtc_edge.attacks.advice import judge, policy_of
-from fedvtc_edge.attacks.attempts import ATTACKS, Group, attempt, chosen, groups_of
+from fedvtc_edge.attacks.attempts import ATTACKS, Group, attempt, groups_of, parse_attacks
 from fedvtc_edge.attacks.audit import audit
 from fedvtc_edge.attacks.curve import curve
 from fedvtc_edge.attacks.direct_disclosures import exact_recovery, histogram, traffic
@@ -191,7 +191,7 @@ def test_staged_uploads_are_of_the_records_they_say(
 ) -> None:
     lab = laboratory(made(method={"moments": moments, "anchor": 32}))
     for count in (1, 2, 5):
-        trials = Stage(lab).trials(count, 20)
+        trials = UploadStager(lab).trials(count, 20)
         assert len(trials) == 20
         for trial in trials:
             view, features = trial.case.view, trial.case.features()
@@ -201,13 +201,13 @@ def test_staged_uploads_are_of_the_records_they_say(
             np.testing.assert_allclose(left, features[trial.target], atol=1e-3)
             assert len(view.again) == 3
             assert (view.std is None) == (moments == "covariance")
-    assert Stage(lab).trials(10_000, 20) == []
+    assert UploadStager(lab).trials(10_000, 20) == []
 
 
 def test_exact_recovery_of_one_and_two_records(made: Callable[..., Path]) -> None:
     """The report says so in words, and no number in it is NaN."""
     lab = laboratory(made(method={"moments": "diagonal", "anchor": 32}))
-    trials = [t for n in (1, 2) for t in Stage(lab).trials(n, 30)]
+    trials = [t for n in (1, 2) for t in UploadStager(lab).trials(n, 30)]
     found = exact_recovery(trials, Policy())
     assert [(f.group, f.value, f.passed) for f in found] == [
         ("n = 1", 1.0, False),
@@ -220,24 +220,24 @@ def test_exact_recovery_of_one_and_two_records(made: Callable[..., Path]) -> Non
 
 def test_noise_hides_single_records_and_differences(made: Callable[..., Path]) -> None:
     lab = laboratory(made(privacy={"mode": "anchored", "epsilon": 4.0}))
-    attacks = chosen(["membership", "differencing", "decode"])
-    groups = [Group("n = 20", Stage(lab).trials(20, 60, repetitions=0))]
+    attacks = parse_attacks(["membership", "differencing", "decode"])
+    groups = [Group("n = 20", UploadStager(lab).trials(20, 60, repetitions=0))]
     found, _ = attempt(attacks, groups, Policy(), seed=0, progress=SilentProgress())
     for finding in found:
         if finding.metric == "identification":
             most = proportion_interval(round((finding.null or 0) * 60), 60, 0.99)[1]
             assert (finding.value or 0) <= most
-    facts = exact_recovery(Stage(lab).trials(1, 20, repetitions=0), Policy())
+    facts = exact_recovery(UploadStager(lab).trials(1, 20, repetitions=0), Policy())
     assert facts[0].value == 0.0
     assert "not recovered" in facts[0].note
 
 
 def test_all_noise_is_in_a_staged_sum(made: Callable[..., Path]) -> None:
     lab = laboratory(made(privacy={"mode": "anchored", "epsilon": 1.0}))
-    assert lab.design is not None
-    whole = np.concatenate([noise_of(lab.design) for _ in range(20)]).std()
-    half = np.concatenate([noise_of(lab.design, halved=True) for _ in range(20)]).std()
-    assert whole == pytest.approx(float(lab.design.sigma), rel=0.05)
+    assert lab.spec is not None
+    whole = np.concatenate([noise_of(lab.spec) for _ in range(20)]).std()
+    half = np.concatenate([noise_of(lab.spec, halved=True) for _ in range(20)]).std()
+    assert whole == pytest.approx(float(lab.spec.sigma), rel=0.05)
     assert half == pytest.approx(whole / 2, rel=0.07)
 
 
@@ -261,7 +261,7 @@ class Shuffled:
 @pytest.mark.parametrize("attack", [ClassMean(), Shuffled()], ids=lambda attack: attack.name)
 def test_what_is_no_attack_is_no_leak(made: Callable[..., Path], attack: Any) -> None:
     lab = laboratory(made())
-    trials = Stage(lab).trials(5, 150, repetitions=0)
+    trials = UploadStager(lab).trials(5, 150, repetitions=0)
     found, _ = attempt(
         [attack], [Group("n = 5", trials)], Policy(), seed=0, progress=SilentProgress()
     )
@@ -321,7 +321,7 @@ def test_ties_share_the_credit() -> None:
 
 def test_no_rate_is_printed_that_nulls_do_not_resolve(made: Callable[..., Path]) -> None:
     lab = laboratory(made())
-    trials = Stage(lab).trials(2, 21, repetitions=0)
+    trials = UploadStager(lab).trials(2, 21, repetitions=0)
     answers = Answers.of(
         Membership(), trials, Membership().guess([t.case for t in trials], STREAM), "n = 2"
     )
@@ -341,7 +341,7 @@ def test_no_rate_is_printed_that_nulls_do_not_resolve(made: Callable[..., Path])
 
 def test_an_inversion_comes_nearer_than_its_start(hasty: None, made: Callable[..., Path]) -> None:
     lab = laboratory(made())
-    trials = Stage(lab).trials(1, 22)
+    trials = UploadStager(lab).trials(1, 22)
     cases = [trial.case for trial in trials]
     truth = torch.stack([t.case.candidates[t.target] for t in trials])
     errors = {}
@@ -529,8 +529,8 @@ def test_other_methods_have_other_uploads(hasty: None, made: Callable[..., Path]
 
 
 def test_names_that_do_not_exist(made: Callable[..., Path], tmp_path: Path) -> None:
-    assert [attack.name for attack in chosen(None)] == [attack.name for attack in ATTACKS]
-    assert [attack.name for attack in chosen(["exact"])] == [ExactRecovery().name]
+    assert [attack.name for attack in parse_attacks(None)] == [attack.name for attack in ATTACKS]
+    assert [attack.name for attack in parse_attacks(["exact"])] == [ExactRecovery().name]
     with pytest.raises(UsageError, match="no attack 'magic'"):
         audit(made(), attacks=["magic"])
     with pytest.raises(UsageError, match="no adversary 'god'"):
@@ -566,9 +566,13 @@ def test_a_shadow_sees_what_known_pairs_show(made: Callable[..., Path]) -> None:
     lab = laboratory(made(method={"share": "features", "rounds": 2}))
     seen = [one for one in lab.observed() if one.who == "server"]
     groups = groups_of(lab, seen, 40, staged=())
-    found, _ = attempt(chosen(["shadow"]), groups, Policy(), seed=0, progress=SilentProgress())
+    found, _ = attempt(
+        parse_attacks(["shadow"]), groups, Policy(), seed=0, progress=SilentProgress()
+    )
     assert {finding.attack for finding in found} == {"shadow"}
-    blind, _ = attempt(chosen(["decode"]), groups, Policy(), seed=0, progress=SilentProgress())
+    blind, _ = attempt(
+        parse_attacks(["decode"]), groups, Policy(), seed=0, progress=SilentProgress()
+    )
     assert blind == []
 
 

@@ -19,7 +19,7 @@ from fedvtc_edge.attacks.fuzzing.__main__ import main
 from fedvtc_edge.attacks.fuzzing.campaign import campaign
 from fedvtc_edge.attacks.fuzzing.guided import guided
 from fedvtc_edge.attacks.fuzzing.mutation import flips, mutant
-from fedvtc_edge.attacks.fuzzing.probing import Finding, Target, peak_memory_mb, probe
+from fedvtc_edge.attacks.fuzzing.probing import Fault, Target, peak_memory_mb, probe
 from fedvtc_edge.attacks.fuzzing.targets import CONTEXT, impossible, made_of, targets
 from fedvtc_edge.errors import EnvelopeError, MissingExtra
 from fedvtc_edge.sealing import Inbox, TrustList, seal
@@ -367,6 +367,6 @@ def test_command_with_wrong_input(words: list[str], capsys: pytest.CaptureFixtur
 def test_findings_are_kept_up_to_a_hundred_and_all_counted() -> None:
     tally = PROBING.Tally()
     for _ in range(150):
-        tally.add(Finding("x", "crashed", "", b""))
+        tally.add(Fault("x", "crashed", "", b""))
     assert (len(tally.findings), tally.counts["finding"]) == (100, 150)
     assert sys.getsizeof(tally.findings) < 2000

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from fedvtc_edge.attacks import sweep as sweeping
-from fedvtc_edge.attacks.sweep import Row, main, table
+from fedvtc_edge.attacks.sweep import SweepRow, main, table
 
 
 def test_a_row_per_setting_and_a_column_per_number_of_records() -> None:
-    def row(records: str, epsilon: float | None, value: float) -> Row:
-        return Row(
+    def row(records: str, epsilon: float | None, value: float) -> SweepRow:
+        return SweepRow(
             "digits",
             "anchored",
             "diagonal",

@@ -11,7 +11,7 @@ import pytest
 
 import fedvtc_edge.benchmarks.bench.measuring
 from fedvtc_edge.benchmarks.bench.protocol import LEVELS
-from fedvtc_edge.benchmarks.bench.rows import Row
+from fedvtc_edge.benchmarks.bench.rows import BenchRow
 
 Call = Callable[..., Any]
 
@@ -23,8 +23,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def fake(bundles: Any, devices: Any, **options: Any) -> dict[str, Any]:
         given.update(options, bundles=bundles, devices=devices)
-        row = Row("classifier", "fp32", "host", "measured", 1, client="client-00", verdict="noisy")
-        limited = Row("classifier", "fp32", "rpi4", "enforced", 1, client="client-00", fits=True)
+        row = BenchRow(
+            "classifier", "fp32", "host", "measured", 1, client="client-00", verdict="noisy"
+        )
+        limited = BenchRow(
+            "classifier", "fp32", "rpi4", "enforced", 1, client="client-00", fits=True
+        )
         return {
             "schema": 1,
             "preset": options["preset"],

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedvtc_edge.benchmarks.bench import groups
-from fedvtc_edge.benchmarks.bench.groups import Home, find_home, limited
+from fedvtc_edge.benchmarks.bench.groups import GroupParent, find_home, limited
 
 Tree = dict[str, str]
 
@@ -42,21 +42,21 @@ def plant(root: Path, files: Tree) -> Path:
 
 
 def test_a_group_of_version_1_lies_below_our_own(tree: Path) -> None:
-    assert find_home(plant(tree, V1)) == Home(tree / "sys/fs/cgroup/memory/a/b", 1)
+    assert find_home(plant(tree, V1)) == GroupParent(tree / "sys/fs/cgroup/memory/a/b", 1)
 
 
 def test_a_path_of_the_host_is_taken_for_the_mount(tree: Path) -> None:
     (plant(tree, V1) / "sys/fs/cgroup/memory/a/b").rename(tree / "elsewhere")
-    assert find_home(tree) == Home(tree / "sys/fs/cgroup/memory", 1)
+    assert find_home(tree) == GroupParent(tree / "sys/fs/cgroup/memory", 1)
 
 
 def test_version_2_takes_the_parent_where_it_hands_memory_on(tree: Path) -> None:
-    assert find_home(plant(tree, V2)) == Home(tree / "sys/fs/cgroup/user", 2)
+    assert find_home(plant(tree, V2)) == GroupParent(tree / "sys/fs/cgroup/user", 2)
 
 
 def test_version_2_prefers_our_own_group(tree: Path) -> None:
     own = {"sys/fs/cgroup/user/session/cgroup.subtree_control": "memory"}
-    assert find_home(plant(tree, V2 | own)) == Home(tree / "sys/fs/cgroup/user/session", 2)
+    assert find_home(plant(tree, V2 | own)) == GroupParent(tree / "sys/fs/cgroup/user/session", 2)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_what_may_not_be_made_is_passed_over(tree: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_the_limit_is_in_bytes_and_swap_is_none(tree: Path, version: int) -> None:
-    home = Home(tree, 1 if version == 1 else 2)
+    home = GroupParent(tree, 1 if version == 1 else 2)
     swap = "memory.memsw.limit_in_bytes" if version == 1 else "memory.swap.max"
     exists = Path.exists
     with pytest.MonkeyPatch.context() as patched:
@@ -99,7 +99,7 @@ def test_the_limit_is_in_bytes_and_swap_is_none(tree: Path, version: int) -> Non
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_group_is_removed_after_an_exception(tree: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), limited(Home(tree, 1), 10):
+    with pytest.raises(error), limited(GroupParent(tree, 1), 10):
         raise error
     assert list(tree.iterdir()) == []
 

@@ -14,10 +14,16 @@ import pytest
 
 from fedvtc_edge.benchmarks.bench import groups, launching
 from fedvtc_edge.benchmarks.bench.launching import Enforcement, judge, start
-from fedvtc_edge.benchmarks.bench.protocol import LEVELS, MAX_ANSWER_BYTES, Answer, Job, Timing
+from fedvtc_edge.benchmarks.bench.protocol import (
+    LEVELS,
+    MAX_ANSWER_BYTES,
+    BenchTiming,
+    MeasurementReply,
+    MeasurementRequest,
+)
 from fedvtc_edge.errors import ConfigError
 
-ANSWER = Answer(status="ok", peak_mb=61.5, file_mb=40.0)
+ANSWER = MeasurementReply(status="ok", peak_mb=61.5, file_mb=40.0)
 FREE = Enforcement(home=None)
 
 
@@ -60,13 +66,13 @@ def test_every_end_has_its_verdict(
 
 def test_percentiles_are_those_that_were_sent() -> None:
     wall = tuple(float(level) for level in LEVELS)
-    timing = Timing(load_ms=1, first_ms=1, wall_ms=wall, cpu_ms=1, samples=5)
+    timing = BenchTiming(load_ms=1, first_ms=1, wall_ms=wall, cpu_ms=1, samples=5)
     assert [timing.percentile(level) for level in (50, 90, 99)] == [50, 90, 99]
 
 
 def test_no_limit_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(groups, "limited", None)  # a call would fail
-    with Enforcement(groups.Home(Path("/nowhere"), 2)).settings(None, None) as settings:
+    with Enforcement(groups.GroupParent(Path("/nowhere"), 2)).settings(None, None) as settings:
         assert json.loads(settings) == {"group": None, "data": None, "cpus": None}
 
 
@@ -88,7 +94,7 @@ def test_a_group_can_be_insisted_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="no control group") as caught:
         Enforcement.find("cgroup")
     assert "rlimit" in caught.value.hint
-    monkeypatch.setattr(groups, "find_home", lambda: groups.Home(Path("/a"), 2))
+    monkeypatch.setattr(groups, "find_home", lambda: groups.GroupParent(Path("/a"), 2))
     assert Enforcement.find("rlimit").home is None
     assert Enforcement.find("cgroup").name == "cgroup v2"
 
@@ -117,7 +123,7 @@ def test_a_process_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "hangs.py").write_text("import time; time.sleep(600)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(launching, "LAUNCHER", "hangs")
-    outcome = start(Job(bundle="x"), FREE, timeout=0.3)
+    outcome = start(MeasurementRequest(bundle="x"), FREE, timeout=0.3)
     assert outcome.verdict == "timeout"
     assert "0.3 s" in outcome.reason
 
@@ -126,14 +132,14 @@ def test_a_flood_and_a_crash_are_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(launching, "LAUNCHER", "odd")
     (tmp_path / "odd.py").write_text("print('x' * 300_000)")
-    assert start(Job(bundle="x"), FREE, timeout=60).verdict == "crash"
+    assert start(MeasurementRequest(bundle="x"), FREE, timeout=60).verdict == "crash"
     (tmp_path / "odd.py").write_text("raise ValueError('first\\x1b[2J\\nsecond \\x07line')")
-    outcome = start(Job(bundle="x"), FREE, timeout=60)
+    outcome = start(MeasurementRequest(bundle="x"), FREE, timeout=60)
     assert (outcome.verdict, outcome.reason) == ("crash", "exit code 1: second ?line")
     (tmp_path / "odd.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     try:
-        assert start(Job(bundle="x"), FREE, timeout=60).reason == "ended by SIGSEGV"
+        assert start(MeasurementRequest(bundle="x"), FREE, timeout=60).reason == "ended by SIGSEGV"
     finally:
         resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))

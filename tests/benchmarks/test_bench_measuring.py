@@ -19,8 +19,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fedvtc_edge.benchmarks.bench import child, groups, measuring, prediction
 from fedvtc_edge.benchmarks.bench.launching import Enforcement, Outcome, start
-from fedvtc_edge.benchmarks.bench.protocol import LEVELS, PRESETS, Answer, Job, Timing
-from fedvtc_edge.benchmarks.bench.subjects import Subject, subjects
+from fedvtc_edge.benchmarks.bench.protocol import (
+    LEVELS,
+    PRESETS,
+    BenchTiming,
+    MeasurementReply,
+    MeasurementRequest,
+)
+from fedvtc_edge.benchmarks.bench.subjects import BenchSubject, subjects
 from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.errors import BundleError, ConfigError, MissingExtra, VerificationError
 from fedvtc_edge.export.manifest import Image, Manifest, ports
@@ -142,10 +148,10 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "quick", short)
 
 
-def job(folder: Path, **changes: Any) -> Job:
+def job(folder: Path, **changes: Any) -> MeasurementRequest:
     (subject,) = subjects([verify(folder)], [1], variants=["fp32"])
     asked = {"bundle": str(folder), "graph": "classifier", "sha256": subject.sha256, **changes}
-    return Job.model_validate(asked)
+    return MeasurementRequest.model_validate(asked)
 
 
 def mine(document: dict[str, Any], **keys: Any) -> dict[str, Any]:
@@ -326,11 +332,13 @@ def test_only_linux_can_be_measured(hungry: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_crash_only_under_the_limit_is_one_of_memory(
     hungry: Path, device: Callable[..., DeviceProfile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timing = Timing(load_ms=1, first_ms=1, wall_ms=(1.0,) * len(LEVELS), cpu_ms=1, samples=1)
-    well = Outcome("ok", answer=Answer(status="ok", peak_mb=60, file_mb=1, timing=timing))
-    asked: list[tuple[Job, float | None]] = []
+    timing = BenchTiming(load_ms=1, first_ms=1, wall_ms=(1.0,) * len(LEVELS), cpu_ms=1, samples=1)
+    well = Outcome("ok", answer=MeasurementReply(status="ok", peak_mb=60, file_mb=1, timing=timing))
+    asked: list[tuple[MeasurementRequest, float | None]] = []
 
-    def fake(job: Job, _: Enforcement, *, limit_mb: float | None = None, **__: Any) -> Outcome:
+    def fake(
+        job: MeasurementRequest, _: Enforcement, *, limit_mb: float | None = None, **__: Any
+    ) -> Outcome:
         asked.append((job, limit_mb))
         return Outcome("crash", "ended by SIGABRT") if limit_mb == 100 else well
 
@@ -351,8 +359,8 @@ def test_a_crash_only_under_the_limit_is_one_of_memory(
 def test_a_hung_process_says_nothing_of_the_fit(
     hungry: Path, device: Callable[..., DeviceProfile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timing = Timing(load_ms=1, first_ms=1, wall_ms=(1.0,) * len(LEVELS), cpu_ms=1, samples=1)
-    well = Outcome("ok", answer=Answer(status="ok", peak_mb=60, file_mb=1, timing=timing))
+    timing = BenchTiming(load_ms=1, first_ms=1, wall_ms=(1.0,) * len(LEVELS), cpu_ms=1, samples=1)
+    well = Outcome("ok", answer=MeasurementReply(status="ok", peak_mb=60, file_mb=1, timing=timing))
     monkeypatch.setattr(
         measuring,
         "start",
@@ -509,7 +517,7 @@ class _Timed:
         self.wall_ms_p50 = ms
 
 
-def _subject(folder: Path) -> Subject:
+def _subject(folder: Path) -> BenchSubject:
     return subjects([verify(folder)], [1], variants=["fp32"])[0]
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fedvtc_edge.benchmarks.bench import wording
 from fedvtc_edge.benchmarks.bench.page import front, save
 from fedvtc_edge.benchmarks.bench.protocol import LEVELS
-from fedvtc_edge.benchmarks.bench.rows import Row
+from fedvtc_edge.benchmarks.bench.rows import BenchRow
 
 DEVICE = {
     "name": "rpi4",
@@ -37,21 +37,23 @@ HOST = {
 }
 
 
-def rows() -> list[Row]:
+def rows() -> list[BenchRow]:
     times = tuple(0.01 * (1 + level) for level in LEVELS)
-    measured = Row(
+    measured = BenchRow(
         "classifier", "fp32", "host", "measured", 1,
         wall_ms_p50=0.5, wall_ms_p90=0.6, wall_ms_p99=1.0, cpu_ms=0.5, load_ms=9, first_ms=1,
         peak_mb=77.7, min_memory_mb=36.2, size_bytes=58_000, parity_max_rel=1e-6,
         argmax_agreement=1.0, verdict="ok", client="client-<00>", architecture="mlp", file_mb=42,
         samples=600, accuracy=0.88, quantiles_ms=times,
     )  # fmt: skip
-    lost = Row("synthesizer", "int8", "host", "measured", 32, verdict="crash", note="it <fell>")
+    lost = BenchRow(
+        "synthesizer", "int8", "host", "measured", 32, verdict="crash", note="it <fell>"
+    )
     enforced = replace(measured, device="rpi4", kind="enforced", fits=True, limit_mb=1600)
     over = replace(
         enforced, batch=32, fits=False, verdict="oom", wall_ms_p50=None, quantiles_ms=None
     )
-    blank = Row("classifier", "fp32", "rpi4", "modelled", 1, client="client-<00>")
+    blank = BenchRow("classifier", "fp32", "rpi4", "modelled", 1, client="client-<00>")
     told = replace(blank, wall_ms_p50=7.0, low_ms=3.5, high_ms=14.0, verdict="modelled")
     unknown = replace(blank, batch=32, verdict="not modelled", note="no figures")
     return [measured, replace(measured, batch=32), lost, enforced, told, over, unknown]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fedvtc_edge.benchmarks.bench.launching import Outcome
-from fedvtc_edge.benchmarks.bench.protocol import LEVELS, Answer, Timing
-from fedvtc_edge.benchmarks.bench.rows import KEYS, Row, filled
+from fedvtc_edge.benchmarks.bench.protocol import LEVELS, BenchTiming, MeasurementReply
+from fedvtc_edge.benchmarks.bench.rows import KEYS, BenchRow, filled
 
 PROMISED = (
     *("model", "variant", "device", "kind", "batch", "wall_ms_p50", "wall_ms_p90", "wall_ms_p99"),
@@ -18,13 +18,15 @@ PROMISED = (
     *("parity_max_rel", "argmax_agreement", "verdict"),
 )
 
-ROW = Row("classifier", "fp32", "host", "measured", 1)
+ROW = BenchRow("classifier", "fp32", "host", "measured", 1)
 
 
 def outcome(p50: float, p90: float) -> Outcome:
     wall = tuple(p50 if level <= 50 else p90 for level in LEVELS)
-    timing = Timing(load_ms=2, first_ms=3, wall_ms=wall, cpu_ms=1 / 3, samples=7)
-    return Outcome("ok", answer=Answer(status="ok", peak_mb=70, file_mb=40, timing=timing))
+    timing = BenchTiming(load_ms=2, first_ms=3, wall_ms=wall, cpu_ms=1 / 3, samples=7)
+    return Outcome(
+        "ok", answer=MeasurementReply(status="ok", peak_mb=70, file_mb=40, timing=timing)
+    )
 
 
 def test_the_promised_keys_come_first() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedvtc_edge.devices import DeviceProfile
-from fedvtc_edge.devices.clock import Job, Visit, closing, visit
+from fedvtc_edge.devices.clock import DeviceJob, Visit, closing, visit
 from fedvtc_edge.errors import ConfigError
 
 
@@ -28,12 +28,12 @@ def profile(**figures: float | None) -> DeviceProfile:
     )
 
 
-def played(device: DeviceProfile, job: Job, seed: int = 0) -> Visit:
+def played(device: DeviceProfile, job: DeviceJob, seed: int = 0) -> Visit:
     return visit(device, job, torch.Generator().manual_seed(seed))
 
 
 def test_a_client_downloads_works_and_uploads() -> None:
-    one = played(profile(), Job(10_000_000, 5.0, 1_000_000))
+    one = played(profile(), DeviceJob(10_000_000, 5.0, 1_000_000))
     assert one == Visit("done", 1.0, 5.0, 1.0, 7.0)
     assert one.busy == 7.0
 
@@ -43,41 +43,45 @@ def test_a_client_downloads_works_and_uploads() -> None:
     [(0.5, (0.5, 0, 0)), (3.0, (1, 2, 0)), (6.25, (1, 5, 0.25)), (6.999, (1, 5, 0.999))],
 )
 def test_a_deadline_cuts_it_short(deadline: float, spans: tuple[float, float, float]) -> None:
-    one = played(profile(deadline_s=deadline), Job(10_000_000, 5.0, 1_000_000))
+    one = played(profile(deadline_s=deadline), DeviceJob(10_000_000, 5.0, 1_000_000))
     assert one.outcome == "late"
     assert (one.download, one.compute, one.upload) == pytest.approx(spans)
     assert one.answered == deadline, "until then the server waits for it"
 
 
 def test_on_the_deadline_is_in_time() -> None:
-    assert played(profile(deadline_s=7.0), Job(10_000_000, 5.0, 1_000_000)).outcome == "done"
+    assert played(profile(deadline_s=7.0), DeviceJob(10_000_000, 5.0, 1_000_000)).outcome == "done"
 
 
 def test_without_an_upload_there_is_no_deadline() -> None:
-    one = played(profile(deadline_s=0.5), Job(10_000_000, 5.0, 0))
+    one = played(profile(deadline_s=0.5), DeviceJob(10_000_000, 5.0, 0))
     assert (one.outcome, one.answered) == ("done", 6.0)
 
 
 def test_who_cannot_be_reached_costs_no_time() -> None:
-    one = played(profile(availability=0, deadline_s=9), Job(1, 5.0, 1))
+    one = played(profile(availability=0, deadline_s=9), DeviceJob(1, 5.0, 1))
     assert one == Visit("unreachable", 0, 0, 0, 0)
 
 
 def test_a_dropout_is_waited_for_until_its_deadline_if_it_has_one() -> None:
-    job = Job(10_000_000, 5.0, 1_000_000)
+    job = DeviceJob(10_000_000, 5.0, 1_000_000)
     without = played(profile(dropout=1), job)
     assert without.outcome == "dropped"
     assert 0 < without.answered == without.busy < 7
     assert played(profile(dropout=1, deadline_s=100), job).answered == 100
 
 
-jobs = st.builds(Job, st.integers(0, 10**8), st.floats(0, 1e4), st.integers(0, 10**8))
+jobs = st.builds(DeviceJob, st.integers(0, 10**8), st.floats(0, 1e4), st.integers(0, 10**8))
 shares = st.one_of(st.none(), st.floats(0, 1))
 
 
 @given(jobs, shares, shares, st.one_of(st.none(), st.floats(0.1, 1e4)), st.integers(0, 2**32))
 def test_what_always_holds(
-    job: Job, availability: float | None, dropout: float | None, deadline: float | None, seed: int
+    job: DeviceJob,
+    availability: float | None,
+    dropout: float | None,
+    deadline: float | None,
+    seed: int,
 ) -> None:
     device = profile(availability=availability, dropout=dropout, deadline_s=deadline)
     one = played(device, job, seed)
@@ -95,28 +99,28 @@ def test_what_always_holds(
 @pytest.mark.parametrize(("figure", "outcome"), [("availability", "unreachable"), ("dropout", "x")])
 def test_shares_are_kept_in_the_long_run(figure: str, outcome: str) -> None:
     stream, device = torch.Generator().manual_seed(1), profile(**{figure: 0.3})
-    outcomes = [visit(device, Job(0, 1.0, 0), stream).outcome for _ in range(2000)]
+    outcomes = [visit(device, DeviceJob(0, 1.0, 0), stream).outcome for _ in range(2000)]
     hit = outcomes.count("done") if outcome == "unreachable" else outcomes.count("dropped")
     assert abs(hit / 2000 - 0.3) < 0.04
 
 
 def test_what_happens_to_one_client_moves_nobody_elses_draws() -> None:
     first, second = (torch.Generator().manual_seed(3) for _ in range(2))
-    visit(profile(availability=0), Job(0, 1.0, 0), first)
-    visit(profile(dropout=1), Job(0, 1.0, 0), second)
+    visit(profile(availability=0), DeviceJob(0, 1.0, 0), first)
+    visit(profile(dropout=1), DeviceJob(0, 1.0, 0), second)
     assert torch.equal(first.get_state(), second.get_state())
 
 
 def test_a_round_closes_when_nobody_is_waited_for() -> None:
     assert closing([]) == 0
     device = profile(deadline_s=4)
-    visits = [played(device, Job(0, compute, 1)) for compute in (1.0, 3.0, 100.0)]
+    visits = [played(device, DeviceJob(0, compute, 1)) for compute in (1.0, 3.0, 100.0)]
     assert closing(visits[:2]) == pytest.approx(3, abs=1e-5)
     assert closing(visits) == 4
 
 
 def test_bytes_need_a_network() -> None:
     offline = profile(network_up_mbps=None)
-    assert played(offline, Job(8, 1.0, 0)).outcome == "done"
+    assert played(offline, DeviceJob(8, 1.0, 0)).outcome == "done"
     with pytest.raises(ConfigError, match="says nothing of network_up_mbps"):
-        played(offline, Job(8, 1.0, 1))
+        played(offline, DeviceJob(8, 1.0, 1))

@@ -19,17 +19,17 @@ IDS = ["a", "b", "c", "d"]
 
 
 def test_without_devices_everybody_trains_what_the_settings_say(tiny: Tiny) -> None:
-    places = fleet(tiny(), IDS, SHAPE, CLASSES)
-    assert [place.architecture for place in places] == ["mlp", "lenet"] * 2
-    assert all(place.profile is None for place in places)
-    assert notes(places) == []
+    assignments = fleet(tiny(), IDS, SHAPE, CLASSES)
+    assert [place.architecture for place in assignments] == ["mlp", "lenet"] * 2
+    assert all(place.profile is None for place in assignments)
+    assert notes(assignments) == []
 
 
 def test_a_device_that_trains_nothing_sits_out(tiny: Tiny) -> None:
     config = tiny(clients={"devices": ["rpi5", "stm32h7", "rpi-zero-2w"]})
-    places = fleet(config, IDS, SHAPE, CLASSES)
-    assert [place.architecture for place in places] == ["mlp", None, None, "lenet"]
-    assert notes(places) == [
+    assignments = fleet(config, IDS, SHAPE, CLASSES)
+    assert [place.architecture for place in assignments] == ["mlp", None, None, "lenet"]
+    assert notes(assignments) == [
         "b sits out, nothing that trains runs on stm32h7",
         "c sits out, no architecture can be trained in the memory of rpi-zero-2w",
     ]
@@ -50,9 +50,9 @@ def test_what_does_not_fit_makes_way_for_the_planners_choice(tiny: Tiny, tmp_pat
         'cores = { value = 1, kind = "assumed", source = "a test" }\n'
         f'memory_total_mb = {{ value = {(small + large) / 2}, kind = "assumed", source = "x" }}\n'
     )
-    places = fleet(config.replace(clients={"devices": [str(path)]}), IDS[:2], SHAPE, CLASSES)
-    assert [place.architecture for place in places] == ["mlp", "mlp"]
-    assert notes(places) == [
+    assignments = fleet(config.replace(clients={"devices": [str(path)]}), IDS[:2], SHAPE, CLASSES)
+    assert [place.architecture for place in assignments] == ["mlp", "mlp"]
+    assert notes(assignments) == [
         "a trains mlp in place of resnet18, which does not fit the memory of small"
     ]
 

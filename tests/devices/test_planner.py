@@ -13,7 +13,7 @@ import pytest
 from fedvtc_edge.config import Config
 from fedvtc_edge.devices import DeviceProfile, Figure, footprint, plan
 from fedvtc_edge.devices.footprint import MB, Footprint, needs, needs_bare, needs_bundle
-from fedvtc_edge.devices.planner import Plan, Row, largest_batch, smaller
+from fedvtc_edge.devices.planner import DevicePlan, PlanRow, largest_batch, smaller
 from fedvtc_edge.errors import ConfigError, DataError
 from fedvtc_edge.models import ImageShape, architectures, register, registry
 
@@ -226,13 +226,13 @@ def test_too_large_a_batch_is_told_the_largest(
 
 
 def test_a_smaller_architecture_with_the_settings_batch_is_named() -> None:
-    def row(name: str, batch: int, weights: int, activations: int) -> Row:
+    def row(name: str, batch: int, weights: int, activations: int) -> PlanRow:
         size = Footprint(weights * MB, 0, 0, activations * MB, 0, 100 * MB)
-        return Row(name, batch, "train", "alternate", size, size.total <= 200 * MB)
+        return PlanRow(name, batch, "train", "alternate", size, size.total <= 200 * MB)
 
     rows = (row("big", 8, 50, 40), row("big", 32, 50, 160), row("small", 32, 5, 40))
     memory = Figure(value=200, kind="measured", source="this test")
-    made = Plan("box", "onnxruntime", memory, SHAPE, CLASSES, 9, 32, rows)
+    made = DevicePlan("box", "onnxruntime", memory, SHAPE, CLASSES, 9, 32, rows)
     assert made.verdict == (
         "largest that fits: train big, batch 8, alternate (190 of 200 MB)",
         "at training.batch = 32: train small (145 of 200 MB)",

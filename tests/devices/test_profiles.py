@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedvtc_edge.config import MAX_CONFIG_BYTES
-from fedvtc_edge.devices import Anchor, DeviceProfile, Figure, Share, profile_names
+from fedvtc_edge.devices import DeviceProfile, Figure, ReferenceLatency, Share, profile_names
 from fedvtc_edge.errors import ConfigError
 
 NAMES = (
@@ -226,7 +226,8 @@ def test_any_text_and_number_is_read_back(
         memory_total_mb=figure,
         deadline_s=figure,
         dropout=Share(value=0, kind="assumed", source=source),
-        anchors=(Anchor(model=title, runtime="r", ms=ms, kind="assumed", source=source),) * 2,
+        anchors=(ReferenceLatency(model=title, runtime="r", ms=ms, kind="assumed", source=source),)
+        * 2,
     )
     path = tmp_path_factory.mktemp("written") / "mine.toml"
     path.write_bytes(profile.to_toml().encode())

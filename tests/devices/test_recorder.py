@@ -10,7 +10,13 @@ import torch
 from torch import nn
 
 from fedvtc_edge.config import MethodSettings
-from fedvtc_edge.devices.footprint import ADAM_SLOTS, Held, phases_of, stand_in, stand_in_world
+from fedvtc_edge.devices.footprint import (
+    ADAM_SLOTS,
+    MemoryProfile,
+    phases_of,
+    probe_copy,
+    probe_statistics,
+)
 from fedvtc_edge.devices.recorder import record
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.training.client import Client
@@ -63,11 +69,11 @@ def test_gradients_of_the_weights_can_be_left_out_and_the_optimisers_state_not()
     assert layer.weight.grad is None
 
 
-def phase_of(name: str, world: object) -> Callable[[Client], object]:
+def phase_of(name: str, knowledge: object) -> Callable[[Client], object]:
     return {
-        "train": lambda doll: doll.train(1, world.codes, kl=1.0),  # type: ignore[attr-defined]
-        "paint": lambda doll: doll.fit_decoder(1, world, match=True),
-        "finetune": lambda doll: doll.finetune(1, world, steps=2, kl=1.0),
+        "train": lambda probe: probe.train(1, knowledge.codes, kl=1.0),  # type: ignore[attr-defined]
+        "paint": lambda probe: probe.fit_decoder(1, knowledge, match=True),
+        "finetune": lambda probe: probe.finetune(1, knowledge, steps=2, kl=1.0),
     }[name]
 
 
@@ -76,17 +82,17 @@ def phase_of(name: str, world: object) -> Callable[[Client], object]:
 def test_a_large_batch_is_foretold_to_the_byte(architecture: str, phase: str) -> None:
     """The slow twin: the phase itself with all of its images."""
     batch = 19
-    held: Held = getattr(phases_of(architecture, SHAPE, CLASSES, METHOD), phase)
+    held: MemoryProfile = getattr(phases_of(architecture, SHAPE, CLASSES, METHOD), phase)
     with deterministic():
-        world, _ = stand_in_world(SHAPE, CLASSES, METHOD)
-        doll = stand_in(architecture, SHAPE, CLASSES, METHOD, samples=batch)
-        doll.settings = doll.settings.model_copy(
+        knowledge, _ = probe_statistics(SHAPE, CLASSES, METHOD)
+        probe = probe_copy(architecture, SHAPE, CLASSES, METHOD, samples=batch)
+        probe.settings = probe.settings.model_copy(
             update={"batch": batch, "epochs": 2, "decoder_steps": 2}
         )
-        network = doll.decoder if phase == "paint" else doll.model
+        network = probe.decoder if phase == "paint" else probe.model
         assert network is not None
         weights = list(network.parameters())
-        live = record(lambda: phase_of(phase, world)(doll), weights)
+        live = record(lambda: phase_of(phase, knowledge)(probe), weights)
     state = ADAM_SLOTS * 4 * sum(weight.numel() for weight in weights)
     assert held.peak(batch) == (live - state).max()
     assert np.array_equal(held.few + (batch - 2) * held.slope, live - state)

@@ -11,7 +11,7 @@ import torch
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.devices.recorder import record_work
-from fedvtc_edge.devices.rehearsal import Rehearsal, Task
+from fedvtc_edge.devices.rehearsal import Rehearsal, TrainingTask
 from fedvtc_edge.devices.speed import Speed
 from fedvtc_edge.federation.assembly import clients
 from fedvtc_edge.training.client import Client
@@ -27,8 +27,8 @@ def client(tiny: Tiny) -> Client:
     return clients(config, load_dataset(config.data), Compute.of(config.engine), decoders=True)[1]
 
 
-def training(size: float, steps: float) -> Task:
-    return Task("train", size, steps, lambda doll, _: doll.train(0))
+def training(size: float, steps: float) -> TrainingTask:
+    return TrainingTask("train", size, steps, lambda probe, _: probe.train(0))
 
 
 def test_steps_add_up_and_setting_up_is_free(client: Client) -> None:
@@ -80,7 +80,7 @@ def test_the_client_stays_as_it_was(client: Client) -> None:
 
 def test_each_phase_is_rehearsed_once_per_architecture(client: Client) -> None:
     seen: list[int] = []
-    task = Task("train", 4, 7, lambda doll, steps: seen.append(steps))
+    task = TrainingTask("train", 4, 7, lambda probe, steps: seen.append(steps))
     rehearsal = Rehearsal()
     for _ in range(3):
         rehearsal.seconds(client, [task], SPEED)

@@ -50,8 +50,8 @@ def test_gradients_of_a_grouped_convolution_by_hand(
     layer = kind(8, 8, 4, stride=2, padding=1, groups=groups, bias=False)
     images = torch.rand(3, 8, 6, 6, requires_grad=True)
     painted = layer(images)
-    places = 36 if kind is nn.ConvTranspose2d else 9
-    forward = 2 * 3 * places * 16 * 8 * 8 // groups
+    assignments = 36 if kind is nn.ConvTranspose2d else 9
+    forward = 2 * 3 * assignments * 16 * 8 * 8 // groups
     assert record_work(lambda: layer(images.detach())).flops.tolist() == [forward]
     work = record_work(lambda: torch.autograd.backward(painted, torch.ones_like(painted)))
     assert 2 * forward in work.flops

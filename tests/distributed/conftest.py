@@ -15,12 +15,12 @@ import pytest
 from fedvtc_edge.config import Config, client_ids, load_config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.data.own import terms_of
-from fedvtc_edge.distributed.client.keys import Consent, Party
-from fedvtc_edge.distributed.client.local_data import dealt
-from fedvtc_edge.distributed.client.participant import Member
-from fedvtc_edge.distributed.client.state import Home
-from fedvtc_edge.distributed.mailbox import Reply
-from fedvtc_edge.distributed.messages import HELLO, Answer, Order
+from fedvtc_edge.distributed.client.keys import ClientKeys, DisclosurePolicy
+from fedvtc_edge.distributed.client.local_data import from_partition
+from fedvtc_edge.distributed.client.participant import Participant
+from fedvtc_edge.distributed.client.state import ClientState
+from fedvtc_edge.distributed.mailbox import NodeReply
+from fedvtc_edge.distributed.messages import HELLO, TaskReply, TaskRequest
 from fedvtc_edge.distributed.server.session import Keys, serve
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.progress import SilentProgress
@@ -28,7 +28,7 @@ from fedvtc_edge.runs.directory import RunDirectory, as_toml, public_name
 from fedvtc_edge.sealing import Identity, TrustList, unseal
 from fedvtc_edge.wire.context import Context
 
-Fate = Callable[[str, Order], str]
+Fate = Callable[[str, TaskRequest], str]
 """What becomes of an order: ``""`` arrives, ``lost``, ``deaf`` (answered, and the answer
 lost), ``twice``."""
 
@@ -126,7 +126,7 @@ _ANEW = {".safetensors", ".html", ".npz", ".release", ".key", ".part", ".taken"}
 class Village:
     """All parties of one run; members are made anew for every order, as on Flower."""
 
-    def __init__(self, config: Config, folder: Path, *, telling: bool | None = True) -> None:
+    def __init__(self, config: Config, folder: Path, *, share_metrics: bool | None = True) -> None:
         self.config, self.folder = config, folder
         self.names = client_ids(config)
         self.keys = {name: Identity.generate("x25519") for name in (SERVER, *self.names)}
@@ -136,66 +136,68 @@ class Village:
         for name in self.names:
             self.trusted.add(name, self.keys[name].public)
         self.believed = self.trusted  # the server's copy of the list
-        self.consent = Consent(telling=telling)
-        self.fate: Fate = lambda name, order: ""
+        self.policy = DisclosurePolicy(share_metrics=share_metrics)
+        self.fate: Fate = lambda name, request: ""
         self.asleep: set[str] = set()
         self.nowhere: set[str] = set()
-        self.orders: list[tuple[str, Order]] = []
-        self.answers: list[tuple[str, Order, Answer]] = []
+        self.requests: list[tuple[str, TaskRequest]] = []
+        self.replies: list[tuple[str, TaskRequest, TaskReply]] = []
         self.story, self.clock, self.reaper = Story(), Clock(), Reaper()
         self.data = load_dataset(config.data)
-        self._waiting: list[Reply] = []
+        self._waiting: list[NodeReply] = []
         self._idle = 0
 
-    def home(self, name: str) -> Home:
-        return Home(self.folder / "homes" / name, name)
+    def home(self, name: str) -> ClientState:
+        return ClientState(self.folder / "homes" / name, name)
 
-    def party(self, name: str) -> Party:
-        return Party(name, self.keys[name], self.sealing_to[name], self.trusted)
+    def keys(self, name: str) -> ClientKeys:
+        return ClientKeys(name, self.keys[name], self.sealing_to[name], self.trusted)
 
-    def member(self, name: str, **changes: Any) -> Member:
+    def participant(self, name: str, **changes: Any) -> Participant:
         index = self.names.index(name)
         options: dict[str, Any] = {
             "home": self.home(name),
-            "party": self.party(name),
-            "source": dealt(index),
+            "party": self.keys(name),
+            "source": from_partition(index),
             "index": index,
-            "consent": self.consent,
+            "consent": self.policy,
         }
-        return Member(**(options | changes))
+        return Participant(**(options | changes))
 
-    def answer(self, name: str, order: Order) -> Answer:
+    def reply(self, name: str, request: TaskRequest) -> TaskReply:
         # As over a wire: everything is written and read again.
-        asked = Order.from_record(order.to_record())
+        asked = TaskRequest.from_record(request.to_record())
         while True:
             self.reaper.now = name
-            self.reaper.scene = f"{order.context.kind} {order.context.round}"
+            self.reaper.scene = f"{request.context.kind} {request.context.round}"
             try:
-                given = self.member(name).answer(asked)
+                given = self.participant(name).reply(asked)
             except Killed:
                 continue  # another process is given the same order
             finally:
                 self.reaper.now, self.reaper.scene = SERVER, ""
-            self.answers.append((name, order, given))
-            return Answer.from_record(given.to_record())
+            self.replies.append((name, request, given))
+            return TaskReply.from_record(given.to_record())
 
-    def hello(self, nonce: str = "", **changes: Any) -> Order:
+    def hello(self, nonce: str = "", **changes: Any) -> TaskRequest:
         made: dict[str, Any] = {
             "settings": as_toml(self.config).decode(),
             "terms": terms_of(self.data, self.config.data.image_size).to_json(),
             "nonce": nonce,
         }
         context = Context(public_name(self.config), 0, SERVER, HELLO)
-        return Order(context, 0, 0, **(made | changes))
+        return TaskRequest(context, 0, 0, **(made | changes))
 
-    def order(self, name: str, number: int, kind: str, step: int = 0, **fields: Any) -> Order:
+    def request(
+        self, name: str, number: int, kind: str, step: int = 0, **fields: Any
+    ) -> TaskRequest:
         context = Context(public_name(self.config), number, name, kind)
-        return Order(context, fields.pop("phase", 0), step, **fields)
+        return TaskRequest(context, fields.pop("phase", 0), step, **fields)
 
-    def opened(self, name: str, order: Order, answer: Answer) -> bytes:
+    def opened(self, name: str, request: TaskRequest, reply: TaskReply) -> bytes:
         """What only the server can read."""
-        context = Context(order.context.run, order.context.round, name, order.context.kind)
-        return unseal(answer.envelope, recipient=self.ring, trusted=self.trusted, context=context)
+        context = Context(request.context.run, request.context.round, name, request.context.kind)
+        return unseal(reply.envelope, recipient=self.ring, trusted=self.trusted, context=context)
 
     # The post.
 
@@ -204,30 +206,32 @@ class Village:
             number for number, name in enumerate(self.names) if name not in self.nowhere
         )
 
-    def send(self, orders: Mapping[int, Order]) -> None:
-        kinds = sorted((self.names[n], o.context.kind, o.context.round) for n, o in orders.items())
+    def send(self, requests: Mapping[int, TaskRequest]) -> None:
+        kinds = sorted(
+            (self.names[n], o.context.kind, o.context.round) for n, o in requests.items()
+        )
         self.reaper.pass_by(f"send {kinds}")
-        for node, order in orders.items():
+        for node, request in requests.items():
             name = self.names[node]
-            self.orders.append((name, order))
-            fate = self.fate(name, order)
+            self.requests.append((name, request))
+            fate = self.fate(name, request)
             if fate == "lost" or name in self.asleep or name in self.nowhere:
                 continue
-            reply = Reply(node, order, self.answer(name, order))
+            arrived = NodeReply(node, request, self.reply(name, request))
             if fate != "deaf":
-                self._waiting += [reply] * (2 if fate == "twice" else 1)
+                self._waiting += [arrived] * (2 if fate == "twice" else 1)
         self.reaper.pass_by(f"sent {kinds}")
 
-    def receive(self, wait_s: float) -> Iterable[Reply]:
+    def receive(self, wait_s: float) -> Iterable[NodeReply]:
         replies, self._waiting = self._waiting, []
         self._idle = 0 if replies else self._idle + 1
         assert self._idle < 1000, self.story.lines[-5:]  # a test that would wait for ever
         if not replies:
             self.clock.now += wait_s
-        for reply in replies:
-            context = reply.order.context
-            self.reaper.pass_by(f"receive {context.kind} {context.round} {reply.node}")
-            yield reply
+        for arrived in replies:
+            context = arrived.request.context
+            self.reaper.pass_by(f"receive {context.kind} {context.round} {arrived.node}")
+            yield arrived
 
     # The server.
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fedvtc_edge.distributed.messages import HELLO, REPORT, Trouble
-from fedvtc_edge.masking import Step
+from fedvtc_edge.distributed.messages import HELLO, REPORT, Status
+from fedvtc_edge.masking import MaskingStep
 from fedvtc_edge.transport.masked_sum import mask_kind, mask_step
 
 Make = Callable[..., Any]
@@ -27,14 +27,14 @@ RUNS: dict[str, dict[str, Any]] = {
 def no_vector_is_in_two_sums(there: Any) -> None:
     asked: dict[tuple[str, int, str], set[str]] = {}
     said: dict[tuple[str, int, str], set[bytes]] = {}
-    for name, order in there.orders:
-        if mask_step(order.context.kind) is not None:
-            key = (name, order.context.round, order.context.kind)
-            asked.setdefault(key, set()).add(order.digest)
-    for name, order, answer in there.answers:
-        if mask_step(order.context.kind) is not None and answer.envelope:
-            key = (name, order.context.round, order.context.kind)
-            said.setdefault(key, set()).add(answer.envelope)
+    for name, request in there.requests:
+        if mask_step(request.context.kind) is not None:
+            key = (name, request.context.round, request.context.kind)
+            asked.setdefault(key, set()).add(request.digest)
+    for name, request, reply in there.replies:
+        if mask_step(request.context.kind) is not None and reply.envelope:
+            key = (name, request.context.round, request.context.kind)
+            said.setdefault(key, set()).add(reply.envelope)
     assert all(len(digests) == 1 for digests in asked.values())
     assert all(len(envelopes) == 1 for envelopes in said.values())
     for name in there.names:
@@ -85,9 +85,9 @@ def test_a_client_killed_at_every_moment_of_its_work(village: Make, small: Make,
     assert [len(there.ledger(name)) for name in there.names] == [1, 1]
     assert there.refusals() == []
     sealed: dict[str, set[bytes]] = {}
-    for name, order, answer in there.answers:
-        if name == ME and order.context.kind != HELLO:
-            sealed.setdefault(order.context.kind, set()).add(answer.envelope)
+    for name, request, reply in there.replies:
+        if name == ME and request.context.kind != HELLO:
+            sealed.setdefault(request.context.kind, set()).add(reply.envelope)
     assert {kind: len(found) for kind, found in sealed.items()}["anchor"] == 1
     assert len(sealed[REPORT]) == 1
 
@@ -103,19 +103,19 @@ def test_a_client_killed_within_a_masked_sum_drops_out_cleanly(village: Make, sm
         server={"quorum": 0.6},
     )
     there, fell = village(config), {}
-    passing, answer = there.reaper.pass_by, there.answer
+    passing, reply = there.reaper.pass_by, there.reply
     moments = {
         number: (step, when, name)
         for number, (step, when, name) in enumerate(
             [
-                (Step.SHARE, "after", ".sum.part.taken"),
-                (Step.SHARE, "before", "last.upload"),
-                (Step.SHARE, "after", "last.upload"),
-                (Step.MASK, "after", "sum.part"),
-                (Step.MASK, "after", "last.upload"),
-                (Step.CONFIRM, "before", "last.upload"),
-                (Step.UNMASK, "before", "last.upload"),
-                (Step.UNMASK, "after", "last.upload"),
+                (MaskingStep.SHARE, "after", ".sum.part.taken"),
+                (MaskingStep.SHARE, "before", "last.upload"),
+                (MaskingStep.SHARE, "after", "last.upload"),
+                (MaskingStep.MASK, "after", "sum.part"),
+                (MaskingStep.MASK, "after", "last.upload"),
+                (MaskingStep.CONFIRM, "before", "last.upload"),
+                (MaskingStep.UNMASK, "before", "last.upload"),
+                (MaskingStep.UNMASK, "after", "last.upload"),
             ],
             1,
         )
@@ -123,10 +123,10 @@ def test_a_client_killed_within_a_masked_sum_drops_out_cleanly(village: Make, sm
     now: list[Any] = [None]
 
     def pass_by(moment: str) -> None:
-        order = now[0]
-        if order is not None and there.reaper.now == ME:
-            step, when, name = moments.get(order.context.round, (None, "", ""))
-            right = step is not None and order.context.kind == mask_kind("features", step)
+        request = now[0]
+        if request is not None and there.reaper.now == ME:
+            step, when, name = moments.get(request.context.round, (None, "", ""))
+            right = step is not None and request.context.kind == mask_kind("features", step)
             if right and moment.startswith(f"{when} ") and f"/{name} " in moment:
                 there.reaper.hunting = ME
         try:
@@ -134,15 +134,15 @@ def test_a_client_killed_within_a_masked_sum_drops_out_cleanly(village: Make, sm
         finally:
             there.reaper.hunting = "nobody"
 
-    def answering(name: str, order: Any) -> Any:
-        now[0] = order if name == ME else None
-        given = answer(name, order)
-        if name == ME and given.trouble is Trouble.REFUSED:
-            masked = mask_step(order.context.kind)
-            fell[order.context.round] = None if masked is None else masked[1]
+    def answering(name: str, request: Any) -> Any:
+        now[0] = request if name == ME else None
+        given = reply(name, request)
+        if name == ME and given.status is Status.REFUSED:
+            masked = mask_step(request.context.kind)
+            fell[request.context.round] = None if masked is None else masked[1]
         return given
 
-    there.reaper.pass_by, there.answer = pass_by, answering
+    there.reaper.pass_by, there.reply = pass_by, answering
     there.serve()
     assert len(there.reaper.killed) == rounds
     # What was kept before the kill is said again; what was not is a drop-out, and no more.
@@ -156,6 +156,7 @@ def test_a_client_killed_within_a_masked_sum_drops_out_cleanly(village: Make, sm
     assert not any(record["void"] for record in records)
     for number in lost:
         assert (
-            records[number - 1]["clients"][0]["took_part"] is False or lost[number] is Step.UNMASK
+            records[number - 1]["clients"][0]["took_part"] is False
+            or lost[number] is MaskingStep.UNMASK
         )
     no_vector_is_in_two_sums(there)

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from fedvtc_edge.distributed.messages import (
     PROTOCOL,
     REPORT,
-    Answer,
-    Lacking,
-    Order,
-    OrderError,
-    Trouble,
+    MissingInput,
+    RequestError,
+    Status,
+    TaskReply,
+    TaskRequest,
     digest_of,
 )
 from fedvtc_edge.errors import ConfigError, DataError, FedVTCError, KeyFileError, RunError
-from fedvtc_edge.masking import Step
+from fedvtc_edge.masking import MaskingStep
 from fedvtc_edge.transport.masked_sum import mask_kind
 from fedvtc_edge.wire.context import Context
 
@@ -39,10 +39,10 @@ CONTEXTS = st.builds(
 
 
 @st.composite
-def orders(draw: st.DrawFn) -> Order:
+def requests(draw: st.DrawFn) -> TaskRequest:
     data = draw(st.dictionaries(KINDS, st.binary(max_size=20), max_size=8))
     sent = draw(st.sets(st.sampled_from(sorted(data)))) if data else set()
-    return Order(
+    return TaskRequest(
         draw(CONTEXTS),
         draw(NUMBERS),
         draw(NUMBERS),
@@ -56,9 +56,9 @@ def orders(draw: st.DrawFn) -> Order:
     )
 
 
-def order(**changes: Any) -> Order:
+def request(**changes: Any) -> TaskRequest:
     published = {"anchor": b"statistics", "test-set": b"images"}
-    made = Order(
+    made = TaskRequest(
         Context(RUN, 3, "client-00", "features"),
         2,
         1,
@@ -73,24 +73,24 @@ def order(**changes: Any) -> Order:
 
 
 @settings(max_examples=50)
-@given(orders())
-def test_an_order_is_read_as_it_was_written(made: Order) -> None:
-    read = Order.from_record(made.to_record())
+@given(requests())
+def test_an_order_is_read_as_it_was_written(made: TaskRequest) -> None:
+    read = TaskRequest.from_record(made.to_record())
     assert read == made
     assert read.digest == made.digest
 
 
 @settings(max_examples=30)
-@given(orders(), orders())
-def test_orders_that_differ_have_other_digests(one: Order, other: Order) -> None:
+@given(requests(), requests())
+def test_orders_that_differ_have_other_digests(one: TaskRequest, other: TaskRequest) -> None:
     same = replace(one, published={}) == replace(other, published={})
     assert (one.digest == other.digest) is same
 
 
 def test_a_digest_is_of_everything_but_what_is_sent_along() -> None:
-    made = order()
+    made = request()
     for same in ({}, {"anchor": b"statistics"}):
-        assert order(published=same).digest == made.digest
+        assert request(published=same).digest == made.digest
     changes: list[dict[str, Any]] = [
         {"context": replace(made.context, round=4)},
         {"context": replace(made.context, run=RUN[::-1])},
@@ -109,7 +109,7 @@ def test_a_digest_is_of_everything_but_what_is_sent_along() -> None:
         {"nonce": ""},
         {"last": True},
     ]
-    digests = {order(**change).digest for change in changes}
+    digests = {request(**change).digest for change in changes}
     assert len(digests | {made.digest}) == len(changes) + 1
 
 
@@ -143,20 +143,20 @@ DAMAGE: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize("field", DAMAGE)
 def test_a_damaged_order_is_refused(field: str) -> None:
-    record = order().to_record()
+    record = request().to_record()
     for value in DAMAGE[field]:
         with pytest.raises(FedVTCError) as refused:
-            Order.from_record({**record, field: value})
+            TaskRequest.from_record({**record, field: value})
         assert refused.value.hint
         assert len(str(refused.value)) < 400
     if field in record and not field.startswith("published/"):
         with pytest.raises(FedVTCError):
-            Order.from_record({key: value for key, value in record.items() if key != field})
+            TaskRequest.from_record({key: value for key, value in record.items() if key != field})
 
 
 @given(st.dictionaries(st.text(max_size=9), st.one_of(st.binary(), st.text(), st.integers())))
 def test_no_record_does_more_than_be_refused(record: dict[str, Any]) -> None:
-    for read in (Order.from_record, Answer.from_record):
+    for read in (TaskRequest.from_record, TaskReply.from_record):
         with pytest.raises(FedVTCError):
             read(record)
         with pytest.raises(FedVTCError):
@@ -165,37 +165,39 @@ def test_no_record_does_more_than_be_refused(record: dict[str, Any]) -> None:
 
 def test_large_bytes_are_refused_before_they_are_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedvtc_edge.distributed.messages.MAX_ENVELOPE_BYTES", 150)
-    record = order(published={}, digests={}).to_record()
+    record = request(published={}, digests={}).to_record()
     monkeypatch.setattr(hashlib, "sha256", None)
     for field in ("letter", "published/anchor"):
-        with pytest.raises(OrderError, match="151 bytes, expected 150 at most"):
-            Order.from_record({**record, field: b"x" * 151})
+        with pytest.raises(RequestError, match="151 bytes, expected 150 at most"):
+            TaskRequest.from_record({**record, field: b"x" * 151})
 
 
 @pytest.mark.parametrize("spoken", [PROTOCOL + 1, 0, True, 1.0, "1", None])
 def test_another_protocol_is_named_on_both_sides(spoken: object) -> None:
-    for made, here in ((order().to_record(), "client"), (Answer("a").to_record(), "server")):
+    for made, here in ((request().to_record(), "client"), (TaskReply("a").to_record(), "server")):
         record: dict[str, Any] = {**made, "protocol": spoken}
-        read = Order.from_record if here == "client" else Answer.from_record
-        with pytest.raises(OrderError) as refused:
+        read = TaskRequest.from_record if here == "client" else TaskReply.from_record
+        with pytest.raises(RequestError) as refused:
             read(record)
         assert f"speaks protocol {spoken!r}, this {here} {PROTOCOL}" in str(refused.value)
         assert "same version" in refused.value.hint
 
 
 def test_an_order_in_words() -> None:
-    base = order().context
-    assert order().words == "round 3, features"
-    assert order(context=replace(base, round=0, kind="anchor")).words == "opening, anchor"
-    assert order(context=replace(base, kind=REPORT)).words == "round 3, training"
-    masked = mask_kind("features", Step.MASK)
-    assert order(context=replace(base, kind=masked)).words == "round 3, features, masked sum 3 of 5"
+    base = request().context
+    assert request().words == "round 3, features"
+    assert request(context=replace(base, round=0, kind="anchor")).words == "opening, anchor"
+    assert request(context=replace(base, kind=REPORT)).words == "round 3, training"
+    masked = mask_kind("features", MaskingStep.MASK)
+    assert (
+        request(context=replace(base, kind=masked)).words == "round 3, features, masked sum 3 of 5"
+    )
 
 
-@given(st.binary(max_size=9), TEXT, st.sampled_from(Trouble))
-def test_an_answer_is_read_as_it_was_written(sealed: bytes, said: str, trouble: Trouble) -> None:
-    read = Answer.from_record(Answer("client-00", sealed, said, trouble).to_record())
-    assert (read.client, read.envelope, read.trouble) == ("client-00", sealed, trouble)
+@given(st.binary(max_size=9), TEXT, st.sampled_from(Status))
+def test_an_answer_is_read_as_it_was_written(sealed: bytes, said: str, status: Status) -> None:
+    read = TaskReply.from_record(TaskReply("client-00", sealed, said, status).to_record())
+    assert (read.client, read.envelope, read.status) == ("client-00", sealed, status)
     assert len(read.problem) == len(said)
     assert read.problem.isprintable()
 
@@ -210,17 +212,17 @@ def test_an_answer_is_read_as_it_was_written(sealed: bytes, said: str, trouble: 
     ],
 )
 def test_a_damaged_answer_is_refused(field: str, values: tuple[Any, ...]) -> None:
-    record = Answer("client-00", b"sealed").to_record()
+    record = TaskReply("client-00", b"sealed").to_record()
     for value in values:
-        with pytest.raises(OrderError):
-            Answer.from_record({**record, field: value})
-    with pytest.raises(OrderError):
-        Answer.from_record({key: value for key, value in record.items() if key != field})
+        with pytest.raises(RequestError):
+            TaskReply.from_record({**record, field: value})
+    with pytest.raises(RequestError):
+        TaskReply.from_record({key: value for key, value in record.items() if key != field})
 
 
 def test_a_terminal_is_told_no_control_characters() -> None:
-    record = Answer("client-00", problem="\x1b]0;owned\x07" + "x" * 999).to_record()
-    said = Answer.from_record(record).problem
+    record = TaskReply("client-00", problem="\x1b]0;owned\x07" + "x" * 999).to_record()
+    said = TaskReply.from_record(record).problem
     assert len(said) == 300
     assert said.isprintable()
 
@@ -228,8 +230,8 @@ def test_a_terminal_is_told_no_control_characters() -> None:
 @pytest.mark.parametrize(
     ("error", "aloud"),
     [
-        (OrderError("round 9 of 3 is asked for", hint="no"), True),
-        (Lacking("the client lacks anchor", hint="no"), True),
+        (RequestError("round 9 of 3 is asked for", hint="no"), True),
+        (MissingInput("the client lacks anchor", hint="no"), True),
         (ConfigError("another version's key", hint="no"), True),
         (ConfigError("/home/me/settings.toml: no such file", hint="no"), False),
         (DataError("label 11 in patients.npz", hint="no"), False),
@@ -240,13 +242,13 @@ def test_a_terminal_is_told_no_control_characters() -> None:
 def test_a_refusal_tells_the_server_nothing_of_data_and_files(
     error: FedVTCError, aloud: bool
 ) -> None:
-    here = Answer.refusal("client-00", error)
-    there = Answer.from_record(here.to_record())
-    assert there.trouble is Trouble.REFUSED
+    here = TaskReply.refusal("client-00", error)
+    there = TaskReply.from_record(here.to_record())
+    assert there.status is Status.REFUSED
     assert here.problem == f"{error} (no)"
     assert (there.problem == here.problem) is aloud
     if not aloud:
         assert str(error) not in there.problem
         assert type(error).__name__ in there.problem
-    openly = Answer.from_record(Answer.refusal("client-00", error, openly=True).to_record())
+    openly = TaskReply.from_record(TaskReply.refusal("client-00", error, openly=True).to_record())
     assert openly.problem == here.problem

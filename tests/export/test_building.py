@@ -100,14 +100,14 @@ def test_its_codes_are_what_the_run_painted_from(built: tuple[str, FinishedRun, 
         constant = class_codes(10, 8).astype(np.float32)
         assert np.array_equal(codes.mean, constant)
         assert (codes.std == CODE_STD).all()
-        assert codes.world is not None
-        assert codes.world.covariance is None
-        assert np.array_equal(codes.world.mean, published.mean.astype(np.float32))
+        assert codes.knowledge is not None
+        assert codes.knowledge.covariance is None
+        assert np.array_equal(codes.knowledge.mean, published.mean.astype(np.float32))
     else:
         stored = wire.published((finished.path / "statistics.safetensors").read_bytes())
         assert np.array_equal(codes.mean, stored.mean.astype(np.float32))
         assert np.array_equal(codes.std, stored.std.astype(np.float32))
-        assert codes.world is None
+        assert codes.knowledge is None
     counts = finished.record(finished.clients[-1])["class_counts"]
     assert codes.own.tolist() == [count > 0 for count in counts]
     assert 0 < codes.own.sum() < 10, "the clients' classes differ"

@@ -24,7 +24,7 @@ from fedvtc_edge.export import Bundle
 from fedvtc_edge.export import bundle as module
 from fedvtc_edge.export.bundle import CHUNK
 from fedvtc_edge.export.codes import Codes
-from fedvtc_edge.export.control import Control, calibrated, log_softmax
+from fedvtc_edge.export.control import StatisticsClassifier, calibrated, log_softmax
 from fedvtc_edge.export.manifest import INT8_AGREEMENT
 from fedvtc_edge.export.runtime import Session, is_faster
 
@@ -152,10 +152,10 @@ def test_calibrated_scores_use_the_published_statistics(
     images = pictures(70)
     got = opened.classify(images, calibrated=True)
     features = direct(bundle_folder, "anchor.onnx", images=images)
-    world = opened.codes.world
-    assert world is not None
+    knowledge = opened.codes.knowledge
+    assert knowledge is not None
     own = log_softmax(opened.classify(images))
-    expected = calibrated(own, Control(world)(features), opened.codes.own)
+    expected = calibrated(own, StatisticsClassifier(knowledge)(features), opened.codes.own)
     assert (got.dtype, got.shape) == (np.float32, (70, 10))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(np.exp(got.astype(np.float64)).sum(1), 1, rtol=1e-3)

@@ -48,9 +48,11 @@ def example(
     draw = np.random.Generator(np.random.Philox(key=seed + 1))
     mean = (draw.integers(-40, 40, (classes, latent)) / 8).astype(np.float32)
     std = (draw.integers(0, 40, (classes, latent)) / 8).astype(np.float32)
-    world = None if moments is None else published(moments, classes=classes, width=width, seed=seed)
+    knowledge = (
+        None if moments is None else published(moments, classes=classes, width=width, seed=seed)
+    )
     own = np.arange(classes) == 0
-    return Codes(mean, std, np.arange(classes) != 1, own, world)
+    return Codes(mean, std, np.arange(classes) != 1, own, knowledge)
 
 
 def read(data: bytes, *, anchor: int | None = ANCHOR) -> Codes:
@@ -62,15 +64,15 @@ def same(one: Codes, other: Codes) -> None:
         a, b = getattr(one, name), getattr(other, name)
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype
-    assert (one.world is None) == (other.world is None)
-    if one.world is None or other.world is None:
+    assert (one.knowledge is None) == (other.knowledge is None)
+    if one.knowledge is None or other.knowledge is None:
         return
-    np.testing.assert_array_equal(one.world.present, other.world.present)
-    np.testing.assert_array_equal(one.world.mean, other.world.mean)
-    np.testing.assert_allclose(one.world.std, other.world.std, rtol=1e-12)
-    assert (one.world.covariance is None) == (other.world.covariance is None)
-    if one.world.covariance is not None:
-        np.testing.assert_array_equal(one.world.covariance, other.world.covariance)
+    np.testing.assert_array_equal(one.knowledge.present, other.knowledge.present)
+    np.testing.assert_array_equal(one.knowledge.mean, other.knowledge.mean)
+    np.testing.assert_allclose(one.knowledge.std, other.knowledge.std, rtol=1e-12)
+    assert (one.knowledge.covariance is None) == (other.knowledge.covariance is None)
+    if one.knowledge.covariance is not None:
+        np.testing.assert_array_equal(one.knowledge.covariance, other.knowledge.covariance)
 
 
 # ---------------------------------------------------------------- bytes
@@ -96,12 +98,12 @@ def golden(moments: str | None) -> Codes:
     anchor = np.array([[1.0, -2, 3, 0], [0, 0, 0, 0], [0, 8, -8, 16]])
     covariance = np.diag([4.0, 3, 2, 1]) + 0.25
     std = np.sqrt(np.diag(covariance))[None].repeat(3, 0) if moments == "covariance" else anchor**2
-    world = None
+    knowledge = None
     if moments is not None:
         pooled = covariance if moments == "covariance" else None
-        world = GlobalStatistics(np.array([7.0, 0, 2]), anchor, std, pooled)
+        knowledge = GlobalStatistics(np.array([7.0, 0, 2]), anchor, std, pooled)
     known, own = np.array([True, False, True]), np.array([False, False, True])
-    return Codes(mean, np.abs(mean), known, own, world)
+    return Codes(mean, np.abs(mean), known, own, knowledge)
 
 
 @hypothesis_settings(deadline=None, max_examples=60)
@@ -125,9 +127,9 @@ def test_a_round_trip_changes_nothing(
 
 @pytest.mark.parametrize("moments", ["diagonal", "covariance"])
 def test_how_many_samples_there_were_stays_at_home(moments: str) -> None:
-    world = read(example(moments).to_bytes()).world
-    assert world is not None
-    np.testing.assert_array_equal(world.count, [1, 0, 1])
+    knowledge = read(example(moments).to_bytes()).knowledge
+    assert knowledge is not None
+    np.testing.assert_array_equal(knowledge.count, [1, 0, 1])
 
 
 # ---------------------------------------------------------------- hostile bytes
@@ -136,14 +138,14 @@ def test_how_many_samples_there_were_stays_at_home(moments: str) -> None:
 def stored(**changes: Any) -> bytes:
     """An anchored bundle's statistics with some arrays replaced, left out (None) or added."""
     codes = example()
-    assert codes.world is not None
+    assert codes.knowledge is not None
     arrays: dict[str, Any] = {
         "mean": codes.mean,
         "std": codes.std,
         "known": codes.known.astype(np.uint8),
         "own": codes.own.astype(np.uint8),
-        "anchor.mean": codes.world.mean.astype(np.float32),
-        "anchor.std": codes.world.std.astype(np.float32),
+        "anchor.mean": codes.knowledge.mean.astype(np.float32),
+        "anchor.std": codes.knowledge.std.astype(np.float32),
     }
     arrays |= {name.replace("_", "."): value for name, value in changes.items()}
     return save({name: np.asarray(v) for name, v in arrays.items() if v is not None})
@@ -220,8 +222,8 @@ def test_mutations_are_refused_or_harmless() -> None:
             continue
         taken += 1
         assert codes.mean.shape == codes.std.shape == (CLASSES, LATENT)
-        assert codes.world is not None
-        assert np.isfinite(codes.world.std).all()
+        assert codes.knowledge is not None
+        assert np.isfinite(codes.knowledge.std).all()
         codes.to_bytes()
     assert taken
 
@@ -236,7 +238,7 @@ def test_anchored_bundles_take_over_the_anchors_statistics_alone(moments: str) -
     np.testing.assert_array_equal(new.mean, codes.mean)
     np.testing.assert_array_equal(new.std, codes.std)
     np.testing.assert_array_equal(new.own, codes.own)
-    assert new.world is newer
+    assert new.knowledge is newer
     same(read(new.to_bytes()), new)
 
 
@@ -246,7 +248,7 @@ def test_all_others_take_over_prototypes_and_deviations() -> None:
     np.testing.assert_array_equal(new.mean, newer.mean.astype(np.float32))
     np.testing.assert_array_equal(new.std, newer.std.astype(np.float32))
     np.testing.assert_array_equal(new.own, codes.own)
-    assert new.world is None
+    assert new.knowledge is None
     same(read(new.to_bytes(), anchor=None), new)
 
 

@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from fedvtc_edge.export import control
-from fedvtc_edge.export.control import Control, calibrated, log_softmax
+from fedvtc_edge.export.control import StatisticsClassifier, calibrated, log_softmax
 from fedvtc_edge.federation.methods import base
 from fedvtc_edge.statistics import discriminant
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
@@ -49,11 +49,11 @@ sizes = st.lists(st.integers(0, 9), min_size=2, max_size=6).filter(any)
 @hypothesis_settings(deadline=None, max_examples=120)
 @given(seed=st.integers(0, 2**32), sizes=sizes, width=st.integers(1, 8), pooled=st.booleans())
 def test_control_is_the_discriminant(seed: int, sizes: list[int], width: int, pooled: bool) -> None:
-    world, x = world_of(seed, sizes, width, pooled=pooled)
-    got = Control(world)(x)
-    quadratic, linear, offset = map(np.abs, coefficients(world))
+    knowledge, x = world_of(seed, sizes, width, pooled=pooled)
+    got = StatisticsClassifier(knowledge)(x)
+    quadratic, linear, offset = map(np.abs, coefficients(knowledge))
     largest = np.max(np.square(x) @ quadratic + np.abs(x) @ linear + offset, 1, keepdims=True)
-    near(got, Discriminant(world, device=CPU)(torch.from_numpy(x)).numpy(), largest)
+    near(got, Discriminant(knowledge, device=CPU)(torch.from_numpy(x)).numpy(), largest)
     assert np.isfinite(got).all()
     assert (got[:, np.array(sizes) == 0] == -1e4).all()
 

@@ -66,8 +66,8 @@ def test_fedproto_takes_the_nearest_prototype() -> None:
     draw = np.random.default_rng(1)
     mean = draw.standard_normal((3, 4))
     mean[1] = 0  # of no sample, and near everything
-    world = GlobalStatistics(np.array([2.0, 0, 1]), mean, np.ones((3, 4)))
-    scores = ClassifierGraph(Nearest(model, world).eval())(images).numpy()
+    knowledge = GlobalStatistics(np.array([2.0, 0, 1]), mean, np.ones((3, 4)))
+    scores = ClassifierGraph(Nearest(model, knowledge).eval())(images).numpy()
     features = model.features(as_trained(images)).numpy()
     for row, feature in zip(scores, features, strict=True):
         apart = [float(((feature - prototype) ** 2).sum()) for prototype in mean]

@@ -31,10 +31,10 @@ def _quick(quick: None) -> None:
 
 def newer(folder: Path) -> GlobalStatistics:
     """As if later rounds had moved all means: of the bundle's classes, width and moments."""
-    world = Bundle.open(folder).codes.world
-    assert world is not None
-    count = np.full(len(world.mean), 9.0)
-    return GlobalStatistics(count, world.mean[::-1].copy(), world.std, world.covariance)
+    knowledge = Bundle.open(folder).codes.knowledge
+    assert knowledge is not None
+    count = np.full(len(knowledge.mean), 9.0)
+    return GlobalStatistics(count, knowledge.mean[::-1].copy(), knowledge.std, knowledge.covariance)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def pictures(count: int) -> Any:
 
 def test_newer_statistics_are_installed(bundle: Path, statistics: Path) -> None:
     before, old = bytes_of(bundle), Bundle.open(bundle, variant="fp32")
-    assert old.codes.world is not None
+    assert old.codes.knowledge is not None
     renewed = refresh(bundle, statistics)
     after, new = bytes_of(bundle), Bundle.open(bundle, variant="fp32")
     changed = {name for name in before if before[name] != after.get(name)}
@@ -68,8 +68,8 @@ def test_newer_statistics_are_installed(bundle: Path, statistics: Path) -> None:
     assert renewed.model_dump(exclude={"revision", "files", "accuracy"}) == old.manifest.model_dump(
         exclude={"revision", "files", "accuracy"}
     )
-    assert new.codes.world is not None
-    np.testing.assert_array_equal(new.codes.world.mean, old.codes.world.mean[::-1])
+    assert new.codes.knowledge is not None
+    np.testing.assert_array_equal(new.codes.knowledge.mean, old.codes.knowledge.mean[::-1])
     np.testing.assert_array_equal(new.codes.own, old.codes.own)
 
 
@@ -247,9 +247,9 @@ def published(classes: int = 10, width: int = 12, *, pooled: bool) -> bytes:
 
 
 def pooled_here(folder: Path) -> bool:
-    world = Bundle.open(folder).codes.world
-    assert world is not None
-    return world.covariance is not None
+    knowledge = Bundle.open(folder).codes.knowledge
+    assert knowledge is not None
+    return knowledge.covariance is not None
 
 
 @pytest.mark.parametrize(

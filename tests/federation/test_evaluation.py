@@ -67,8 +67,8 @@ def test_accuracies_of_one_client() -> None:
     alone = sure_of(0, 0, 1, 1, 0, 0, 0, 0)  # 4 of 8; of class 2 none
     control = 2.0 * sure_of(1, 1, 1, 1, 2, 2, 2, 0)  # 5 of 8, and twice as sure
     method: Any = Rehearsed([client("a", [True, True, False])], {"a": own}, control)
-    twins: Any = [client("a", [True, True, False], alone)]
-    records, training_free = evaluate(method, twins, TEST)
+    baselines: Any = [client("a", [True, True, False], alone)]
+    records, training_free = evaluate(method, baselines, TEST)
     assert records == [
         {
             "id": "a",
@@ -95,12 +95,12 @@ def test_without_twins_the_method_is_its_own_and_without_an_anchor_there_is_no_c
 def test_twins_are_matched_by_place() -> None:
     clients = [client(name, [True] * 3) for name in ("a", "b")]
     scores = {"a": sure_of(*LABELS), "b": sure_of(*[0] * 8)}
-    twins: Any = [
+    baselines: Any = [
         client("a", [True] * 3, sure_of(*[1] * 8)),
         client("b", [True] * 3, sure_of(*[2] * 8)),
     ]
     method: Any = Rehearsed(clients, scores)
-    records, _ = evaluate(method, twins, TEST)
+    records, _ = evaluate(method, baselines, TEST)
     assert [(r["id"], r["accuracy"], r["accuracy_local_only"]) for r in records] == [
         ("a", 1.0, 2 / 8),
         ("b", 2 / 8, 4 / 8),

@@ -20,8 +20,8 @@ from fedvtc_edge.federation.exchange import (
     Exact,
     Exchange,
     Noised,
-    Step,
-    Summable,
+    RoundStep,
+    SecureAggregatable,
     blank_statistics,
 )
 from fedvtc_edge.federation.federation import Federation
@@ -164,8 +164,8 @@ def test_exact_statistics_are_those_of_the_pooled_data(
     for client, payload in made.payloads().items():
         made.receive(client, payload)
     published = wire.published(made.close())
-    twin = sum_of([exchange.measure(client) for client in made.federation.clients])
-    expected = GlobalStatistics.from_sum(twin, floor=exchange.floor)
+    baseline = sum_of([exchange.measure(client) for client in made.federation.clients])
+    expected = GlobalStatistics.from_sum(baseline, floor=exchange.floor)
     np.testing.assert_allclose(published.count, expected.count)
     np.testing.assert_allclose(published.mean, expected.mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(published.std, expected.std, rtol=1e-3, atol=1e-4)
@@ -178,7 +178,7 @@ def test_a_sum_of_vectors_publishes_what_the_uploads_do(
 ) -> None:
     made = stage(name)
     exchange, federation = made.exchange, made.federation
-    assert isinstance(exchange, Summable)
+    assert isinstance(exchange, SecureAggregatable)
     for client, payload in made.payloads().items():
         made.receive(client, payload)
     plain = wire.published(made.close())
@@ -209,7 +209,7 @@ def test_what_the_ledger_says_of_a_noised_vector_is_the_release(
     context = made.context(client.id)
     vector, noted = made.exchange.vector(made.federation, client, context)
     assert noted == made.exchange.payload(made.federation, client, context)
-    size = made.exchange.design.size
+    size = made.exchange.spec.size
     assert np.array_equal(vector, wire.decode_release(noted, size=size, context=context))
 
 
@@ -251,12 +251,12 @@ def test_decoders_are_averaged_with_equal_weights(stage: Callable[[str], Stage])
     like = clients[0].decoder_weights()
     published = wire.decode_weights(made.close(), like=like)
     for name in like:
-        twin = np.mean([client.decoder_weights()[name] for client in clients], axis=0)
-        np.testing.assert_allclose(published[name], twin, rtol=1e-5, atol=1e-6)
+        baseline = np.mean([client.decoder_weights()[name] for client in clients], axis=0)
+        np.testing.assert_allclose(published[name], baseline, rtol=1e-5, atol=1e-6)
 
 
 def test_a_step_may_be_work_or_an_exchange_alone() -> None:
-    assert (Step().work, Step().exchange) == (None, None)
+    assert (RoundStep().work, RoundStep().exchange) == (None, None)
 
 
 @pytest.mark.parametrize("pooled", [False, True])

@@ -14,7 +14,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.federation.assembly import assemble
-from fedvtc_edge.federation.participation import CALLS, Attendance, attended
+from fedvtc_edge.federation.participation import CALLS, ParticipationSimulator, attended
 from fedvtc_edge.federation.server import ServerError
 from fedvtc_edge.masking import MaskingError
 from fedvtc_edge.runs.directory import RunDirectory
@@ -40,11 +40,11 @@ def device(folder: Path, name: str, **figures: float) -> str:
     return str(path)
 
 
-def attendance_of(config: Config) -> Attendance:
-    method = assemble(config, load_dataset(config.data), Compute.of(config.engine), _unseen)
+def attendance_of(config: Config) -> ParticipationSimulator:
+    method = assemble(config, load_dataset(config.data), Compute.of(config.engine), discard_upload)
     clients = method.federation.clients
     names = config.clients.devices
-    return Attendance(
+    return ParticipationSimulator(
         method,
         {c.id: DeviceProfile.load(names[i % len(names)]) for i, c in enumerate(clients)}
         if names
@@ -52,7 +52,7 @@ def attendance_of(config: Config) -> Attendance:
     )
 
 
-def _unseen(*_: object) -> None:
+def discard_upload(*_: object) -> None:
     """Witness of nothing."""
 
 
@@ -177,7 +177,9 @@ def test_masks_need_two_thirds(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_masked_sum_of_too_few_is_refused_whoever_asks(tiny: Tiny) -> None:
     config = tiny(clients={"count": 4}, transport={"masking": True})
     with deterministic():
-        method = assemble(config, load_dataset(config.data), Compute.of(config.engine), _unseen)
+        method = assemble(
+            config, load_dataset(config.data), Compute.of(config.engine), discard_upload
+        )
         with pytest.raises(MaskingError, match="2 of 4 clients in a masked sum, expected 3"):
             method.open(method.federation.clients[:2])
 

@@ -45,11 +45,11 @@ class Story(SilentProgress):
         )
 
 
-def engine_of(config: Config, story: Story, *, twins: bool = True) -> LocalEngine:
+def engine_of(config: Config, story: Story, *, baselines: bool = True) -> LocalEngine:
     data, compute = load_dataset(config.data), Compute.of(config.engine)
     return LocalEngine(
         assemble(config, data, compute, lambda *_: None),
-        clients(config, data, compute, decoders=False) if twins else [],
+        clients(config, data, compute, decoders=False) if baselines else [],
         TestSet(as_images(data.x_test, compute.device), torch.from_numpy(data.y_test.copy())),
         keep=story.keep,
         progress=story,
@@ -143,8 +143,8 @@ def test_twins_are_the_local_method(tiny: Tiny) -> None:
     compared = 0
     for name, value in alone.kept[-1].tensors.items():
         if "/classifier/" in name:
-            twin = beside.kept[-1].tensors[name.replace("/classifier/", "/local/")]
-            assert torch.equal(twin, value), name
+            baseline = beside.kept[-1].tensors[name.replace("/classifier/", "/local/")]
+            assert torch.equal(baseline, value), name
             compared += 1
     assert compared > 10
     own = [record["accuracy"] for record in alone.kept[-1].records[-1]["clients"]]

@@ -14,7 +14,7 @@ from fedvtc_edge.errors import FedVTCError, PrivacyError
 from fedvtc_edge.federation.robustness import CheckError, contributors, suppress, trimmed_sum
 from fedvtc_edge.federation.server import Server, ServerError, quorum_of
 from fedvtc_edge.privacy.release import estimate
-from fedvtc_edge.privacy.release_spec import Design
+from fedvtc_edge.privacy.release_spec import ReleaseSpec
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.wire import (
     WireError,
@@ -239,7 +239,7 @@ def test_of_what_has_no_classes_so_many_must_be_heard(what: str) -> None:
     def close() -> Any:
         if what == "decoder":
             return server.close_decoders(quorum=1)
-        return server.close_releases(quorum=1, design=DESIGN, centre=CENTRE)
+        return server.close_releases(quorum=1, spec=DESIGN, centre=CENTRE)
 
     for sender, data in list(_releases().items())[:2]:
         with pytest.raises(ServerError, match="the quorum is 2"):
@@ -309,7 +309,7 @@ def test_a_decoder_of_another_shape_is_refused(bad: dict[str, np.ndarray]) -> No
 
 # ---------------------------------------------------------------- private releases
 
-DESIGN = Design(CLASSES, WIDTH, True, 1.0, 4.0, 1e-5)
+DESIGN = ReleaseSpec(CLASSES, WIDTH, True, 1.0, 4.0, 1e-5)
 CENTRE = np.full(WIDTH, 0.1)
 
 
@@ -324,7 +324,7 @@ def _releases() -> dict[str, bytes]:
 
 
 def _release(server: Server, sender: str, data: bytes) -> bool:
-    return server.receive_release(data, context=of(sender, 0, "anchor"), design=DESIGN)
+    return server.receive_release(data, context=of(sender, 0, "anchor"), spec=DESIGN)
 
 
 def test_releases_add_up_whatever_the_order_and_are_seen_by_the_witness() -> None:
@@ -335,7 +335,7 @@ def test_releases_add_up_whatever_the_order_and_are_seen_by_the_witness() -> Non
         for sender in order:
             _release(server, sender, made[sender])
         assert seen == [(0, sender, "anchor", made[sender]) for sender in order]
-        results.add(server.close_releases(quorum=3, design=DESIGN, centre=CENTRE))
+        results.add(server.close_releases(quorum=3, spec=DESIGN, centre=CENTRE))
     arrays = [decode_release(data, size=DESIGN.size) for data in made.values()]
     assert results == {publish(estimate(DESIGN, sum(arrays[1:], arrays[0]), 3, CENTRE))}
 
@@ -345,10 +345,10 @@ def test_a_release_counts_once_and_only_with_a_quorum() -> None:
     assert _release(server, "client-00", made["client-00"])
     assert not _release(server, "client-00", made["client-00"])
     with pytest.raises(ServerError, match="1 uploads, the quorum is 3"):
-        server.close_releases(quorum=3, design=DESIGN, centre=CENTRE)
-    server.close_releases(quorum=1, design=DESIGN, centre=CENTRE)
+        server.close_releases(quorum=3, spec=DESIGN, centre=CENTRE)
+    server.close_releases(quorum=1, spec=DESIGN, centre=CENTRE)
     with pytest.raises(ServerError, match="0 uploads"):
-        server.close_releases(quorum=0, design=DESIGN, centre=CENTRE)
+        server.close_releases(quorum=0, spec=DESIGN, centre=CENTRE)
 
 
 def test_a_release_beyond_the_budget_is_never_opened(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +363,7 @@ def test_a_release_beyond_the_budget_is_never_opened(monkeypatch: pytest.MonkeyP
     with pytest.raises(PrivacyError):
         _release(server, "a", _releases()["client-00"])
     with pytest.raises(ServerError):
-        server.close_releases(quorum=1, design=DESIGN, centre=CENTRE)
+        server.close_releases(quorum=1, spec=DESIGN, centre=CENTRE)
 
 
 def test_a_release_of_another_design_is_refused() -> None:
@@ -380,5 +380,5 @@ def test_hostile_releases_do_not_wrap() -> None:
     data = encode_release(np.full(DESIGN.size, 2**49))
     for index in range(10_000):
         server._releases[f"{index}"] = decode_release(data, size=DESIGN.size)
-    world = published(server.close_releases(quorum=1, design=DESIGN, centre=CENTRE))
+    world = published(server.close_releases(quorum=1, spec=DESIGN, centre=CENTRE))
     assert world.count.min() > 1e10

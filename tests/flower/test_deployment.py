@@ -60,4 +60,4 @@ def test_a_node_and_the_server_are_killed_and_nothing_counts_twice(
 
     # What the server has seen of the sum are masked messages alone.
     seen = {path.name.split(".")[1] for path in (run / "server" / "round-0000").iterdir()}
-    assert seen == {f"anchor-mask{letter}" for letter in "abcde"}
+    assert seen == {f"anchor-mask{message}" for message in "abcde"}

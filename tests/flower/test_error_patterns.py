@@ -10,7 +10,7 @@ import pytest
 
 from fedvtc_edge.errors import DeploymentError
 from fedvtc_edge.flower.access.checks import check_reachable
-from fedvtc_edge.flower.access.keys import ClientKit, ServerKit, make_trial
+from fedvtc_edge.flower.access.keys import ClientKit, ServerKit, make_test_keys
 from fedvtc_edge.flower.error_patterns import SAYINGS, explain
 from fedvtc_edge.flower.process.daemon import Daemon, environment, executable, free_port
 
@@ -202,7 +202,7 @@ def version_of(port: int, authority: Path) -> str | None:
 @pytest.mark.slow
 def test_a_node_that_is_not_registered(tmp_path: Path) -> None:
     """Flower itself: a server of another trial's clients, and a node of this one."""
-    make_trial(tmp_path / "trial", 1)
+    make_test_keys(tmp_path / "trial", 1)
     kit = ServerKit.load(tmp_path / "trial" / "server")
     client = ClientKit.load(tmp_path / "trial" / "client-00")
     environ = environment(tmp_path / "home")

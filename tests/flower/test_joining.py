@@ -11,22 +11,22 @@ import pytest
 from fedvtc_edge.distributed.events import Reader
 from fedvtc_edge.distributed.messages import (
     DISMISSAL,
-    FAREWELL,
     HELLO,
     REPORT,
-    Answer,
-    Order,
-    Trouble,
+    SHUTDOWN,
+    Status,
+    TaskReply,
+    TaskRequest,
 )
 from fedvtc_edge.errors import DeploymentError, RunError
-from fedvtc_edge.flower.access.keys import make_trial
-from fedvtc_edge.flower.joining import EVENTS, MEMBERSHIP, Membership, _lived, member_at, told
+from fedvtc_edge.flower.access.keys import make_test_keys
+from fedvtc_edge.flower.joining import EVENTS, MEMBERSHIP, JoinSettings, _lived, member_at, told
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.wire.context import Context
 
 RUN = "0" * 32
-DONE = Answer("client-00", b"x" * 1500)
-NO = Answer("client-00", problem="no such class", trouble=Trouble.REFUSED)
+DONE = TaskReply("client-00", b"x" * 1500)
+NO = TaskReply("client-00", problem="no such class", status=Status.REFUSED)
 
 
 class Terminal(SilentProgress):
@@ -37,9 +37,9 @@ class Terminal(SilentProgress):
         self.lines.append(text)
 
 
-def order(kind: str) -> Order:
+def request(kind: str) -> TaskRequest:
     sender = "server" if kind in (HELLO, DISMISSAL) else "client-00"
-    return Order(Context(RUN, 2, sender, kind), 0, 0)
+    return TaskRequest(Context(RUN, 2, sender, kind), 0, 0)
 
 
 @pytest.fixture
@@ -50,15 +50,15 @@ def terminal(tmp_path: Path) -> tuple[Terminal, Reader]:
 
 def test_what_was_answered_is_told(tmp_path: Path, terminal: tuple[Terminal, Reader]) -> None:
     shown, reader = terminal
-    told(tmp_path, order(HELLO), DONE)
-    told(tmp_path, order(REPORT), DONE)
-    told(tmp_path, order(REPORT), Answer("client-00", trouble=Trouble.BUSY))
+    told(tmp_path, request(HELLO), DONE)
+    told(tmp_path, request(REPORT), DONE)
+    told(tmp_path, request(REPORT), TaskReply("client-00", status=Status.BUSY))
     assert reader.relay() == 2
     assert shown.lines == [
         f"run {RUN}: joined, 1.5 kB sealed",
         "round 2, training: answered, 1.5 kB sealed",
     ]
-    told(tmp_path, order(FAREWELL), DONE)
+    told(tmp_path, request(SHUTDOWN), DONE)
     assert reader.relay() == -1
 
 
@@ -66,7 +66,7 @@ def test_what_was_answered_is_told(tmp_path: Path, terminal: tuple[Terminal, Rea
 def test_a_run_that_it_cannot_take_part_in_ends_the_command(
     tmp_path: Path, terminal: tuple[Terminal, Reader], kind: str
 ) -> None:
-    told(tmp_path, order(kind), NO)
+    told(tmp_path, request(kind), NO)
     with pytest.raises(DeploymentError, match="no part taken: no such class") as ended:
         terminal[1].relay()
     assert "same command" in ended.value.hint
@@ -74,7 +74,7 @@ def test_a_run_that_it_cannot_take_part_in_ends_the_command(
 
 
 def test_a_round_that_it_misses_does_not(tmp_path: Path, terminal: tuple[Terminal, Reader]) -> None:
-    told(tmp_path, order(REPORT), NO)
+    told(tmp_path, request(REPORT), NO)
     assert terminal[1].relay() == 1
     assert terminal[0].lines == ["round 2, training: no part taken: no such class"]
 
@@ -122,28 +122,28 @@ print(sorted({"torch", "sklearn", "scipy"} & set(sys.modules)))
 
 
 def test_a_message_that_needs_no_torch_does_not_wait_for_it(tmp_path: Path) -> None:
-    make_trial(tmp_path / "kit", 1, (), 1)
+    make_test_keys(tmp_path / "kit", 1, (), 1)
     kit = tmp_path / "kit" / "client-00"
     parts = ("ca.crt", "node.key", "identity.key", "server.pub", "trust.json")
-    Membership(*(str(kit / part) for part in parts)).save(tmp_path / "home")  # type: ignore[arg-type]
+    JoinSettings(*(str(kit / part) for part in parts)).save(tmp_path / "home")  # type: ignore[arg-type]
     command = [sys.executable, "-c", MEMBER, str(tmp_path / "home")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_a_home_knows_whose_it_is(tmp_path: Path) -> None:
-    make_trial(tmp_path / "kit", 2, (), 1)
+    make_test_keys(tmp_path / "kit", 2, (), 1)
     kit, home = tmp_path / "kit" / "client-01", tmp_path / "home"
     parts = ("ca.crt", "node.key", "identity.key", "server.pub", "trust.json")
     (tmp_path / "c.toml").write_text("[clients]\ncount = 2\n")
     settings = str(tmp_path / "c.toml")
-    own = Membership(*(str(kit / part) for part in parts), settings=settings)  # type: ignore[arg-type]
+    own = JoinSettings(*(str(kit / part) for part in parts), settings=settings)  # type: ignore[arg-type]
     own.save(home)
-    assert Membership.load(home) == own
+    assert JoinSettings.load(home) == own
     member = member_at(home)
     assert member.home.client == "client-01"
     assert member.party.client == "client-01"
-    agreed = member._consent.settings
+    agreed = member._policy.settings
     assert agreed is not None
     assert agreed.engine.name == "flower"  # as serve makes of the same file
     (home / MEMBERSHIP).write_text("{}")

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedvtc_edge.masking import MaskedSum, MaskingClient, MaskingServer, Plan, Step
+from fedvtc_edge.masking import MaskedSum, MaskingClient, MaskingPlan, MaskingServer, MaskingStep
 from fedvtc_edge.sealing.signing import generate
 from fedvtc_edge.wire.context import Context
 
 RUN = "0123456789abcdef" * 2
-Change = Callable[[Step, str, bytes], bytes]
+Change = Callable[[MaskingStep, str, bytes], bytes]
 
 
-def unchanged(step: Step, name: str, message: bytes) -> bytes:
+def unchanged(step: MaskingStep, name: str, message: bytes) -> bytes:
     return message
 
 
@@ -30,14 +30,14 @@ class Party:
     size: int = 7
     bound: int = 2**49
     seed: int = 0
-    plan: Plan = field(init=False)
+    plan: MaskingPlan = field(init=False)
     identities: dict[str, Ed25519PrivateKey] = field(init=False)
     inputs: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         names = [f"client-{index:02d}" for index in range(self.clients)]
         self.identities = {name: generate() for name in names}
-        self.plan = Plan(self.context, self.trusted, self.size, self.bound)
+        self.plan = MaskingPlan(self.context, self.trusted, self.size, self.bound)
         rng = np.random.default_rng(self.seed)
         span = (-self.bound, self.bound + 1)
         self.inputs = {name: rng.integers(*span, self.size) for name in names}
@@ -50,7 +50,7 @@ class Party:
     def trusted(self) -> dict[str, Any]:
         return {name: key.public_key() for name, key in self.identities.items()}
 
-    def client(self, name: str, plan: Plan | None = None) -> MaskingClient:
+    def client(self, name: str, plan: MaskingPlan | None = None) -> MaskingClient:
         return MaskingClient(plan or self.plan, name, self.identities[name])
 
     def plain(self, names: Any) -> Any:
@@ -72,9 +72,9 @@ class Game:
         self.server = MaskingServer(party.plan)
         self.clients = {name: party.client(name) for name in party.identities}
         self.letters = dict.fromkeys(self.clients, b"")
-        self.sent: dict[tuple[Step, str], bytes] = {}
+        self.sent: dict[tuple[MaskingStep, str], bytes] = {}
 
-    def answers(self, step: Step) -> None:
+    def answers(self, step: MaskingStep) -> None:
         for name, letter in self.letters.items():
             if self.drop.get(name, 9) <= step:
                 continue
@@ -83,9 +83,9 @@ class Game:
             self.sent[step, name] = made
             self.server.receive(self.up(step, name, made), sender=name)
 
-    def until(self, last: Step) -> Game:
+    def until(self, last: MaskingStep) -> Game:
         """Play all steps before ``last``: its letters are written, and not yet answered."""
-        for step in Step:
+        for step in MaskingStep:
             if step is last:
                 return self
             self.answers(step)
@@ -93,7 +93,7 @@ class Game:
         return self
 
     def play(self) -> MaskedSum:
-        self.until(Step.UNMASK).answers(Step.UNMASK)
+        self.until(MaskingStep.UNMASK).answers(MaskingStep.UNMASK)
         return self.server.finish()
 
 

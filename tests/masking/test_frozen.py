@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedvtc_edge.masking import MaskingClient, MaskingError, Plan, Step, keys
-from fedvtc_edge.masking.client import State
+from fedvtc_edge.masking import MaskingClient, MaskingError, MaskingPlan, MaskingStep, keys
+from fedvtc_edge.masking.client import MaskingState
 from fedvtc_edge.masking.messages import HEADER_BYTES
 from fedvtc_edge.sealing.signing import generate
 from fedvtc_edge.wire.context import Context
@@ -28,20 +28,20 @@ class Thawing:
     def __init__(self, party: Any, name: str, data: bytes) -> None:
         self.party, self.name, self.data = party, name, data
 
-    def answer(self, step: Step, message: bytes, vector: Any) -> bytes:
+    def answer(self, step: MaskingStep, message: bytes, vector: Any) -> bytes:
         party = self.party
-        plan = Plan(party.context, party.trusted, party.size, party.bound)
+        plan = MaskingPlan(party.context, party.trusted, party.size, party.bound)
         client = MaskingClient.thaw(plan, self.name, party.identities[self.name], self.data)
         assert client.step is step
         answer = client.answer(step, message, vector)
-        self.data = client.freeze() if step < Step.UNMASK else b""
+        self.data = client.freeze() if step < MaskingStep.UNMASK else b""
         return answer
 
 
 @pytest.fixture(scope="module")
-def frozen(three: Any, game: Any) -> dict[Step, bytes]:
+def frozen(three: Any, game: Any) -> dict[MaskingStep, bytes]:
     """Client A before each step."""
-    return {step: game(three).until(step).clients[A].freeze() for step in Step}
+    return {step: game(three).until(step).clients[A].freeze() for step in MaskingStep}
 
 
 def thawed(party: Any, data: bytes, name: str = A) -> MaskingClient:
@@ -63,7 +63,7 @@ def stamped(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "drop", [{}, *({"client-02": step} for step in Step), {"client-01": 2, "client-04": 3}]
+    "drop", [{}, *({"client-02": step} for step in MaskingStep), {"client-01": 2, "client-04": 3}]
 )
 def test_it_goes_on_byte_for_byte(
     party: Any, game: Any, drop: dict[str, int], monkeypatch: pytest.MonkeyPatch
@@ -81,12 +81,12 @@ def test_it_goes_on_byte_for_byte(
         played.append((one.play(), one.sent))
     (still, sent), (moved, sent_by_moved) = played
     assert sent == sent_by_moved
-    there = tuple(name for name in six.plan.clients if drop.get(name, 9) > Step.MASK)
+    there = tuple(name for name in six.plan.clients if drop.get(name, 9) > MaskingStep.MASK)
     assert still.survivors == moved.survivors == there
     assert still.total.tolist() == moved.total.tolist() == six.plain(there).tolist()
 
 
-def test_freezing_moves_the_state(three: Any, frozen: dict[Step, bytes]) -> None:
+def test_freezing_moves_the_state(three: Any, frozen: dict[MaskingStep, bytes]) -> None:
     for step, data in frozen.items():
         client = thawed(three, data)
         assert client.step is step
@@ -110,12 +110,12 @@ def test_nothing_to_freeze_after_the_end_or_a_doubt(three: Any, game: Any) -> No
 
 
 def test_the_secrets_go_with_their_last_use(three: Any, game: Any) -> None:
-    played = game(three).until(Step.MASK)
+    played = game(three).until(MaskingStep.MASK)
     states = {name: client._state for name, client in played.clients.items()}
     secrets = {name: (state.seed, state.root) for name, state in states.items()}
     for name, state in states.items():
         assert all(secret in state.to_bytes(three.plan, name) for secret in secrets[name])
-    for step in (Step.MASK, Step.CONFIRM):
+    for step in (MaskingStep.MASK, MaskingStep.CONFIRM):
         played.answers(step)
         played.letters = played.server.advance()
         for name, state in states.items():
@@ -127,9 +127,9 @@ def test_the_secrets_go_with_their_last_use(three: Any, game: Any) -> None:
 
 
 @RELAXED
-@given(data=st.data(), step=st.sampled_from(Step))
+@given(data=st.data(), step=st.sampled_from(MaskingStep))
 def test_damage_is_refused(
-    three: Any, frozen: dict[Step, bytes], data: st.DataObject, step: Step
+    three: Any, frozen: dict[MaskingStep, bytes], data: st.DataObject, step: MaskingStep
 ) -> None:
     good = frozen[step]
     at = data.draw(st.integers(0, len(good)))
@@ -140,9 +140,9 @@ def test_damage_is_refused(
 
 
 @RELAXED
-@given(data=st.data(), step=st.sampled_from(Step))
+@given(data=st.data(), step=st.sampled_from(MaskingStep))
 def test_a_false_state_with_a_right_checksum_is_refused_or_a_state(
-    three: Any, frozen: dict[Step, bytes], data: st.DataObject, step: Step
+    three: Any, frozen: dict[MaskingStep, bytes], data: st.DataObject, step: MaskingStep
 ) -> None:
     """Whatever is read is what would be written: no two encodings, nothing left over."""
     good = frozen[step]
@@ -150,17 +150,19 @@ def test_a_false_state_with_a_right_checksum_is_refused_or_a_state(
     until = data.draw(st.integers(at, min(len(good) - 32, at + 40)))
     changed = stamped(good[:at] + data.draw(st.binary(max_size=40)) + good[until:])
     try:
-        state = State.from_bytes(three.plan, A, changed)
+        state = MaskingState.from_bytes(three.plan, A, changed)
     except MaskingError:
         return
     assert state.to_bytes(three.plan, A) == changed
 
 
-def test_every_field_has_its_bounds(three: Any, frozen: dict[Step, bytes]) -> None:
+def test_every_field_has_its_bounds(three: Any, frozen: dict[MaskingStep, bytes]) -> None:
     def with_byte(data: bytes, at: int, value: int) -> bytes:
         return stamped(data[:at] + bytes([value]) + data[at + 1 :])
 
-    share, mask, unmask = (frozen[step] for step in (Step.SHARE, Step.MASK, Step.UNMASK))
+    share, mask, unmask = (
+        frozen[step] for step in (MaskingStep.SHARE, MaskingStep.MASK, MaskingStep.UNMASK)
+    )
     refused(three, with_byte(mask, HEADER_BYTES, 5), "step 5, expected 0 to 4")
     refused(three, with_byte(share, HEADER_BYTES, 2), "0 bytes left, expected 32")
     refused(three, with_byte(mask, HEADER_BYTES, 1), "bytes too many")
@@ -181,7 +183,7 @@ def test_every_field_has_its_bounds(three: Any, frozen: dict[Step, bytes]) -> No
 
 
 def test_who_arrived_is_among_those_whose_shares_came(three: Any, game: Any) -> None:
-    played = game(three, drop={C: 1}).until(Step.UNMASK)
+    played = game(three, drop={C: 1}).until(MaskingStep.UNMASK)
     data = played.clients[A].freeze()
     at = len(data) - 33
     assert data[at] == 0b011
@@ -189,7 +191,7 @@ def test_who_arrived_is_among_those_whose_shares_came(three: Any, game: Any) -> 
 
 
 def test_lengths_are_the_documents(ten: Any, game: Any) -> None:
-    sizes = [len(game(ten).until(step).clients[A].freeze()) for step in Step]
+    sizes = [len(game(ten).until(step).clients[A].freeze()) for step in MaskingStep]
     k, listed, fixed = 10, 2, HEADER_BYTES + 1 + 32 + 32
     assert sizes == [
         fixed + 32,
@@ -200,16 +202,16 @@ def test_lengths_are_the_documents(ten: Any, game: Any) -> None:
     ]
 
 
-def test_another_client_identity_or_plan(three: Any, frozen: dict[Step, bytes]) -> None:
+def test_another_client_identity_or_plan(three: Any, frozen: dict[MaskingStep, bytes]) -> None:
     context, trusted = three.context, three.trusted
     others = [
-        Plan(Context("f" * 32, 4, "x", "anchor"), trusted, three.size, three.bound),
-        Plan(Context(context.run, 5, "x", "anchor"), trusted, three.size, three.bound),
-        Plan(Context(context.run, 4, "x", "features"), trusted, three.size, three.bound),
-        Plan(context, trusted, three.size + 1, three.bound),
-        Plan(context, trusted, three.size, three.bound - 1),
-        Plan(context, {**trusted, "d": generate().public_key()}, three.size, three.bound),
-        Plan(context, {**trusted, C: generate().public_key()}, three.size, three.bound),
+        MaskingPlan(Context("f" * 32, 4, "x", "anchor"), trusted, three.size, three.bound),
+        MaskingPlan(Context(context.run, 5, "x", "anchor"), trusted, three.size, three.bound),
+        MaskingPlan(Context(context.run, 4, "x", "features"), trusted, three.size, three.bound),
+        MaskingPlan(context, trusted, three.size + 1, three.bound),
+        MaskingPlan(context, trusted, three.size, three.bound - 1),
+        MaskingPlan(context, {**trusted, "d": generate().public_key()}, three.size, three.bound),
+        MaskingPlan(context, {**trusted, C: generate().public_key()}, three.size, three.bound),
     ]
     for data in frozen.values():
         for plan in others:
@@ -221,7 +223,9 @@ def test_another_client_identity_or_plan(three: Any, frozen: dict[Step, bytes]) 
             MaskingClient.thaw(three.plan, A, three.identities[B], data)
 
 
-def test_a_frozen_state_is_no_message(three: Any, game: Any, frozen: dict[Step, bytes]) -> None:
+def test_a_frozen_state_is_no_message(
+    three: Any, game: Any, frozen: dict[MaskingStep, bytes]
+) -> None:
     """Sent by mistake it is refused by everybody."""
     for step, data in frozen.items():
         played = game(three).until(step)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedvtc_edge.masking import MaskingError, Step
+from fedvtc_edge.masking import MaskingError, MaskingStep
 from fedvtc_edge.masking.keys import commitment_of, masking_key, self_mask
 from fedvtc_edge.masking.messages import HEADER_BYTES, Kind, frame, pack_members, unpack_members
 
@@ -18,26 +18,26 @@ RELAXED = settings(
 
 
 @pytest.fixture(scope="module")
-def waiting(three: Any, game: Any) -> dict[Step, Any]:
+def waiting(three: Any, game: Any) -> dict[MaskingStep, Any]:
     """A game before each step, its messages at hand."""
-    return {step: game(three).until(step) for step in Step}
+    return {step: game(three).until(step) for step in MaskingStep}
 
 
-def genuine(played: Any, step: Step, name: str) -> bytes:
+def genuine(played: Any, step: MaskingStep, name: str) -> bytes:
     client, letter = played.clients[name], played.letters[name]
     return {
-        Step.ADVERTISE: client.advertise,
-        Step.SHARE: lambda: client.share(letter),
-        Step.MASK: lambda: client.mask(letter, played.party.inputs[name]),
-        Step.CONFIRM: lambda: client.confirm(letter),
-        Step.UNMASK: lambda: client.unmask(letter),
+        MaskingStep.ADVERTISE: client.advertise,
+        MaskingStep.SHARE: lambda: client.share(letter),
+        MaskingStep.MASK: lambda: client.mask(letter, played.party.inputs[name]),
+        MaskingStep.CONFIRM: lambda: client.confirm(letter),
+        MaskingStep.UNMASK: lambda: client.unmask(letter),
     }[step]()
 
 
 @RELAXED
-@given(data=st.binary(max_size=400), step=st.sampled_from(Step), headed=st.booleans())
+@given(data=st.binary(max_size=400), step=st.sampled_from(MaskingStep), headed=st.booleans())
 def test_any_bytes_to_the_server(
-    waiting: dict[Step, Any], data: bytes, step: Step, headed: bool
+    waiting: dict[MaskingStep, Any], data: bytes, step: MaskingStep, headed: bool
 ) -> None:
     played = waiting[step]
     message = frame(played.party.plan, Kind(step), "client-00", data) if headed else data
@@ -49,25 +49,27 @@ def test_any_bytes_to_the_server(
 
 
 @RELAXED
-@given(data=st.binary(max_size=400), step=st.sampled_from(list(Step)[1:]), headed=st.booleans())
-def test_any_bytes_to_a_client(three: Any, data: bytes, step: Step, headed: bool) -> None:
+@given(
+    data=st.binary(max_size=400), step=st.sampled_from(list(MaskingStep)[1:]), headed=st.booleans()
+)
+def test_any_bytes_to_a_client(three: Any, data: bytes, step: MaskingStep, headed: bool) -> None:
     kinds = [Kind.ROSTER, Kind.MAILBOX, Kind.ARRIVED, Kind.CONFIRMED]
     message = frame(three.plan, kinds[step - 1], "server", data) if headed else data
     client = three.client("client-00")
     client._state.step = step
     answer = {
-        Step.SHARE: client.share,
-        Step.MASK: lambda m: client.mask(m, three.inputs["client-00"]),
-        Step.CONFIRM: client.confirm,
-        Step.UNMASK: client.unmask,
+        MaskingStep.SHARE: client.share,
+        MaskingStep.MASK: lambda m: client.mask(m, three.inputs["client-00"]),
+        MaskingStep.CONFIRM: client.confirm,
+        MaskingStep.UNMASK: client.unmask,
     }[step]
     with pytest.raises(MaskingError):
         answer(message)
     assert client.step is None
 
 
-@pytest.mark.parametrize("step", list(Step))
-def test_one_byte_more_or_less(three: Any, game: Any, step: Step) -> None:
+@pytest.mark.parametrize("step", list(MaskingStep))
+def test_one_byte_more_or_less(three: Any, game: Any, step: MaskingStep) -> None:
     played = game(three).until(step)
     message = genuine(played, step, "client-01")
     for changed in (message + b"\0", message[:-1], message[:HEADER_BYTES], message[:50], b""):
@@ -83,8 +85,8 @@ def test_one_byte_more_or_less(three: Any, game: Any, step: Step) -> None:
     played.server.receive(message, sender="client-01")
 
 
-@pytest.mark.parametrize("step", list(Step)[1:])
-def test_one_byte_more_or_less_from_the_server(three: Any, game: Any, step: Step) -> None:
+@pytest.mark.parametrize("step", list(MaskingStep)[1:])
+def test_one_byte_more_or_less_from_the_server(three: Any, game: Any, step: MaskingStep) -> None:
     for change in (lambda m: m + b"\0", lambda m: m[:-1], lambda m: m[:HEADER_BYTES]):
         played = game(three).until(step)
         played.letters["client-01"] = change(played.letters["client-01"])
@@ -129,12 +131,12 @@ def test_golden_bytes() -> None:
     """Pinned: another implementation must come to the same."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from fedvtc_edge.masking import Plan
+    from fedvtc_edge.masking import MaskingPlan
     from fedvtc_edge.wire.context import Context
 
     keys = {n: Ed25519PrivateKey.from_private_bytes(n.encode() * 32) for n in "abc"}
     trusted = {name: key.public_key() for name, key in keys.items()}
-    plan = Plan(Context("00" * 16, 1, "x", "anchor"), trusted, 3, 1000)
+    plan = MaskingPlan(Context("00" * 16, 1, "x", "anchor"), trusted, 3, 1000)
     assert plan.dtype.itemsize == 4
     assert frame(plan, Kind.ARRIVED, "server", pack_members(plan, [0, 2])).hex() == (
         "46564d53" + "01" + "12" + "00" * 16 + "00000001" + "736572766572" + "00" * 58

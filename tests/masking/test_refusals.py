@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedvtc_edge.masking import MaskingClient, MaskingError, MaskingServer, Plan, Step
+from fedvtc_edge.masking import MaskingClient, MaskingError, MaskingPlan, MaskingServer, MaskingStep
 from fedvtc_edge.masking.keys import PRIME, SHARE_BYTES
 from fedvtc_edge.masking.messages import HEADER_BYTES, Kind, frame, pack_members
 from fedvtc_edge.sealing.signing import generate
@@ -59,27 +59,27 @@ def test_another_identity(three: Any) -> None:
 def test_impossible_plans(three: Any) -> None:
     trusted = three.trusted
     for size in (0, -1, 2**24 + 1, True, 2.0):
-        refused(lambda size=size: Plan(three.context, trusted, size), "size")
+        refused(lambda size=size: MaskingPlan(three.context, trusted, size), "size")
     for bound in (0, 2**49 + 1, True):
-        refused(lambda bound=bound: Plan(three.context, trusted, 5, bound), "bound")
-    refused(lambda: Plan(three.context, {A: trusted[A], B: trusted[B]}, 5), "2 clients")
-    refused(lambda: Plan(three.context, {**trusted, "z": trusted[A]}, 5), "one identity key")
-    refused(lambda: Plan(three.context, {**trusted, "server": generate().public_key()}, 5))
+        refused(lambda bound=bound: MaskingPlan(three.context, trusted, 5, bound), "bound")
+    refused(lambda: MaskingPlan(three.context, {A: trusted[A], B: trusted[B]}, 5), "2 clients")
+    refused(lambda: MaskingPlan(three.context, {**trusted, "z": trusted[A]}, 5), "one identity key")
+    refused(lambda: MaskingPlan(three.context, {**trusted, "server": generate().public_key()}, 5))
     with pytest.raises(ContextError):
-        Plan(three.context, {**trusted, "no id": generate().public_key()}, 5)
+        MaskingPlan(three.context, {**trusted, "no id": generate().public_key()}, 5)
 
 
 def test_unknown_and_repeated_senders(three: Any, game: Any) -> None:
     played = game(three)
-    played.answers(Step.ADVERTISE)
-    first = played.sent[Step.ADVERTISE, A]
+    played.answers(MaskingStep.ADVERTISE)
+    first = played.sent[MaskingStep.ADVERTISE, A]
     refused(lambda: played.server.receive(first, sender=A), "twice")
     refused(lambda: played.server.receive(first, sender="nobody"), "not among")
     assert played.server.heard == (A, B, C)
 
 
 def test_who_dropped_out_stays_out(three: Any, game: Any) -> None:
-    played = game(three, drop={C: 0}).until(Step.SHARE)
+    played = game(three, drop={C: 0}).until(MaskingStep.SHARE)
     late = three.client(C).advertise()
     refused(lambda: played.server.receive(late, sender=C), "dropped out before SHARE")
 
@@ -102,7 +102,7 @@ def test_a_changed_advert(three: Any, at: int) -> None:
 def test_clients_check_signatures_themselves(three: Any, game: Any) -> None:
     """A server that puts its own keys in between is found by every client."""
     for at in (HEADER_BYTES + 1, HEADER_BYTES + 1 + 32, HEADER_BYTES + 1 + 64, -1):
-        played = game(three).until(Step.SHARE)
+        played = game(three).until(MaskingStep.SHARE)
         for name in (A, B):  # the third one's keys are the last, the first one's the first
             roster = played.letters[name]
             changed = flipped(roster, at if at < 0 else at + 160 * (name == A))
@@ -113,7 +113,7 @@ def test_clients_check_signatures_themselves(three: Any, game: Any) -> None:
 
 def test_ones_own_advert_must_come_back(three: Any, game: Any) -> None:
     """Shown an older one, validly signed, of the same sum: it is not what was sent."""
-    played = game(three).until(Step.SHARE)
+    played = game(three).until(MaskingStep.SHARE)
     older = three.client(A).advertise()[HEADER_BYTES:]
     roster = played.letters[A]
     start = HEADER_BYTES + 1
@@ -127,8 +127,8 @@ def test_unequal_rosters_end_in_nothing(three: Any, game: Any) -> None:
     older = three.client(A).advertise()[HEADER_BYTES:]
     start = HEADER_BYTES + 1
 
-    def down(step: Step, name: str, message: bytes) -> bytes:
-        if (step, name) == (Step.SHARE, B):
+    def down(step: MaskingStep, name: str, message: bytes) -> bytes:
+        if (step, name) == (MaskingStep.SHARE, B):
             return message[:start] + older + message[start + 160 :]
         return message
 
@@ -136,9 +136,9 @@ def test_unequal_rosters_end_in_nothing(three: Any, game: Any) -> None:
 
 
 @pytest.mark.parametrize("other", ["run", "round", "kind", "size", "bound", "clients"])
-@pytest.mark.parametrize("step", list(Step))
+@pytest.mark.parametrize("step", list(MaskingStep))
 def test_nothing_of_another_sum_is_taken(
-    party: Any, three: Any, game: Any, other: str, step: Step
+    party: Any, three: Any, game: Any, other: str, step: MaskingStep
 ) -> None:
     context, trusted, size, bound = three.context, three.trusted, three.plan.size, three.plan.bound
     if other == "run":
@@ -155,7 +155,7 @@ def test_nothing_of_another_sum_is_taken(
         trusted = {**trusted, "client-03": generate().public_key()}
     elsewhere = party(3, size=size)
     elsewhere.identities = dict(three.identities)
-    elsewhere.plan = Plan(context, trusted, size, bound)
+    elsewhere.plan = MaskingPlan(context, trusted, size, bound)
     there = game(elsewhere)
     there.until(step).answers(step)
     here = game(three).until(step)
@@ -167,18 +167,20 @@ def test_old_vectors_of_the_same_sum_do_not_pass(three: Any, game: Any) -> None:
     """Same context, another attempt: new keys, so that the masks do not cancel."""
     old = game(three)
     old.play()
-    replayed = old.sent[Step.MASK, A]
-    new = game(three, up=lambda s, n, m: replayed if (s, n) == (Step.MASK, A) else m)
+    replayed = old.sent[MaskingStep.MASK, A]
+    new = game(three, up=lambda s, n, m: replayed if (s, n) == (MaskingStep.MASK, A) else m)
     refused(new.play, "beyond what the bound allows")
 
 
 def test_old_messages_of_the_same_sum_are_not_opened(three: Any, game: Any) -> None:
     old = game(three)
     old.play()
-    for step in (Step.SHARE, Step.CONFIRM):
+    for step in (MaskingStep.SHARE, MaskingStep.CONFIRM):
         replayed = old.sent[step, A]
 
-        def up(s: Step, n: str, m: bytes, step: Step = step, replayed: bytes = replayed) -> bytes:
+        def up(
+            s: MaskingStep, n: str, m: bytes, step: MaskingStep = step, replayed: bytes = replayed
+        ) -> bytes:
             return replayed if (s, n) == (step, A) else m
 
         refused(game(three, up=up).play, "cannot be opened|did not see the same")
@@ -187,37 +189,37 @@ def test_old_messages_of_the_same_sum_are_not_opened(three: Any, game: Any) -> N
 # ---------------------------------------------------------------- lists
 
 
-@pytest.mark.parametrize("step", list(Step)[1:])
+@pytest.mark.parametrize("step", list(MaskingStep)[1:])
 @pytest.mark.parametrize("members", [[0], [1, 2], []])
 def test_lists_below_the_threshold_or_without_oneself(
-    three: Any, game: Any, step: Step, members: list[int]
+    three: Any, game: Any, step: MaskingStep, members: list[int]
 ) -> None:
     played = game(three).until(step)
     kinds = [Kind.ROSTER, Kind.MAILBOX, Kind.ARRIVED, Kind.CONFIRMED]
     sizes = [160, 50, 0, 16]
-    counted = len([m for m in members if m or step is Step.SHARE])
+    counted = len([m for m in members if m or step is MaskingStep.SHARE])
     lie = server_says(three, kinds[step - 1], members, bytes(counted * sizes[step - 1]))
     client = played.clients[A]
     call = {
-        Step.SHARE: client.share,
-        Step.MASK: lambda m: client.mask(m, three.inputs[A]),
-        Step.CONFIRM: client.confirm,
-        Step.UNMASK: client.unmask,
+        MaskingStep.SHARE: client.share,
+        MaskingStep.MASK: lambda m: client.mask(m, three.inputs[A]),
+        MaskingStep.CONFIRM: client.confirm,
+        MaskingStep.UNMASK: client.unmask,
     }[step]
     refused(lambda: call(lie), "list of clients without|expected 2 at least")
     silent(client)
 
 
 def test_a_list_with_somebody_who_dropped_out(three: Any, game: Any) -> None:
-    played = game(three, drop={C: 1}).until(Step.CONFIRM)
+    played = game(three, drop={C: 1}).until(MaskingStep.CONFIRM)
     refused(lambda: played.clients[A].confirm(server_says(three, Kind.ARRIVED, [0, 1, 2])))
 
 
 def test_a_server_that_shows_two_lists_gets_no_share(ten: Any, game: Any) -> None:
     """It asks half for client 9's seed and half for its key: nobody answers."""
 
-    def down(step: Step, name: str, message: bytes) -> bytes:
-        if step is Step.CONFIRM and name in ten.plan.clients[:4]:
+    def down(step: MaskingStep, name: str, message: bytes) -> bytes:
+        if step is MaskingStep.CONFIRM and name in ten.plan.clients[:4]:
             return server_says(ten, Kind.ARRIVED, list(range(9)))
         return message
 
@@ -225,7 +227,7 @@ def test_a_server_that_shows_two_lists_gets_no_share(ten: Any, game: Any) -> Non
     with pytest.raises(MaskingError):  # its own bookkeeping already disagrees
         played.play()
     # A server that keeps two books, and relays each group its own confirmations:
-    played = game(ten).until(Step.CONFIRM)
+    played = game(ten).until(MaskingStep.CONFIRM)
     lists = {name: list(range(10 - (i < 4))) for i, name in enumerate(ten.plan.clients)}
     said = {
         name: played.clients[name].confirm(server_says(ten, Kind.ARRIVED, members))
@@ -255,8 +257,8 @@ def test_a_server_that_shows_two_lists_gets_no_share(ten: Any, game: Any) -> Non
 def test_unequal_mailboxes_are_found_out(ten: Any, game: Any) -> None:
     """Client 0 is told that client 9 dealt no shares; nobody else is."""
 
-    def down(step: Step, name: str, message: bytes) -> bytes:
-        if (step, name) == (Step.MASK, A):
+    def down(step: MaskingStep, name: str, message: bytes) -> bytes:
+        if (step, name) == (MaskingStep.MASK, A):
             return server_says(ten, Kind.MAILBOX, list(range(9)), message[HEADER_BYTES + 2 : -50])
         return message
 
@@ -266,28 +268,28 @@ def test_unequal_mailboxes_are_found_out(ten: Any, game: Any) -> None:
 
 def test_never_both_shares_of_one_client(three: Any, game: Any) -> None:
     """A client answers once; a second list gets no second answer."""
-    played = game(three).until(Step.UNMASK)
+    played = game(three).until(MaskingStep.UNMASK)
     client = played.clients[A]
     client.unmask(played.letters[A])
     silent(client)
-    played = game(three).until(Step.CONFIRM)
+    played = game(three).until(MaskingStep.CONFIRM)
     client = played.clients[A]
     client.confirm(server_says(three, Kind.ARRIVED, [0, 1]))
     refused(lambda: client.confirm(server_says(three, Kind.ARRIVED, [0, 1, 2])), "CONFIRM where")
     silent(client)
 
 
-@pytest.mark.parametrize("step", [Step.SHARE, Step.CONFIRM])
+@pytest.mark.parametrize("step", [MaskingStep.SHARE, MaskingStep.CONFIRM])
 @pytest.mark.parametrize("at", [HEADER_BYTES, -1])
-def test_one_changed_bit_among_clients(three: Any, game: Any, step: Step, at: int) -> None:
-    def up(s: Step, name: str, message: bytes) -> bytes:
+def test_one_changed_bit_among_clients(three: Any, game: Any, step: MaskingStep, at: int) -> None:
+    def up(s: MaskingStep, name: str, message: bytes) -> bytes:
         return flipped(message, at) if (s, name) == (step, B) else message
 
     refused(game(three, up=up).play, "cannot be opened|client-01 did not see the same")
 
 
 def test_another_clients_mailbox(three: Any, game: Any) -> None:
-    played = game(three).until(Step.MASK)
+    played = game(three).until(MaskingStep.MASK)
     refused(lambda: played.clients[A].mask(played.letters[B], three.inputs[A]), "cannot be opened")
 
 
@@ -310,14 +312,14 @@ def test_another_clients_mailbox(three: Any, game: Any) -> None:
     ids=lambda v: f"{np.asarray(v).dtype} {np.shape(v)}",
 )
 def test_a_vector_that_does_not_fit_never_leaves(three: Any, game: Any, vector: Any) -> None:
-    played = game(three).until(Step.MASK)
+    played = game(three).until(MaskingStep.MASK)
     client = played.clients[A]
     refused(lambda: client.mask(played.letters[A], vector), "beyond the bound|expected int64")
     silent(client)
 
 
 def test_masks_that_do_not_cancel_are_no_sum(three: Any, game: Any) -> None:
-    def up(step: Step, name: str, message: bytes) -> bytes:
+    def up(step: MaskingStep, name: str, message: bytes) -> bytes:
         return message[:-1] + bytes([message[-1] ^ 0x40]) if (step, name) == (2, B) else message
 
     refused(game(three, up=up).play, "beyond what the bound allows")
@@ -327,8 +329,8 @@ def test_masks_that_do_not_cancel_are_no_sum(three: Any, game: Any) -> None:
 
 
 def wrong_shares(*liars: str, owner: int = 0) -> Any:
-    def up(step: Step, name: str, message: bytes) -> bytes:
-        if step is not Step.UNMASK or name not in liars:
+    def up(step: MaskingStep, name: str, message: bytes) -> bytes:
+        if step is not MaskingStep.UNMASK or name not in liars:
             return message
         # Not by one alone, whose weighted sum over several liars may happen to be zero.
         at = HEADER_BYTES + SHARE_BYTES * (owner + 1) - 3
@@ -368,7 +370,7 @@ def test_wrong_shares_beyond_repair_are_no_sum(ten: Any, three: Any, game: Any) 
 
 
 def test_a_share_beyond_the_field(three: Any, game: Any) -> None:
-    played = game(three).until(Step.UNMASK)
+    played = game(three).until(MaskingStep.UNMASK)
     answer = played.clients[A].unmask(played.letters[A])
     high = PRIME.to_bytes(SHARE_BYTES, "big")
     changed = answer[:HEADER_BYTES] + high + answer[HEADER_BYTES + SHARE_BYTES :]
@@ -392,9 +394,9 @@ def test_steps_are_taken_in_order(three: Any) -> None:
 def test_the_server_keeps_its_order(three: Any, game: Any) -> None:
     server = MaskingServer(three.plan)
     refused(server.finish, "not ready")
-    played = game(three).until(Step.UNMASK)
+    played = game(three).until(MaskingStep.UNMASK)
     refused(played.server.advance, "no step follows")
-    played.answers(Step.UNMASK)
+    played.answers(MaskingStep.UNMASK)
     played.server.finish()
     assert played.server.step is None
     for ask in (played.server.finish, played.server.advance):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedvtc_edge.masking import Step, run_masked_sum
+from fedvtc_edge.masking import MaskingStep, run_masked_sum
 from fedvtc_edge.masking.messages import HEADER_BYTES
 
 SIZE = 20_000
@@ -28,8 +28,8 @@ def uniform(values: Any, ranges: int) -> bool:
 def seen_by_the_server(party: Any, drop: dict[str, int] | None = None) -> dict[str, bytes]:
     bodies = {}
 
-    def transcript(step: Step, sender: str, message: bytes) -> None:
-        if step is Step.MASK:
+    def transcript(step: MaskingStep, sender: str, message: bytes) -> None:
+        if step is MaskingStep.MASK:
             bodies[sender] = message[HEADER_BYTES:]
 
     run_masked_sum(
@@ -105,12 +105,12 @@ def test_one_who_arrives_too_late_stays_masked(party: Any, game: Any) -> None:
     played = game(some)
     kept = {}
 
-    def up(step: Step, name: str, message: bytes) -> bytes:
+    def up(step: MaskingStep, name: str, message: bytes) -> bytes:
         kept[step, name] = message
         return message
 
     played.up = up
-    played.until(Step.MASK)
+    played.until(MaskingStep.MASK)
     pairs = _pairwise(played, "client-03")
     late = played.clients["client-03"]
     body = late.mask(played.letters["client-03"], some.inputs["client-03"])[HEADER_BYTES:]
@@ -132,7 +132,7 @@ def _pairwise(played: Any, name: str) -> Any:
 
 
 def test_the_transcript_is_all_that_the_server_gets(three: Any) -> None:
-    heard: list[tuple[Step, str, int]] = []
+    heard: list[tuple[MaskingStep, str, int]] = []
     run_masked_sum(
         three.inputs,
         three.identities,
@@ -143,7 +143,7 @@ def test_the_transcript_is_all_that_the_server_gets(three: Any) -> None:
     )
     assert [(step, sender) for step, sender, _ in heard] == [
         (step, name)
-        for step in Step
+        for step in MaskingStep
         for name in three.plan.clients
         if step < 3 or name != "client-01"
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedvtc_edge.masking import MaskedSum, MaskingError, MaskingServer, Step
+from fedvtc_edge.masking import MaskedSum, MaskingError, MaskingServer, MaskingStep
 from fedvtc_edge.masking.keys import forget_signatures
 
 
@@ -23,7 +23,7 @@ class Journal:
 def recorded(game: Any, party: Any, drop: dict[str, int], **changes: Any) -> Journal:
     """Play a sum; a journal is written by who moves the bytes."""
     played, journal = game(party, drop=drop, **changes), Journal()
-    for step in Step:
+    for step in MaskingStep:
         came: list[tuple[str, bytes]] = []
         receive = played.server.receive
 
@@ -34,7 +34,7 @@ def recorded(game: Any, party: Any, drop: dict[str, int], **changes: Any) -> Jou
         played.server.receive = noting
         played.answers(step)
         played.server.receive = receive
-        if step < Step.UNMASK:
+        if step < MaskingStep.UNMASK:
             played.letters = played.server.advance()
             journal.steps.append((came, played.letters))
         else:
@@ -51,21 +51,21 @@ def same(found: MaskedSum, journal: Journal) -> None:
 
 def replay(plan: Any, journal: Journal, draw: random.Random | None = None) -> MaskedSum:
     server = MaskingServer(plan)
-    for step, (came, replied) in zip(Step, journal.steps, strict=True):
+    for step, (came, replied) in zip(MaskingStep, journal.steps, strict=True):
         came = draw.sample(came, len(came)) if draw else came
         for sender, message in came:
             if draw and draw.random() < 0.5:  # what is refused leaves no trace
                 with pytest.raises(MaskingError):
                     server.receive(message[:-1], sender=sender)
             server.receive(message, sender=sender)
-        if step < Step.UNMASK:
+        if step < MaskingStep.UNMASK:
             letters = server.advance()
             assert list(letters.items()) == list(replied.items())
     return server.finish()
 
 
-def wrong_share(step: Step, name: str, message: bytes) -> bytes:
-    if (step, name) == (Step.UNMASK, "client-02"):
+def wrong_share(step: MaskingStep, name: str, message: bytes) -> bytes:
+    if (step, name) == (MaskingStep.UNMASK, "client-02"):
         return message[:-1] + bytes([message[-1] ^ 1])
     return message
 
@@ -74,7 +74,7 @@ def wrong_share(step: Step, name: str, message: bytes) -> bytes:
     ("drop", "changes"),
     [
         ({}, {}),
-        *(({"client-04": step}, {}) for step in Step),
+        *(({"client-04": step}, {}) for step in MaskingStep),
         ({"client-01": 0, "client-04": 2, "client-08": 4}, {}),
         ({"client-00": 1, "client-09": 3}, {}),
         ({}, {"up": wrong_share}),
@@ -85,7 +85,7 @@ def test_the_same_messages_make_the_same_server(
     ten: Any, game: Any, drop: dict[str, int], changes: dict[str, Any]
 ) -> None:
     journal = recorded(game, ten, drop, **changes)
-    there = [name for name in ten.plan.clients if drop.get(name, 9) > Step.MASK]
+    there = [name for name in ten.plan.clients if drop.get(name, 9) > MaskingStep.MASK]
     assert journal.total is not None
     assert journal.total.total.tolist() == ten.plain(there).tolist()
     assert journal.total.suspects == (("client-02",) if changes else ())
@@ -101,9 +101,11 @@ def test_the_order_within_a_step_and_what_was_refused_are_of_no_account(
         same(replay(ten.plan, journal, random.Random(seed)), journal)
 
 
-@pytest.mark.parametrize("at", list(Step))
+@pytest.mark.parametrize("at", list(MaskingStep))
 @pytest.mark.parametrize("heard", [0, 2, 5], ids="{} heard".format)
-def test_a_server_that_is_replayed_goes_on(party: Any, game: Any, at: Step, heard: int) -> None:
+def test_a_server_that_is_replayed_goes_on(
+    party: Any, game: Any, at: MaskingStep, heard: int
+) -> None:
     """It dies in a step with some of the messages in its journal; the clients see nothing."""
     six = party(6)
     played = game(six, drop={"client-05": at})
@@ -116,7 +118,7 @@ def test_a_server_that_is_replayed_goes_on(party: Any, game: Any, at: Step, hear
             came.append((sender, message))
 
     played.server = Noting(six.plan)
-    for step in Step:
+    for step in MaskingStep:
         came.clear()
         played.answers(step)
         journal.append(list(came))
@@ -132,7 +134,7 @@ def test_a_server_that_is_replayed_goes_on(party: Any, game: Any, at: Step, hear
             assert len(played.server.heard) == heard
             for sender, message in journal[-1][heard:]:  # what is sent again
                 played.server.receive(message, sender=sender)
-        if step < Step.UNMASK:
+        if step < MaskingStep.UNMASK:
             played.letters = played.server.advance()
-    there = [name for name in six.plan.clients if name != "client-05" or at > Step.MASK]
+    there = [name for name in six.plan.clients if name != "client-05" or at > MaskingStep.MASK]
     assert played.server.finish().total.tolist() == six.plain(there).tolist()

@@ -12,7 +12,7 @@ import pytest
 from fedvtc_edge.masking import (
     MaskedSum,
     MaskingError,
-    Step,
+    MaskingStep,
     decode_fixed,
     encode_fixed,
     grid_bound,
@@ -20,7 +20,7 @@ from fedvtc_edge.masking import (
     threshold_of,
 )
 from fedvtc_edge.privacy import discrete_gaussian
-from fedvtc_edge.privacy.distributed_noise import honest_of, share_of
+from fedvtc_edge.privacy.distributed_noise import min_honest, share_of
 
 STEPS = range(5)
 
@@ -33,7 +33,7 @@ def run(party: Any, drop: dict[str, int] | None = None) -> MaskedSum:
 
 def is_exact(party: Any, drop: dict[str, int]) -> None:
     result = run(party, drop)
-    there = tuple(n for n in party.plan.clients if drop.get(n, 9) > Step.MASK)
+    there = tuple(n for n in party.plan.clients if drop.get(n, 9) > MaskingStep.MASK)
     assert result.survivors == there
     assert result.suspects == ()
     assert result.total.dtype == np.int64
@@ -143,6 +143,6 @@ def test_order_of_the_dictionaries_is_of_no_account(three: Any) -> None:
 def test_private_releases_with_shared_noise_add_up(party: Any) -> None:
     """As they are: integers, each with its share of the noise."""
     some = party(5, size=40)
-    share = share_of(2.0**20, honest_of(5, dropouts=1, colluders=1))
+    share = share_of(2.0**20, min_honest(5, dropouts=1, colluders=1))
     some.inputs = {name: discrete_gaussian(share, 40) + 1000 for name in some.inputs}
     is_exact(some, {"client-02": 2})

@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedvtc_edge.masking import MaskingClient, MaskingError, Plan, Step, Vault, take_step, vault
+from fedvtc_edge.masking import (
+    MaskingClient,
+    MaskingError,
+    MaskingPlan,
+    MaskingStep,
+    Vault,
+    take_step,
+    vault,
+)
 from fedvtc_edge.sealing.signing import generate
 from fedvtc_edge.wire.context import Context
 
@@ -28,12 +36,12 @@ class Restarted:
         folder.mkdir(exist_ok=True)
         self.path = folder / "sum"
 
-    def plan(self) -> Plan:
+    def plan(self) -> MaskingPlan:
         party = self.party
-        return Plan(party.context, party.trusted, party.size, party.bound)
+        return MaskingPlan(party.context, party.trusted, party.size, party.bound)
 
-    def answer(self, step: Step, message: bytes, vector: Any) -> bytes:
-        given = vector if step is Step.ADVERTISE else None
+    def answer(self, step: MaskingStep, message: bytes, vector: Any) -> bytes:
+        given = vector if step is MaskingStep.ADVERTISE else None
         key = self.party.identities[self.name]
         return take_step(Vault(self.path), self.plan(), self.name, key, step, message, given)
 
@@ -51,19 +59,19 @@ def refused(what: Any, match: str) -> None:
     assert "\n" not in str(caught.value) + caught.value.hint
 
 
-def over(played: Any, step: Step) -> None:
+def over(played: Any, step: MaskingStep) -> None:
     """Client A is silent for good."""
     client = played.clients[A]
     assert not client.path.exists()
-    for due in list(Step)[1:]:
+    for due in list(MaskingStep)[1:]:
         refused(lambda d=due: client.answer(d, played.letters[A], None), "part in the sum is over")
     others = {name: letter for name, letter in played.letters.items() if name != A}
     played.letters = others
-    for later in list(Step)[step:]:
+    for later in list(MaskingStep)[step:]:
         played.answers(later)
-        if later < Step.UNMASK:
+        if later < MaskingStep.UNMASK:
             played.letters = played.server.advance()
-    there = [name for name in played.party.plan.clients if name != A or step > Step.MASK]
+    there = [name for name in played.party.plan.clients if name != A or step > MaskingStep.MASK]
     assert played.server.finish().total.tolist() == played.party.plain(there).tolist()
 
 
@@ -71,13 +79,13 @@ def over(played: Any, step: Step) -> None:
 
 
 @pytest.mark.parametrize("bound", [2**49, 1000], ids=["64 bits", "32 bits"])
-@pytest.mark.parametrize("drop", [{}, *({"client-03": step} for step in Step)])
+@pytest.mark.parametrize("drop", [{}, *({"client-03": step} for step in MaskingStep)])
 def test_a_sum_of_clients_without_memory(
     party: Any, game: Any, tmp_path: Path, drop: dict[str, int], bound: int
 ) -> None:
     five = party(5, bound=bound)
     result = restarted(game, five, tmp_path, drop).play()
-    there = tuple(name for name in five.plan.clients if drop.get(name, 9) > Step.MASK)
+    there = tuple(name for name in five.plan.clients if drop.get(name, 9) > MaskingStep.MASK)
     assert result.survivors == there
     assert result.total.tolist() == five.plain(there).tolist()
     kept = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*/*")}
@@ -87,7 +95,7 @@ def test_a_sum_of_clients_without_memory(
 
 def test_only_its_owner_reads_it(three: Any, game: Any, tmp_path: Path) -> None:
     played = restarted(game, three, tmp_path)
-    for step in list(Step)[:-1]:
+    for step in list(MaskingStep)[:-1]:
         played.answers(step)
         played.letters = played.server.advance()
         for client in played.clients.values():
@@ -97,7 +105,7 @@ def test_only_its_owner_reads_it(three: Any, game: Any, tmp_path: Path) -> None:
 def test_what_was_used_is_gone_from_the_disk(three: Any, game: Any, tmp_path: Path) -> None:
     """Seed, root and vector after MASK; everything after UNMASK."""
     played = restarted(game, three, tmp_path)
-    for step in (Step.ADVERTISE, Step.SHARE):
+    for step in (MaskingStep.ADVERTISE, MaskingStep.SHARE):
         played.answers(step)
         played.letters = played.server.advance()
     client, vector = played.clients[A], three.inputs[A].tobytes()
@@ -105,9 +113,9 @@ def test_what_was_used_is_gone_from_the_disk(three: Any, game: Any, tmp_path: Pa
     state = Vault(client.path)._read(data, three.plan, A, three.identities[A])[0]._state
     secrets = (state.seed, state.root, vector)
     assert all(secret in data for secret in secrets)
-    for step in (Step.MASK, Step.CONFIRM, Step.UNMASK):
+    for step in (MaskingStep.MASK, MaskingStep.CONFIRM, MaskingStep.UNMASK):
         played.answers(step)
-        if step < Step.UNMASK:
+        if step < MaskingStep.UNMASK:
             played.letters = played.server.advance()
         for path in client.path.parent.iterdir():
             assert not any(secret in path.read_bytes() for secret in secrets), step
@@ -117,9 +125,9 @@ def test_what_was_used_is_gone_from_the_disk(three: Any, game: Any, tmp_path: Pa
 # ---------------------------------------------------------------- crashes
 
 
-@pytest.mark.parametrize("step", list(Step)[1:])
+@pytest.mark.parametrize("step", list(MaskingStep)[1:])
 def test_killed_within_a_step(
-    party: Any, game: Any, tmp_path: Path, step: Step, monkeypatch: pytest.MonkeyPatch
+    party: Any, game: Any, tmp_path: Path, step: MaskingStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the file was taken and before the answer: silence, and the others' sum."""
     played = restarted(game, party(4), tmp_path).until(step)
@@ -137,9 +145,9 @@ def test_killed_within_a_step(
     over(played, step)
 
 
-@pytest.mark.parametrize("step", list(Step)[1:-1])
+@pytest.mark.parametrize("step", list(MaskingStep)[1:-1])
 def test_killed_while_it_is_kept(
-    party: Any, game: Any, tmp_path: Path, step: Step, monkeypatch: pytest.MonkeyPatch
+    party: Any, game: Any, tmp_path: Path, step: MaskingStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer never left; half a file is swept with the next look."""
     played = restarted(game, party(4), tmp_path).until(step)
@@ -164,7 +172,7 @@ def test_killed_while_it_is_kept(
 def test_killed_by_the_system(party: Any, game: Any, tmp_path: Path) -> None:
     """The same with a process and a signal: what it took does not come back."""
     four = party(4)
-    played = restarted(game, four, tmp_path).until(Step.SHARE)
+    played = restarted(game, four, tmp_path).until(MaskingStep.SHARE)
     client = played.clients[A]
     script = (
         "import os, signal, sys; from pathlib import Path\n"
@@ -174,14 +182,14 @@ def test_killed_by_the_system(party: Any, game: Any, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, client.path], check=False, timeout=60)
     assert done.returncode == -9
-    over(played, Step.SHARE)
+    over(played, MaskingStep.SHARE)
 
 
 def test_killed_between_moving_and_reading(three: Any, game: Any, tmp_path: Path) -> None:
-    played = restarted(game, three, tmp_path).until(Step.SHARE)
+    played = restarted(game, three, tmp_path).until(MaskingStep.SHARE)
     client = played.clients[A]
     os.replace(client.path, client.path.with_name(".sum.taken"))
-    refused(lambda: client.answer(Step.SHARE, played.letters[A], None), "is over")
+    refused(lambda: client.answer(MaskingStep.SHARE, played.letters[A], None), "is over")
     assert list(client.path.parent.iterdir()) == []
 
 
@@ -189,7 +197,7 @@ def test_it_is_gone_for_good_before_anything_is_computed(
     three: Any, game: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder is flushed after the file has left it, and the client asked after that."""
-    played = restarted(game, three, tmp_path).until(Step.SHARE)
+    played = restarted(game, three, tmp_path).until(MaskingStep.SHARE)
     client, events, flush = played.clients[A], [], os.fsync
 
     def fsync(descriptor: int) -> None:
@@ -204,7 +212,7 @@ def test_it_is_gone_for_good_before_anything_is_computed(
     say = MaskingClient.answer
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(MaskingClient, "answer", answer)
-    client.answer(Step.SHARE, played.letters[A], None)
+    client.answer(MaskingStep.SHARE, played.letters[A], None)
     assert events == ["gone", "answer", "kept"]
 
 
@@ -229,21 +237,21 @@ def test_one_of_many_takes_it(three: Any, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- what is refused
 
 
-@pytest.mark.parametrize("repeated", list(Step)[1:])
-def test_no_step_twice(three: Any, game: Any, tmp_path: Path, repeated: Step) -> None:
+@pytest.mark.parametrize("repeated", list(MaskingStep)[1:])
+def test_no_step_twice(three: Any, game: Any, tmp_path: Path, repeated: MaskingStep) -> None:
     played = restarted(game, three, tmp_path).until(repeated)
     letter = played.letters[A]
     played.answers(repeated)
-    why = "is over" if repeated is Step.UNMASK else f"{repeated.name} where"
+    why = "is over" if repeated is MaskingStep.UNMASK else f"{repeated.name} where"
     refused(lambda: played.clients[A].answer(repeated, letter, None), why)
     assert not played.clients[A].path.exists()
 
 
 def test_a_refused_message_ends_it(three: Any, game: Any, tmp_path: Path) -> None:
-    played = restarted(game, three, tmp_path).until(Step.SHARE)
+    played = restarted(game, three, tmp_path).until(MaskingStep.SHARE)
     client = played.clients[A]
-    refused(lambda: client.answer(Step.SHARE, played.letters[A][:-1], None), "ROSTER")
-    refused(lambda: client.answer(Step.SHARE, played.letters[A], None), "is over")
+    refused(lambda: client.answer(MaskingStep.SHARE, played.letters[A][:-1], None), "ROSTER")
+    refused(lambda: client.answer(MaskingStep.SHARE, played.letters[A], None), "is over")
 
 
 def test_damage_anywhere(three: Any, tmp_path: Path) -> None:
@@ -266,7 +274,7 @@ def test_a_vector_of_another_length(three: Any, tmp_path: Path) -> None:
 
 
 def test_another_sum_client_or_key(three: Any, party: Any, tmp_path: Path) -> None:
-    other = Plan(Context("f" * 32, 4, "x", "anchor"), three.trusted, three.size, three.bound)
+    other = MaskingPlan(Context("f" * 32, 4, "x", "anchor"), three.trusted, three.size, three.bound)
     for plan, name, key, why in (
         (other, A, three.identities[A], "another run"),
         (three.plan, B, three.identities[B], "sender than client-01"),
@@ -281,13 +289,13 @@ def test_another_sum_client_or_key(three: Any, party: Any, tmp_path: Path) -> No
 def test_vectors_go_with_the_first_step(three: Any, tmp_path: Path) -> None:
     keeper, key = Vault(tmp_path / "sum"), three.identities[A]
 
-    def take(step: Step, vector: Any) -> bytes:
+    def take(step: MaskingStep, vector: Any) -> bytes:
         return take_step(keeper, three.plan, A, key, step, b"", vector)
 
-    refused(lambda: take(Step.ADVERTISE, None), "ADVERTISE without a vector")
-    refused(lambda: take(Step.MASK, three.inputs[A]), "MASK with a vector")
-    refused(lambda: take(Step.ADVERTISE, np.zeros(3, np.int64)), "expected int64")
-    refused(lambda: take(Step.ADVERTISE, np.full(7, 2**49 + 1)), "beyond the bound")
+    refused(lambda: take(MaskingStep.ADVERTISE, None), "ADVERTISE without a vector")
+    refused(lambda: take(MaskingStep.MASK, three.inputs[A]), "MASK with a vector")
+    refused(lambda: take(MaskingStep.ADVERTISE, np.zeros(3, np.int64)), "expected int64")
+    refused(lambda: take(MaskingStep.ADVERTISE, np.full(7, 2**49 + 1)), "beyond the bound")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -318,23 +326,23 @@ def test_dropping_what_is_not_there(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- one vector, one sum
 
 
-def begin(client: Restarted, plan: Plan) -> bytes:
+def begin(client: Restarted, plan: MaskingPlan) -> bytes:
     party, name = client.party, client.name
     vector = party.inputs[name]
     key = party.identities[name]
-    return take_step(Vault(client.path), plan, name, key, Step.ADVERTISE, vector=vector)
+    return take_step(Vault(client.path), plan, name, key, MaskingStep.ADVERTISE, vector=vector)
 
 
 def test_a_vector_leaves_in_one_sum_only(party: Any, game: Any, tmp_path: Path) -> None:
     """Else all of a first sum minus all but one of a second would be one client's vector."""
     four = party(4)
-    played = restarted(game, four, tmp_path).until(Step.CONFIRM)
+    played = restarted(game, four, tmp_path).until(MaskingStep.CONFIRM)
     client = played.clients[A]
     fewer = {name: key for name, key in four.trusted.items() if name != "client-03"}
     for plan in (
         four.plan,
-        Plan(four.context, fewer, four.size, four.bound),
-        Plan(four.context, four.trusted, four.size, four.bound - 1),
+        MaskingPlan(four.context, fewer, four.size, four.bound),
+        MaskingPlan(four.context, four.trusted, four.size, four.bound - 1),
     ):
         refused(lambda p=plan: begin(client, p), "a vector has left for round 4, anchor already")
     assert client.path.exists(), "the sum under way goes on"
@@ -343,13 +351,13 @@ def test_a_vector_leaves_in_one_sum_only(party: Any, game: Any, tmp_path: Path) 
         Context(four.context.run, 4, "x", "features"),
         Context("f" * 32, 4, "x", "anchor"),
     ):
-        assert begin(client, Plan(context, four.trusted, four.size, four.bound))
+        assert begin(client, MaskingPlan(context, four.trusted, four.size, four.bound))
 
 
 def test_a_sum_that_ended_before_its_vectors_may_begin_again(
     three: Any, game: Any, tmp_path: Path
 ) -> None:
-    for step in (Step.SHARE, Step.MASK):
+    for step in (MaskingStep.SHARE, MaskingStep.MASK):
         restarted(game, three, tmp_path).until(step)
     result = restarted(game, three, tmp_path).play()
     assert result.total.tolist() == three.plain(three.inputs).tolist()
@@ -366,7 +374,7 @@ def test_what_is_spent_outlives_a_line_cut_short(three: Any, tmp_path: Path) -> 
 def test_it_is_spent_before_the_answer_leaves(
     three: Any, game: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    played = restarted(game, three, tmp_path).until(Step.MASK)
+    played = restarted(game, three, tmp_path).until(MaskingStep.MASK)
     client = played.clients[A]
 
     def full(path: Path, line: bytes) -> None:
@@ -374,5 +382,5 @@ def test_it_is_spent_before_the_answer_leaves(
 
     with monkeypatch.context() as patched:
         patched.setattr(vault, "append_line", full)
-        refused(lambda: client.answer(Step.MASK, played.letters[A], None), "No space left")
+        refused(lambda: client.answer(MaskingStep.MASK, played.letters[A], None), "No space left")
     assert not client.path.exists()

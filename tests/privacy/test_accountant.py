@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from fedvtc_edge.errors import PrivacyError
 from fedvtc_edge.privacy import accountant, epsilon_spent, noise_for
-from fedvtc_edge.privacy.accountant import Step, _gaussian_delta, _log_half_erfc
+from fedvtc_edge.privacy.accountant import ComposedStep, _gaussian_delta, _log_half_erfc
 
 DELTA = 1e-5
 
 
-def composition(seed: int) -> tuple[list[Step], float]:
+def composition(seed: int) -> tuple[list[ComposedStep], float]:
     """Steps with sampling and without, of noise that spends a sensible ε together."""
     draw = random.Random(seed)
-    steps: list[Step] = []
+    steps: list[ComposedStep] = []
     for place in range(draw.randint(1, 3)):
         if place == seed % 2:
             steps.append((draw.uniform(1.0, 6.0), 1.0, draw.randint(1, 4)))
@@ -34,7 +34,7 @@ def composition(seed: int) -> tuple[list[Step], float]:
     return steps, 10 ** draw.uniform(-8, -3)
 
 
-def independent(steps: list[Step], delta: float) -> float:
+def independent(steps: list[ComposedStep], delta: float) -> float:
     """ε by Google's privacy loss distributions (connect the dots)."""
     total = None
     for noise, rate, number in steps:
@@ -69,7 +69,7 @@ def test_an_independent_accountant_agrees(seed: int) -> None:
         ([(1e9, 1.0, 1)], 0.0),
     ],
 )
-def test_known_values(steps: list[Step], epsilon: float) -> None:
+def test_known_values(steps: list[ComposedStep], epsilon: float) -> None:
     assert epsilon_spent(steps, DELTA) == pytest.approx(epsilon, abs=6e-4)
 
 
@@ -218,7 +218,7 @@ def test_all_but_certain_sampling_is_a_full_release() -> None:
         ((1.0, 0.01, 100), 0.999),
     ],
 )
-def test_another_upper_bound_stands_in(step: Step, delta: float) -> None:
+def test_another_upper_bound_stands_in(step: ComposedStep, delta: float) -> None:
     spent = epsilon_spent([step], delta)
     if step[2] < 1000:  # ten thousand full releases are no claim at all
         assert 0 <= spent <= epsilon_spent([(step[0], 1.0, step[2])], delta) + 1e-9
@@ -228,7 +228,7 @@ def test_another_upper_bound_stands_in(step: Step, delta: float) -> None:
 def test_a_stand_in_is_an_upper_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     from opacus.accountants import PRVAccountant
 
-    steps: list[Step] = [(1.0, 0.05, 200), (2.0, 1.0, 1)]
+    steps: list[ComposedStep] = [(1.0, 0.05, 200), (2.0, 1.0, 1)]
     best = epsilon_spent(steps, DELTA)
     for answer in (math.nan, RuntimeError("Discrete mean differs"), ValueError("mesh")):
 
@@ -307,7 +307,7 @@ def test_impossible_numbers_of_releases(releases: Any) -> None:
         (1.0, 0.01, 10**15),
     ],
 )
-def test_what_hides_nothing_is_no_claim(step: Step) -> None:
+def test_what_hides_nothing_is_no_claim(step: ComposedStep) -> None:
     with pytest.raises(PrivacyError, match="next to no noise"):
         epsilon_spent([step], DELTA)
 

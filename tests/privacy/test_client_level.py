@@ -18,13 +18,13 @@ from fedvtc_edge.errors import ConfigError, PrivacyError
 from fedvtc_edge.federation.preflight import check_names
 from fedvtc_edge.privacy.accountant import epsilon_spent
 from fedvtc_edge.privacy.ledger import Ledger
-from fedvtc_edge.privacy.mechanism import CLIENT_UNIT, claim_of, design_of
+from fedvtc_edge.privacy.mechanism import CLIENT_UNIT, claim_of, release_spec_of
 from fedvtc_edge.privacy.release import bounded_sums, check_norm, clipped_upload, estimate, noised
 from fedvtc_edge.privacy.release_spec import (
     COUNT,
     TYPICAL,
-    ClientDesign,
-    designed_for_clients,
+    ClientReleaseSpec,
+    spec_for_clients,
     unit_of,
 )
 from fedvtc_edge.privacy.sampler import GRID
@@ -33,7 +33,7 @@ Call = Callable[..., Any]
 CENTRE = np.zeros(4)
 
 
-def design_with(**changes: Any) -> ClientDesign:
+def design_with(**changes: Any) -> ClientReleaseSpec:
     settings: dict[str, Any] = {
         "classes": 3,
         "width": 4,
@@ -43,7 +43,7 @@ def design_with(**changes: Any) -> ClientDesign:
         "delta": 1e-5,
         "unit": 2.0,
     }
-    return ClientDesign(**{**settings, **changes})
+    return ClientReleaseSpec(**{**settings, **changes})
 
 
 def square(upload: np.ndarray) -> int:
@@ -75,29 +75,29 @@ def test_no_upload_passes_the_bound(
     size: int, seed: int, second: bool, clip: float, unit: float
 ) -> None:
     """One client added or removed changes the sum by its upload, whatever it holds."""
-    design = design_with(second=second, clip=clip, unit=unit)
-    upload = clipped_upload(design, *examples(size, seed), CENTRE)
-    assert (upload.dtype, upload.shape) == (np.int64, (design.size,))
+    spec = design_with(second=second, clip=clip, unit=unit)
+    upload = clipped_upload(spec, *examples(size, seed), CENTRE)
+    assert (upload.dtype, upload.shape) == (np.int64, (spec.size,))
     assert square(upload) <= (Fraction(clip) * GRID) ** 2
-    check_norm(design, upload)
+    check_norm(spec, upload)
 
 
 def test_what_is_within_the_bound_is_not_scaled() -> None:
-    design = design_with(unit=100.0)
+    spec = design_with(unit=100.0)
     z, y = np.ones((5, 4)), np.array([0, 1, 2, 0, 0])
-    upload = clipped_upload(design, z, y, CENTRE)
-    exact = bounded_sums(design, z, y, CENTRE, bound=1.0) / 100.0
+    upload = clipped_upload(spec, z, y, CENTRE)
+    exact = bounded_sums(spec, z, y, CENTRE, bound=1.0) / 100.0
     np.testing.assert_array_equal(upload, np.trunc(exact))
     assert upload[0] == pytest.approx(3 * upload[1], abs=2)
 
 
 def test_clipping_keeps_the_direction() -> None:
     """A slow twin: what is beyond the bound is divided by its norm."""
-    design = design_with(unit=0.1)
+    spec = design_with(unit=0.1)
     z, y = examples(40, 7)
     z = np.nan_to_num(np.clip(z, -1, 1))
-    upload = clipped_upload(design, z, y, CENTRE)
-    raw = [Fraction(int(v)) / Fraction(0.1) for v in bounded_sums(design, z, y, CENTRE, bound=1.0)]
+    upload = clipped_upload(spec, z, y, CENTRE)
+    raw = [Fraction(int(v)) / Fraction(0.1) for v in bounded_sums(spec, z, y, CENTRE, bound=1.0)]
     norm = math.sqrt(sum(v * v for v in raw))
     assert norm > GRID, "far beyond the bound"
     for got, value in zip(upload, raw, strict=True):
@@ -105,60 +105,60 @@ def test_clipping_keeps_the_direction() -> None:
 
 
 def test_one_outlier_is_not_all_of_an_upload() -> None:
-    design = design_with(unit=1e3)
+    spec = design_with(unit=1e3)
     z, y = np.ones((50, 4)), np.zeros(50, np.int64)
-    plain = clipped_upload(design, z, y, CENTRE)
+    plain = clipped_upload(spec, z, y, CENTRE)
     z[0] *= 1e100
-    assert np.abs(clipped_upload(design, z, y, CENTRE) - plain).max() < GRID / 400
+    assert np.abs(clipped_upload(spec, z, y, CENTRE) - plain).max() < GRID / 400
 
 
 def test_a_client_without_data_uploads_as_much() -> None:
-    design = design_with()
-    upload = clipped_upload(design, np.zeros((0, 4)), np.zeros(0, np.int64), CENTRE)
+    spec = design_with()
+    upload = clipped_upload(spec, np.zeros((0, 4)), np.zeros(0, np.int64), CENTRE)
     assert not upload.any()
-    assert upload.shape == (design.size,)
+    assert upload.shape == (spec.size,)
 
 
 def test_an_upload_beyond_the_bound_is_refused() -> None:
-    design = design_with()
-    upload = np.zeros(design.size, np.int64)
+    spec = design_with()
+    upload = np.zeros(spec.size, np.int64)
     upload[3] = GRID
-    check_norm(design, upload)
+    check_norm(spec, upload)
     upload[4] = 1  # norm² is GRID² + 1: float64 would not see it
     with pytest.raises(PrivacyError, match="the clip bound is 1"):
-        check_norm(design, upload)
+        check_norm(spec, upload)
     with pytest.raises(PrivacyError, match="clip bound"):
-        check_norm(design, np.full(design.size, -(2**62)))
+        check_norm(spec, np.full(spec.size, -(2**62)))
 
 
 # ---------------------------------------------------------------- the noise
 
 
 def test_noise_is_on_every_number_and_never_twice_the_same() -> None:
-    design = design_with(classes=10, width=64, second=False)
-    total = np.zeros(design.size, np.int64)
-    one, other = noised(design, total), noised(design, total)
+    spec = design_with(classes=10, width=64, second=False)
+    total = np.zeros(spec.size, np.int64)
+    one, other = noised(spec, total), noised(spec, total)
     assert (one != other).mean() > 0.99
-    spread = np.concatenate([one, other]) / float(design.sigma)
+    spread = np.concatenate([one, other]) / float(spec.sigma)
     assert abs(spread.std() - 1) < 6 / (2 * spread.size) ** 0.5
     assert not total.any()
 
 
 def test_the_budget_is_shared_by_all_rounds() -> None:
-    design = design_with(releases=10)
-    spent = [epsilon_spent([(design.noise_multiplier, 1.0, n)], 1e-5) for n in (1, 5, 10)]
+    spec = design_with(releases=10)
+    spent = [epsilon_spent([(spec.noise_multiplier, 1.0, n)], 1e-5) for n in (1, 5, 10)]
     assert spent == sorted(spent)
     assert 3.99 < spent[-1] <= 4.0
 
 
 def test_the_estimate_is_in_examples() -> None:
     """Whatever the unit of an upload: counts come out as they went in, weights aside."""
-    design = design_with(width=4, second=False, unit=50.0, epsilon=1000.0)
+    spec = design_with(width=4, second=False, unit=50.0, epsilon=1000.0)
     z, y = np.ones((90, 4)) * 0.2, np.repeat([0, 1, 2], [60, 20, 10])
-    upload = clipped_upload(design, z, y, CENTRE)
-    world = estimate(design, upload, 1, CENTRE)
-    example = np.linalg.norm(bounded_sums(design, z[:1], y[:1], CENTRE, bound=1.0)) / GRID
-    per_example = bounded_sums(design, z[:1], y[:1], CENTRE, bound=1.0)[0] / GRID / COUNT
+    upload = clipped_upload(spec, z, y, CENTRE)
+    world = estimate(spec, upload, 1, CENTRE)
+    example = np.linalg.norm(bounded_sums(spec, z[:1], y[:1], CENTRE, bound=1.0)) / GRID
+    per_example = bounded_sums(spec, z[:1], y[:1], CENTRE, bound=1.0)[0] / GRID / COUNT
     assert 0 < example <= 1
     expected = np.array([60, 20, 10]) * per_example
     assert world.count == pytest.approx(expected * world.count.sum() / expected.sum(), rel=0.05)
@@ -169,7 +169,7 @@ def test_the_estimate_is_in_examples() -> None:
 
 def test_a_typical_client_is_at_the_bound() -> None:
     assert unit_of(200, 60_000) == TYPICAL * 300
-    design = designed_for_clients(
+    spec = spec_for_clients(
         classes=10,
         clients=200,
         population=60_000,
@@ -179,7 +179,7 @@ def test_a_typical_client_is_at_the_bound() -> None:
         widest=128,
         second=True,
     )
-    assert (design.width, design.second, design.unit) == (64, True, 75.0)
+    assert (spec.width, spec.second, spec.unit) == (64, True, 75.0)
 
 
 @pytest.mark.parametrize(
@@ -193,9 +193,9 @@ def test_the_narrower_the_noisier(clients: int, epsilon: float, width: int, seco
             "clients": {"count": clients},
         }
     )
-    design = design_of(config, 10)
-    assert isinstance(design, ClientDesign)
-    assert (design.width, design.second) == (width, second)
+    spec = release_spec_of(config, 10)
+    assert isinstance(spec, ClientReleaseSpec)
+    assert (spec.width, spec.second) == (width, second)
 
 
 # ---------------------------------------------------------------- claims and refusals

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedvtc_edge.errors import PrivacyError
-from fedvtc_edge.privacy.distributed_noise import honest_of, log_divergence, share_of
-from fedvtc_edge.privacy.release_spec import Design
+from fedvtc_edge.privacy.distributed_noise import log_divergence, min_honest, share_of
+from fedvtc_edge.privacy.release_spec import ReleaseSpec
 
 
 def gaussian(scale: float, reach: int) -> np.ndarray:
@@ -69,10 +69,10 @@ def test_the_divergence_is_there_at_small_scales() -> None:
 
 @pytest.mark.parametrize("honest", [2, 7, 67, 1000])
 def test_at_the_projects_scale_it_is_nothing(honest: int) -> None:
-    design = Design(
+    spec = ReleaseSpec(
         classes=10, width=64, second=True, clip=1.0, epsilon=8.0, delta=1e-5, releases=1
     )
-    share = share_of(design.sigma, honest)
+    share = share_of(spec.sigma, honest)
     assert share >= 2**12
     assert log_divergence(share, honest) / math.log(10) < -70_000_000
     assert log_divergence(2**12, honest) / math.log(10) < -70_000_000
@@ -85,11 +85,11 @@ def test_the_logarithm_is_the_formulas() -> None:
 
 
 def test_who_is_counted() -> None:
-    assert honest_of(10, dropouts=3, colluders=2) == 5
-    assert honest_of(3, dropouts=1, colluders=1) == 1
+    assert min_honest(10, dropouts=3, colluders=2) == 5
+    assert min_honest(3, dropouts=1, colluders=1) == 1
     for clients, dropouts, colluders in ((3, 1, 2), (3, -1, 0), (3, 0, -1), (0, 0, 0)):
         with pytest.raises(PrivacyError):
-            honest_of(clients, dropouts=dropouts, colluders=colluders)
+            min_honest(clients, dropouts=dropouts, colluders=colluders)
 
 
 @pytest.mark.parametrize(

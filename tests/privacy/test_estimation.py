@@ -11,18 +11,18 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from fedvtc_edge.privacy.release import WITHIN, bounded_sums, estimate, release
-from fedvtc_edge.privacy.release_spec import COUNT, RADIUS, SECOND, Design
+from fedvtc_edge.privacy.release_spec import COUNT, RADIUS, SECOND, ReleaseSpec
 from fedvtc_edge.privacy.sampler import GRID
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.wire import publish, published
 
 CLASSES, WIDTH = 4, 6
 
-LOOSE = Design(CLASSES, WIDTH, True, 1000.0, 4.0, 1e-5)
+LOOSE = ReleaseSpec(CLASSES, WIDTH, True, 1000.0, 4.0, 1e-5)
 """A clip that touches nothing."""
 
 
-class Quiet(Design):
+class Quiet(ReleaseSpec):
     """Says that it is all but noiseless, as an infinite budget would be."""
 
     @property
@@ -53,8 +53,8 @@ def features(
 @pytest.mark.parametrize("second", [True, False])
 def test_without_noise_counts_and_means_come_back(second: bool) -> None:
     z, y, centre = features(600, 1)
-    design = quiet(second=second)
-    world = estimate(design, bounded_sums(design, z, y, centre), 3, centre)
+    spec = quiet(second=second)
+    world = estimate(spec, bounded_sums(spec, z, y, centre), 3, centre)
     true = GlobalStatistics.from_sum(ClassStatistics.of(z, y, classes=CLASSES))
     np.testing.assert_allclose(world.count, true.count, rtol=1e-3)
     np.testing.assert_allclose(world.mean, true.mean, atol=1e-3)
@@ -62,8 +62,8 @@ def test_without_noise_counts_and_means_come_back(second: bool) -> None:
 
 def test_without_noise_second_moments_come_back() -> None:
     z, y, centre = features(600, 2)
-    design = quiet()
-    world = estimate(design, bounded_sums(design, z, y, centre), 1, centre)
+    spec = quiet()
+    world = estimate(spec, bounded_sums(spec, z, y, centre), 1, centre)
     about = z - centre * WIDTH**0.5
     assert world.covariance is not None
     np.testing.assert_allclose(world.covariance, about.T @ about / len(z), atol=1e-3)
@@ -79,10 +79,10 @@ def test_without_noise_second_moments_come_back() -> None:
 def test_parts_add_up_to_the_whole() -> None:
     """Sums of integers are exact: any split over clients is the same estimate, bit for bit."""
     z, y, centre = features(300, 3)
-    design = quiet()
-    whole = estimate(design, bounded_sums(design, z, y, centre), 4, centre)
-    parts = [bounded_sums(design, z[i::4], y[i::4], centre) for i in range(4)]
-    split = estimate(design, np.sum(parts, axis=0), 4, centre)
+    spec = quiet()
+    whole = estimate(spec, bounded_sums(spec, z, y, centre), 4, centre)
+    parts = [bounded_sums(spec, z[i::4], y[i::4], centre) for i in range(4)]
+    split = estimate(spec, np.sum(parts, axis=0), 4, centre)
     assert publish(split) == publish(whole)
 
 
@@ -91,29 +91,29 @@ def test_parts_add_up_to_the_whole() -> None:
 
 def test_absent_classes_are_left_out() -> None:
     z, y, centre = features(800, 4, absent=2)
-    design = quiet()
-    world = estimate(design, bounded_sums(design, z, y, centre), 1, centre)
+    spec = quiet()
+    world = estimate(spec, bounded_sums(spec, z, y, centre), 1, centre)
     assert world.present.tolist() == [True, True, False, True]
     assert world.count[2] == 0
 
 
 def test_a_count_below_its_noise_is_left_out() -> None:
-    design = replace(LOOSE, second=False)
-    noise = float(design.sigma) / GRID
-    total = np.zeros(design.size, np.int64)
+    spec = replace(LOOSE, second=False)
+    noise = float(spec.sigma) / GRID
+    total = np.zeros(spec.size, np.int64)
     total[:CLASSES] = np.array([1.01, 0.99, 40.0, -3.0]) * noise * GRID
-    world = estimate(design, total, 1, np.zeros(WIDTH))
+    world = estimate(spec, total, 1, np.zeros(WIDTH))
     assert world.present.tolist() == [True, False, True, False]
     # Four clients bring twice the noise: none but the third is left.
-    world = estimate(design, total, 4, np.zeros(WIDTH))
+    world = estimate(spec, total, 4, np.zeros(WIDTH))
     assert world.present.tolist() == [False, False, True, False]
 
 
 def test_where_all_is_noise_nothing_is_left_out() -> None:
     """No class at all would leave nothing to paint: then none is known to be absent."""
     for second in (True, False):
-        design = replace(LOOSE, second=second)
-        world = estimate(design, np.zeros(design.size, np.int64), 5, np.zeros(WIDTH))
+        spec = replace(LOOSE, second=second)
+        world = estimate(spec, np.zeros(spec.size, np.int64), 5, np.zeros(WIDTH))
         assert world.present.all()
         np.testing.assert_allclose(world.mean, 0.0, atol=1e-9)
 
@@ -132,13 +132,13 @@ def shrunk(mean: np.ndarray, common: np.ndarray, error: np.ndarray) -> list[list
 @pytest.mark.parametrize("contributors", [1, 5])
 @pytest.mark.parametrize("scale", [0.05, 0.5, 3.0, 100.0])
 def test_means_are_shrunk_by_what_the_noise_explains(contributors: int, scale: float) -> None:
-    design = replace(LOOSE, second=False, clip=1.0)
+    spec = replace(LOOSE, second=False, clip=1.0)
     draw = np.random.default_rng(5)
-    noise = float(design.sigma) / GRID * contributors**0.5
+    noise = float(spec.sigma) / GRID * contributors**0.5
     numbers = np.array([90.0, 200.0, 60.0, 50.0]) * COUNT * scale
     sums = draw.standard_normal((CLASSES, WIDTH)) * 10 * scale
     total = (np.concatenate([numbers, sums.ravel()]) * GRID).astype(np.int64)
-    world = estimate(design, total, contributors, np.zeros(WIDTH))
+    world = estimate(spec, total, contributors, np.zeros(WIDTH))
     even = shrunk(numbers[None], np.full(CLASSES, numbers.mean()), np.array([noise**2]))
     count = np.maximum(np.array(even[0]) / COUNT, 1)
     np.testing.assert_allclose(world.count[numbers > noise], count[numbers > noise], rtol=1e-5)
@@ -151,22 +151,22 @@ def test_means_are_shrunk_by_what_the_noise_explains(contributors: int, scale: f
 
 
 def test_eigenvalues_are_never_below_the_noises_own() -> None:
-    design = replace(LOOSE, clip=1.0)
+    spec = replace(LOOSE, clip=1.0)
     z, y, centre = features(500, 6)
     for contributors in (1, 9):
-        total = np.sum([release(design, z, y, centre) for _ in range(contributors)], axis=0)
-        world = estimate(design, total, contributors, centre)
+        total = np.sum([release(spec, z, y, centre) for _ in range(contributors)], axis=0)
+        world = estimate(spec, total, contributors, centre)
         assert world.covariance is not None
         everyone = 500 * contributors
-        noise = float(design.sigma) / GRID * contributors**0.5
+        noise = float(spec.sigma) / GRID * contributors**0.5
         floor = noise * RADIUS**2 / SECOND * WIDTH**0.5 / everyone * WIDTH
         assert np.linalg.eigvalsh(world.covariance).min() > 0.8 * floor
 
 
 def test_noise_of_little_weight_changes_little() -> None:
     z, y, centre = features(40_000, 7)
-    design = replace(LOOSE, clip=2.0, epsilon=8.0)
-    noisy = estimate(design, release(design, z, y, centre), 1, centre)
+    spec = replace(LOOSE, clip=2.0, epsilon=8.0)
+    noisy = estimate(spec, release(spec, z, y, centre), 1, centre)
     clean = Quiet(CLASSES, WIDTH, True, 2.0, 8.0, 1e-5)
     exact = estimate(clean, bounded_sums(clean, z, y, centre), 1, centre)
     np.testing.assert_allclose(noisy.mean, exact.mean, atol=0.01)
@@ -199,18 +199,18 @@ def test_nothing_impossible_is_published(
     kind: str,
 ) -> None:
     """Whatever 10,000 clients may add up to, honest or not."""
-    design = Design(classes, width, second, clip, epsilon, 1e-5)
+    spec = ReleaseSpec(classes, width, second, clip, epsilon, 1e-5)
     draw = np.random.default_rng(seed)
     most = 10_000 * 2**49
     total = {
-        "zero": np.zeros(design.size, np.int64),
-        "negative": -draw.integers(0, most, design.size),
-        "huge": np.full(design.size, most) * draw.choice([-1, 1], design.size),
-        "one": np.ones(design.size, np.int64),
-        "small": draw.integers(-50, 50, design.size),
-        "mixed": (draw.standard_normal(design.size) * 2.0 ** draw.integers(0, 60, design.size)),
+        "zero": np.zeros(spec.size, np.int64),
+        "negative": -draw.integers(0, most, spec.size),
+        "huge": np.full(spec.size, most) * draw.choice([-1, 1], spec.size),
+        "one": np.ones(spec.size, np.int64),
+        "small": draw.integers(-50, 50, spec.size),
+        "mixed": (draw.standard_normal(spec.size) * 2.0 ** draw.integers(0, 60, spec.size)),
     }[kind].astype(np.int64)
-    world = estimate(design, total, contributors, draw.normal(0, 0.2, width))
+    world = estimate(spec, total, contributors, draw.normal(0, 0.2, width))
     again = published(publish(world))  # refuses what is not finite in float32
     assert (again.std > 0).all()
     assert (again.count >= 0).all()

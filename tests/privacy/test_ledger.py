@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 
 from fedvtc_edge.errors import PrivacyError, RunError
-from fedvtc_edge.privacy.ledger import Claim, Ledger
+from fedvtc_edge.privacy.ledger import Ledger, ReleaseClaim
 
-CLAIM = Claim("discrete Gaussian, noise multiplier 1", 4.0, 1)
+CLAIM = ReleaseClaim("discrete Gaussian, noise multiplier 1", 4.0, 1)
 
 
-def begun(path: Path, claim: Claim | None = CLAIM) -> Ledger:
+def begun(path: Path, claim: ReleaseClaim | None = CLAIM) -> Ledger:
     ledger = Ledger(path / "ledger.json", claim)
     ledger.begin()
     return ledger
 
 
-def reopened(path: Path, claim: Claim | None = CLAIM) -> Ledger:
+def reopened(path: Path, claim: ReleaseClaim | None = CLAIM) -> Ledger:
     ledger = Ledger(path / "ledger.json", claim)
     ledger.reopen()
     return ledger
@@ -40,7 +40,7 @@ def refuses(ledger: Ledger, *release: Any) -> None:
 
 
 @pytest.mark.parametrize(("claim", "paid"), [(None, (None, None)), (CLAIM, (CLAIM.mechanism, 4.0))])
-def test_an_entry(tmp_path: Path, claim: Claim | None, paid: tuple[Any, Any]) -> None:
+def test_an_entry(tmp_path: Path, claim: ReleaseClaim | None, paid: tuple[Any, Any]) -> None:
     begun(tmp_path, claim).record(0, "a", "anchor", b"bytes")
     assert entries(tmp_path) == [
         {
@@ -99,7 +99,7 @@ def test_a_retry_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_as_many_as_the_budget_has_room_for(tmp_path: Path) -> None:
-    ledger = begun(tmp_path, Claim("m", 4.0, 3))
+    ledger = begun(tmp_path, ReleaseClaim("m", 4.0, 3))
     for number in range(3):
         ledger.record(number, "a", "anchor", b"%d" % number)
     refuses(ledger, 3, "a", "anchor", b"3")

@@ -11,7 +11,7 @@ import pytest
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.errors import ConfigError, UsageError
 from fedvtc_edge.federation.preflight import check_claim, check_names
-from fedvtc_edge.privacy.mechanism import UNIT, claim_of, design_of
+from fedvtc_edge.privacy.mechanism import UNIT, claim_of, release_spec_of
 from fedvtc_edge.privacy.sampler import LARGEST_SIGMA, LEAST_SIGMA
 from fedvtc_edge.report import wording
 from fedvtc_edge.runs.records import Summary
@@ -82,7 +82,7 @@ def test_where_nothing_is_claimed_nothing_is_refused(name: str, share: str) -> N
     config = load_config({"method": {"name": name, "share": share}, "privacy": {"delta": 0.5}})
     check_names(config)
     assert claim_of(config) is None
-    assert design_of(config, 10) is None
+    assert release_spec_of(config, 10) is None
 
 
 @pytest.mark.parametrize("epsilon", [1e-6, 1e-3, 0.1, 1.0, 30.0, 1000.0])
@@ -92,9 +92,9 @@ def test_what_is_claimed_is_within_the_grid(epsilon: float, delta: float, clip: 
     """Either the discrete noise is accounted for and the sums fit, or there is no run."""
     privacy = {"mode": "anchored", "epsilon": epsilon, "delta": delta, "clip": clip}
     config = load_config({"privacy": privacy})
-    design = design_of(config, 10)
-    assert design is not None
-    if LEAST_SIGMA <= design.sigma <= LARGEST_SIGMA:
+    spec = release_spec_of(config, 10)
+    assert spec is not None
+    if LEAST_SIGMA <= spec.sigma <= LARGEST_SIGMA:
         check_claim(config)
         return
     with pytest.raises(ConfigError, match="integer grid"):
@@ -114,8 +114,8 @@ def test_the_claim_says_what_is_paid() -> None:
 def test_noise_does_not_depend_on_the_classes() -> None:
     """The claim is made before the data are read, and so before their classes are known."""
     config = load_config({"privacy": {"mode": "anchored"}})
-    designs = [design_of(config, classes) for classes in (2, 10, 1000)]
-    assert len({design.sigma for design in designs if design}) == 1
+    specs = [release_spec_of(config, classes) for classes in (2, 10, 1000)]
+    assert len({spec.sigma for spec in specs if spec}) == 1
 
 
 @pytest.mark.parametrize("moments", ["covariance", "diagonal"])
@@ -125,10 +125,10 @@ def test_the_rule_reads_the_settings(moments: str) -> None:
         "method": {"anchor": 48, "moments": moments},
         "clients": {"count": 20},
     }
-    design = design_of(load_config(document), 10)
-    assert design is not None
-    assert (design.width, design.second) == (48, moments == "covariance")
-    assert (design.epsilon, design.delta, design.clip) == (3.0, 1e-5, 0.5)
+    spec = release_spec_of(load_config(document), 10)
+    assert spec is not None
+    assert (spec.width, spec.second) == (48, moments == "covariance")
+    assert (spec.epsilon, spec.delta, spec.clip) == (3.0, 1e-5, 0.5)
 
 
 def test_delta_of_one_over_the_population_is_allowed() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fedvtc_edge.errors import PrivacyError
 from fedvtc_edge.privacy.release import bounded_sums, contributions, release
-from fedvtc_edge.privacy.release_spec import COUNT, RADIUS, SECOND, Design
+from fedvtc_edge.privacy.release_spec import COUNT, RADIUS, SECOND, ReleaseSpec
 from fedvtc_edge.privacy.sampler import GRID
 from fedvtc_edge.wire import encode_release
 
@@ -38,25 +38,25 @@ NASTY = [
 ]
 
 
-def design_of(
+def release_spec_of(
     *,
     classes: int = 3,
     width: int = 4,
     second: bool = True,
     clip: float = 1.0,
     epsilon: float = 4.0,
-) -> Design:
-    return Design(classes, width, second, clip, epsilon, 1e-5)
+) -> ReleaseSpec:
+    return ReleaseSpec(classes, width, second, clip, epsilon, 1e-5)
 
 
-def examples(design: Design, size: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def examples(spec: ReleaseSpec, size: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features of every kind: as the anchor makes them, far away, tiny and impossible."""
     draw = np.random.default_rng(seed)
-    z = draw.standard_normal((size, design.width))
+    z = draw.standard_normal((size, spec.width))
     z *= 10.0 ** draw.choice([-320, -12, -1, 0, 0, 0, 1, 5, 140, 300], (size, 1))
     odd = draw.random(z.shape) < 0.05
     z[odd] = draw.choice(NASTY, int(odd.sum()))
-    return z, draw.integers(0, design.classes, size), draw.normal(0, 0.2, design.width)
+    return z, draw.integers(0, spec.classes, size), draw.normal(0, 0.2, spec.width)
 
 
 def square(*parts: np.ndarray) -> int:
@@ -64,8 +64,8 @@ def square(*parts: np.ndarray) -> int:
     return sum(int(x) ** 2 for part in parts for x in np.ravel(part))
 
 
-def limit(design: Design) -> Fraction:
-    return (Fraction(design.clip) * GRID) ** 2
+def limit(spec: ReleaseSpec) -> Fraction:
+    return (Fraction(spec.clip) * GRID) ** 2
 
 
 shapes = {
@@ -85,12 +85,12 @@ shapes = {
 def test_no_example_passes_the_bound(
     size: int, classes: int, width: int, second: bool, clip: float, seed: int
 ) -> None:
-    design = design_of(classes=classes, width=width, second=second, clip=clip)
-    z, _, centre = examples(design, size, seed)
-    parts = contributions(design, z, centre)
+    spec = release_spec_of(classes=classes, width=width, second=second, clip=clip)
+    z, _, centre = examples(spec, size, seed)
+    parts = contributions(spec, z, centre)
     assert [part.dtype for part in parts] == [np.int64] * 3
     for one in zip(*parts, strict=True):
-        assert square(*one) <= limit(design)
+        assert square(*one) <= limit(spec)
 
 
 @hypothesis_settings(deadline=None, max_examples=200)
@@ -99,16 +99,16 @@ def test_one_example_changes_the_sums_by_at_most_the_bound(
     size: int, place: int, classes: int, width: int, second: bool, clip: float, seed: int
 ) -> None:
     """Added or removed anywhere: and the others' share does not change by a single step."""
-    design = design_of(classes=classes, width=width, second=second, clip=clip)
-    z, y, centre = examples(design, size, seed)
+    spec = release_spec_of(classes=classes, width=width, second=second, clip=clip)
+    z, y, centre = examples(spec, size, seed)
     place %= size
     rest = np.arange(size) != place
-    with_it = bounded_sums(design, z, y, centre)
-    without = bounded_sums(design, z[rest], y[rest], centre)
-    alone = bounded_sums(design, z[~rest], y[~rest], centre)
+    with_it = bounded_sums(spec, z, y, centre)
+    without = bounded_sums(spec, z[rest], y[rest], centre)
+    alone = bounded_sums(spec, z[~rest], y[~rest], centre)
     np.testing.assert_array_equal(with_it - without, alone)
-    assert square(alone) <= limit(design)
-    assert Fraction(math.isqrt(square(alone))) <= design.sensitivity
+    assert square(alone) <= limit(spec)
+    assert Fraction(math.isqrt(square(alone))) <= spec.sensitivity
 
 
 @pytest.mark.parametrize("second", [True, False])
@@ -121,15 +121,15 @@ def test_what_an_example_adds_does_not_depend_on_the_others(
     On a grid so fine that the last bit of a float would show.
     """
     monkeypatch.setattr("fedvtc_edge.privacy.release.GRID", 2**50)
-    design = design_of(width=24, second=second)
-    z, y, centre = examples(design, size, size)
+    spec = release_spec_of(width=24, second=second)
+    z, y, centre = examples(spec, size, size)
     order = np.random.default_rng(1).permutation(size)
-    exact = bounded_sums(design, z, y, centre)
-    np.testing.assert_array_equal(bounded_sums(design, z[order], y[order], centre), exact)
-    np.testing.assert_array_equal(bounded_sums(design, np.asfortranarray(z), y, centre), exact)
+    exact = bounded_sums(spec, z, y, centre)
+    np.testing.assert_array_equal(bounded_sums(spec, z[order], y[order], centre), exact)
+    np.testing.assert_array_equal(bounded_sums(spec, np.asfortranarray(z), y, centre), exact)
     one_by_one = sum(
-        (bounded_sums(design, z[i : i + 1], y[i : i + 1], centre) for i in range(size)),
-        np.zeros(design.size, np.int64),
+        (bounded_sums(spec, z[i : i + 1], y[i : i + 1], centre) for i in range(size)),
+        np.zeros(spec.size, np.int64),
     )
     np.testing.assert_array_equal(one_by_one, exact)
 
@@ -138,57 +138,57 @@ def test_what_an_example_adds_does_not_depend_on_the_others(
 def test_the_widest_release_keeps_the_bound(second: bool) -> None:
     """8,256 products: float64's rounding is at its worst, and examples lie on the bound."""
     for clip in (0.29, 1.0, 1e3):
-        design = design_of(classes=2, width=128, second=second, clip=clip)
+        spec = release_spec_of(classes=2, width=128, second=second, clip=clip)
         z = np.random.default_rng(3).standard_normal((40, 128)) * np.logspace(-3, 6, 40)[:, None]
-        parts = contributions(design, z, np.zeros(128))
+        parts = contributions(spec, z, np.zeros(128))
         norms = [square(*one) for one in zip(*parts, strict=True)]
-        assert max(norms) <= limit(design)
-        assert max(norms) > 0.999 * limit(design), "and makes use of it"
+        assert max(norms) <= limit(spec)
+        assert max(norms) > 0.999 * limit(spec), "and makes use of it"
 
 
 def test_norms_stay_below_the_bound_by_more_than_rounding() -> None:
     """Before they are rounded toward zero, too: on a fine grid little is lost by that."""
-    design = design_of(width=2, second=False, clip=1e3)
+    spec = release_spec_of(width=2, second=False, clip=1e3)
     z = np.random.default_rng(3).standard_normal((3000, 2)) * 1e7
-    norms = [square(*one) for one in zip(*contributions(design, z, np.zeros(2)), strict=True)]
-    shrunk = limit(design) * (1 - Fraction(1, 2**30)) ** 2
+    norms = [square(*one) for one in zip(*contributions(spec, z, np.zeros(2)), strict=True)]
+    shrunk = limit(spec) * (1 - Fraction(1, 2**30)) ** 2
     assert shrunk * (1 - Fraction(1, 2**28)) < max(norms) <= shrunk
 
 
 @pytest.mark.parametrize("nasty", [math.nan, math.inf, -math.inf, 1e300, -1.7e308])
 @pytest.mark.parametrize("second", [True, False])
 def test_what_is_not_finite_adds_nothing(nasty: float, second: bool) -> None:
-    design = design_of(second=second)
-    z, y, centre = examples(design, 5, 2)
+    spec = release_spec_of(second=second)
+    z, y, centre = examples(spec, 5, 2)
     z = np.clip(np.nan_to_num(z), -9, 9)
     spoilt = np.insert(z, 2, [0.5, nasty, 0.5, 0.5], axis=0)
     np.testing.assert_array_equal(
-        bounded_sums(design, spoilt, np.insert(y, 2, 1), centre),
-        bounded_sums(design, z, y, centre),
+        bounded_sums(spec, spoilt, np.insert(y, 2, 1), centre),
+        bounded_sums(spec, z, y, centre),
     )
 
 
 # ---------------------------------------------------------------- the slow twin
 
 
-def twin(design: Design, z: np.ndarray, y: np.ndarray, centre: np.ndarray) -> list[int]:
+def twin(spec: ReleaseSpec, z: np.ndarray, y: np.ndarray, centre: np.ndarray) -> list[int]:
     """In loops over Python floats."""
-    counts = [0] * design.classes
-    sums = [[0] * design.width for _ in range(design.classes)]
-    seconds = [0] * (design.sizes[2])
+    counts = [0] * spec.classes
+    sums = [[0] * spec.width for _ in range(spec.classes)]
+    seconds = [0] * (spec.sizes[2])
     for features, label in zip(z.tolist(), y.tolist(), strict=True):
         phi = [
-            (x / math.sqrt(design.width) - c) / RADIUS
+            (x / math.sqrt(spec.width) - c) / RADIUS
             for x, c in zip(features, centre.tolist(), strict=True)
         ]
         products = [
             SECOND * phi[i] * phi[j] * (1.0 if i == j else math.sqrt(2.0))
-            for i in range(design.width)
-            for j in range(i, design.width)
-            if design.second
+            for i in range(spec.width)
+            for j in range(i, spec.width)
+            if spec.second
         ]
         norm = math.sqrt(math.fsum(v * v for v in [COUNT, *phi, *products]))
-        factor = min(1.0, design.clip * (1 - 2.0**-30) / norm) * GRID
+        factor = min(1.0, spec.clip * (1 - 2.0**-30) / norm) * GRID
         counts[label] += int(COUNT * factor)
         for i, value in enumerate(phi):
             sums[label][i] += int(value * factor)
@@ -202,19 +202,19 @@ def twin(design: Design, z: np.ndarray, y: np.ndarray, centre: np.ndarray) -> li
 def test_sums_are_those_of_plain_loops(
     size: int, scale: float, classes: int, width: int, second: bool, clip: float, seed: int
 ) -> None:
-    design = design_of(classes=classes, width=width, second=second, clip=clip)
+    spec = release_spec_of(classes=classes, width=width, second=second, clip=clip)
     draw = np.random.default_rng(seed)
     z, y = draw.standard_normal((size, width)) * scale, draw.integers(0, classes, size)
     centre = draw.normal(0, 0.2, width)
     # A product that falls on a step may round either way, once per example.
-    close = np.abs(bounded_sums(design, z, y, centre) - twin(design, z, y, centre))
+    close = np.abs(bounded_sums(spec, z, y, centre) - twin(spec, z, y, centre))
     assert close.max(initial=0) <= 1
     assert (close > 0).mean() < 0.2
 
 
 @pytest.mark.parametrize("clip", [1e-3, 0.3, 1.0, 1e3])
 def test_every_entry_is_rounded_toward_zero(clip: float) -> None:
-    design = design_of(width=6, clip=clip)
+    spec = release_spec_of(width=6, clip=clip)
     z = np.random.default_rng(0).standard_normal((200, 6))
     phi = z / math.sqrt(6) / RADIUS
     rows, columns = np.triu_indices(6)
@@ -222,7 +222,7 @@ def test_every_entry_is_rounded_toward_zero(clip: float) -> None:
     whole = np.concatenate([np.full((200, 1), COUNT), phi, products], 1)
     factor = np.minimum(1, clip / np.linalg.norm(whole, axis=1)) * GRID
     exact = whole * factor[:, None]
-    count, first, second = contributions(design, z, np.zeros(6))
+    count, first, second = contributions(spec, z, np.zeros(6))
     got = np.concatenate([count[:, None], first, second], 1)
     assert (np.abs(got) <= np.abs(exact) * (1 + 1e-12)).all()
     assert (np.abs(exact - got) < 1 + clip * GRID * 2.0**-29).all()
@@ -230,9 +230,9 @@ def test_every_entry_is_rounded_toward_zero(clip: float) -> None:
 
 
 def test_zero_examples_are_zeros() -> None:
-    design = design_of()
-    z = np.zeros((0, design.width))
-    assert not bounded_sums(design, z, np.zeros(0, int), np.zeros(design.width)).any()
+    spec = release_spec_of()
+    z = np.zeros((0, spec.width))
+    assert not bounded_sums(spec, z, np.zeros(0, int), np.zeros(spec.width)).any()
 
 
 def test_int64_has_room_for_every_client_and_example() -> None:
@@ -250,50 +250,52 @@ def test_int64_has_room_for_every_client_and_example() -> None:
 # ---------------------------------------------------------------- what leaves
 
 
-def data(design: Design, labels: Any, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def data(
+    spec: ReleaseSpec, labels: Any, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     y = np.asarray(labels, np.int64)
-    z = np.random.default_rng(seed).standard_normal((len(y), design.width))
-    return z, y, np.zeros(design.width)
+    z = np.random.default_rng(seed).standard_normal((len(y), spec.width))
+    return z, y, np.zeros(spec.width)
 
 
 @pytest.mark.parametrize("second", [True, False])
 def test_the_size_tells_nothing(second: bool) -> None:
-    design = design_of(classes=5, width=3, second=second)
+    spec = release_spec_of(classes=5, width=3, second=second)
     held = ([], [0], [4], [2] * 300, list(range(5)) * 20, [0, 0, 0, 1])
-    made = [encode_release(release(design, *data(design, labels))) for labels in held]
+    made = [encode_release(release(spec, *data(spec, labels))) for labels in held]
     assert len({len(m) for m in made}) == 1
-    assert len({m[: -8 * design.size] for m in made}) == 1, "headers do not differ, either"
-    assert len(made[0]) - 8 * design.size < 300
+    assert len({m[: -8 * spec.size] for m in made}) == 1, "headers do not differ, either"
+    assert len(made[0]) - 8 * spec.size < 300
 
 
 def test_the_release_is_dense() -> None:
     """Nothing of a client with nothing is zero: absent classes have noise like all others."""
-    design = design_of(classes=4, width=5)
-    made = release(design, *data(design, []))
-    assert made.shape == (design.size,)
+    spec = release_spec_of(classes=4, width=5)
+    made = release(spec, *data(spec, []))
+    assert made.shape == (spec.size,)
     assert made.dtype == np.int64
-    assert np.count_nonzero(made) >= design.size - 2  # a zero: one in a million, for each number
+    assert np.count_nonzero(made) >= spec.size - 2  # a zero: one in a million, for each number
 
 
 def test_two_calls_are_two_draws() -> None:
-    design = design_of()
-    given = data(design, [0, 1, 1])
+    spec = release_spec_of()
+    given = data(spec, [0, 1, 1])
     made = []
     for _ in range(2):
         np.random.seed(3)
         random.seed(3)
-        made.append(release(design, *given))
+        made.append(release(spec, *given))
     assert (made[0] == made[1]).sum() <= 2
 
 
 @pytest.mark.parametrize(("clip", "epsilon"), [(1.0, 4.0), (0.3, 1.0), (10.0, 100.0)])
 def test_noise_has_the_calibrated_spread(clip: float, epsilon: float) -> None:
     """20,000 coordinates: the standard error of a standard deviation is half a per cent."""
-    design = design_of(classes=400, width=49, second=False, clip=clip, epsilon=epsilon)
-    given = data(design, [0, 1, 7] * 30)
-    noise = (release(design, *given) - bounded_sums(design, *given)).astype(float)
-    sigma = float(design.sigma)
-    assert sigma == pytest.approx(design.noise_multiplier * clip * GRID)
+    spec = release_spec_of(classes=400, width=49, second=False, clip=clip, epsilon=epsilon)
+    given = data(spec, [0, 1, 7] * 30)
+    noise = (release(spec, *given) - bounded_sums(spec, *given)).astype(float)
+    sigma = float(spec.sigma)
+    assert sigma == pytest.approx(spec.noise_multiplier * clip * GRID)
     assert noise.std() == pytest.approx(sigma, rel=0.03)
     assert abs(noise.mean()) < 6 * sigma / math.sqrt(noise.size)
     assert np.abs(noise).max() < 8 * sigma
@@ -330,5 +332,5 @@ def test_what_does_not_fit_is_refused_before_any_draw(
 
     monkeypatch.setattr("fedvtc_edge.privacy.release.discrete_gaussian", never)
     with pytest.raises(PrivacyError, match="do not fit 3 classes of 4 features") as refused:
-        release(design_of(), z, y, centre)
+        release(release_spec_of(), z, y, centre)
     assert "expected" in refused.value.hint

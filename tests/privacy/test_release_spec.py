@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from fedvtc_edge.privacy import epsilon_spent
-from fedvtc_edge.privacy.release_spec import Design, designed
+from fedvtc_edge.privacy.release_spec import ReleaseSpec, spec_for_examples
 from fedvtc_edge.privacy.sampler import GRID, LEAST_SIGMA, MARGIN
 
 PUBLIC: dict[str, Any] = {
@@ -29,12 +29,12 @@ PUBLIC: dict[str, Any] = {
 }
 
 
-def rank(design: Design) -> tuple[int, bool]:
-    return design.width, design.second
+def rank(spec: ReleaseSpec) -> tuple[int, bool]:
+    return spec.width, spec.second
 
 
 def test_the_rule_can_see_no_data() -> None:
-    for function in (designed, Design.__init__):
+    for function in (spec_for_examples, ReleaseSpec.__init__):
         for name, value in inspect.signature(function).parameters.items():
             assert name == "self" or value.annotation in ("int", "float", "bool"), name
 
@@ -56,7 +56,7 @@ def test_a_smaller_budget_is_never_wider(
         "population": population,
         "widest": widest,
     }
-    made = [designed(**public | {"epsilon": epsilon}) for epsilon in sorted(epsilons)]
+    made = [spec_for_examples(**public | {"epsilon": epsilon}) for epsilon in sorted(epsilons)]
     for poorer, richer in pairwise(made):
         assert poorer.width <= richer.width <= min(widest, 128)
         assert poorer.second <= richer.second
@@ -73,32 +73,32 @@ def test_a_smaller_budget_is_never_wider(
     ],
 )
 def test_less_noise_per_mean_is_never_narrower(key: str, values: list[Any]) -> None:
-    made = [rank(designed(**PUBLIC | {key: value})) for value in values]
+    made = [rank(spec_for_examples(**PUBLIC | {key: value})) for value in values]
     assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(made))
 
 
 def test_the_rule_has_three_widths() -> None:
     populations = (100, 1_000, 10**6)
-    made = [designed(**PUBLIC | {"population": n}) for n in populations]
-    assert [design.width for design in made] == [32, 64, 128]
-    assert [design.second for design in made] == [False, True, True]
-    assert not designed(**PUBLIC | {"population": 10**6, "second": False}).second
+    made = [spec_for_examples(**PUBLIC | {"population": n}) for n in populations]
+    assert [spec.width for spec in made] == [32, 64, 128]
+    assert [spec.second for spec in made] == [False, True, True]
+    assert not spec_for_examples(**PUBLIC | {"population": 10**6, "second": False}).second
 
 
 @pytest.mark.parametrize("second", [True, False])
 def test_sizes(second: bool) -> None:
-    design = Design(7, 5, second, 1.0, 4.0, 1e-5)
-    assert design.sizes == (7, 35, 15 if second else 0)
-    assert design.size == 7 + 35 + (15 if second else 0)
+    spec = ReleaseSpec(7, 5, second, 1.0, 4.0, 1e-5)
+    assert spec.sizes == (7, 35, 15 if second else 0)
+    assert spec.size == 7 + 35 + (15 if second else 0)
 
 
 @pytest.mark.parametrize("clip", [1e-3, 0.1, 1.0, 1e3])
 @pytest.mark.parametrize("epsilon", [0.1, 1.0, 8.0])
 def test_noise_is_calibrated_to_the_bound(clip: float, epsilon: float) -> None:
-    design = Design(10, 32, False, clip, epsilon, 1e-5)
-    assert design.sensitivity == Fraction(clip) * GRID
-    multiplier = float(design.sigma / design.sensitivity)
-    assert multiplier == pytest.approx(design.noise_multiplier, rel=1e-15)
+    spec = ReleaseSpec(10, 32, False, clip, epsilon, 1e-5)
+    assert spec.sensitivity == Fraction(clip) * GRID
+    multiplier = float(spec.sigma / spec.sensitivity)
+    assert multiplier == pytest.approx(spec.noise_multiplier, rel=1e-15)
     spent = epsilon_spent([(multiplier, 1.0, 1)], 1e-5)
     assert 0.999 * epsilon < spent < epsilon
 
@@ -112,12 +112,12 @@ def test_the_margin_pays_for_discreteness(clip: float, epsilon: float) -> None:
     Its sum passes η = (2√(dt) + 2t) / 24σ² with chance e^-t (Laurent and Massart 2000): at
     t = 50 a 10⁻²¹, on top of δ. An (ε, δ) for the one is (ε + 2η, e^η δ) for the other.
     """
-    design = Design(10, 32, False, clip, epsilon, 1e-5)
-    sigma, d, t = float(design.sigma), 2.0**18, 50.0
+    spec = ReleaseSpec(10, 32, False, clip, epsilon, 1e-5)
+    sigma, d, t = float(spec.sigma), 2.0**18, 50.0
     if sigma < LEAST_SIGMA:
         return  # refused: test_plan.py
     eta = (2 * (d * t) ** 0.5 + 2 * t) / (24 * sigma**2)
-    with_margin = epsilon_spent([(design.noise_multiplier, 1.0, 1)], 1e-5 / (1 + 2 * eta))
+    with_margin = epsilon_spent([(spec.noise_multiplier, 1.0, 1)], 1e-5 / (1 + 2 * eta))
     assert with_margin + 2 * eta <= epsilon
 
 

@@ -14,7 +14,13 @@ from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.errors import UsageError
 from fedvtc_edge.federation.preflight import check_claim
 from fedvtc_edge.privacy import epsilon_spent
-from fedvtc_edge.privacy.mechanism import RELEASE_SHARE, Schedule, claim_of, design_of, schedule_of
+from fedvtc_edge.privacy.mechanism import (
+    RELEASE_SHARE,
+    Schedule,
+    claim_of,
+    release_spec_of,
+    schedule_of,
+)
 
 Tiny = Callable[..., Config]
 
@@ -105,14 +111,14 @@ def test_a_smaller_cohort_is_charged_as_if_everybody_came() -> None:
 def test_releases_carry_their_part_of_the_budget(share: str) -> None:
     settings = config(method={"share": share, "rounds": 3, "latent": 16})
     check_claim(settings)
-    plan, design, claim = schedule_of(settings), design_of(settings, 10), claim_of(settings)
-    assert design is not None
+    plan, spec, claim = schedule_of(settings), release_spec_of(settings, 10), claim_of(settings)
+    assert spec is not None
     assert claim is not None
-    assert design.releases == plan.releases == claim.releases == (1 if share == "anchored" else 3)
-    assert design.noise_multiplier == pytest.approx(plan.release_noise, rel=1e-3)
-    assert design.noise_multiplier >= plan.release_noise
+    assert spec.releases == plan.releases == claim.releases == (1 if share == "anchored" else 3)
+    assert spec.noise_multiplier == pytest.approx(plan.release_noise, rel=1e-3)
+    assert spec.noise_multiplier >= plan.release_noise
     assert claim.epsilon <= 8.0
-    assert (design.width == 16) == (share != "anchored")
+    assert (spec.width == 16) == (share != "anchored")
 
 
 @pytest.mark.parametrize(

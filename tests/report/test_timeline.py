@@ -19,7 +19,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.report import render
 from fedvtc_edge.report.timeline import _ORDER, _picture, devices, timeline
-from fedvtc_edge.runs.records import Line, Turn
+from fedvtc_edge.runs.records import ClockRecord, Line
 
 Tiny = Callable[..., Config]
 
@@ -30,7 +30,7 @@ def line(outcome: str = "done", **seconds: float) -> Line:
 
 
 TURNS = [
-    Turn(
+    ClockRecord(
         begin=0,
         end=10,
         clients={
@@ -39,7 +39,7 @@ TURNS = [
             "c": line("unreachable"),
         },
     ),
-    Turn(
+    ClockRecord(
         begin=10,
         end=20,
         void="too few",
@@ -66,7 +66,7 @@ def test_every_moment_has_its_colour() -> None:
 
 
 def test_a_short_upload_is_still_seen() -> None:
-    turn = Turn(begin=0, end=1e6, clients={"a": line(compute=5, upload=1e-3, wait=1e6 - 5)})
+    turn = ClockRecord(begin=0, end=1e6, clients={"a": line(compute=5, upload=1e-3, wait=1e6 - 5)})
     picture = _picture([turn], ["a"])
     assert _ORDER.index("uploads") + 1 in picture
 
@@ -94,7 +94,7 @@ def test_the_drawing_tells_who_cannot_see_it() -> None:
 def test_many_clients_share_labels(count: int) -> None:
     names = [f"k{index}" for index in range(count)]
     chart = timeline(
-        [Turn(begin=0, end=1, clients={name: line(compute=1) for name in names})],
+        [ClockRecord(begin=0, end=1, clients={name: line(compute=1) for name in names})],
         dict.fromkeys(names, "rpi4"),
     )
     assert chart is not None

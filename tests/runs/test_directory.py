@@ -163,15 +163,15 @@ def test_one_line_of_metrics_per_round(
 def test_the_server_saw_what_the_folder_says(tiny: Tiny, tmp_path: Path, mode: str) -> None:
     method = MODES.get(mode, {"share": mode})
     heard: dict[str, bytes] = {}
-    plain = runs.RunDirectory.witness
+    plain = runs.RunDirectory.recorder
 
-    def witness(self: RunDirectory, round_: int, sender: str, kind: str, data: bytes) -> None:
+    def recorder(self: RunDirectory, round_: int, sender: str, kind: str, data: bytes) -> None:
         heard[f"round-{round_:04d}/{sender}.{kind}.upload"] = data
         plain(self, round_, sender, kind, data)
 
     out = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(runs.RunDirectory, "witness", witness)
+        patched.setattr(runs.RunDirectory, "witness", recorder)
         summary = run(tiny(method=method, clients={"cohort": 0.67}), out=out).summary
     server = out / "server"
     stored = {

@@ -14,7 +14,7 @@ from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStati
 from fedvtc_edge.training.knowledge import (
     CODE_STD,
     LEAST_SPREAD,
-    Knowledge,
+    GlobalKnowledge,
     class_codes,
     from_anchor,
     from_features,
@@ -28,7 +28,7 @@ def stream(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def world(*, pooled: bool, sizes: tuple[int, ...] = (5, 0, 7, 6)) -> GlobalStatistics:
+def knowledge(*, pooled: bool, sizes: tuple[int, ...] = (5, 0, 7, 6)) -> GlobalStatistics:
     rng = np.random.default_rng(0)
     y = np.repeat(np.arange(len(sizes)), sizes)
     z = rng.standard_normal((len(y), WIDTH)) * [1, 1, 1, 0, 2, 1] + y[:, None] * [1, 0, 0, 0, 1, 1]
@@ -36,9 +36,11 @@ def world(*, pooled: bool, sizes: tuple[int, ...] = (5, 0, 7, 6)) -> GlobalStati
     return GlobalStatistics.from_sum(total)
 
 
-def anchored(*, pooled: bool, teach: bool = True, **keys: Any) -> Knowledge:
+def anchored(*, pooled: bool, teach: bool = True, **keys: Any) -> GlobalKnowledge:
     anchor = Anchor(ImageShape(8, 1), WIDTH, seed=0)
-    return from_anchor(world(pooled=pooled, **keys), anchor, latent=LATENT, device=CPU, teach=teach)
+    return from_anchor(
+        knowledge(pooled=pooled, **keys), anchor, latent=LATENT, device=CPU, teach=teach
+    )
 
 
 @pytest.mark.parametrize(("classes", "latent"), [(2, 8), (5, 6), (10, 64), (100, 64), (3, 2)])
@@ -98,7 +100,7 @@ def test_classes_of_a_batch_differ() -> None:
 
 
 def test_codes_from_features_are_as_published() -> None:
-    published = world(pooled=False)
+    published = knowledge(pooled=False)
     known = from_features(published, device=CPU)
     np.testing.assert_allclose(known.codes.mean.numpy(), published.mean, atol=1e-6)
     np.testing.assert_allclose(known.codes.std.numpy(), published.std, atol=1e-6)
@@ -115,7 +117,7 @@ def test_codes_from_the_anchor_depend_on_no_data(pooled: bool, teach: bool) -> N
     assert (known.codes.std == CODE_STD).all()
     assert known.anchored is not None
     assert known.anchored.teach is teach
-    published = world(pooled=pooled)
+    published = knowledge(pooled=pooled)
     np.testing.assert_allclose(known.anchored.moments.mean.numpy(), published.mean, atol=1e-6)
     np.testing.assert_allclose(known.anchored.moments.std.numpy(), published.std, atol=1e-6)
 
@@ -127,7 +129,7 @@ def test_the_unit_of_a_difference_is_the_total_spread_with_a_floor(
 ) -> None:
     """Variance within the known classes plus variance between their means."""
     some = [y for y, size in enumerate(sizes) if size]
-    known, published = anchored(pooled=pooled, sizes=sizes), world(pooled=pooled, sizes=sizes)
+    known, published = anchored(pooled=pooled, sizes=sizes), knowledge(pooled=pooled, sizes=sizes)
     assert known.anchored is not None
     for i in range(WIDTH):
         within = sum(published.std[y, i] ** 2 for y in some) / len(some)

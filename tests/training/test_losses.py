@@ -8,7 +8,7 @@ from torch.distributions import Categorical, Independent, Normal, kl_divergence
 from torch.nn import functional as F
 
 from fedvtc_edge.training.losses import (
-    Moments,
+    ClassMoments,
     class_moments,
     distill,
     kl_to_prior,
@@ -45,7 +45,7 @@ def test_without_absent_classes_it_is_plain_cross_entropy() -> None:
 def test_the_pull_is_the_kl_divergence_up_to_a_constant() -> None:
     """Of N(g(x), s²) to N(c, σ²), per feature; what is constant in g is the divergence at g = c."""
     z, labels = drawn(7, 3), torch.tensor([0, 1, 1, 0, 1, 0, 0])
-    prior = Moments(drawn(2, 3, seed=1), drawn(2, 3, seed=2).abs() + 0.1)
+    prior = ClassMoments(drawn(2, 3, seed=1), drawn(2, 3, seed=2).abs() + 0.1)
     target = Independent(Normal(prior.mean[labels], prior.std[labels]), 1)
     own = torch.full(z.shape, 0.7)
     exact = kl_divergence(Independent(Normal(z, own), 1), target)
@@ -67,7 +67,7 @@ def test_class_moments_are_those_of_each_group() -> None:
 def test_matching_is_zero_at_a_perfect_match_and_only_there() -> None:
     values, labels = drawn(12, 3), torch.tensor([2, 0])
     mean, std = class_moments(values, 2)
-    target = Moments(torch.full((4, 3), 9.0), torch.full((4, 3), 9.0))
+    target = ClassMoments(torch.full((4, 3), 9.0), torch.full((4, 3), 9.0))
     target.mean[labels], target.std[labels] = mean, std
     one = torch.ones(())
     assert match_moments(values, target, labels, scale=one, spread=1.0) == 0
@@ -80,11 +80,11 @@ def test_matching_weighs_means_by_the_scale_and_stds_by_the_spread() -> None:
     values, labels = drawn(12, 3), torch.tensor([0, 1])
     mean, std = class_moments(values, 2)
     scale, gap = torch.tensor([0.5, 1.0, 2.0]), torch.tensor([1.0, 2.0, 3.0])
-    far = Moments(mean + gap, std)
+    far = ClassMoments(mean + gap, std)
     expected = (gap / scale).square().mean()
     got = match_moments(values, far, labels, scale=scale, spread=0.5)
     torch.testing.assert_close(got, expected)
-    wide = Moments(mean, std + gap)
+    wide = ClassMoments(mean, std + gap)
     got = match_moments(values, wide, labels, scale=scale, spread=0.5)
     torch.testing.assert_close(got, 0.5 * expected)
 
@@ -92,7 +92,7 @@ def test_matching_weighs_means_by_the_scale_and_stds_by_the_spread() -> None:
 def test_equal_values_do_not_break_the_gradient() -> None:
     """The square root's slope at zero is infinite; a decoder that paints one image starts there."""
     values = torch.ones(6, 3, requires_grad=True)
-    target = Moments(torch.zeros(1, 3), torch.ones(1, 3))
+    target = ClassMoments(torch.zeros(1, 3), torch.ones(1, 3))
     loss = match_moments(values, target, torch.tensor([0]), scale=torch.ones(()), spread=1.0)
     torch.autograd.backward(loss)
     assert values.grad is not None
@@ -115,6 +115,6 @@ def test_a_class_that_nobody_uploaded_pulls_nothing() -> None:
     """A cohort without a class publishes no prototype of it, not a prototype at the origin."""
     z = torch.randn((6, 4), generator=torch.Generator().manual_seed(3))
     labels = torch.tensor([0, 1, 0, 1, 0, 0])
-    prior = Moments(torch.ones(2, 4), torch.full((2, 4), 0.5), torch.tensor([True, False]))
+    prior = ClassMoments(torch.ones(2, 4), torch.full((2, 4), 0.5), torch.tensor([True, False]))
     expected = ((z[labels == 0] - 1.0) ** 2 / 0.5).sum() / z.numel()
     torch.testing.assert_close(kl_to_prior(z, labels, prior), expected)

@@ -16,8 +16,8 @@ from fedvtc_edge.privacy.mechanism import Schedule
 from fedvtc_edge.privacy.secret_stream import SecretStream
 from fedvtc_edge.training import private
 from fedvtc_edge.training.compute import Compute
-from fedvtc_edge.training.knowledge import Knowledge
-from fedvtc_edge.training.losses import Moments
+from fedvtc_edge.training.knowledge import GlobalKnowledge
+from fedvtc_edge.training.losses import ClassMoments
 
 PLAN = Schedule(
     epsilon=8.0,
@@ -32,7 +32,9 @@ PLAN = Schedule(
     repeated=1,
 )
 SETTINGS = TrainingSettings(batch=8)
-WORLD = Knowledge(Moments(torch.randn(3, 8), torch.full((3, 8), 0.5)), torch.ones(3).bool())
+WORLD = GlobalKnowledge(
+    ClassMoments(torch.randn(3, 8), torch.full((3, 8), 0.5)), torch.ones(3).bool()
+)
 
 
 def secrets(purpose: str) -> SecretStream:

@@ -20,8 +20,8 @@ from fedvtc_edge.training import decoder_training, finetuning, supervised
 from fedvtc_edge.training.compute import Compute
 from fedvtc_edge.training.decoder_training import matching, train_decoder
 from fedvtc_edge.training.finetuning import collages, finetune, steps_in
-from fedvtc_edge.training.knowledge import Knowledge, from_anchor, from_features
-from fedvtc_edge.training.losses import Moments
+from fedvtc_edge.training.knowledge import GlobalKnowledge, from_anchor, from_features
+from fedvtc_edge.training.losses import ClassMoments
 from fedvtc_edge.training.steps import Adam, noisy, random_batch, step
 from fedvtc_edge.training.supervised import steps_per_round, train_epochs, train_steps
 
@@ -50,7 +50,7 @@ def decoder() -> vtc.VTC:
     return vtc.build(SHAPE, latent=LATENT, seed=0)
 
 
-def world(kind: str = "anchored", *, teach: bool = True) -> Knowledge:
+def knowledge(kind: str = "anchored", *, teach: bool = True) -> GlobalKnowledge:
     rng, anchor = np.random.default_rng(0), Anchor(SHAPE, WIDTH, seed=0)
     y = np.arange(40) % CLASSES
     width = WIDTH if kind == "anchored" else LATENT
@@ -93,7 +93,7 @@ def plain_steps(model: Classifier, seed: int = 0, size: int = len(LABELS)) -> in
 def phase_b(
     model: Classifier,
     psi: vtc.VTC,
-    known: Knowledge,
+    known: GlobalKnowledge,
     seed: int = 0,
     size: int = len(LABELS),
     *,
@@ -106,7 +106,7 @@ def phase_b(
 def phase_c(
     model: Classifier,
     psi: vtc.VTC,
-    known: Knowledge,
+    known: GlobalKnowledge,
     seed: int = 0,
     size: int = len(LABELS),
     *,
@@ -172,7 +172,7 @@ def test_the_head_learns_nothing_about_absent_classes() -> None:
 
 def test_the_prior_pulls_features_to_their_prototypes() -> None:
     target = torch.randn((CLASSES, LATENT), generator=stream(1))
-    prior = Moments(target, torch.full((CLASSES, LATENT), 0.5))
+    prior = ClassMoments(target, torch.full((CLASSES, LATENT), 0.5))
 
     def distance(**keys: Any) -> float:
         model = classifier()
@@ -197,7 +197,7 @@ def test_plain_steps_see_what_they_say() -> None:
 def test_painting_leaves_the_classifier_bit_for_bit(kind: str, match: bool) -> None:
     model, psi = classifier(), decoder()
     f, painter = state(model), state(psi)
-    seen = phase_b(model, psi, world(kind), match=match)
+    seen = phase_b(model, psi, knowledge(kind), match=match)
     assert changed(f, model) == set()
     assert changed(painter, psi) == set(painter)
     assert all_trainable(model)
@@ -215,14 +215,14 @@ def test_painting_has_an_optimiser_for_the_decoder_alone(monkeypatch: pytest.Mon
         return Adam(held, rate)
 
     monkeypatch.setattr(decoder_training, "Adam", spy)
-    phase_b(model, psi, world())
+    phase_b(model, psi, knowledge())
     assert {id(p) for p in held} == {id(p) for p in psi.parameters()}
 
 
 @pytest.mark.parametrize("kind", ["anchored", "features"])
 def test_gradients_flow_through_the_frozen_classifier(kind: str) -> None:
     model = classifier().eval().requires_grad_(False)
-    known = world(kind)
+    known = knowledge(kind)
     painted = images(6).requires_grad_()
     loss = matching(painted, torch.tensor([2, 0]), model, known)
     torch.autograd.backward(loss)
@@ -231,9 +231,9 @@ def test_gradients_flow_through_the_frozen_classifier(kind: str) -> None:
 
 
 def test_anchored_matching_adds_the_anchor_to_the_clients_own_view() -> None:
-    model, anchored, x = classifier(), world(), images(6)
+    model, anchored, x = classifier(), knowledge(), images(6)
     assert anchored.anchored is not None
-    own = matching(x, torch.tensor([2, 0]), model, Knowledge(anchored.codes, anchored.known))
+    own = matching(x, torch.tensor([2, 0]), model, GlobalKnowledge(anchored.codes, anchored.known))
     both = matching(x, torch.tensor([2, 0]), model, anchored)
     expected = torch.zeros(())
     seen, view = anchored.anchored.anchor(x), anchored.anchored
@@ -254,7 +254,7 @@ def test_anchored_matching_adds_the_anchor_to_the_clients_own_view() -> None:
 def test_head_only_leaves_the_extractor_alone(head_only: bool) -> None:
     model, psi = classifier(), decoder()
     f, painter = state(model), state(psi)
-    phase_c(model, psi, world(), head_only=head_only)
+    phase_c(model, psi, knowledge(), head_only=head_only)
     heads = {"head.weight", "head.bias"}
     assert changed(f, model) == (heads if head_only else set(f))
     assert changed(painter, psi) == set()
@@ -279,7 +279,7 @@ def test_the_teacher_teaches_where_there_is_one(
         return distill(logits, teacher)
 
     monkeypatch.setattr(finetuning, "distill", counted)
-    assert phase_c(classifier(), decoder(), world(kind, teach=teach)) == 2 * seen
+    assert phase_c(classifier(), decoder(), knowledge(kind, teach=teach)) == 2 * seen
     taught = kind == "anchored" and teach
     assert lessons == ([torch.Size((seen, CLASSES))] * 2 if taught else [])
 
@@ -293,7 +293,7 @@ def test_the_rate_falls_to_zero_where_asked(monkeypatch: pytest.MonkeyPatch, dec
         step(loss, adam)
 
     monkeypatch.setattr(finetuning, "step", noted)
-    phase_c(classifier(), decoder(), world(), steps=4, decay=decay)
+    phase_c(classifier(), decoder(), knowledge(), steps=4, decay=decay)
     shares = [1.0, 0.75, 0.5, 0.25] if decay else [1.0] * 4
     assert rates == pytest.approx([SETTINGS.rate * share for share in shares])
 
@@ -301,7 +301,7 @@ def test_the_rate_falls_to_zero_where_asked(monkeypatch: pytest.MonkeyPatch, dec
 def test_fine_tuning_teaches_the_head_absent_classes() -> None:
     model = classifier()
     before = state(model)
-    phase_c(model, decoder(), world(teach=False))
+    phase_c(model, decoder(), knowledge(teach=False))
     assert not before["head.weight"][2].equal(model.head.weight[2])
 
 
@@ -350,9 +350,11 @@ def test_collages_hold_pixels_of_two_images_and_no_others(channels: int) -> None
 PHASES: dict[str, Callable[[Classifier, vtc.VTC, int, int], int]] = {
     "epochs": lambda f, psi, seed, size: phase_a(f, seed, size),
     "steps": lambda f, psi, seed, size: plain_steps(f, seed, size),
-    "decoder": lambda f, psi, seed, size: phase_b(f, psi, world(), seed, size),
-    "decoder-features": lambda f, psi, seed, size: phase_b(f, psi, world("features"), seed, size),
-    "finetune": lambda f, psi, seed, size: phase_c(f, psi, world(), seed, size),
+    "decoder": lambda f, psi, seed, size: phase_b(f, psi, knowledge(), seed, size),
+    "decoder-features": lambda f, psi, seed, size: phase_b(
+        f, psi, knowledge("features"), seed, size
+    ),
+    "finetune": lambda f, psi, seed, size: phase_c(f, psi, knowledge(), seed, size),
 }
 
 
@@ -442,7 +444,7 @@ def test_training_does_not_import_the_compiler() -> None:
 
 def test_no_gradient_outlives_its_phase() -> None:
     """Modelled memory counts the gradients of one network at a time."""
-    model, psi, known = classifier(), decoder(), world()
+    model, psi, known = classifier(), decoder(), knowledge()
     phase_a(model)
     assert all(p.grad is None for p in model.parameters())
     phase_b(model, psi, known)
@@ -464,7 +466,7 @@ def test_half_precision_never_reaches_the_statistics(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Anchor, "forward", watched)
     train_decoder(
-        classifier(), decoder(), images(), LABELS, world(), SETTINGS, half, stream(), match=True
+        classifier(), decoder(), images(), LABELS, knowledge(), SETTINGS, half, stream(), match=True
     )
     assert seen
     assert set(seen) == {torch.float32}

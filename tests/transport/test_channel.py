@@ -10,7 +10,7 @@ from fedvtc_edge.config import TransportSettings
 from fedvtc_edge.errors import EnvelopeError, RunError
 from fedvtc_edge.sealing import TrustList, overhead
 from fedvtc_edge.transport.channel import INBOX, Plain, Sealed, transport_of
-from fedvtc_edge.transport.keyring import TRUST, Parties
+from fedvtc_edge.transport.keyring import TRUST, KeyRing
 from fedvtc_edge.wire.context import Context
 
 RUN = "00112233445566778899aabbccddeeff"
@@ -22,7 +22,7 @@ def context(round_: int = 0, sender: str = "client-00", kind: str = "anchor") ->
 
 
 def sealed(folder: Path | None) -> Sealed:
-    return Sealed(Parties(IDS, folder), RUN, folder)
+    return Sealed(KeyRing(IDS, folder), RUN, folder)
 
 
 def test_plain_is_plain(tmp_path: Path) -> None:
@@ -45,10 +45,10 @@ def test_an_upload_arrives_longer_by_its_envelope(tmp_path: Path, kept: bool) ->
 
 def test_keys_are_the_owners_alone_and_outlive_the_process(tmp_path: Path) -> None:
     folder = tmp_path / "parties"
-    first = Parties(IDS, folder)
+    first = KeyRing(IDS, folder)
     prints = [first.server.fingerprint, *(first.clients[name].fingerprint for name in IDS)]
     assert len(set(prints)) == 3
-    again = Parties(IDS, folder)
+    again = KeyRing(IDS, folder)
     assert prints == [again.server.fingerprint, *(again.clients[n].fingerprint for n in IDS)]
     keys = sorted(folder.glob("*.key"))
     assert [path.name for path in keys] == ["client-00.key", "client-01.key", "server.key"]
@@ -61,8 +61,8 @@ def test_a_public_half_that_a_kill_left_alone_is_replaced(tmp_path: Path) -> Non
     folder = tmp_path / "parties"
     folder.mkdir()
     (folder / "server.key.pub").write_bytes(b"half")
-    parties = Parties(IDS, folder)
-    assert parties.server.fingerprint == Parties(IDS, folder).server.fingerprint
+    parties = KeyRing(IDS, folder)
+    assert parties.server.fingerprint == KeyRing(IDS, folder).server.fingerprint
 
 
 def test_what_was_acknowledged_is_not_sent_again(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_messages_of_the_moment_are_not_kept(tmp_path: Path) -> None:
 
 def test_a_revoked_client_is_not_believed(tmp_path: Path) -> None:
     folder = tmp_path / "parties"
-    trusted = Parties(IDS, folder).trusted
+    trusted = KeyRing(IDS, folder).trusted
     trusted.revoke("client-01")
     trusted.save(folder / TRUST)
     transport = sealed(folder)
@@ -130,5 +130,5 @@ def test_a_method_that_uploads_nothing_makes_no_keys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("seal", "kind"), [(True, Sealed), (False, Plain)])
 def test_the_settings_decide(seal: bool, kind: type) -> None:
-    made = transport_of(TransportSettings(seal=seal), Parties(IDS, None), RUN, None)
+    made = transport_of(TransportSettings(seal=seal), KeyRing(IDS, None), RUN, None)
     assert type(made) is kind

@@ -12,7 +12,7 @@ from fedvtc_edge.masking import MaskingError
 from fedvtc_edge.sealing import overhead
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, sum_of
 from fedvtc_edge.transport.channel import Plain, Sealed
-from fedvtc_edge.transport.keyring import Parties
+from fedvtc_edge.transport.keyring import KeyRing
 from fedvtc_edge.transport.masked_sum import (
     LARGEST_SUM,
     SCALE_BITS,
@@ -58,7 +58,7 @@ def test_what_does_not_fit_is_refused_and_not_clipped() -> None:
 
 @pytest.mark.parametrize("seal", [True, False])
 def test_messages_are_carried_counted_and_witnessed(seal: bool) -> None:
-    parties = Parties(IDS, None)
+    parties = KeyRing(IDS, None)
     heard: list[tuple[int, str, str, int]] = []
     transport = Sealed(parties, RUN, None) if seal else Plain()
     sums = MaskedSums(
@@ -83,7 +83,7 @@ def test_messages_are_carried_counted_and_witnessed(seal: bool) -> None:
 
 
 def test_no_message_shows_a_vector() -> None:
-    parties, seen = Parties(IDS, None), []
+    parties, seen = KeyRing(IDS, None), []
     sums = MaskedSums(parties, Plain(), lambda *heard: seen.append(heard[3]))
     vectors = {name: np.full(400, 7, np.int64) for name in IDS}
     sums.add(vectors, CONTEXT)
@@ -93,7 +93,7 @@ def test_no_message_shows_a_vector() -> None:
 
 
 def test_a_number_beyond_the_bound_ends_the_sum() -> None:
-    sums = MaskedSums(Parties(IDS, None), Plain(), lambda *_: None)
+    sums = MaskedSums(KeyRing(IDS, None), Plain(), lambda *_: None)
     vectors = {name: np.zeros(3, np.int64) for name in IDS}
     vectors[IDS[2]][1] = 11
     with pytest.raises(MaskingError, match="beyond the bound"):

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from fedvtc_edge.wire import WireError, context_of
 from fedvtc_edge.wire.context import Context
-from fedvtc_edge.wire.framing import HEADER, Form, Moments, Numbers, Payload, fitting
+from fedvtc_edge.wire.framing import HEADER, Form, MomentKind, Numbers, Payload, fitting
 
 CONTEXT = Context("0" * 32, 7, "client-01", "decoder")
 
@@ -23,7 +23,7 @@ names = st.text(st.characters(codec="utf-8", exclude_characters="\x7f"), max_siz
 
 
 def form(tensors: dict[str, Any]) -> Form:
-    return Form(Payload.WEIGHTS, Numbers.FLOAT32, Moments.NONE, 0, 5, tensors)
+    return Form(Payload.WEIGHTS, Numbers.FLOAT32, MomentKind.NONE, 0, 5, tensors)
 
 
 @hypothesis_settings(deadline=None, max_examples=200)
@@ -55,7 +55,7 @@ def test_the_form_is_chosen_by_what_was_agreed_not_by_what_is_said() -> None:
     with pytest.raises(WireError, match=r"204 bytes, expected 200"):
         fitting([one], data, "-")
     # Of the right length, but of another form.
-    other = Form(Payload.RELEASE, Numbers.INT64, Moments.NONE, 0, 5, two.tensors)
+    other = Form(Payload.RELEASE, Numbers.INT64, MomentKind.NONE, 0, 5, two.tensors)
     with pytest.raises(WireError, match="header: payload 3, expected 2"):
         fitting([other], data, "-")
     with pytest.raises(WireError, match="header: its reserved byte is not zero"):

@@ -16,7 +16,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset, partition
 from fedvtc_edge.errors import ConfigError, RunError, UsageError
 from fedvtc_edge.progress import SilentProgress
-from fedvtc_edge.seeding import seed_of
+from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.workflows import compare as comparison
 from fedvtc_edge.workflows.compare import METHODS, compare
 
@@ -91,7 +91,7 @@ def test_one_split_per_seed(tiny: Tiny, summaries: list[dict[str, Any]]) -> None
             clients=3,
             classes=10,
             settings=config.data,
-            seed=seed_of(seed, "partition"),
+            seed=derive_seed(seed, "partition"),
         )
         labels = torch.from_numpy(data.y_train)
         assert split == [torch.bincount(labels[part], minlength=10).tolist() for part in parts]

@@ -17,11 +17,11 @@ from fedvtc_edge.federation.assembly import clients
 from fedvtc_edge.federation.preflight import check_names
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.anchor import Anchor, centre
-from fedvtc_edge.privacy.mechanism import CLIENT_UNIT, UNIT, design_of
+from fedvtc_edge.privacy.mechanism import CLIENT_UNIT, UNIT, release_spec_of
 from fedvtc_edge.privacy.release import bounded_sums, check_norm
-from fedvtc_edge.privacy.release_spec import ClientDesign
+from fedvtc_edge.privacy.release_spec import ClientReleaseSpec
 from fedvtc_edge.progress import SilentProgress
-from fedvtc_edge.seeding import seed_of
+from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.training.client import one_by_one
 from fedvtc_edge.training.compute import Compute, deterministic
 from fedvtc_edge.wire import decode_release, published
@@ -91,29 +91,29 @@ def test_noise_is_shared(mode: str, tiny: Tiny, tmp_path: Path) -> None:
     """Each client's kept release carries a share, and all of them more than the claim needs."""
     config, out = tiny(privacy=PRIVACY | {"mode": mode}, **MASKED), tmp_path / "run"
     summary = run(config, out=out).summary
-    design = design_of(config, 10)
-    assert design is not None
+    spec = release_spec_of(config, 10)
+    assert spec is not None
     # Four clients, of which one may drop out and one collude: two are surely honest.
-    assert design.shares == 4 - 1 - 1
+    assert spec.shares == 4 - 1 - 1
     data = load_dataset(config.data)
     height, _, channels = data.image_shape
     shape = ImageShape(height, channels)
-    anchor = Anchor(shape, design.width, seed_of(config.seed, "anchor"))
+    anchor = Anchor(shape, spec.width, derive_seed(config.seed, "anchor"))
     about = centre(anchor, shape)
     noise = []
     for client in clients(config, data, Compute.of(config.engine), decoders=False):
         kept = (out / "clients" / client.id / "anchor.release").read_bytes()
-        released = decode_release(kept, size=design.size)
+        released = decode_release(kept, size=spec.size)
         with deterministic():
             features = one_by_one(anchor, client.images).numpy()
-        if isinstance(design, ClientDesign):
+        if isinstance(spec, ClientReleaseSpec):
             from fedvtc_edge.privacy.release import clipped_upload
 
-            exact = clipped_upload(design, features, client.labels.numpy(), about)
-            check_norm(design, exact)
+            exact = clipped_upload(spec, features, client.labels.numpy(), about)
+            check_norm(spec, exact)
         else:
-            exact = bounded_sums(design, features, client.labels.numpy(), about)
-        noise.append((released - exact) / float(design.share))
+            exact = bounded_sums(spec, features, client.labels.numpy(), about)
+        noise.append((released - exact) / float(spec.share))
     spread = np.concatenate(noise)
     assert abs(spread.std() - 1) < 6 / (2 * spread.size) ** 0.5
     assert summary["privacy_unit"] == {"anchored": UNIT, "client": CLIENT_UNIT}[mode]
@@ -130,10 +130,10 @@ def test_the_claim_counts_honest_clients_only(mode: str) -> None:
     }
     config = load_config(document)
     check_names(config)
-    design = design_of(config, 10)
-    assert design is not None
-    assert design.shares == 10 - 3 - 2
-    assert design.shares * design.share**2 >= design.sigma**2
+    spec = release_spec_of(config, 10)
+    assert spec is not None
+    assert spec.shares == 10 - 3 - 2
+    assert spec.shares * spec.share**2 >= spec.sigma**2
     from fedvtc_edge.privacy.mechanism import claim_of, covers
 
     claim = claim_of(config)
@@ -149,8 +149,8 @@ def test_less_noise_than_each_clients_own() -> None:
         "privacy": {"mode": "anchored", "epsilon": 1.0},
         "clients": {"count": 20},
     }
-    own = design_of(load_config(document), 10)
-    shared = design_of(load_config(document | {"transport": {"masking": True}}), 10)
+    own = release_spec_of(load_config(document), 10)
+    shared = release_spec_of(load_config(document | {"transport": {"masking": True}}), 10)
     assert own is not None
     assert shared is not None
     assert float(own.share) * 20**0.5 > 3 * float(shared.share) * 20**0.5
@@ -159,9 +159,9 @@ def test_less_noise_than_each_clients_own() -> None:
 
 def test_example_level_releases_keep_all_their_noise(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny(privacy=PRIVACY | {"mode": "example"}, **MASKED)
-    design = design_of(config, 10)
-    assert design is not None
-    assert design.shares == 1
+    spec = release_spec_of(config, 10)
+    assert spec is not None
+    assert spec.shares == 1
     summary = run(config, out=tmp_path / "run").summary
     assert "models and bundle" in summary["privacy_covers"]
     assert 7.7 <= summary["epsilon"] <= 8.0

@@ -24,11 +24,11 @@ from fedvtc_edge.errors import DataError, PrivacyError
 from fedvtc_edge.federation.assembly import clients
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.anchor import Anchor, centre
-from fedvtc_edge.privacy.mechanism import UNIT, design_of
+from fedvtc_edge.privacy.mechanism import UNIT, release_spec_of
 from fedvtc_edge.privacy.release import bounded_sums, estimate
-from fedvtc_edge.privacy.release_spec import Design
+from fedvtc_edge.privacy.release_spec import ReleaseSpec
 from fedvtc_edge.progress import SilentProgress
-from fedvtc_edge.seeding import seed_of
+from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.training.client import in_chunks, one_by_one
 from fedvtc_edge.training.compute import Compute, deterministic
 from fedvtc_edge.wire import decode_release, publish, published
@@ -74,18 +74,18 @@ def entries(out: Path) -> list[dict[str, Any]]:
     return list(json.loads((out / "ledger.json").read_text())["releases"])
 
 
-def parts(config: Config) -> tuple[Design, Anchor, np.ndarray, list[Any]]:
+def parts(config: Config) -> tuple[ReleaseSpec, Anchor, np.ndarray, list[Any]]:
     """The public design, anchor and centre, and the clients with their data."""
     data = load_dataset(config.data)
-    design = design_of(config, data.classes)
-    assert design is not None
+    spec = release_spec_of(config, data.classes)
+    assert spec is not None
     height, _, channels = data.image_shape
     shape = ImageShape(height, channels)
-    anchor = Anchor(shape, design.width, seed_of(config.seed, "anchor"))
+    anchor = Anchor(shape, spec.width, derive_seed(config.seed, "anchor"))
     people = clients(config, data, Compute.of(config.engine), decoders=False)
     with deterministic():  # as a run: how many threads there are can be seen in its last bits
         about = centre(anchor, shape)
-    return design, anchor, about, people
+    return spec, anchor, about, people
 
 
 def no_secret_is_lost(out: Path) -> None:
@@ -149,25 +149,25 @@ def test_all_uploads_are_equally_long(done: Path, config: Config) -> None:
     lines = [json.loads(line) for line in (done / "metrics.jsonl").read_text().splitlines()]
     assert [line["clients"][0]["upload_bytes"] for line in lines] == [*travelled, 0, 0]
     # … nor does their length tell of the data set.
-    design = design_of(config, 10)
-    assert design is not None
-    assert sizes.pop() - 8 * design.size < 100 + 128
+    spec = release_spec_of(config, 10)
+    assert spec is not None
+    assert sizes.pop() - 8 * spec.size < 100 + 128
 
 
 def test_the_server_sees_nothing_exact(done: Path, config: Config) -> None:
     assert {path.name for path in (done / "server").rglob("*") if path.is_file()} == {
         f"{name}.anchor.upload" for name in IDS
     }
-    design, anchor, about, people = parts(config)
+    spec, anchor, about, people = parts(config)
     equal, noise = 0, []
     for client in people:
         with deterministic():
             features = one_by_one(anchor, client.images).numpy()
-        exact = bounded_sums(design, features, client.labels.numpy(), about)
-        assert exact[: design.classes].sum() > 0
-        sent = decode_release(server_file(done, client.id).read_bytes(), size=design.size)
+        exact = bounded_sums(spec, features, client.labels.numpy(), about)
+        assert exact[: spec.classes].sum() > 0
+        sent = decode_release(server_file(done, client.id).read_bytes(), size=spec.size)
         equal += int((sent == exact).sum())
-        noise.append((sent - exact) / float(design.sigma))
+        noise.append((sent - exact) / float(spec.sigma))
     assert equal <= 3, "noise of exactly zero is one in two million"
     spread = np.concatenate(noise)
     assert abs(spread.std() - 1) < 6 / (2 * spread.size) ** 0.5, "the noise is all of it"
@@ -176,10 +176,10 @@ def test_the_server_sees_nothing_exact(done: Path, config: Config) -> None:
 
 def test_what_is_published_is_a_function_of_the_releases(done: Path, config: Config) -> None:
     """Post-processing: nothing but the server's files and public numbers goes in."""
-    design, _, about, _ = parts(config)
+    spec, _, about, _ = parts(config)
     files = [server_file(done, name).read_bytes() for name in IDS]
-    total = np.sum([decode_release(data, size=design.size) for data in files], axis=0)
-    expected = publish(estimate(design, total, 3, about))
+    total = np.sum([decode_release(data, size=spec.size) for data in files], axis=0)
+    expected = publish(estimate(spec, total, 3, about))
     assert (done / "statistics.safetensors").read_bytes() == expected
 
 

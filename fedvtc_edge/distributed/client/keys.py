@@ -10,7 +10,7 @@ from fedvtc_edge.sealing import Identity, PublicIdentity, TrustList
 
 
 @dataclass(frozen=True)
-class Party:
+class ClientKeys:
     """Keys that a client holds.
 
     Args:
@@ -25,7 +25,7 @@ class Party:
     server: PublicIdentity
     trusted: TrustList | None = None
 
-    def fellows(self, config: Config) -> list[str]:
+    def roster(self, config: Config) -> list[str]:
         """Ids of all clients of a run under masks, in their order.
 
         Raises:
@@ -51,21 +51,21 @@ class Party:
 
 
 @dataclass(frozen=True)
-class Consent:
+class DisclosurePolicy:
     """What a client takes part in, and what it tells.
 
     Args:
         settings: The only settings that it accepts, or None for any.
-        telling: Whether the server is told how well its networks do, and how many
+        share_metrics: Whether the server is told how well its networks do, and how many
             examples of which classes it has. None: only where no privacy mode and no
             masking hides the exact statistics, which tell as much.
     """
 
     settings: Config | None = None
-    telling: bool | None = None
+    share_metrics: bool | None = None
 
-    def tells(self, config: Config) -> bool:
+    def shares_metrics(self, config: Config) -> bool:
         """Whether accuracies and counts leave the client under these settings."""
-        if self.telling is not None:
-            return self.telling
+        if self.share_metrics is not None:
+            return self.share_metrics
         return config.privacy.mode == "none" and not config.transport.masking

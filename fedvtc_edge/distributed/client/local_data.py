@@ -14,11 +14,11 @@ from fedvtc_edge.data import Dataset, load_dataset, partition
 from fedvtc_edge.data.dataset import Samples
 from fedvtc_edge.data.own import DataTerms, load_own, terms_of
 from fedvtc_edge.errors import DataError
-from fedvtc_edge.seeding import seed_of
+from fedvtc_edge.seeding import derive_seed
 
 
 @dataclass(frozen=True, eq=False)
-class Belongings:
+class LocalData:
     """One client's data.
 
     Args:
@@ -30,7 +30,7 @@ class Belongings:
     test: Samples | None
 
 
-Source = Callable[[Config, DataTerms], Belongings]
+Source = Callable[[Config, DataTerms], LocalData]
 """Reads a client's belongings, once settings and terms are agreed on.
 
 Raises:
@@ -38,14 +38,14 @@ Raises:
 """
 
 
-def dealt(index: int) -> Source:
+def from_partition(index: int) -> Source:
     """A share of the data set that the settings name: what a simulated client has.
 
     Args:
         index: Number of the client.
     """
 
-    def read(config: Config, terms: DataTerms) -> Belongings:
+    def read(config: Config, terms: DataTerms) -> LocalData:
         if index >= config.clients.count:
             raise DataError(
                 f"client number {index + 1} of {config.clients.count} has no share of the data",
@@ -60,23 +60,23 @@ def dealt(index: int) -> Source:
                 hint="both sides need the same files below data.root; or join with --data PATH",
             )
         part = _parts(config)[index]
-        return Belongings(
+        return LocalData(
             Samples(data.x_train[part], data.y_train[part]), Samples(data.x_test, data.y_test)
         )
 
     return read
 
 
-def brought(path: Path) -> Source:
+def from_path(path: Path) -> Source:
     """A client's own images.
 
     Args:
         path: An .npz file, an image folder, or a .zip file of one.
     """
 
-    def read(config: Config, terms: DataTerms) -> Belongings:
+    def read(config: Config, terms: DataTerms) -> LocalData:
         own = load_own(path, terms)
-        return Belongings(Samples(own.x, own.y), None)
+        return LocalData(Samples(own.x, own.y), None)
 
     return read
 
@@ -107,5 +107,5 @@ def _parts(config: Config) -> list[np.typing.NDArray[np.int64]]:
         clients=config.clients.count,
         classes=data.classes,
         settings=config.data,
-        seed=seed_of(config.seed, "partition"),
+        seed=derive_seed(config.seed, "partition"),
     )

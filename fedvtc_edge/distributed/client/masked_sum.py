@@ -6,40 +6,40 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedvtc_edge.config import Config
-from fedvtc_edge.distributed.messages import Order, OrderError
-from fedvtc_edge.masking import Plan, Step, Vault, take_step
+from fedvtc_edge.distributed.messages import RequestError, TaskRequest
+from fedvtc_edge.masking import MaskingPlan, MaskingStep, Vault, take_step
 from fedvtc_edge.wire.context import Context
 
-from .keys import Party
-from .state import Home
+from .keys import ClientKeys
+from .state import ClientState
 
 if TYPE_CHECKING:
-    from fedvtc_edge.federation.exchange import Summable
+    from fedvtc_edge.federation.exchange import SecureAggregatable
     from fedvtc_edge.federation.methods import Federation
     from fedvtc_edge.training.client import Client
 
 _SUM = "sum"
 
 
-def vault_of(home: Home) -> Vault:
+def vault_of(home: ClientState) -> Vault:
     """Where a home keeps its part in the sum that is open."""
     return Vault(home.path / "sum.part")
 
 
 def advertise(
-    home: Home,
-    party: Party,
+    home: ClientState,
+    keys: ClientKeys,
     config: Config,
     federation: Federation,
     client: Client,
-    exchange: Summable,
+    exchange: SecureAggregatable,
     number: int,
 ) -> bytes:
     """Take a client's vector, enter it in the ledger, and begin its part in the sum.
 
     Args:
         home: Keeps the part.
-        party: Keys of all.
+        keys: Keys of all.
         config: The settings.
         federation: The client's view of it.
         client: With its data.
@@ -55,15 +55,17 @@ def advertise(
     context = federation.context(client, number, exchange.kind)
     vector, noted = exchange.vector(federation, client, context)
     home.record(context, noted)
-    names = drawn(config, party.fellows(config), number)
+    names = drawn(config, keys.roster(config), number)
     size = exchange.size(federation)
     home.note(_SUM, {"clients": names, "size": size, "bound": exchange.bound})
-    plan = plan_of(party, context, names, size, exchange.bound)
-    key = party.identity.signing_key
-    return take_step(vault_of(home), plan, party.client, key, Step.ADVERTISE, vector=vector)
+    plan = plan_of(keys, context, names, size, exchange.bound)
+    key = keys.identity.signing_key
+    return take_step(vault_of(home), plan, keys.client, key, MaskingStep.ADVERTISE, vector=vector)
 
 
-def go_on(home: Home, party: Party, order: Order, base: str, step: Step) -> bytes:
+def next_step(
+    home: ClientState, keys: ClientKeys, request: TaskRequest, base: str, step: MaskingStep
+) -> bytes:
     """The message of a later step; torch is not needed for it.
 
     Raises:
@@ -72,18 +74,22 @@ def go_on(home: Home, party: Party, order: Order, base: str, step: Step) -> byte
     """
     noted = home.notes(_SUM)
     if not noted:
-        raise OrderError("no masked sum is open", hint="wait for the next round")
-    context = replace(order.context, kind=base)
-    plan = plan_of(party, context, noted["clients"], noted["size"], noted["bound"])
-    key = party.identity.signing_key
-    return take_step(vault_of(home), plan, party.client, key, step, order.letter)
+        raise RequestError("no masked sum is open", hint="wait for the next round")
+    context = replace(request.context, kind=base)
+    plan = plan_of(keys, context, noted["clients"], noted["size"], noted["bound"])
+    key = keys.identity.signing_key
+    return take_step(vault_of(home), plan, keys.client, key, step, request.message)
 
 
-def plan_of(party: Party, context: Context, names: list[str], size: int, bound: int) -> Plan:
+def plan_of(
+    keys: ClientKeys, context: Context, names: list[str], size: int, bound: int
+) -> MaskingPlan:
     """The sum as this client sees it: with the keys of its own list.
 
     Raises:
         TrustError: No list, or a client that is not trusted.
     """
-    assert party.trusted is not None  # its list named the clients
-    return Plan(context, {name: party.trusted.lookup(name).key for name in names}, size, bound)
+    assert keys.trusted is not None  # its list named the clients
+    return MaskingPlan(
+        context, {name: keys.trusted.lookup(name).key for name in names}, size, bound
+    )

@@ -15,38 +15,38 @@ from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data.own import DataTerms
 from fedvtc_edge.distributed.messages import (
     DISMISSAL,
-    FAREWELL,
     HELLO,
     REPORT,
-    Answer,
-    Lacking,
-    Order,
-    OrderError,
-    Trouble,
+    SHUTDOWN,
+    MissingInput,
+    RequestError,
+    Status,
+    TaskReply,
+    TaskRequest,
     digest_of,
 )
 from fedvtc_edge.errors import ConfigError, FedVTCError
 from fedvtc_edge.federation.preflight import check_claim, check_settings
-from fedvtc_edge.masking import Step
-from fedvtc_edge.privacy.mechanism import design_of
+from fedvtc_edge.masking import MaskingStep
+from fedvtc_edge.privacy.mechanism import release_spec_of
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.sealing import seal
 from fedvtc_edge.storage.lock import Busy, alone
 from fedvtc_edge.transport.masked_sum import mask_step
 
-from .keys import Consent, Party
-from .masked_sum import advertise, go_on, vault_of
-from .state import Home, State
+from .keys import ClientKeys, DisclosurePolicy
+from .masked_sum import advertise, next_step, vault_of
+from .state import ClientCheckpoint, ClientState
 
 if TYPE_CHECKING:
     from .local_data import Source
-    from .session import Crew
+    from .session import ClientSession
 
 
 _LONGEST_REASON = 300
 
 
-class Member:
+class Participant:
     """One client between two messages.
 
     An order that comes twice is answered by the same bytes, an order that is older than
@@ -54,176 +54,178 @@ class Member:
 
     Args:
         home: Its folder.
-        party: Keys.
+        keys: Keys.
         source: Reads its data.
         architecture: Of its network; None takes the one that the settings give it.
         index: Its number among the clients, by which they give it.
-        consent: Its conditions.
+        policy: Its conditions.
     """
 
     def __init__(
         self,
-        home: Home,
-        party: Party,
+        home: ClientState,
+        keys: ClientKeys,
         source: Source,
         *,
         architecture: str | None = None,
         index: int = 0,
-        consent: Consent | None = None,
+        policy: DisclosurePolicy | None = None,
     ) -> None:
         self.home = home
-        self.party = party
+        self.keys = keys
         self._source = source
         self._architecture = architecture
         self._index = index
-        self._consent = consent or Consent()
+        self._policy = policy or DisclosurePolicy()
 
-    def answer(self, order: Order) -> Answer:
+    def reply(self, request: TaskRequest) -> TaskReply:
         """Do what is asked, and say so; or say why not. Never raises a FedVTCError."""
-        me, asked = self.home.client, order.context
+        me, asked = self.home.client, request.context
         try:
             if asked.sender != (SERVER if asked.kind in (HELLO, DISMISSAL) else me):
-                raise OrderError(
+                raise RequestError(
                     f"an order for {asked.sender}, this is {me}",
                     hint="two clients with one node key?",
                 )
             if asked.kind == DISMISSAL:
-                raise _dismissed(order)
+                raise _dismissed(request)
             with alone(self.home.path):
-                return Answer(me, self._envelope(order))
+                return TaskReply(me, self._envelope(request))
         except Busy:
-            return Answer(me, problem="still at work", trouble=Trouble.BUSY)
-        except Lacking as error:
-            return Answer(me, problem=str(error), trouble=Trouble.LACKING)
+            return TaskReply(me, problem="still at work", status=Status.BUSY)
+        except MissingInput as error:
+            return TaskReply(me, problem=str(error), status=Status.MISSING_INPUT)
         except FedVTCError as error:
-            return Answer.refusal(me, error, openly=self._consent.telling is True)
+            return TaskReply.refusal(me, error, openly=self._policy.share_metrics is True)
 
-    def _envelope(self, order: Order) -> bytes:
-        if order.context.kind == HELLO:
-            return self._sealed(order, self._hello(order))
-        self.home.check(order.context.run)
-        if order.context.kind == FAREWELL:
-            self._leave_late()
-            return self._sealed(order, b"")
-        envelope = self._answered(order)
-        if order.last and order.context.kind == REPORT:
+    def _envelope(self, request: TaskRequest) -> bytes:
+        if request.context.kind == HELLO:
+            return self._sealed(request, self._hello(request))
+        self.home.check(request.context.run)
+        if request.context.kind == SHUTDOWN:
+            self._finalize_late()
+            return self._sealed(request, b"")
+        envelope = self._answered(request)
+        if request.last and request.context.kind == REPORT:
             # Also when it was answered before: a killed process may have left them.
             self.home.releases.forget_secrets()
             vault_of(self.home).drop()
         return envelope
 
-    def _answered(self, order: Order) -> bytes:
-        step = mask_step(order.context.kind)
-        light = step is not None and step[1] is not Step.ADVERTISE
-        kept = self.home.kept_answer(order.digest)
-        if kept is not None and (light or self.home.answered() == order.digest):
+    def _answered(self, request: TaskRequest) -> bytes:
+        step = mask_step(request.context.kind)
+        light = step is not None and step[1] is not MaskingStep.ADVERTISE
+        kept = self.home.kept_answer(request.digest)
+        if kept is not None and (light or self.home.answered() == request.digest):
             return kept
         if step is not None and light:
-            envelope = self._sealed(order, go_on(self.home, self.party, order, *step))
-            self.home.keep_answer(order.digest, envelope)
+            envelope = self._sealed(request, next_step(self.home, self.keys, request, *step))
+            self.home.keep_answer(request.digest, envelope)
             return envelope
-        return self._worked(order)
+        return self._worked(request)
 
-    def _hello(self, order: Order) -> bytes:
-        config = _settings(order)
-        self._check_consent(order)
+    def _hello(self, request: TaskRequest) -> bytes:
+        config = _settings(request)
+        self._check_policy(request)
         if config.transport.masking:
-            self.party.fellows(config)
+            self.keys.roster(config)
         check_claim(config)
         check_settings(config)
-        terms = DataTerms.from_json(order.terms)
+        terms = DataTerms.from_json(request.terms)
         has = self._source(config, terms)
-        self.home.join(order.context.run, order.settings, order.terms)
+        self.home.join(request.context.run, request.settings, request.terms)
         document: dict[str, object] = {
-            "nonce": order.nonce,
+            "nonce": request.nonce,
             "architecture": self._name(config),
-            "wants_test": has.test is None and self._consent.tells(config),
+            "wants_test": has.test is None and self._policy.shares_metrics(config),
         }
-        if self._consent.tells(config):
+        if self._policy.shares_metrics(config):
             counts = np.bincount(has.own.labels, minlength=len(terms.class_names))
             document |= {"samples": int(counts.sum()), "class_counts": counts.tolist()}
         return json.dumps(document).encode()
 
-    def _worked(self, order: Order) -> bytes:
+    def _worked(self, request: TaskRequest) -> bytes:
         """The work of a step and what follows it, kept before anything leaves."""
         # Only work needs torch: the later messages of a masked sum are answered without.
         from fedvtc_edge.federation.exchange import Decoders
         from fedvtc_edge.training.compute import deterministic
 
-        from .session import Crew, leave
+        from .session import ClientSession, finalize
 
-        home, context = self.home, order.context
-        self._check_consent(order)  # a home that joined long ago may have got stricter since
+        home, context = self.home, request.context
+        self._check_policy(request)  # a home that joined long ago may have got stricter since
         config, terms = home.config(), DataTerms.from_json(home.terms())
         state = home.state()
-        check_turn(order, state, config.method.rounds)
-        known = {kind: known_to(order, state, kind) for kind in order.digests}
+        check_sequence(request, state, config.method.rounds)
+        known = {kind: known_to(request, state, kind) for kind in request.digests}
         check_shapes(known, config, len(terms.class_names))
         averaged = known.pop(Decoders.kind, None)
         state.published = known
         with deterministic():
             has = self._source(config, terms)
-            crew = Crew.gather(config, home, state, self._name(config), terms, has)
+            session = ClientSession.gather(config, home, state, self._name(config), terms, has)
             if averaged is not None:
-                crew.method.learn(Decoders.kind, averaged, [crew.client])
-            payload = self._done(order, config, crew)
-        envelope = self._sealed(order, payload)
-        home.keep_answer(order.digest, envelope)
-        if order.last and (context.kind, context.round) == (REPORT, config.method.rounds):
+                session.method.learn(Decoders.kind, averaged, [session.client])
+            payload = self._done(request, config, session)
+        envelope = self._sealed(request, payload)
+        home.keep_answer(request.digest, envelope)
+        if request.last and (context.kind, context.round) == (REPORT, config.method.rounds):
             # Before the state, without which all of this is done again.
-            leave(home, config, terms, crew, has, payload)
-        state.round, state.step, state.answered = context.round, order.step, order.digest
-        crew.save_to(state)
+            finalize(home, config, terms, session, has, payload)
+        state.round, state.step, state.answered = context.round, request.step, request.digest
+        session.save_to(state)
         home.keep(state)
         return envelope
 
-    def _leave_late(self) -> None:
+    def _finalize_late(self) -> None:
         """Who was away in the last round leaves with what it has; all others have left."""
         if self.home.ready:
             return
-        from .session import leave_late
+        from .session import finalize_late
 
-        leave_late(self.home, self._name(self.home.config()), self._source)
+        finalize_late(self.home, self._name(self.home.config()), self._source)
 
-    def _done(self, order: Order, config: Config, crew: Crew) -> bytes:
+    def _done(self, request: TaskRequest, config: Config, session: ClientSession) -> bytes:
         """Work, and the payload of what then leaves."""
-        from fedvtc_edge.federation.exchange import Summable
+        from fedvtc_edge.federation.exchange import SecureAggregatable
 
-        context, federation = order.context, crew.method.federation
-        steps = crew.method.steps(context.round)
-        step = steps[order.step] if order.step < len(steps) else None
+        context, federation = request.context, session.method.federation
+        steps = session.method.steps(context.round)
+        step = steps[request.step] if request.step < len(steps) else None
         if step is not None and step.work is not None:
-            check_known(order, crew.method)
-            step.work(crew.client)
+            check_known(request, session.method)
+            step.work(session.client)
         if context.kind == REPORT:
-            report = crew.report(context.round, telling=self._consent.tells(config))
+            report = session.report(
+                context.round, share_metrics=self._policy.shares_metrics(config)
+            )
             return json.dumps(report).encode()
         exchange, masked = step.exchange if step is not None else None, mask_step(context.kind)
         if exchange is None or exchange.kind != (masked[0] if masked else context.kind):
-            raise OrderError(
-                f"step {order.step} of round {context.round} uploads no {context.kind}",
+            raise RequestError(
+                f"step {request.step} of round {context.round} uploads no {context.kind}",
                 hint="install the same version of fedvtc-edge on both sides",
             )
-        under = isinstance(exchange, Summable) and config.transport.masking
+        under = isinstance(exchange, SecureAggregatable) and config.transport.masking
         if under is (masked is None):
-            raise OrderError(
+            raise RequestError(
                 f"{context.kind} is asked for {'without' if under else 'under'} masks, "
                 f"agreed is transport.masking = {str(config.transport.masking).lower()}",
                 hint="do not trust this server",
             )
-        if isinstance(exchange, Summable) and under:
+        if isinstance(exchange, SecureAggregatable) and under:
             return advertise(
-                self.home, self.party, config, federation, crew.client, exchange, context.round
+                self.home, self.keys, config, federation, session.client, exchange, context.round
             )
-        payload = exchange.payload(federation, crew.client, context)
+        payload = exchange.payload(federation, session.client, context)
         self.home.record(context, payload)
         return payload
 
-    def _check_consent(self, order: Order) -> None:
+    def _check_policy(self, request: TaskRequest) -> None:
         from fedvtc_edge.runs.directory import public_name
 
-        expected = self._consent.settings
-        if expected is not None and public_name(expected) != order.context.run:
+        expected = self._policy.settings
+        if expected is not None and public_name(expected) != request.context.run:
             raise ConfigError(
                 "the server's settings are not those that this client takes part in",
                 hint="compare them with the file that was given as --config",
@@ -234,22 +236,22 @@ class Member:
         given = config.clients.architectures
         return self._architecture or given[self._index % len(given)]
 
-    def _sealed(self, order: Order, payload: bytes) -> bytes:
-        party, context = self.party, replace(order.context, sender=self.home.client)
-        return seal(payload, recipient=party.server, sender=party.identity, context=context)
+    def _sealed(self, request: TaskRequest, payload: bytes) -> bytes:
+        keys, context = self.keys, replace(request.context, sender=self.home.client)
+        return seal(payload, recipient=keys.server, sender=keys.identity, context=context)
 
 
-def _dismissed(order: Order) -> OrderError:
+def _dismissed(request: TaskRequest) -> RequestError:
     """The server's own words, which are a stranger's bytes."""
-    why = order.letter[:_LONGEST_REASON].decode("utf-8", "replace")
+    why = request.message[:_LONGEST_REASON].decode("utf-8", "replace")
     words = "".join(char if char.isprintable() else " " for char in why)
-    return OrderError(
+    return RequestError(
         f"the server does not take this client: {words}",
         hint="compare trust.json and server.pub with the server's operator",
     )
 
 
-def _settings(order: Order) -> Config:
+def _settings(request: TaskRequest) -> Config:
     """The server's settings, which are a stranger's bytes so far.
 
     Raises:
@@ -259,13 +261,13 @@ def _settings(order: Order) -> Config:
     from fedvtc_edge.runs.directory import public_name
 
     try:
-        document = tomllib.loads(order.settings)
+        document = tomllib.loads(request.settings)
     except (ValueError, RecursionError):
-        raise OrderError("the server's settings are no TOML", hint="do not trust it") from None
+        raise RequestError("the server's settings are no TOML", hint="do not trust it") from None
     config = load_config(document)
-    if public_name(config) != order.context.run:
-        raise OrderError(
-            f"the server's settings are not of run {order.context.run}",
+    if public_name(config) != request.context.run:
+        raise RequestError(
+            f"the server's settings are not of run {request.context.run}",
             hint="install the same version of fedvtc-edge on both sides",
         )
     return config
@@ -278,38 +280,38 @@ if TYPE_CHECKING:
     from fedvtc_edge.federation.methods import Method
 
 
-def check_turn(order: Order, state: State, rounds: int) -> None:
+def check_sequence(request: TaskRequest, state: ClientCheckpoint, rounds: int) -> None:
     """Refuse work that was done already, that skips some, or that nobody agreed on.
 
     Raises:
         OrderError: It is.
     """
-    number, before = order.context.round, (state.round, state.step)
+    number, before = request.context.round, (state.round, state.step)
     if number > rounds:
-        raise OrderError(
+        raise RequestError(
             f"round {number} of {rounds} is asked for", hint="do not trust this server"
         )
-    follows = (number, order.step - 1) == before if order.step else number > state.round
-    opening = (number, order.step) == (0, 0) and before == (0, -1)
+    follows = (number, request.step - 1) == before if request.step else number > state.round
+    opening = (number, request.step) == (0, 0) and before == (0, -1)
     if not (follows or opening):
-        raise OrderError(
-            f"round {number}, step {order.step} is asked for after round {before[0]}, "
+        raise RequestError(
+            f"round {number}, step {request.step} is asked for after round {before[0]}, "
             f"step {before[1]}",
             hint="the client did that already, or missed what comes before; the next round counts",
         )
 
 
-def known_to(order: Order, state: State, kind: str) -> bytes:
+def known_to(request: TaskRequest, state: ClientCheckpoint, kind: str) -> bytes:
     """What was published as ``kind``: from the order, or kept from an earlier one.
 
     Raises:
         Lacking: Neither.
     """
-    if kind in order.published:
-        return order.published[kind]
+    if kind in request.published:
+        return request.published[kind]
     kept = state.published.get(kind)
-    if kept is None or digest_of(kept) != order.digests[kind]:
-        raise Lacking(f"the client lacks {kind}", hint="the server sends it again")
+    if kept is None or digest_of(kept) != request.digests[kind]:
+        raise MissingInput(f"the client lacks {kind}", hint="the server sends it again")
     return kept
 
 
@@ -325,34 +327,34 @@ def check_shapes(published: Mapping[str, bytes], config: Config, classes: int) -
         OrderError: Other classes, or another width.
         WireError: Bytes that are no statistics.
     """
-    design, method = design_of(config, classes), config.method
+    spec, method = release_spec_of(config, classes), config.method
     widths = dict.fromkeys(("features", "prototypes"), method.latent)
-    widths["anchor"] = method.anchor if design is None else design.width
+    widths["anchor"] = method.anchor if spec is None else spec.width
     for kind in sorted(set(published) & set(widths)):
         shape, expected = wire.published(published[kind]).mean.shape, (classes, widths[kind])
         if shape != expected:
-            raise OrderError(
+            raise RequestError(
                 f"{kind} was published for {shape} classes and features, agreed are {expected}",
                 hint="do not trust this server",
             )
 
 
-def check_known(order: Order, method: Method) -> None:
+def check_known(request: TaskRequest, method: Method) -> None:
     """Refuse work on what was not published yet.
 
     Args:
-        order: Asks for a step that has work.
+        request: Asks for a step that has work.
         method: Restored from what was published.
 
     Raises:
         OrderError: The opening, or an earlier step of the round, publishes something that
             is not there.
     """
-    earlier = [*method.steps(0), *method.steps(order.context.round)[: order.step]]
+    earlier = [*method.steps(0), *method.steps(request.context.round)[: request.step]]
     for exchange in (step.exchange for step in earlier):
         if exchange is not None and exchange.for_all and exchange.kind not in method.published:
-            raise OrderError(
-                f"round {order.context.round}, step {order.step} is asked for, and "
+            raise RequestError(
+                f"round {request.context.round}, step {request.step} is asked for, and "
                 f"{exchange.kind} was never published",
                 hint="do not trust this server",
             )

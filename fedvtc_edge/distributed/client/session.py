@@ -15,13 +15,13 @@ from torch import nn
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset
 from fedvtc_edge.data.own import DataTerms
-from fedvtc_edge.devices.fleet import Place
+from fedvtc_edge.devices.fleet import ClientAssignment
 from fedvtc_edge.devices.footprint import training_megabytes
 from fedvtc_edge.federation.assembly import kind_of, one_client
 from fedvtc_edge.federation.evaluation import ACCURACIES, TestSet, evaluate, share
 from fedvtc_edge.federation.methods import Federation, Method
 from fedvtc_edge.federation.server import Server
-from fedvtc_edge.federation.summary import Figures, deposit, pictures, summarise
+from fedvtc_edge.federation.summary import ClientStats, deposit, pictures, summarise
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.tensors import from_tensors, to_tensors
 from fedvtc_edge.runs.directory import RunDirectory, public_name
@@ -30,23 +30,23 @@ from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
 
-from .local_data import Belongings, Source
-from .state import Home, State
+from .local_data import LocalData, Source
+from .state import ClientCheckpoint, ClientState
 
 
 @dataclass(frozen=True, eq=False)
-class Crew:
+class ClientSession:
     """One client with all that it trains.
 
     Args:
         client: Itself.
-        twin: Its local-only double; None where the method is local-only.
+        baseline: Its local-only double; None where the method is local-only.
         method: Knows the steps.
         test: The global test set, or None.
     """
 
     client: Client
-    twin: Client | None
+    baseline: Client | None
     method: Method
     test: TestSet | None
 
@@ -54,12 +54,12 @@ class Crew:
     def gather(
         cls,
         config: Config,
-        home: Home,
-        state: State,
+        home: ClientState,
+        state: ClientCheckpoint,
         architecture: str,
         terms: DataTerms,
-        has: Belongings,
-    ) -> Crew:
+        has: LocalData,
+    ) -> ClientSession:
         """Build everything anew, as seeded, and load what was kept.
 
         Args:
@@ -76,15 +76,15 @@ class Crew:
         """
         compute, kind = Compute.of(config.engine), kind_of(config)
         shape, classes = ImageShape(terms.height, terms.channels), len(terms.class_names)
-        place = Place(home.client, None, architecture, architecture)
-        client, twin = (
-            one_client(config, place, has.own, shape, classes, compute, decoders)
+        assignment = ClientAssignment(home.client, None, architecture, architecture)
+        client, baseline = (
+            one_client(config, assignment, has.own, shape, classes, compute, decoders)
             for decoders in (kind.has_decoder, False)
         )
         federation = Federation(
             config,
             [client],
-            Server(classes, unseen),
+            Server(classes, discard_upload),
             shape,
             classes,
             compute,
@@ -97,42 +97,42 @@ class Crew:
         if found is not None:
             images = as_images(found.images, compute.device)
             test = TestSet(images, torch.from_numpy(found.labels.copy()))
-        crew = cls(client, None if kind.is_own_control else twin, kind(federation), test)
-        crew._restore(state)
-        return crew
+        session = cls(client, None if kind.is_own_control else baseline, kind(federation), test)
+        session._restore(state)
+        return session
 
     @property
     def modules(self) -> dict[str, nn.Module]:
         """All that is trained, by name."""
         modules = networks_of(self.client)
-        if self.twin is not None:
-            modules["local"] = self.twin.model
+        if self.baseline is not None:
+            modules["local"] = self.baseline.model
         return modules
 
-    def _restore(self, state: State) -> None:
+    def _restore(self, state: ClientCheckpoint) -> None:
         if state.tensors:
             load_networks(state, self.modules)
         self.client.seconds, self.client.samples_seen = state.seconds, state.samples
         self.method.restore(state.published)
 
-    def save_to(self, state: State) -> None:
+    def save_to(self, state: ClientCheckpoint) -> None:
         """Put networks and totals into ``state``."""
         state.tensors = to_tensors(self.modules)
         state.seconds, state.samples = self.client.seconds, self.client.samples_seen
 
-    def report(self, number: int, *, telling: bool) -> dict[str, object]:
+    def report(self, number: int, *, share_metrics: bool) -> dict[str, object]:
         """How the round went, for the server.
 
         Args:
             number: The round that ends; the control is trained for it, too.
-            telling: Whether accuracies and how many images were seen may be told: they say
+            share_metrics: Whether accuracies and how many images were seen may be told: they say
                 something of the data. Working time is rounded where they may not.
         """
-        if self.twin is not None:
-            self.twin.train(number)
+        if self.baseline is not None:
+            self.baseline.train(number)
         client = self.client
         report: dict[str, object] = {
-            "seconds": client.seconds if telling else math.ceil(client.seconds),
+            "seconds": client.seconds if share_metrics else math.ceil(client.seconds),
             "parameters": sum(
                 weights.numel()
                 for name, module in self.modules.items()
@@ -140,11 +140,11 @@ class Crew:
                 for weights in module.parameters()
             ),
         }
-        if telling:  # images seen are epochs times examples: as good as a count
+        if share_metrics:  # images seen are epochs times examples: as good as a count
             report["samples_seen"] = client.samples_seen
-        if telling and self.test is not None:
-            twins = [] if self.twin is None else [self.twin]
-            records, _ = evaluate(self.method, twins, self.test)
+        if share_metrics and self.test is not None:
+            baselines = [] if self.baseline is None else [self.baseline]
+            records, _ = evaluate(self.method, baselines, self.test)
             report |= {k: v for k, v in records[0].items() if k.startswith("accuracy")}
             batch = client.images[: client.settings.batch]
             peak_mb = training_megabytes(client.model, client.decoder, batch)
@@ -160,7 +160,7 @@ def networks_of(client: Client) -> dict[str, nn.Module]:
     return modules
 
 
-def load_networks(state: State, modules: Mapping[str, nn.Module]) -> None:
+def load_networks(state: ClientCheckpoint, modules: Mapping[str, nn.Module]) -> None:
     """Fill networks with what a home keeps.
 
     Raises:
@@ -174,7 +174,7 @@ def load_networks(state: State, modules: Mapping[str, nn.Module]) -> None:
     )
 
 
-def unseen(round_: int, sender: str, kind: str, data: bytes) -> None:
+def discard_upload(round_: int, sender: str, kind: str, data: bytes) -> None:
     """A client's process has no server that anything could reach."""
 
 
@@ -196,8 +196,13 @@ _OWNER_ONLY = 0o600
 """As the home's state: it all tells of the client's data."""
 
 
-def leave(
-    home: Home, config: Config, terms: DataTerms, crew: Crew, has: Belongings, report: bytes
+def finalize(
+    home: ClientState,
+    config: Config,
+    terms: DataTerms,
+    session: ClientSession,
+    has: LocalData,
+    report: bytes,
 ) -> None:
     """Make a finished run of a home, once its client has answered the last order.
 
@@ -208,28 +213,28 @@ def leave(
         home: The client's.
         config: The settings.
         terms: Classes and shapes.
-        crew: The client as it is after the last round.
+        session: The client as it is after the last round.
         has: Its data.
         report: What it tells the server of the last round; accuracies in it are not read anew.
 
     Raises:
         OSError: The disk does not take it.
     """
-    method, client = crew.method, crew.client
+    method, client = session.method, session.client
     method.done = config.method.rounds
     packed = _test_set(has, method.published)
     published = {kind: data for kind, data in method.published.items() if kind != TEST}
     data = _data(config, terms, has, packed)
-    measured = _measured(crew, json.loads(report))
+    measured = _measured(session, json.loads(report))
     # What left was counted by the server: envelopes are not kept here.
     account = {"up": None, "down": None, "seconds": client.seconds, "samples": client.samples_seen}
     summary = summarise(
         method,
-        [Figures.of(client)],
-        [{"seconds": client.seconds, "clients": [measured], **_control(crew)}],
+        [ClientStats.of(client)],
+        [{"seconds": client.seconds, "clients": [measured], **_control(session)}],
         {client.id: account},
         data,
-        [Place(client.id, None, client.architecture, client.architecture)],
+        [ClientAssignment(client.id, None, client.architecture, client.architecture)],
     )
     summary |= {"home": True, "evaluated_on": config.data.evaluate if packed else None}
     RunDirectory(home.path, config).label()
@@ -245,7 +250,7 @@ def leave(
     )
 
 
-def leave_late(home: Home, architecture: str, source: Source) -> None:
+def finalize_late(home: ClientState, architecture: str, source: Source) -> None:
     """Leave with what the last round that was worked in brought; without any, not at all.
 
     Args:
@@ -263,16 +268,16 @@ def leave_late(home: Home, architecture: str, source: Source) -> None:
     config, terms = home.config(), DataTerms.from_json(home.terms())
     with deterministic():
         has = source(config, terms)
-        crew = Crew.gather(config, home, state, architecture, terms, has)
-        leave(home, config, terms, crew, has, b"{}")
+        session = ClientSession.gather(config, home, state, architecture, terms, has)
+        finalize(home, config, terms, session, has, b"{}")
 
 
-def _test_set(has: Belongings, published: dict[str, bytes]) -> bytes:
+def _test_set(has: LocalData, published: dict[str, bytes]) -> bytes:
     """The client's own or the server's, as bytes; empty where there is none."""
     return published.get(TEST, b"") if has.test is None else pack_test(has.test)
 
 
-def _data(config: Config, terms: DataTerms, has: Belongings, packed: bytes) -> Dataset:
+def _data(config: Config, terms: DataTerms, has: LocalData, packed: bytes) -> Dataset:
     """The client's data as a set of its own; without a test set its images stand in for one."""
     test = has.test or (unpack_test(packed, terms) if packed else has.own)
     name = Path(config.data.name).stem  # a path is the server's, and of no use here
@@ -281,18 +286,20 @@ def _data(config: Config, terms: DataTerms, has: Belongings, packed: bytes) -> D
     )
 
 
-def _measured(crew: Crew, told: dict[str, Any]) -> dict[str, Any]:
+def _measured(session: ClientSession, told: dict[str, Any]) -> dict[str, Any]:
     """The client's line of the last round; accuracies are None where there is no test set."""
-    if crew.test is None or "accuracy" in told:
-        return {"id": crew.client.id, **{key: told.get(key) for key in ACCURACIES}}
-    records, _ = evaluate(crew.method, [] if crew.twin is None else [crew.twin], crew.test)
+    if session.test is None or "accuracy" in told:
+        return {"id": session.client.id, **{key: told.get(key) for key in ACCURACIES}}
+    records, _ = evaluate(
+        session.method, [] if session.baseline is None else [session.baseline], session.test
+    )
     return records[0]
 
 
-def _control(crew: Crew) -> dict[str, float | None]:
+def _control(session: ClientSession) -> dict[str, float | None]:
     """Accuracy of the training-free classifier."""
-    scores = None if crew.test is None else crew.method.control(crew.test.images)
+    scores = None if session.test is None else session.method.control(session.test.images)
     if scores is None:
         return {"accuracy_control": None}
-    assert crew.test is not None
-    return {"accuracy_control": share(scores.argmax(1) == crew.test.labels)}
+    assert session.test is not None
+    return {"accuracy_control": share(scores.argmax(1) == session.test.labels)}

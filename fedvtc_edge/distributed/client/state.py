@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedvtc_edge.config import Config, load_config
-from fedvtc_edge.distributed.messages import OrderError
+from fedvtc_edge.distributed.messages import RequestError
 from fedvtc_edge.errors import ConfigError, RunError
 from fedvtc_edge.privacy.ledger import Ledger
 from fedvtc_edge.privacy.mechanism import claim_of
@@ -46,7 +46,7 @@ _PUBLISHED = "published/"
 
 
 @dataclass
-class State:
+class ClientCheckpoint:
     """What a client carries from message to message.
 
     Args:
@@ -68,7 +68,7 @@ class State:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Home:
+class ClientState:
     """One client's folder; see this module's docstring.
 
     Args:
@@ -118,7 +118,7 @@ class Home:
         if known is not None:
             self.check(run)
             if self.terms() != terms:
-                raise OrderError(
+                raise RequestError(
                     "the server's terms are not those that this client agreed to: "
                     "other classes or shapes in the same run",
                     hint="do not trust this server",
@@ -140,7 +140,7 @@ class Home:
         """
         known = self.joined
         if known != run:
-            raise OrderError(
+            raise RequestError(
                 f"the home belongs to {f'run {known}' if known else 'no run'}, asked is {run}",
                 hint="a client's releases are counted per home: join another run from a new one",
             )
@@ -179,7 +179,7 @@ class Home:
         with self._on_disk():
             ledger.record(context.round, context.sender, context.kind, data)
 
-    def state(self) -> State:
+    def state(self) -> ClientCheckpoint:
         """What was kept last, or the state of a client that has done nothing yet.
 
         Raises:
@@ -189,7 +189,7 @@ class Home:
 
         path = self.path / _STATE
         if not path.is_file():
-            return State()
+            return ClientCheckpoint()
         try:
             with safe_open(path, framework="pt") as file:
                 kept = json.loads((file.metadata() or {})["state"])
@@ -199,11 +199,11 @@ class Home:
                 for name in sorted(tensors)
                 if name.startswith(_PUBLISHED)
             }
-            return State(**kept, published=published, tensors=tensors)
+            return ClientCheckpoint(**kept, published=published, tensors=tensors)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise self._damaged(_STATE, str(error)) from None
 
-    def keep(self, state: State) -> None:
+    def keep(self, state: ClientCheckpoint) -> None:
         """Write the state: all of it or, after a crash, the one before."""
         import numpy as np
         from safetensors.torch import save
@@ -231,17 +231,17 @@ class Home:
         except (SafetensorError, OSError, KeyError, ValueError, TypeError):
             return ""  # whoever needs the state finds out, and says so
 
-    def kept_answer(self, order: str) -> bytes | None:
+    def kept_answer(self, request: str) -> bytes | None:
         """The envelope that answers an order of this digest, if it was made before."""
         try:
             head, _, envelope = (self.path / _ANSWER).read_bytes().partition(b"\n")
         except OSError:
             return None
-        return envelope if head == order.encode() else None
+        return envelope if head == request.encode() else None
 
-    def keep_answer(self, order: str, envelope: bytes) -> None:
+    def keep_answer(self, request: str, envelope: bytes) -> None:
         """Keep an envelope, so that an order that comes twice is answered by the same bytes."""
-        self._write(_ANSWER, order.encode() + b"\n" + envelope, mode=0o600)
+        self._write(_ANSWER, request.encode() + b"\n" + envelope, mode=0o600)
 
     def notes(self, name: str) -> Mapping[str, Any]:
         """A small JSON document that was kept under a name; empty where there is none.

@@ -9,21 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from fedvtc_edge.distributed.mailbox import Post, Reply
-from fedvtc_edge.distributed.messages import HELLO, Order, OrderError, Trouble, digest_of
+from fedvtc_edge.distributed.mailbox import Mailbox, NodeReply
+from fedvtc_edge.distributed.messages import HELLO, RequestError, Status, TaskRequest, digest_of
 from fedvtc_edge.errors import EnvelopeError, RunError
 from fedvtc_edge.federation.server import Refuse, ServerError
 from fedvtc_edge.sealing import Inbox
 from fedvtc_edge.storage.atomic import write_atomic
 
-from .registry import Register, some
+from .registry import Registry, some
 
 _WAIT_S = 0.5
 _TELL_S = 10.0
 _AWAY_S = 3.0
 
 
-class Heard(NamedTuple):
+class Response(NamedTuple):
     """What one client said in a phase.
 
     Args:
@@ -44,8 +44,8 @@ class Collector:
     in the journal before anything that follows from it is sent.
 
     Args:
-        post: Carries orders.
-        register: Knows which client is where.
+        mailbox: Carries orders.
+        registry: Knows which client is where.
         inbox: Envelopes of the open round.
         journal: Closings of the open round.
         deadline_s: How long a phase waits for those that do not answer.
@@ -53,8 +53,8 @@ class Collector:
         say: Told what happens, in words.
     """
 
-    post: Post
-    register: Register
+    mailbox: Mailbox
+    registry: Registry
     inbox: Inbox
     journal: Journal
     deadline_s: float
@@ -67,17 +67,17 @@ class Collector:
     def collect(
         self,
         phase: int,
-        orders: Mapping[str, Order],
+        requests: Mapping[str, TaskRequest],
         *,
         least: int,
         enough: int | None = None,
         calls: int = 1,
-    ) -> dict[str, Heard]:
+    ) -> dict[str, Response]:
         """The answers to orders of one phase.
 
         Args:
             phase: Its number in its round.
-            orders: By client; all of one round and kind.
+            requests: By client; all of one round and kind.
             least: So many must be heard, or the phase is not closed.
             enough: With so many, nobody is waited for who is not connected; None is
                 ``least``. Of those who are asked more than once, all are waited for.
@@ -88,13 +88,13 @@ class Collector:
                 phase goes on.
             RunError: An envelope that counted is not there any more.
         """
-        first = next(iter(orders.values()), None)
+        first = next(iter(requests.values()), None)
         if first is None:
             return {}
         number = first.context.round
         closed = self.journal.closed(number, phase)
-        names = closed if closed is not None else tuple(orders)
-        heard = self._kept(names, orders, counted=closed is not None)
+        names = closed if closed is not None else tuple(requests)
+        heard = self._kept(names, requests, counted=closed is not None)
         if closed is not None:
             lost = [name for name in closed if name not in heard]
             if lost:
@@ -103,38 +103,38 @@ class Collector:
                     hint="restore the inbox from a copy, or start a new run",
                 )
             return heard
-        waiting = {name: order for name, order in orders.items() if name not in heard}
+        waiting = {name: request for name, request in requests.items() if name not in heard}
         for call in range(calls):
             if waiting:
                 known = least if enough is None else enough
-                contented = max(known, 1) if calls == 1 else len(orders)
-                self._call(first, waiting, heard, len(orders), contented, again=call > 0)
+                contented = max(known, 1) if calls == 1 else len(requests)
+                self._call(first, waiting, heard, len(requests), contented, again=call > 0)
         if len(heard) < least:
             raise ServerError(
-                f"{first.words}: {len(heard)} of {len(orders)} clients answered, "
+                f"{first.words}: {len(heard)} of {len(requests)} clients answered, "
                 f"the quorum is {least}; silent: {some(sorted(waiting)) or 'none'}",
                 hint="start the clients that are missing and resume, or lower server.quorum",
             )
-        answered = {name: heard[name] for name in orders if name in heard}
+        answered = {name: heard[name] for name in requests if name in heard}
         self.journal.close(number, phase, tuple(answered))
         return answered
 
     def _kept(
-        self, names: Sequence[str], orders: Mapping[str, Order], *, counted: bool
-    ) -> dict[str, Heard]:
+        self, names: Sequence[str], requests: Mapping[str, TaskRequest], *, counted: bool
+    ) -> dict[str, Response]:
         heard = {}
         for name in names:
-            if name in orders:
-                found = self.inbox.find(orders[name].context, counted=counted)
+            if name in requests:
+                found = self.inbox.find(requests[name].context, counted=counted)
                 if found is not None:
-                    heard[name] = Heard(*found)
+                    heard[name] = Response(*found)
         return heard
 
     def _call(
         self,
-        first: Order,
-        waiting: dict[str, Order],
-        heard: dict[str, Heard],
+        first: TaskRequest,
+        waiting: dict[str, TaskRequest],
+        heard: dict[str, Response],
         total: int,
         contented: int,
         *,
@@ -149,16 +149,16 @@ class Collector:
         lacked: set[str] = set()
         until, told = time.monotonic() + self.deadline_s, time.monotonic()
         while (late := sorted(asked & set(waiting))) and time.monotonic() < until:
-            self.register.ask_strangers(number)
+            self.registry.identify_nodes(number)
             self._send_to_those_back(waiting, away)
             self._send_to_those_back(waiting, busy)
             # With enough of them, nobody is waited for who cannot even be asked.
-            gone = all(name in away and self.register.is_gone(name) for name in late)
+            gone = all(name in away and self.registry.is_gone(name) for name in late)
             if gone and len(heard) >= contented:
                 self.say(f"{where}: closed without {some(late)}, not connected")
                 return
-            for reply in self.post.receive(min(_WAIT_S, self.deadline_s)):
-                name = self._take(reply, waiting, heard, asked, away, busy, lacked)
+            for arrived in self.mailbox.receive(min(_WAIT_S, self.deadline_s)):
+                name = self._take(arrived, waiting, heard, asked, away, busy, lacked)
                 if name:
                     late = sorted(asked & set(waiting))
                     left = f", waiting for {some(late)}" if late else ""
@@ -168,13 +168,15 @@ class Collector:
                 left_s = max(until - told, 0.0)
                 self.say(f"{where}: waiting for {some(late)}, {left_s:.0f} s to the deadline")
 
-    def _send_to_those_back(self, waiting: Mapping[str, Order], away: dict[str, float]) -> None:
+    def _send_to_those_back(
+        self, waiting: Mapping[str, TaskRequest], away: dict[str, float]
+    ) -> None:
         """Orders to those that are connected: not sent before, or a while ago in vain."""
         now = time.monotonic()
         back = {
             name: waiting[name]
             for name, since in away.items()
-            if name in waiting and now - since >= _AWAY_S and self.register.node(name) is not None
+            if name in waiting and now - since >= _AWAY_S and self.registry.node(name) is not None
         }
         if back:
             self._send(back)
@@ -183,57 +185,57 @@ class Collector:
 
     def _take(
         self,
-        reply: Reply,
-        waiting: dict[str, Order],
-        heard: dict[str, Heard],
+        arrived: NodeReply,
+        waiting: dict[str, TaskRequest],
+        heard: dict[str, Response],
         asked: set[str],
         away: dict[str, float],
         busy: dict[str, float],
         lacked: set[str],
     ) -> str:
         """Take one reply; the name of the client if it counts."""
-        if reply.order.context.kind == HELLO:
-            self.register.hear(reply)
+        if arrived.request.context.kind == HELLO:
+            self.registry.handle_reply(arrived)
             return ""
-        name, order = reply.order.context.sender, waiting.get(reply.order.context.sender)
-        if order is None or reply.order.digest != order.digest:
+        name, request = arrived.request.context.sender, waiting.get(arrived.request.context.sender)
+        if request is None or arrived.request.digest != request.digest:
             return ""  # late, or a second time: what counts is in the inbox
-        answer = reply.answer
-        if answer.trouble is Trouble.BUSY:
+        reply = arrived.reply
+        if reply.status is Status.BUSY:
             busy[name] = time.monotonic()  # asked again when it may be done
             return ""
-        if answer.trouble is Trouble.AWAY:
+        if reply.status is Status.UNREACHABLE:
             away[name] = time.monotonic()  # asked again when it is back
             return ""
-        if answer.trouble is Trouble.LACKING and name not in lacked:
+        if reply.status is Status.MISSING_INPUT and name not in lacked:
             lacked.add(name)  # once: who lacks what it was just sent would be sent it for ever
             self._sent.pop(name, None)
-            self._send({name: order})
+            self._send({name: request})
             return ""
         try:
-            if answer.trouble is not Trouble.NONE:
-                raise OrderError(answer.problem, hint="see the client's terminal")
-            receipt = self.inbox.receive(order.context, answer.envelope)
-        except (EnvelopeError, OrderError) as error:
-            self.refuse(order.context, error, None)
-            self.say(f"{order.words}: {name} takes no part: {error}")
+            if reply.status is not Status.NONE:
+                raise RequestError(reply.problem, hint="see the client's terminal")
+            receipt = self.inbox.receive(request.context, reply.envelope)
+        except (EnvelopeError, RequestError) as error:
+            self.refuse(request.context, error, None)
+            self.say(f"{request.words}: {name} takes no part: {error}")
             asked.discard(name)  # no use in waiting; asked again, it may say something else
             return ""
-        heard[name] = Heard(receipt.payload, len(answer.envelope))
+        heard[name] = Response(receipt.payload, len(reply.envelope))
         del waiting[name]
         return name
 
-    def _send(self, orders: Mapping[str, Order]) -> None:
+    def _send(self, requests: Mapping[str, TaskRequest]) -> None:
         """Send what each client may lack along, and nothing that it was sent before."""
         addressed = {}
-        for name, order in orders.items():
-            node = self.register.node(name)
+        for name, request in requests.items():
+            node = self.registry.node(name)
             if node is not None:
                 sent = self._sent.setdefault(name, set())
-                lacking = {k: v for k, v in order.published.items() if digest_of(v) not in sent}
+                lacking = {k: v for k, v in request.published.items() if digest_of(v) not in sent}
                 sent.update(digest_of(data) for data in lacking.values())
-                addressed[node] = replace(order, published=lacking)
-        self.post.send(addressed)
+                addressed[node] = replace(request, published=lacking)
+        self.mailbox.send(addressed)
 
 
 # ---------------------------------------------------------------- section

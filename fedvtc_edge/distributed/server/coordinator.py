@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from fedvtc_edge.distributed.messages import REPORT, Order, OrderError, digest_of
+from fedvtc_edge.distributed.messages import REPORT, RequestError, TaskRequest, digest_of
 from fedvtc_edge.errors import PrivacyError
 from fedvtc_edge.federation.cohort import drawn
 from fedvtc_edge.federation.evaluation import ACCURACIES, TestSet, averages, share
-from fedvtc_edge.federation.exchange import Exchange, Summable
+from fedvtc_edge.federation.exchange import Exchange, SecureAggregatable
 from fedvtc_edge.federation.methods import Method
-from fedvtc_edge.federation.server import Server, ServerError, Witness, quorum_of
-from fedvtc_edge.masking import MaskingError, MaskingServer, Plan, Step, threshold_of
+from fedvtc_edge.federation.server import Server, ServerError, UploadRecorder, quorum_of
+from fedvtc_edge.masking import MaskingError, MaskingPlan, MaskingServer, MaskingStep, threshold_of
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.progress import Progress
 from fedvtc_edge.runs.directory import Checkpoint
@@ -23,15 +23,15 @@ from fedvtc_edge.sealing import TrustList
 from fedvtc_edge.transport.masked_sum import mask_kind
 from fedvtc_edge.wire.context import Context
 
-from .collector import Collector, Heard
-from .registry import Portrait, Register, blank, merged, read_report
+from .collector import Collector, Response
+from .registry import ClientInfo, Registry, blank, merged, read_report
 
 Keep = Callable[[Checkpoint], None]
 
 OPENING_CALLS = 3
 """How often a client is asked for what it uploads only once."""
 
-FAREWELL_S = 30.0
+SHUTDOWN_S = 30.0
 """So long clients may take to hear that the run is done."""
 
 MOST_VOID = 3
@@ -48,10 +48,10 @@ class Coordinator:
         method: What happens in a round.
         clients: Ids of all clients, in their order.
         trusted: Their keys.
-        register: Knows where they are.
+        registry: Knows where they are.
         collector: Asks them.
         server: Makes the one that adds up a round.
-        witness: Told of each message of a masked sum as the server sees it.
+        recorder: Told of each message of a masked sum as the server sees it.
         test: Of the control, and what is published of it to clients that lack it.
         keep: Called with the state after each round.
         progress: Told of each round.
@@ -62,11 +62,11 @@ class Coordinator:
         method: Method,
         clients: Sequence[str],
         trusted: TrustList,
-        register: Register,
+        registry: Registry,
         collector: Collector,
         *,
         server: Callable[[], Server],
-        witness: Witness,
+        recorder: UploadRecorder,
         test: tuple[TestSet, bytes] | None,
         keep: Keep,
         progress: Progress,
@@ -77,10 +77,10 @@ class Coordinator:
         self.records: list[dict[str, Any]] = []
         self.account = {name: blank() for name in clients}
         self._trusted = trusted
-        self._register = register
+        self._registry = registry
         self._collector = collector
         self._server = server
-        self._witness = witness
+        self._witness = recorder
         self._test = test
         self._keep = keep
         self._progress = progress
@@ -89,9 +89,9 @@ class Coordinator:
         self._void = 0
 
     @property
-    def portraits(self) -> dict[str, Portrait]:
+    def client_info(self) -> dict[str, ClientInfo]:
         """What clients said of themselves, by id."""
-        return self._register.portraits
+        return self._registry.client_info
 
     def restore(self, state: Checkpoint) -> None:
         """Continue after ``state``'s round; 0 is the opening."""
@@ -100,7 +100,7 @@ class Coordinator:
             if spent.get("portrait"):
                 known = dict(spent["portrait"])
                 known["class_counts"] = known["class_counts"] and tuple(known["class_counts"])
-                self.portraits.setdefault(name, Portrait(**known))
+                self.client_info.setdefault(name, ClientInfo(**known))
         self.records, self._opened = list(state.records), True
         for record in self.records:
             for line in record["clients"]:
@@ -124,15 +124,15 @@ class Coordinator:
             self._progress.advance(_note(record))
         if not self._opened:
             wait_s, least = self._collector.deadline_s, self._least(self.clients)
-            self._register.gather(self.clients, least, wait_s)
+            self._registry.gather(self.clients, least, wait_s)
             self._phases(0, self.clients, calls=OPENING_CALLS).exchanges(self.clients)
             self._save(0)
         for number in range(len(self.records) + 1, rounds + 1):
             self._round(number)
 
-    def farewell(self) -> None:
+    def shutdown(self) -> None:
         """Send the clients home, once all that the run leaves is on the disk."""
-        self._register.take_leave(self.config.method.rounds, FAREWELL_S)
+        self._registry.shutdown_clients(self.config.method.rounds, SHUTDOWN_S)
 
     def _round(self, number: int) -> None:
         # The opening's bytes are the first round's.
@@ -166,7 +166,7 @@ class Coordinator:
             least=self._least(cohort),
             calls=calls,
             account=self.account,
-            portraits=self.portraits,
+            client_info=self.client_info,
         )
 
     def _go(self, number: int, cohort: Sequence[str]) -> set[str]:
@@ -182,11 +182,11 @@ class Coordinator:
         wanted = self.config.server.quorum
         return len(cohort) if wanted is None else quorum_of(wanted, len(cohort))
 
-    def _note(self, number: int, name: str, heard: Heard) -> None:
+    def _note(self, number: int, name: str, heard: Response) -> None:
         """Take up a client's report; one that cannot be read is refused, and tells nothing."""
         try:
             report = read_report(heard.payload)
-        except OrderError as error:
+        except RequestError as error:
             context = Context(self.method.federation.run, number, name, REPORT)
             self.method.federation.server.refuse(context, error, None)
             return
@@ -238,9 +238,9 @@ class Coordinator:
 
     def _save(self, number: int) -> None:
         """The state on the disk, then the round's envelopes away."""
-        for name, portrait in self.portraits.items():
+        for name, info in self.client_info.items():
             if name in self.account:
-                self.account[name]["portrait"] = asdict(portrait)
+                self.account[name]["portrait"] = asdict(info)
         self._keep(Checkpoint(number, self.records, self.method.published, self.account, {}))
         self._collector.inbox.close(number)
 
@@ -273,14 +273,14 @@ class Phases:
         method: Knows the exchanges.
         trusted: The clients' keys.
         collector: Asks clients.
-        witness: Told of each message of a masked sum as the server sees it.
+        recorder: Told of each message of a masked sum as the server sees it.
         test: What is published of the test set to clients that lack it, or None.
         number: The round.
         cohort: Who is invited.
         least: So many must be heard in each exchange.
         calls: How often the silent are asked.
         account: Running totals by client; bytes are entered here.
-        portraits: What clients said of themselves.
+        client_info: What clients said of themselves.
     """
 
     def __init__(
@@ -288,7 +288,7 @@ class Phases:
         method: Method,
         trusted: TrustList,
         collector: Collector,
-        witness: Witness,
+        recorder: UploadRecorder,
         test: bytes | None,
         *,
         number: int,
@@ -296,21 +296,21 @@ class Phases:
         least: int,
         calls: int,
         account: Mapping[str, dict[str, Any]],
-        portraits: Mapping[str, Portrait],
+        client_info: Mapping[str, ClientInfo],
     ) -> None:
         self._method = method
         self._federation = method.federation
         self._config = method.federation.config
         self._known = trusted.before_revocations()
         self._collector = collector
-        self._witness = witness
+        self._witness = recorder
         self._test = test
         self._number = number
         self._cohort = cohort
         self._least = least
         self._calls = calls
         self._account = account
-        self._portraits = portraits
+        self._portraits = client_info
         self._phase = 0
         self._once: dict[str, bytes] = {}
 
@@ -331,7 +331,7 @@ class Phases:
             exchange = step.exchange
             if exchange is None:
                 continue
-            if self._config.transport.masking and isinstance(exchange, Summable):
+            if self._config.transport.masking and isinstance(exchange, SecureAggregatable):
                 data, members = self._sum(index, exchange, members)
             else:
                 data, members = self._one_by_one(index, exchange, members)
@@ -341,7 +341,7 @@ class Phases:
             self._method.learn(exchange.kind, data, [])
         return list(members)
 
-    def reports(self, members: Sequence[str]) -> dict[str, Heard]:
+    def reports(self, members: Sequence[str]) -> dict[str, Response]:
         """What is left to do, and how it went; whoever is late is not waited for twice."""
         steps = self._method.steps(self._number)
         last = len(steps) - 1 if steps and steps[-1].exchange is None else len(steps)
@@ -351,8 +351,8 @@ class Phases:
         self, index: int, exchange: Exchange, members: Sequence[str]
     ) -> tuple[bytes, list[str]]:
         federation, counted = self._federation, []
-        letters = dict.fromkeys(members, b"")
-        for name, heard in self._collect(index, exchange.kind, letters, self._least).items():
+        messages = dict.fromkeys(members, b"")
+        for name, heard in self._collect(index, exchange.kind, messages, self._least).items():
             context = self._context(name, exchange.kind)
             fingerprint = self._known.lookup(name).fingerprint
             try:
@@ -367,35 +367,35 @@ class Phases:
         return exchange.close(federation, self._number, self._least), counted
 
     def _sum(
-        self, index: int, exchange: Summable, members: Sequence[str]
+        self, index: int, exchange: SecureAggregatable, members: Sequence[str]
     ) -> tuple[bytes, list[str]]:
         federation = self._federation
         # All who are invited, present or not: thresholds and noise are made for so many. One
         # that was revoked meanwhile is among them, and is not heard: it drops out.
         keys = {name: self._known.lookup(name).key for name in self._cohort}
         size, context = exchange.size(federation), self._context(SERVER, exchange.kind)
-        server = MaskingServer(Plan(context, keys, size, exchange.bound))
+        server = MaskingServer(MaskingPlan(context, keys, size, exchange.bound))
         least = max(self._least, threshold_of(len(self._cohort)))
-        letters = dict.fromkeys(members, b"")
-        for step in Step:
+        messages = dict.fromkeys(members, b"")
+        for step in MaskingStep:
             kind = mask_kind(exchange.kind, step)
-            for name, heard in self._collect(index, kind, letters, least).items():
-                self._account[name]["down"] += len(letters[name])
+            for name, heard in self._collect(index, kind, messages, least).items():
+                self._account[name]["down"] += len(messages[name])
                 self._take(server, step, name, exchange.kind, heard.payload)
-            if step is not Step.UNMASK:
-                letters = server.advance()
+            if step is not MaskingStep.UNMASK:
+                messages = server.advance()
         total = server.finish()
         data = exchange.close_sum(federation, total.total, total.survivors, least)
-        return data, list(letters)
+        return data, list(messages)
 
     def _take(
-        self, server: MaskingServer, step: Step, name: str, kind: str, message: bytes
+        self, server: MaskingServer, step: MaskingStep, name: str, kind: str, message: bytes
     ) -> None:
         """One message of a masked sum; one that is refused is as good as none."""
         federation, own = self._federation, self._context(name, mask_kind(kind, step))
         self._witness(self._number, name, own.kind, message)
         try:
-            if step is Step.MASK:
+            if step is MaskingStep.MASK:
                 federation.record(self._context(name, kind), message)
             server.receive(message, sender=name)
         except (MaskingError, PrivacyError) as error:
@@ -405,27 +405,29 @@ class Phases:
         self,
         index: int,
         kind: str,
-        letters: Mapping[str, bytes],
+        messages: Mapping[str, bytes],
         least: int,
         enough: int | None = None,
-    ) -> dict[str, Heard]:
+    ) -> dict[str, Response]:
         last = self._number == self._config.method.rounds and kind == REPORT
-        orders = {}
-        for name, letter in letters.items():
+        requests = {}
+        for name, message in messages.items():
             published = {**self._method.published, **self._once}
             known = self._portraits.get(name)
             if self._test is not None and known is not None and known.wants_test:
                 published[TEST] = self._test
             digests = {each: digest_of(data) for each, data in published.items()}
             context = self._context(name, kind)
-            orders[name] = Order(context, self._phase, index, letter, digests, published, last=last)
-        answers = self._collector.collect(
-            self._phase, orders, least=least, enough=enough, calls=self._calls
+            requests[name] = TaskRequest(
+                context, self._phase, index, message, digests, published, last=last
+            )
+        replies = self._collector.collect(
+            self._phase, requests, least=least, enough=enough, calls=self._calls
         )
         self._phase += 1
-        for name, heard in answers.items():
+        for name, heard in replies.items():
             self._account[name]["up"] += heard.size if kind != REPORT else 0
-        return answers
+        return replies
 
     def _context(self, sender: str, kind: str) -> Context:
         return Context(self._federation.run, self._number, sender, kind)

@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fedvtc_edge.config import Config
-from fedvtc_edge.distributed.mailbox import Post, Reply
+from fedvtc_edge.distributed.mailbox import Mailbox, NodeReply
 from fedvtc_edge.distributed.messages import (
     DISMISSAL,
-    FAREWELL,
     HELLO,
-    Answer,
-    Order,
-    OrderError,
-    Trouble,
+    SHUTDOWN,
+    RequestError,
+    Status,
+    TaskReply,
+    TaskRequest,
 )
 from fedvtc_edge.errors import EnvelopeError
 from fedvtc_edge.federation.evaluation import ACCURACIES
@@ -36,7 +36,7 @@ _NOBODY = ""
 
 
 @dataclass(frozen=True)
-class Portrait:
+class ClientInfo:
     """What a client says of itself in its hello; counts only where it tells them.
 
     Args:
@@ -54,7 +54,7 @@ class Portrait:
     class_counts: tuple[int, ...] | None = None
 
 
-class Register:
+class Registry:
     """Asks unknown nodes who they are, and believes their envelopes alone.
 
     Args:
@@ -65,7 +65,7 @@ class Register:
         classes: Number C of classes.
         ring: The server's identity, and previous ones while a key is replaced.
         trusted: The clients.
-        post: Carries hellos.
+        mailbox: Carries hellos.
         say: Told what happens, in words.
     """
 
@@ -78,10 +78,10 @@ class Register:
         classes: int,
         ring: Sequence[Identity],
         trusted: TrustList,
-        post: Post,
+        mailbox: Mailbox,
         say: Callable[[str], None],
     ) -> None:
-        self.portraits: dict[str, Portrait] = {}
+        self.client_info: dict[str, ClientInfo] = {}
         self._config = config
         self._run = run
         self._settings = settings
@@ -89,7 +89,7 @@ class Register:
         self._classes = classes
         self._ring = ring
         self._trusted = trusted
-        self._post = post
+        self._mailbox = mailbox
         self._say = say
         self._nodes: dict[str, int] = {}
         self._clients: dict[int, str] = {}
@@ -100,7 +100,7 @@ class Register:
     def node(self, client: str) -> int | None:
         """Where a client is, if it is connected."""
         node = self._nodes.get(client)
-        return node if node in self._post.nodes() else None
+        return node if node in self._mailbox.nodes() else None
 
     def is_gone(self, client: str) -> bool:
         """Whether a client is not connected, and nobody is who might be it.
@@ -108,7 +108,7 @@ class Register:
         One that was not seen at all is given a minute: after a restart of the server its
         clients come back one after the other.
         """
-        if self.node(client) is not None or self._post.nodes() - set(self._clients):
+        if self.node(client) is not None or self._mailbox.nodes() - set(self._clients):
             return False
         patience_s = min(_RETURN_S, self._config.server.deadline_s)
         return client in self._nodes or time.monotonic() - self._begun >= patience_s
@@ -123,7 +123,7 @@ class Register:
         """
         until, told = time.monotonic() + wait_s, time.monotonic()
         while True:
-            self.ask_strangers(0)
+            self.identify_nodes(0)
             here = [name for name in wanted if self.node(name) is not None]
             if len(here) == len(wanted) or (len(here) >= least and time.monotonic() >= until):
                 return
@@ -131,67 +131,67 @@ class Register:
                 told = time.monotonic()
                 absent = [name for name in wanted if name not in here]
                 self._say(f"waiting for {some(absent)} to connect")
-            for reply in self._post.receive(_PAUSE_S):
-                self.hear(reply)
+            for arrived in self._mailbox.receive(_PAUSE_S):
+                self.handle_reply(arrived)
 
-    def hear(self, reply: Reply) -> None:
+    def handle_reply(self, arrived: NodeReply) -> None:
         """Take up the answer to a hello; anything else is not for the register."""
-        order, answer = reply.order, reply.answer
-        if order.context.kind != HELLO or self._asked.get(reply.node) != order.nonce:
+        request, reply = arrived.request, arrived.reply
+        if request.context.kind != HELLO or self._asked.get(arrived.node) != request.nonce:
             return
-        if answer.trouble in (Trouble.AWAY, Trouble.BUSY):
-            self._again[reply.node] = time.monotonic() + _BUSY_S
+        if reply.status in (Status.UNREACHABLE, Status.BUSY):
+            self._again[arrived.node] = time.monotonic() + _BUSY_S
             return
-        del self._asked[reply.node]
+        del self._asked[arrived.node]
         try:
-            portrait = self._read(order, answer)
-        except (EnvelopeError, OrderError, ContextError) as error:
+            info = self._read(request, reply)
+        except (EnvelopeError, RequestError, ContextError) as error:
             # Asked no more: a client that cannot take part is not asked twice a second.
-            self._clients[reply.node] = _NOBODY
-            self._say(f"node {reply.node} ({answer.client:.64}) does not take part: {error}")
-            if answer.envelope:  # it believes that it does
-                self._dismiss(reply.node, order.context, str(error))
+            self._clients[arrived.node] = _NOBODY
+            self._say(f"node {arrived.node} ({reply.client:.64}) does not take part: {error}")
+            if reply.envelope:  # it believes that it does
+                self._dismiss(arrived.node, request.context, str(error))
             return
-        name, before = portrait.client, self._nodes.get(portrait.client)
-        if before is not None and before != reply.node:
+        name, before = info.client, self._nodes.get(info.client)
+        if before is not None and before != arrived.node:
             # The newer one counts. Two that live would otherwise be asked in turn for ever.
             self._clients[before] = _NOBODY
-            self._say(f"{name} was at node {before} and is at node {reply.node} now")
-            self._dismiss(before, order.context, f"{name} has joined from elsewhere")
-        self._nodes[name], self._clients[reply.node] = reply.node, name
-        self.portraits[name] = portrait
-        self._say(f"{name} is here ({portrait.architecture})")
+            self._say(f"{name} was at node {before} and is at node {arrived.node} now")
+            self._dismiss(before, request.context, f"{name} has joined from elsewhere")
+        self._nodes[name], self._clients[arrived.node] = arrived.node, name
+        self.client_info[name] = info
+        self._say(f"{name} is here ({info.architecture})")
 
-    def take_leave(self, number: int, wait_s: float) -> None:
+    def shutdown_clients(self, number: int, wait_s: float) -> None:
         """Tell all that are here that the run is done, and its results on the disk.
 
         Args:
             number: The last round.
             wait_s: So long their answers are waited for, so that they have left.
         """
-        orders = {
-            node: Order(Context(self._run, number, name, FAREWELL), 0, 0)
+        requests = {
+            node: TaskRequest(Context(self._run, number, name, SHUTDOWN), 0, 0)
             for name, node in self._nodes.items()
-            if node in self._post.nodes()
+            if node in self._mailbox.nodes()
         }
-        self._post.send(orders)
+        self._mailbox.send(requests)
         until = time.monotonic() + wait_s
-        while orders and time.monotonic() < until:
-            for reply in self._post.receive(_PAUSE_S):
-                if reply.order.context.kind == FAREWELL:
-                    orders.pop(reply.node, None)
+        while requests and time.monotonic() < until:
+            for arrived in self._mailbox.receive(_PAUSE_S):
+                if arrived.request.context.kind == SHUTDOWN:
+                    requests.pop(arrived.node, None)
 
-    def ask_strangers(self, number: int) -> None:
+    def identify_nodes(self, number: int) -> None:
         """Send a hello, of round ``number``, to each node of which nothing is known.
 
         One that does not answer is asked again after a while: hellos may be lost, too.
         """
-        here = self._post.nodes()
+        here = self._mailbox.nodes()
         for gone in set(self._asked) - here:
             del self._asked[gone]
         for gone in [n for n, name in self._clients.items() if name == _NOBODY and n not in here]:
             del self._clients[gone]  # it may come back with what it lacked
-        now, orders = time.monotonic(), {}
+        now, requests = time.monotonic(), {}
         for node in sorted(here - set(self._clients)):
             if node in self._asked and now < self._again[node]:
                 continue
@@ -199,45 +199,45 @@ class Register:
             nonce = self._asked.setdefault(node, secrets.token_hex(16))
             self._again[node] = now + self._config.server.deadline_s
             context = Context(self._run, number, SERVER, HELLO)
-            orders[node] = Order(
+            requests[node] = TaskRequest(
                 context, 0, 0, settings=self._settings, terms=self._terms, nonce=nonce
             )
-        if orders:
-            self._post.send(orders)
+        if requests:
+            self._mailbox.send(requests)
 
     def _dismiss(self, node: int, hello: Context, why: str) -> None:
         """Say so to a node that is not taken; its answer is not waited for."""
         context = replace(hello, kind=DISMISSAL)
-        self._post.send({node: Order(context, 0, 0, letter=why.encode())})
+        self._mailbox.send({node: TaskRequest(context, 0, 0, message=why.encode())})
 
-    def _read(self, order: Order, answer: Answer) -> Portrait:
-        if not answer.envelope:
-            raise OrderError(answer.problem or "no answer", hint="see the client's terminal")
-        context = replace(order.context, sender=answer.client)
+    def _read(self, request: TaskRequest, reply: TaskReply) -> ClientInfo:
+        if not reply.envelope:
+            raise RequestError(reply.problem or "no answer", hint="see the client's terminal")
+        context = replace(request.context, sender=reply.client)
         payload = unseal(
-            answer.envelope, recipient=self._ring, trusted=self._trusted, context=context
+            reply.envelope, recipient=self._ring, trusted=self._trusted, context=context
         )
         try:
             found = json.loads(payload) if len(payload) <= _LARGEST else {}
-            if found["nonce"] != order.nonce:
+            if found["nonce"] != request.nonce:
                 raise ValueError("an old hello")
-            return self._portrait(answer.client, found)
+            return self._portrait(reply.client, found)
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise OrderError(
+            raise RequestError(
                 "its hello is none", hint="install the same version of fedvtc-edge on both sides"
             ) from None
 
-    def _portrait(self, client: str, found: dict[str, Any]) -> Portrait:
+    def _portrait(self, client: str, found: dict[str, Any]) -> ClientInfo:
         counts, name = found.get("class_counts"), str(found["architecture"])
         if not name.isprintable() or len(name) > 64:
             raise ValueError("architecture")
         if counts is None:
-            return Portrait(client, name, found["wants_test"] is True)
+            return ClientInfo(client, name, found["wants_test"] is True)
         if any(type(count) is not int or not 0 <= count <= _MOST for count in counts):
             raise ValueError("class_counts")
         if len(counts) != self._classes:
             raise ValueError("classes")
-        return Portrait(client, name, found["wants_test"] is True, sum(counts), tuple(counts))
+        return ClientInfo(client, name, found["wants_test"] is True, sum(counts), tuple(counts))
 
 
 def some(names: Sequence[str]) -> str:
@@ -289,7 +289,7 @@ def read_report(payload: bytes) -> dict[str, Any]:
         if report["seconds"] is None:
             raise ValueError("seconds")
     except (ValueError, AttributeError, RecursionError):
-        raise OrderError(
+        raise RequestError(
             "its report is none", hint="install the same version of fedvtc-edge on both sides"
         ) from None
     return report

@@ -11,16 +11,16 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset
 from fedvtc_edge.data.dataset import Samples
 from fedvtc_edge.data.own import terms_of
-from fedvtc_edge.devices.fleet import Place
-from fedvtc_edge.distributed.client.session import load_networks, networks_of, unseen
-from fedvtc_edge.distributed.client.state import Home
-from fedvtc_edge.distributed.mailbox import Post
+from fedvtc_edge.devices.fleet import ClientAssignment
+from fedvtc_edge.distributed.client.session import discard_upload, load_networks, networks_of
+from fedvtc_edge.distributed.client.state import ClientState
+from fedvtc_edge.distributed.mailbox import Mailbox
 from fedvtc_edge.errors import TrustError
 from fedvtc_edge.federation.assembly import assemble, kind_of
 from fedvtc_edge.federation.evaluation import TestSet
 from fedvtc_edge.federation.methods import Federation, Method
 from fedvtc_edge.federation.server import Refusals, Server
-from fedvtc_edge.federation.summary import Figures, finish, summarise
+from fedvtc_edge.federation.summary import ClientStats, finish, summarise
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.progress import Progress
@@ -31,7 +31,7 @@ from fedvtc_edge.training.compute import Compute, as_images, deterministic
 
 from .collector import Collector, Journal
 from .coordinator import Coordinator
-from .registry import Register
+from .registry import Registry
 
 INBOX, JOURNAL = "inbox", "open.json"
 """Where a run keeps what the open round received: in checkpoint/, until the round is done."""
@@ -65,7 +65,7 @@ class Keys:
 
 
 def coordinator_of(
-    directory: RunDirectory, data: Dataset, keys: Keys, post: Post, progress: Progress
+    directory: RunDirectory, data: Dataset, keys: Keys, mailbox: Mailbox, progress: Progress
 ) -> Coordinator:
     """Everything on the server's side, set to where the run was cut off.
 
@@ -73,7 +73,7 @@ def coordinator_of(
         directory: Begun.
         data: Of which the test set and the names are used.
         keys: The server's.
-        post: Carries orders.
+        mailbox: Carries orders.
         progress: Told of rounds and of who answers.
 
     Raises:
@@ -86,7 +86,7 @@ def coordinator_of(
     refuse = Refusals(path).note
 
     def server() -> Server:
-        return Server(data.classes, directory.witness, settings=config.server, refuse=refuse)
+        return Server(data.classes, directory.record_upload, settings=config.server, refuse=refuse)
 
     federation = Federation(
         config,
@@ -101,13 +101,13 @@ def coordinator_of(
     )
     terms = terms_of(data, config.data.image_size).to_json()
     settings = as_toml(config).decode()
-    register = Register(
-        config, run, settings, terms, data.classes, keys.ring, keys.trusted, post, progress.say
+    registry = Registry(
+        config, run, settings, terms, data.classes, keys.ring, keys.trusted, mailbox, progress.say
     )
     inbox = Inbox(path / "checkpoint" / INBOX, run=run, recipient=keys.ring, trusted=keys.trusted)
     journal = Journal(path / "checkpoint" / JOURNAL, run)
     collector = Collector(
-        post, register, inbox, journal, config.server.deadline_s, refuse, progress.say
+        mailbox, registry, inbox, journal, config.server.deadline_s, refuse, progress.say
     )
     images = as_images(data.x_test, compute.device)
     test = TestSet(images, torch.from_numpy(data.y_test.copy()))
@@ -115,10 +115,10 @@ def coordinator_of(
         kind_of(config)(federation),
         names,
         keys.trusted,
-        register,
+        registry,
         collector,
         server=server,
-        witness=directory.witness,
+        recorder=directory.record_upload,
         test=(test, pack_test(Samples(data.x_test, data.y_test))),
         keep=directory.save,
         progress=progress,
@@ -133,10 +133,10 @@ def serve(
     directory: RunDirectory,
     data: Dataset,
     keys: Keys,
-    post: Post,
+    mailbox: Mailbox,
     progress: Progress,
     *,
-    home: Callable[[str], Home] | None = None,
+    home: Callable[[str], ClientState] | None = None,
 ) -> None:
     """All rounds, and the run directory as a finished run leaves it.
 
@@ -144,7 +144,7 @@ def serve(
         directory: Begun; an unfinished run goes on.
         data: Of which the test set and the names are used.
         keys: The server's.
-        post: Carries orders.
+        mailbox: Carries orders.
         progress: Told of rounds and of who answers.
         home: Where each client lives, in a simulation, whose run directory then holds the
             clients' networks. Elsewhere networks stay with their clients.
@@ -154,28 +154,28 @@ def serve(
         MaskingError: The opening's masked sum did not come out.
     """
     with deterministic():
-        coordinator = coordinator_of(directory, data, keys, post, progress)
+        coordinator = coordinator_of(directory, data, keys, mailbox, progress)
         coordinator.run()
         method = coordinator.method
         figures = [_figures(coordinator, name) for name in coordinator.clients]
         if home is not None:
             method = _gathered(coordinator, data, home)
-            figures = [Figures.of(client) for client in method.federation.clients]
+            figures = [ClientStats.of(client) for client in method.federation.clients]
         summary = summarise(
             method, figures, coordinator.records, coordinator.account, data, _fleet(coordinator)
         )
         finish(directory, method, data, summary)
         if home is None:
-            coordinator.farewell()
+            coordinator.shutdown()
 
 
-def _figures(coordinator: Coordinator, name: str) -> Figures:
+def _figures(coordinator: Coordinator, name: str) -> ClientStats:
     """What a client elsewhere has told of itself."""
-    portrait, spent = coordinator.portraits.get(name), coordinator.account[name]
-    counts = None if portrait is None else portrait.class_counts
-    return Figures(
+    info, spent = coordinator.client_info.get(name), coordinator.account[name]
+    counts = None if info is None else info.class_counts
+    return ClientStats(
         name,
-        "-" if portrait is None else portrait.architecture,
+        "-" if info is None else info.architecture,
         None,
         None if counts is None else list(counts),
         spent["parameters"],
@@ -183,19 +183,21 @@ def _figures(coordinator: Coordinator, name: str) -> Figures:
     )
 
 
-def _fleet(coordinator: Coordinator) -> list[Place]:
+def _fleet(coordinator: Coordinator) -> list[ClientAssignment]:
     """Clients choose their architectures themselves."""
-    chosen = {name: portrait.architecture for name, portrait in coordinator.portraits.items()}
+    chosen = {name: info.architecture for name, info in coordinator.client_info.items()}
     return [
-        Place(name, None, chosen.get(name, "-"), chosen.get(name, "-"))
+        ClientAssignment(name, None, chosen.get(name, "-"), chosen.get(name, "-"))
         for name in coordinator.clients
     ]
 
 
-def _gathered(coordinator: Coordinator, data: Dataset, home: Callable[[str], Home]) -> Method:
+def _gathered(
+    coordinator: Coordinator, data: Dataset, home: Callable[[str], ClientState]
+) -> Method:
     """The method with all clients of a simulation in this process, as they came home."""
     config = coordinator.config
-    method = assemble(config, data, Compute.of(config.engine), unseen)
+    method = assemble(config, data, Compute.of(config.engine), discard_upload)
     for client in method.federation.clients:
         load_networks(home(client.id).state(), networks_of(client))
     method.restore(coordinator.method.published)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fedvtc_edge.devices.rehearsal import Load
-from fedvtc_edge.federation.exchange import Step
+from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.training.client import Client, in_chunks
-from fedvtc_edge.training.knowledge import Knowledge
+from fedvtc_edge.training.knowledge import GlobalKnowledge
 
 
 class Method(ABC):
@@ -33,7 +33,7 @@ class Method(ABC):
         """Rounds behind it, as the engine counts them."""
 
     @abstractmethod
-    def steps(self, number: int) -> Sequence[Step]:
+    def steps(self, number: int) -> Sequence[RoundStep]:
         """What round ``number`` consists of; 0 is what happens once, before the first."""
 
     def open(self, cohort: Sequence[Client]) -> None:
@@ -85,7 +85,7 @@ class Method(ABC):
         """Classes [C] that a client's prediction treats as its own."""
         return client.present
 
-    def world(self) -> Knowledge | None:
+    def knowledge(self) -> GlobalKnowledge | None:
         """What clients paint from, or None for methods that paint nothing."""
         return None
 

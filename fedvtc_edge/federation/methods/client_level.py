@@ -11,7 +11,7 @@ from fedvtc_edge.federation.exchange import Clipped, Exchange, Noised
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.models.anchor import Anchor, centre
 from fedvtc_edge.privacy.accountant import epsilon_spent
-from fedvtc_edge.privacy.mechanism import client_design_of
+from fedvtc_edge.privacy.mechanism import client_release_spec_of
 from fedvtc_edge.privacy.release import Integers, noised
 from fedvtc_edge.privacy.release_spec import Array
 from fedvtc_edge.training.client import Client
@@ -30,28 +30,28 @@ class ClientLevelFedVTC(FedVTC):
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
-        self.clipped = client_design_of(federation.config, federation.classes)
+        self.clipped = client_release_spec_of(federation.config, federation.classes)
 
     def epsilon(self) -> float | None:
         """ε that each client has spent by the end of the last round."""
         if self.share == "anchored":
             return super().epsilon()
-        design = self.clipped
-        steps = [(design.noise_multiplier, 1.0, self.done)]
-        return min(epsilon_spent(steps, design.delta), design.epsilon)
+        spec = self.clipped
+        steps = [(spec.noise_multiplier, 1.0, self.done)]
+        return min(epsilon_spent(steps, spec.delta), spec.epsilon)
 
     def uploads(self) -> list[str]:
         """What travels from a client to the server, in words."""
-        design, when = self.clipped, "once, before the first round"
+        spec, when = self.clipped, "once, before the first round"
         if self.share != "anchored":
             when = "every round"
         how = "without noise, to a trusted server"
-        if design.shares > 1:
+        if spec.shares > 1:
             how = "with a share of the noise"
         whose = "the frozen anchor's" if self.share == "anchored" else "its own network's"
-        what = ", and all classes' second moments" if design.second else ""
+        what = ", and all classes' second moments" if spec.second else ""
         return [
-            f"{when}, clipped as a whole, {how}: counts and sums of {whose} {design.width} "
+            f"{when}, clipped as a whole, {how}: counts and sums of {whose} {spec.width} "
             f"features per class of the public list{what}"
         ]
 
@@ -72,11 +72,11 @@ class ClientLevelFedVTC(FedVTC):
         std: float | None = None,
     ) -> Exchange:
         """Who noises: the server, once; or, under masks, each client its share beforehand."""
-        design = self.clipped
+        spec = self.clipped
 
         def clip(client: Client) -> Integers:
-            return client.clip_upload(extractor(client), design, about)
+            return client.clip_upload(extractor(client), spec, about)
 
         if not self.federation.config.transport.masking:
-            return Clipped(kind, clip, design, about, std)
-        return Noised(kind, lambda client: noised(design, clip(client)), design, about, std)
+            return Clipped(kind, clip, spec, about, std)
+        return Noised(kind, lambda client: noised(spec, clip(client)), spec, about, std)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedvtc_edge.devices.rehearsal import Task
+from fedvtc_edge.devices.rehearsal import TrainingTask
 from fedvtc_edge.federation.exchange import Exchange, Noised
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.privacy.dpsgd import check_private
@@ -20,7 +20,7 @@ from fedvtc_edge.privacy.release import Integers, release
 from fedvtc_edge.privacy.secret_stream import KEY_BYTES, SecretStream, fingerprint
 from fedvtc_edge.training import private
 from fedvtc_edge.training.client import Client, one_by_one
-from fedvtc_edge.training.knowledge import CODE_STD, Knowledge
+from fedvtc_edge.training.knowledge import CODE_STD, GlobalKnowledge
 
 from .fedvtc import FedVTC
 
@@ -66,7 +66,7 @@ class ExampleFedVTC(FedVTC):
             return [own]
         return [own, "every round: all weights of its decoder, trained by DP-SGD"]
 
-    def _training(self, client: Client) -> Iterable[Task]:
+    def _training(self, client: Client) -> Iterable[TrainingTask]:
         """Steps on random samples, charged as ordinary ones: per-example gradients cost more."""
         expected = self.schedule.rate * len(client.images)
         for task in super()._training(client):
@@ -82,11 +82,11 @@ class ExampleFedVTC(FedVTC):
                 client.settings,
                 self.schedule,
                 partial(self._secret, client, number, "train"),
-                prior=self._world.codes if self._world else None,
+                prior=self._knowledge.codes if self._knowledge else None,
                 kl=self.kl,
             )
 
-    def _fit_decoder(self, client: Client, number: int, world: Knowledge) -> None:
+    def _fit_decoder(self, client: Client, number: int, knowledge: GlobalKnowledge) -> None:
         assert client.decoder is not None
         with client.working():
             client.samples_seen += private.train_decoder(
@@ -94,7 +94,7 @@ class ExampleFedVTC(FedVTC):
                 client.decoder,
                 client.images,
                 client.labels,
-                world,
+                knowledge,
                 client.settings,
                 self.schedule,
                 partial(self._secret, client, number, "decoder"),
@@ -102,13 +102,15 @@ class ExampleFedVTC(FedVTC):
                 match="dm" not in self.ablate,
             )
 
-    def _finetune(self, client: Client, number: int, world: Knowledge, steps: int) -> None:
+    def _finetune(
+        self, client: Client, number: int, knowledge: GlobalKnowledge, steps: int
+    ) -> None:
         assert client.decoder is not None
         with client.working():
             client.samples_seen += private.finetune(
                 client.model,
                 client.decoder,
-                world,
+                knowledge,
                 client.settings,
                 client.compute,
                 client.stream(number, "finetune"),
@@ -119,16 +121,16 @@ class ExampleFedVTC(FedVTC):
 
     def _features(self) -> Exchange:
         """Own features, noised: g is private already, so that one example moves one term."""
-        design = self.design
-        assert design is not None
-        about = np.zeros(design.width)
+        spec = self.spec
+        assert spec is not None
+        about = np.zeros(spec.width)
 
         def draw(client: Client) -> Integers:
             with client.working():
                 features = one_by_one(client.model.eval().features, client.images).numpy()
-                return release(design, features, client.labels.cpu().numpy(), about)
+                return release(spec, features, client.labels.cpu().numpy(), about)
 
-        return Noised("features", draw, design, about, CODE_STD)
+        return Noised("features", draw, spec, about, CODE_STD)
 
     def _secret(self, client: Client, number: int, phase: str, purpose: str) -> SecretStream:
         """The data are among the names: a round repeated on other data draws other noise."""

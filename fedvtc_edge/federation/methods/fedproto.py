@@ -10,12 +10,12 @@ from torch import Tensor
 
 from fedvtc_edge import wire
 from fedvtc_edge.devices.rehearsal import Load
-from fedvtc_edge.federation.exchange import Exact, Step
+from fedvtc_edge.federation.exchange import Exact, RoundStep
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.federation.workload import Bytes, one_pass, random_batches, statistics_bytes
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.training.client import Client, in_chunks
-from fedvtc_edge.training.losses import Moments
+from fedvtc_edge.training.losses import ClassMoments
 
 from .base import Method
 from .supervised import matched_steps
@@ -35,15 +35,15 @@ class FedProto(Method):
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
-        self._world: GlobalStatistics | None = None
+        self._knowledge: GlobalStatistics | None = None
 
     def restore(self, published: dict[str, bytes]) -> None:
         """Take up the prototypes of the last round."""
         super().restore(published)
         if "prototypes" in published:
-            self._world = wire.published(published["prototypes"])
+            self._knowledge = wire.published(published["prototypes"])
 
-    def steps(self, number: int) -> Sequence[Step]:
+    def steps(self, number: int) -> Sequence[RoundStep]:
         """Train with the pull, upload class sums; their means are published."""
         if number == 0:
             return []
@@ -54,7 +54,7 @@ class FedProto(Method):
             client.train_on(number, *own, steps, prior=self._prior(), kl=PULL)
 
         width = self.federation.config.method.latent
-        return [Step(train, Exact("features", Client.measure, width, pooled=False))]
+        return [RoundStep(train, Exact("features", Client.measure, width, pooled=False))]
 
     def learn(self, kind: str, data: bytes, cohort: Sequence[Client]) -> None:
         """Prototypes are all that is published."""
@@ -74,22 +74,22 @@ class FedProto(Method):
         width = self.federation.config.method.latent
         return statistics_bytes(self.federation, width, pooled=False)
 
-    def _prior(self) -> Moments | None:
+    def _prior(self) -> ClassMoments | None:
         """Prototypes with the std at which the KL pull, 1/(2σ²), is the squared distance."""
-        if self._world is None:
+        if self._knowledge is None:
             return None
-        mean = torch.from_numpy(self._world.mean).float().to(self.federation.compute.device)
-        known = torch.from_numpy(self._world.present).to(mean.device)
-        return Moments(mean, torch.full_like(mean, 0.5**0.5), known)
+        mean = torch.from_numpy(self._knowledge.mean).float().to(self.federation.compute.device)
+        known = torch.from_numpy(self._knowledge.present).to(mean.device)
+        return ClassMoments(mean, torch.full_like(mean, 0.5**0.5), known)
 
     def scores(self, client: Client, images: Tensor) -> Tensor:
         """Negative squared distances to the global prototypes, as the paper classifies."""
-        if self._world is None:
+        if self._knowledge is None:
             return super().scores(client, images)
-        mean = torch.from_numpy(self._world.mean).float()
+        mean = torch.from_numpy(self._knowledge.mean).float()
         features = in_chunks(client.model.eval().features, images)
         distance = torch.cdist(features, mean).square()
-        known = torch.from_numpy(self._world.present)
+        known = torch.from_numpy(self._knowledge.present)
         return (-distance).masked_fill(~known, -1e4).log_softmax(1)
 
     def uploads(self) -> list[str]:

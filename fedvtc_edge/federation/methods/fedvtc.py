@@ -8,8 +8,8 @@ from functools import cached_property, partial
 from torch import Tensor
 
 from fedvtc_edge import wire
-from fedvtc_edge.devices.rehearsal import Load, Task
-from fedvtc_edge.federation.exchange import Decoders, Exact, Exchange, Noised, Step
+from fedvtc_edge.devices.rehearsal import Load, TrainingTask
+from fedvtc_edge.federation.exchange import Decoders, Exact, Exchange, Noised, RoundStep
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.federation.workload import (
     Bytes,
@@ -21,11 +21,11 @@ from fedvtc_edge.federation.workload import (
 )
 from fedvtc_edge.models import vtc
 from fedvtc_edge.models.anchor import Anchor, centre
-from fedvtc_edge.privacy.mechanism import design_of
-from fedvtc_edge.seeding import seed_of
+from fedvtc_edge.privacy.mechanism import release_spec_of
+from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.training.client import Client, in_chunks
 from fedvtc_edge.training.finetuning import steps_in
-from fedvtc_edge.training.knowledge import Knowledge, blank, from_anchor, from_features
+from fedvtc_edge.training.knowledge import GlobalKnowledge, blank, from_anchor, from_features
 
 from .base import Method
 
@@ -52,42 +52,50 @@ class FedVTC(Method):
         settings = federation.config.method
         self.share, self.ablate = settings.share, set(settings.ablate)
         self.kl = 0.0 if "kl" in self.ablate else KL
-        self.design = design_of(federation.config, federation.classes)
-        self._world: Knowledge | None = None
+        self.spec = release_spec_of(federation.config, federation.classes)
+        self._knowledge: GlobalKnowledge | None = None
         self.anchor: Anchor | None = None
         if self.share == "anchored":
-            seed = seed_of(federation.config.seed, "anchor")
-            width = self.design.width if self.design else settings.anchor
+            seed = derive_seed(federation.config.seed, "anchor")
+            width = self.spec.width if self.spec else settings.anchor
             anchor = Anchor(federation.shape, width, seed)
             self.anchor = anchor.to(federation.compute.device)
 
-    def steps(self, number: int) -> Sequence[Step]:
+    def steps(self, number: int) -> Sequence[RoundStep]:
         """Phases A, B and C; own features and decoders travel where the mode says so.
 
         Anchored: everyone that can uploads once, before the first round, whatever the
         cohorts later are.
         """
         if number == 0:
-            return [] if self.anchor is None else [Step(None, self._anchor_statistics(self.anchor))]
+            return (
+                []
+                if self.anchor is None
+                else [RoundStep(None, self._anchor_statistics(self.anchor))]
+            )
 
         def train(client: Client) -> None:
             self._train(client, number)
 
         def fit(client: Client) -> None:
-            assert self._world is not None
-            self._fit_decoder(client, number, self._world)
+            assert self._knowledge is not None
+            self._fit_decoder(client, number, self._knowledge)
 
         def finetune(client: Client) -> None:
             steps = steps_in(number, self.federation.config.method.rounds, client.settings)
             if steps:
-                assert self._world is not None
-                self._finetune(client, number, self._world, steps)
+                assert self._knowledge is not None
+                self._finetune(client, number, self._knowledge, steps)
 
         if self.share == "anchored":
-            return [Step(_in_turn(train, fit, finetune))]
+            return [RoundStep(_in_turn(train, fit, finetune))]
         if self.share == "features":
-            return [Step(train, self._features()), Step(_in_turn(fit, finetune))]
-        return [Step(train, self._features()), Step(fit, self._decoders()), Step(finetune)]
+            return [RoundStep(train, self._features()), RoundStep(_in_turn(fit, finetune))]
+        return [
+            RoundStep(train, self._features()),
+            RoundStep(fit, self._decoders()),
+            RoundStep(finetune),
+        ]
 
     def learn(self, kind: str, data: bytes, cohort: Sequence[Client]) -> None:
         """Statistics change what is known of the world, averaged decoders their owners."""
@@ -101,7 +109,7 @@ class FedVTC(Method):
         super().restore(published)
         device = self.federation.compute.device
         if "anchor" in published and self.anchor is not None:
-            self._world = from_anchor(
+            self._knowledge = from_anchor(
                 wire.published(published["anchor"]),
                 self.anchor,
                 latent=self.federation.config.method.latent,
@@ -109,7 +117,7 @@ class FedVTC(Method):
                 teach="teacher" not in self.ablate,
             )
         elif "features" in published:
-            self._world = from_features(wire.published(published["features"]), device=device)
+            self._knowledge = from_features(wire.published(published["features"]), device=device)
 
     def load(self, client: Client, number: int) -> Load:
         """Statistics once or in each round, and the phases around them."""
@@ -117,7 +125,7 @@ class FedVTC(Method):
             if self.anchor is None:
                 return Load()
             anchor, (up, down) = self.anchor, self._opening_bytes
-            measuring = one_pass(client, lambda doll: doll.measure_anchor(anchor, pooled=True))
+            measuring = one_pass(client, lambda probe: probe.measure_anchor(anchor, pooled=True))
             return Load((measuring,), down, up)
         tasks, (up, down) = [*self._training(client), *self._painting(client, number)], (0, 0)
         if self.share != "anchored":
@@ -127,28 +135,28 @@ class FedVTC(Method):
 
     def control(self, images: Tensor) -> Tensor | None:
         """The discriminant on the anchor statistics alone."""
-        if self._world is None or self._world.anchored is None:
+        if self._knowledge is None or self._knowledge.anchored is None:
             return None
-        known = self._world.anchored
+        known = self._knowledge.anchored
         return known.classifier(in_chunks(known.anchor, images).to(images.device)).cpu()
 
-    def world(self) -> Knowledge | None:
+    def knowledge(self) -> GlobalKnowledge | None:
         """What clients know of the world by now."""
-        return self._world
+        return self._knowledge
 
     def epsilon(self) -> float | None:
         """All of the budget, from the one release on; None where nothing is claimed."""
-        if self.design is None:
+        if self.spec is None:
             return None
-        return self.design.epsilon if self._world is not None else 0.0
+        return self.spec.epsilon if self._knowledge is not None else 0.0
 
     def uploads(self) -> list[str]:
         """What travels from a client to the server, in words."""
-        if self.design is not None:
-            what = ", and all classes' second moments" if self.design.second else ""
+        if self.spec is not None:
+            what = ", and all classes' second moments" if self.spec.second else ""
             return [
                 "once, before the first round, noised: counts and sums of the frozen anchor's "
-                f"{self.design.width} features per class of the public list{what}"
+                f"{self.spec.width} features per class of the public list{what}"
             ]
         if self.share == "anchored":
             what = (
@@ -165,49 +173,49 @@ class FedVTC(Method):
             return [own]
         return [own, "every round: all weights of its decoder"]
 
-    def _training(self, client: Client) -> Iterable[Task]:
+    def _training(self, client: Client) -> Iterable[TrainingTask]:
         """Phase A, as a device rehearses it."""
         codes = self._known.codes
-        return epochs(client, lambda doll: doll.train(0, codes, kl=self.kl))
+        return epochs(client, lambda probe: probe.train(0, codes, kl=self.kl))
 
-    def _painting(self, client: Client, number: int) -> Iterator[Task]:
+    def _painting(self, client: Client, number: int) -> Iterator[TrainingTask]:
         """Phases B and C, as a device rehearses them."""
-        world, settings = self._known, client.settings
+        knowledge, settings = self._known, client.settings
         size = min(settings.batch, len(client.images))
 
-        def fit(doll: Client, _: int) -> None:
-            doll.fit_decoder(0, world, match="dm" not in self.ablate)
+        def fit(probe: Client, _: int) -> None:
+            probe.fit_decoder(0, knowledge, match="dm" not in self.ablate)
 
-        def finetune(doll: Client, steps: int) -> None:
+        def finetune(probe: Client, steps: int) -> None:
             head_only = "head-only" in self.ablate
-            doll.finetune(0, world, steps=steps, kl=self.kl, head_only=head_only)
+            probe.finetune(0, knowledge, steps=steps, kl=self.kl, head_only=head_only)
 
-        yield Task("decoder", settings.batch, settings.decoder_steps, fit)
+        yield TrainingTask("decoder", settings.batch, settings.decoder_steps, fit)
         steps = steps_in(number, self.federation.config.method.rounds, settings)
         if steps:
-            yield Task("finetune", size, steps, finetune)
+            yield TrainingTask("finetune", size, steps, finetune)
 
     @property
-    def _known(self) -> Knowledge:
+    def _known(self) -> GlobalKnowledge:
         """What the anchor knows, or something of its shape: the same before and after a restart."""
-        if self._world is not None and self._world.anchored is not None:
-            return self._world
+        if self._knowledge is not None and self._knowledge.anchored is not None:
+            return self._knowledge
         latent = self.federation.config.method.latent
         return blank(self.federation.classes, latent, device=self.federation.compute.device)
 
     @cached_property
     def _opening_bytes(self) -> Bytes:
         settings = self.federation.config.method
-        if self.design is not None:
-            return release_bytes(self.federation, self.design)
+        if self.spec is not None:
+            return release_bytes(self.federation, self.spec)
         pooled = settings.moments == "covariance"
         return statistics_bytes(self.federation, settings.anchor, pooled=pooled)
 
     @cached_property
     def _round_bytes(self) -> Bytes:
         federation = self.federation
-        if self.design is not None:
-            up, down = release_bytes(federation, self.design)
+        if self.spec is not None:
+            up, down = release_bytes(federation, self.spec)
         else:
             width = federation.config.method.latent
             up, down = statistics_bytes(federation, width, pooled=False)
@@ -217,15 +225,17 @@ class FedVTC(Method):
         return up, down
 
     def _train(self, client: Client, number: int) -> None:
-        client.train(number, self._world.codes if self._world else None, kl=self.kl)
+        client.train(number, self._knowledge.codes if self._knowledge else None, kl=self.kl)
 
-    def _fit_decoder(self, client: Client, number: int, world: Knowledge) -> None:
-        client.fit_decoder(number, world, match="dm" not in self.ablate)
+    def _fit_decoder(self, client: Client, number: int, knowledge: GlobalKnowledge) -> None:
+        client.fit_decoder(number, knowledge, match="dm" not in self.ablate)
 
-    def _finetune(self, client: Client, number: int, world: Knowledge, steps: int) -> None:
+    def _finetune(
+        self, client: Client, number: int, knowledge: GlobalKnowledge, steps: int
+    ) -> None:
         client.finetune(
             number,
-            world,
+            knowledge,
             steps=steps,
             kl=self.kl,
             head_only="head-only" in self.ablate,
@@ -234,13 +244,13 @@ class FedVTC(Method):
 
     def _anchor_statistics(self, anchor: Anchor) -> Exchange:
         """What is measured of the anchor's features: exact, or noised before it leaves."""
-        if self.design is None:
+        if self.spec is None:
             settings = self.federation.config.method
             pooled = settings.moments == "covariance"
             measure = partial(Client.measure_anchor, anchor=anchor, pooled=pooled)
             return Exact("anchor", measure, settings.anchor, pooled)
-        design, about = self.design, centre(anchor, self.federation.shape)
-        return Noised("anchor", lambda c: c.release_anchor(anchor, design, about), design, about)
+        spec, about = self.spec, centre(anchor, self.federation.shape)
+        return Noised("anchor", lambda c: c.release_anchor(anchor, spec, about), spec, about)
 
     def _features(self) -> Exchange:
         width = self.federation.config.method.latent

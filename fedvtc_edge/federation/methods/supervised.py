@@ -8,7 +8,7 @@ import torch
 
 from fedvtc_edge.config import TrainingSettings
 from fedvtc_edge.devices.rehearsal import Load
-from fedvtc_edge.federation.exchange import Step
+from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.federation.workload import epochs, random_batches
 from fedvtc_edge.training import finetuning, supervised
@@ -22,26 +22,26 @@ class Local(Method):
 
     is_own_control = True
 
-    def steps(self, number: int) -> Sequence[Step]:
+    def steps(self, number: int) -> Sequence[RoundStep]:
         """Phase A and nothing else."""
-        return [Step(lambda client: client.train(number))] if number else []
+        return [RoundStep(lambda client: client.train(number))] if number else []
 
     def load(self, client: Client, number: int) -> Load:
         """Phase A; nothing travels."""
-        return Load(tuple(epochs(client, lambda doll: doll.train(0))) if number else ())
+        return Load(tuple(epochs(client, lambda probe: probe.train(0))) if number else ())
 
 
 class LocalMatched(Method):
     """Each client alone, with as many gradient steps as FedVTC takes on f and ψ together."""
 
-    def steps(self, number: int) -> Sequence[Step]:
+    def steps(self, number: int) -> Sequence[RoundStep]:
         """FedVTC's whole budget on local data."""
 
         def train(client: Client) -> None:
             steps = matched_steps(self.federation, client, number)
             client.train_on(number, client.images, client.labels, client.present, steps)
 
-        return [Step(train)] if number else []
+        return [RoundStep(train)] if number else []
 
     def load(self, client: Client, number: int) -> Load:
         """FedVTC's budget; nothing travels."""
@@ -57,14 +57,14 @@ class Centralised(Method):
         self._labels = torch.cat([client.labels for client in federation.clients])
         self._present = torch.stack([client.present for client in federation.clients]).any(0)
 
-    def steps(self, number: int) -> Sequence[Step]:
+    def steps(self, number: int) -> Sequence[RoundStep]:
         """FedVTC's whole budget on everybody's data."""
 
         def train(client: Client) -> None:
             steps = matched_steps(self.federation, client, number)
             client.train_on(number, self._images, self._labels, self._present, steps)
 
-        return [Step(train)] if number else []
+        return [RoundStep(train)] if number else []
 
     def load(self, client: Client, number: int) -> Load:
         """FedVTC's budget; that all data would have to travel is not charged."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from fedvtc_edge.distributed.client.keys import Party
+from fedvtc_edge.distributed.client.keys import ClientKeys
 from fedvtc_edge.errors import DeploymentError
 from fedvtc_edge.sealing import Identity, PublicIdentity, TrustList, signing
 from fedvtc_edge.storage.atomic import new_folder, recover_folder, write_atomic
@@ -163,7 +163,7 @@ class ClientKit(_Kit):
     server: Path
     trust: Path
 
-    def open(self, passphrase: str | None = None) -> Party:
+    def open(self, passphrase: str | None = None) -> ClientKeys:
         """Read the keys; the client's id is the one under which the list has its identity.
 
         Raises:
@@ -176,14 +176,14 @@ class ClientKit(_Kit):
         for entry in trusted.entries:
             if entry.identity == identity.public:
                 trusted.lookup(entry.client)  # refuses one that was revoked
-                return Party(entry.client, identity, PublicIdentity.load(self.server), trusted)
+                return ClientKeys(entry.client, identity, PublicIdentity.load(self.server), trusted)
         raise DeploymentError(
             f"{self.trust} does not have the identity in {self.identity}, {identity.fingerprint}",
             hint="get the list from the server; it trusts whom fedvtc-edge keys trust added",
         )
 
 
-def make_trial(
+def make_test_keys(
     folder: Path,
     clients: int = 3,
     hosts: Sequence[str] = LOCAL_HOSTS,

@@ -119,11 +119,11 @@ def _introduced(server: http.client.HTTPSConnection, host: str, port: int) -> st
 def _get(server: http.client.HTTPSConnection, path: str) -> tuple[http.client.HTTPResponse, bytes]:
     """One page and its content."""
     server.request("GET", path)
-    answer = server.getresponse()
-    body = answer.read(_LARGEST_ANSWER)
-    if answer.read(1):  # a page without an end, and no second one on this connection
+    reply = server.getresponse()
+    body = reply.read(_LARGEST_ANSWER)
+    if reply.read(1):  # a page without an end, and no second one on this connection
         raise http.client.HTTPException(f"{path} is larger than {_LARGEST_ANSWER} bytes")
-    return answer, body
+    return reply, body
 
 
 def _titled(body: bytes, host: str, port: int) -> str:

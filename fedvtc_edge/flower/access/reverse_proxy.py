@@ -103,13 +103,13 @@ class Gate:
         body = _body(receive) if scope["method"] == "POST" else None
         async with self._client.stream(
             scope["method"], scope["path"], headers=_end_to_end(scope["headers"]), content=body
-        ) as answer:
-            start = {"type": "http.response.start", "status": answer.status_code}
-            headers = _end_to_end(answer.headers.raw)
+        ) as reply:
+            start = {"type": "http.response.start", "status": reply.status_code}
+            headers = _end_to_end(reply.headers.raw)
             if scope["path"] == "/health":
                 headers.append((b"flwr-package-version", self._version.encode()))
             await send({**start, "headers": headers})
-            async for piece in answer.aiter_raw():
+            async for piece in reply.aiter_raw():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body"})
 

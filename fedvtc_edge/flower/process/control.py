@@ -26,7 +26,7 @@ _KEY_KNOWN = "[code: 23]"  # "Public key already in use.", Flower 1.42
 _CALL_S = 120.0  # one command takes 1 to 2 s; more, on a machine that is busy
 
 
-class Control:
+class SuperLinkControl:
     """Nodes registered, runs started, watched and stopped.
 
     Args:
@@ -105,8 +105,8 @@ class Control:
             ``completed``, ``failed`` or ``stopped``. A run that was cut off by a killed
             SuperLink stays ``running`` for a minute, until its heartbeats are missed.
         """
-        answer = self._call("list", CONNECTION, "--run-id", str(run))
-        return str(answer["runs"][0]["status"])
+        reply = self._call("list", CONNECTION, "--run-id", str(run))
+        return str(reply["runs"][0]["status"])
 
     def stop_run(self, run: int) -> None:
         """Stop a run; its server app gets SIGINT. One that has ended is an error."""
@@ -138,12 +138,12 @@ class Control:
                 hint=f"see whether the SuperLink runs: the logs lie in {self.folder}",
             ) from None
         try:
-            answer: dict[str, Any] = json.loads(done.stdout)
+            reply: dict[str, Any] = json.loads(done.stdout)
         except ValueError:
-            answer = {}
-        if not answer.get("success"):
-            said = str(answer.get("error-message") or done.stderr or done.stdout).strip()
+            reply = {}
+        if not reply.get("success"):
+            said = str(reply.get("error-message") or done.stderr or done.stdout).strip()
             raise explain(said) or DeploymentError(
                 f"{what} was refused: {said}", hint=f"the logs lie in {self.folder}"
             )
-        return answer
+        return reply

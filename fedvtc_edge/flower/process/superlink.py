@@ -29,7 +29,7 @@ from fedvtc_edge.flower.access import pki
 from fedvtc_edge.flower.error_patterns import explain
 from fedvtc_edge.storage.atomic import write_atomic
 
-from .control import Control
+from .control import SuperLinkControl
 from .daemon import Daemon, executable, free_port
 
 _LOCAL = "127.0.0.1"
@@ -47,7 +47,7 @@ class Certificates:
     authority: Path
 
 
-class SuperLink(Control):
+class SuperLink(SuperLinkControl):
     """A running ``flower-superlink``; gone, with its children, when the block is left.
 
     Args:

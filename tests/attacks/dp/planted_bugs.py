@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from fedvtc_edge.attacks.dp import Claim
+from fedvtc_edge.attacks.dp import PrivacyClaim
 from fedvtc_edge.attacks.dp.releases import blocks_of, canary, canary_client, claim_of_design
 from fedvtc_edge.privacy.release import bounded_sums, clipped_upload, contributions
-from fedvtc_edge.privacy.release_spec import ClientDesign, Design
+from fedvtc_edge.privacy.release_spec import ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.privacy.sampler import GRID
 
 Array = NDArray[Any]
@@ -29,7 +29,7 @@ class Noised:
     means: tuple[Array, Array]
     scales: tuple[Array | float, Array | float]
     blocks: NDArray[np.int64]
-    claim: Claim
+    claim: PrivacyClaim
     seed: int = 0
     known: bool = True
 
@@ -51,10 +51,10 @@ class Noised:
         return replace(self, scales=(zero / 2, one / 2), seed=self.seed + 10**6)
 
 
-def noised(design: Design, zero: Array, one: Array) -> Noised:
+def noised(spec: ReleaseSpec, zero: Array, one: Array) -> Noised:
     """With the noise that the design claims to be enough."""
-    scale = float(design.share)
-    return Noised((zero, one), (scale, scale), blocks_of(design), claim_of_design(design))
+    scale = float(spec.share)
+    return Noised((zero, one), (scale, scale), blocks_of(spec), claim_of_design(spec))
 
 
 def mu_of(mechanism: Noised) -> float:
@@ -93,7 +93,7 @@ def trained(kind: str, epsilon: float, *, retrained: bool, records: int = 95) ->
     The canary is a natural image, a mislabelled one or a noise image.
     """
     x, y = digits()
-    design = Design(CLASSES, WIDTH, False, 1.0, epsilon, 1e-5)
+    spec = ReleaseSpec(CLASSES, WIDTH, False, 1.0, epsilon, 1e-5)
     image, label = {
         "natural": (x[500], y[500]),
         "mislabelled": (x[500], (y[500] + 3) % CLASSES),
@@ -105,10 +105,10 @@ def trained(kind: str, epsilon: float, *, retrained: bool, records: int = 95) ->
     ]
     public = extractor(x[1000:])
     zero, one = (
-        bounded_sums(design, (extractor(xs) if retrained else public)(xs), ys, CENTRE)
+        bounded_sums(spec, (extractor(xs) if retrained else public)(xs), ys, CENTRE)
         for xs, ys in worlds
     )
-    return noised(design, zero, one)
+    return noised(spec, zero, one)
 
 
 # ---------------------------------------------------------------- b: clipped class by class
@@ -116,17 +116,17 @@ def trained(kind: str, epsilon: float, *, retrained: bool, records: int = 95) ->
 
 def clipped(epsilon: float, *, per_class: bool) -> Noised:
     """A federation's sum with and without a client that has all classes."""
-    design = ClientDesign(CLASSES, WIDTH, False, 1.0, epsilon, 1e-5, unit=5.0)
+    spec = ClientReleaseSpec(CLASSES, WIDTH, False, 1.0, epsilon, 1e-5, unit=5.0)
     draw = np.random.default_rng(0)
-    parts = [canary_client(design, CENTRE, draw.normal(size=WIDTH), c) for c in range(CLASSES)]
-    uploads = [clipped_upload(design, *part, CENTRE) for part in parts]
+    parts = [canary_client(spec, CENTRE, draw.normal(size=WIDTH), c) for c in range(CLASSES)]
+    uploads = [clipped_upload(spec, *part, CENTRE) for part in parts]
     if per_class:
         one = sum(uploads)  # each class by itself within the bound
     else:
         features, labels = (np.concatenate(side) for side in zip(*parts, strict=True))
-        one = clipped_upload(design, features, labels, CENTRE)
-    others = draw.integers(-(10**7), 10**7, design.size)
-    return noised(design, others, others + one)
+        one = clipped_upload(spec, features, labels, CENTRE)
+    others = draw.integers(-(10**7), 10**7, spec.size)
+    return noised(spec, others, others + one)
 
 
 # ---------------------------------------------------------------- c: a private scale
@@ -137,21 +137,21 @@ def averaged(epsilon: float, *, private: bool, moved: bool, records: int = 10) -
 
     ``moved``: whether the record also moves the mean; otherwise the scale alone tells.
     """
-    design = Design(CLASSES, 64, False, 1.0, epsilon, 1e-5)
+    spec = ReleaseSpec(CLASSES, 64, False, 1.0, epsilon, 1e-5)
     draw = np.random.default_rng(0)
     centre = np.zeros(64)
     first = draw.normal(size=(records, 64))
-    sums = contributions(design, first / np.linalg.norm(first, axis=1)[:, None] * 8, centre)[1]
+    sums = contributions(spec, first / np.linalg.norm(first, axis=1)[:, None] * 8, centre)[1]
     zero = sums.sum(0)
     sign = -1.0 if moved else 1.0
-    extra = contributions(design, canary(design, centre, sign * zero, 0)[0], centre)[1][0]
+    extra = contributions(spec, canary(spec, centre, sign * zero, 0)[0], centre)[1][0]
     if not moved:  # a record exactly at the mean
         extra = zero / records
     counts = (records, records + 1) if private else (records, records)
-    scale = float(design.noise_multiplier) * GRID
+    scale = float(spec.noise_multiplier) * GRID
     return Noised(
         (zero / counts[0], (zero + extra) / counts[1]),
         (scale / counts[0], scale / counts[1]),
         np.zeros(64, np.int64),
-        claim_of_design(design),
+        claim_of_design(spec),
     )

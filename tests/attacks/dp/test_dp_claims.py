@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedvtc_edge.attacks.dp.claims import (
-    Claim,
+    PrivacyClaim,
     Thresholds,
     claim_of_run,
     least_epsilon,
@@ -23,7 +23,9 @@ from fedvtc_edge.privacy import epsilon_spent, noise_for
 
 Tiny = Callable[..., Config]
 
-GOOD = Claim(4.0, 1e-5, "example", "add/remove", "discrete Gaussian, noise multiplier 1.0812")
+GOOD = PrivacyClaim(
+    4.0, 1e-5, "example", "add/remove", "discrete Gaussian, noise multiplier 1.0812"
+)
 
 
 # ---------------------------------------------------------------- of a claim alone
@@ -60,7 +62,7 @@ def test_each_defect_is_named(changes: dict[str, Any], reason: str) -> None:
 
 
 def test_all_defects_are_named_together() -> None:
-    worst = Claim(1.0, None, None, None, None, "gdp", True, True, True)
+    worst = PrivacyClaim(1.0, None, None, None, None, "gdp", True, True, True)
     assert len(reasons_against(worst)) == 8
 
 
@@ -245,7 +247,9 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_a_file_says_all_there_is_to_say(tmp_path: Path) -> None:
     claim, thresholds = read_claim(written(tmp_path, FULL))
-    assert claim == Claim(4.0, 1e-5, "client", "replace", "Gaussian", "PRV", True, True, True)
+    assert claim == PrivacyClaim(
+        4.0, 1e-5, "client", "replace", "Gaussian", "PRV", True, True, True
+    )
     assert thresholds == Thresholds(0.1, 0.05, 8.0)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from fedvtc_edge.attacks.dp import ClientRelease, ExampleRelease, audit, trials_for
 from fedvtc_edge.attacks.dp.releases import Records, canary, canary_client, joined
-from fedvtc_edge.privacy.release_spec import ClientDesign, Design
+from fedvtc_edge.privacy.release_spec import ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.privacy.sampler import GRID
 
 CENTRE = np.random.default_rng(5).normal(0, 0.2, 4)
@@ -36,20 +36,22 @@ def examples(
     epsilon: float = 16.0,
 ) -> ExampleRelease:
     """A client of five records, with and without the worst sixth."""
-    design = Design(3, 4, second, 1.0, epsilon, 1e-5, releases=releases, unit=1.0, shares=shares)
+    spec = ReleaseSpec(3, 4, second, 1.0, epsilon, 1e-5, releases=releases, unit=1.0, shares=shares)
     few = records(5, 0)
-    worst = canary(design, CENTRE, np.array([1.0, -2.0, 0.5, 3.0]), 2)
-    return ExampleRelease(design, (few, joined(few, worst)), CENTRE, draws)
+    worst = canary(spec, CENTRE, np.array([1.0, -2.0, 0.5, 3.0]), 2)
+    return ExampleRelease(spec, (few, joined(few, worst)), CENTRE, draws)
 
 
 def clients(
     *, second: bool = True, shares: int = 1, draws: int = 1, releases: int = 1
 ) -> ClientRelease:
     """A federation of four clients, with and without the worst fifth."""
-    design = ClientDesign(3, 4, second, 1.0, 16.0, 1e-5, releases=releases, unit=7.0, shares=shares)
+    spec = ClientReleaseSpec(
+        3, 4, second, 1.0, 16.0, 1e-5, releases=releases, unit=7.0, shares=shares
+    )
     few = [records(6, seed) for seed in range(4)]
-    worst = canary_client(design, CENTRE, np.ones(4), 1)
-    return ClientRelease(design, (few, [*few, worst]), CENTRE, draws)
+    worst = canary_client(spec, CENTRE, np.ones(4), 1)
+    return ClientRelease(spec, (few, [*few, worst]), CENTRE, draws)
 
 
 MADE: dict[str, Callable[[], ExampleRelease | ClientRelease]] = {
@@ -93,15 +95,15 @@ def test_noise_is_what_the_design_says_and_half_of_it_in_the_control(name: str) 
     mechanism = MADE[name]()
     control = mechanism.halved()
     assert type(control) is type(mechanism)
-    assert control.design.share * 2 == mechanism.design.share
-    assert control.design.sigma == mechanism.design.sigma  # it says nothing of it
+    assert control.spec.share * 2 == mechanism.spec.share
+    assert control.spec.sigma == mechanism.spec.sigma  # it says nothing of it
     assert control.claim == mechanism.claim
     for made, factor in ((mechanism, 1.0), (control, 0.5)):
         for world in (0, 1):
             exact = made.exact(world)
             assert (exact == mechanism.exact(world)).all()
             noise = np.concatenate([made.release(world) - exact for _ in range(60)])
-            wanted = factor * float(mechanism.design.share) * math.sqrt(made.draws)
+            wanted = factor * float(mechanism.spec.share) * math.sqrt(made.draws)
             error = 5 / math.sqrt(2 * len(noise))
             assert noise.dtype == np.int64
             assert np.std(noise) == pytest.approx(wanted, rel=error)
@@ -111,30 +113,30 @@ def test_noise_is_what_the_design_says_and_half_of_it_in_the_control(name: str) 
 @pytest.mark.parametrize("name", MADE)
 def test_uploads_are_whole_and_of_one_size(name: str) -> None:
     mechanism = MADE[name]()
-    design = mechanism.design
-    size = design.size * design.releases
+    spec = mechanism.spec
+    size = spec.size * spec.releases
     assert len(mechanism.release(0)) == len(mechanism.release(1)) == size
     assert len(mechanism.blocks) == len(mechanism.exact(0)) == size
-    sizes = [3, 4, 4, 4] + [10] * design.second
-    assert np.bincount(mechanism.blocks).tolist() == [design.releases * s for s in sizes]
+    sizes = [3, 4, 4, 4] + [10] * spec.second
+    assert np.bincount(mechanism.blocks).tolist() == [spec.releases * s for s in sizes]
 
 
 @pytest.mark.parametrize("name", MADE)
 def test_the_worlds_differ_by_all_that_the_sensitivity_allows(name: str) -> None:
     mechanism = MADE[name]()
     gap = mechanism.exact(1) - mechanism.exact(0)
-    norm = float(np.linalg.norm(gap)) / math.sqrt(mechanism.design.releases)
-    assert norm <= float(mechanism.design.sensitivity)
-    assert norm == pytest.approx(float(mechanism.design.sensitivity), rel=1e-4)
+    norm = float(np.linalg.norm(gap)) / math.sqrt(mechanism.spec.releases)
+    assert norm <= float(mechanism.spec.sensitivity)
+    assert norm == pytest.approx(float(mechanism.spec.sensitivity), rel=1e-4)
 
 
 @pytest.mark.parametrize("clip", [1e-3, 0.3, 1.0, 30.0, 1e3])
 @pytest.mark.parametrize("second", [True, False])
 def test_canaries_have_the_norm_of_the_clip_bound(clip: float, second: bool) -> None:
     draw = np.random.default_rng(0)
-    design = Design(3, 4, second, clip, 4.0, 1e-5)
+    spec = ReleaseSpec(3, 4, second, clip, 4.0, 1e-5)
     lone = ExampleRelease(
-        design, (records(0, 0), canary(design, CENTRE, draw.normal(size=4), 0)), CENTRE
+        spec, (records(0, 0), canary(spec, CENTRE, draw.normal(size=4), 0)), CENTRE
     )
     assert np.linalg.norm(lone.exact(1)) == pytest.approx(clip * GRID, rel=4 / (clip * GRID))
     assert np.linalg.norm(lone.exact(1)) <= clip * GRID
@@ -144,19 +146,19 @@ def test_canaries_have_the_norm_of_the_clip_bound(clip: float, second: bool) -> 
 @pytest.mark.parametrize("clip", [0.1, 1.0, 10.0])
 @pytest.mark.parametrize("unit", [0.2, 1.0, 75.0])
 def test_canary_clients_have_the_norm_of_the_clip_bound(clip: float, unit: float) -> None:
-    design = ClientDesign(3, 4, True, clip, 4.0, 1e-5, unit=unit)
-    worst = canary_client(design, CENTRE, np.ones(4), 0)
-    lone = ClientRelease(design, ([], [worst]), CENTRE)
+    spec = ClientReleaseSpec(3, 4, True, clip, 4.0, 1e-5, unit=unit)
+    worst = canary_client(spec, CENTRE, np.ones(4), 0)
+    lone = ClientRelease(spec, ([], [worst]), CENTRE)
     assert np.linalg.norm(lone.exact(1)) == pytest.approx(clip * GRID, rel=1e-4)
     assert np.linalg.norm(lone.exact(1)) <= clip * GRID
 
 
 def test_a_canary_lies_where_it_is_told_to() -> None:
-    design = Design(3, 4, False, 1.0, 4.0, 1e-5)
+    spec = ReleaseSpec(3, 4, False, 1.0, 4.0, 1e-5)
     direction = np.array([0.0, 0.0, -3.0, 0.0])
-    alone = ExampleRelease(
-        design, (records(0, 0), canary(design, CENTRE, direction, 1)), CENTRE
-    ).exact(1)
+    alone = ExampleRelease(spec, (records(0, 0), canary(spec, CENTRE, direction, 1)), CENTRE).exact(
+        1
+    )
     counts, sums = alone[:3], alone[3:].reshape(3, 4)
     assert (counts > 0).tolist() == [False, True, False]
     assert not sums[[0, 2]].any()

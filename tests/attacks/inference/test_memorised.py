@@ -32,7 +32,7 @@ from fedvtc_edge.errors import ScoreError
 from fedvtc_edge.models import ImageShape, build, vtc
 from fedvtc_edge.training.compute import deterministic
 from fedvtc_edge.training.knowledge import CODE_STD, class_codes
-from fedvtc_edge.training.losses import Moments
+from fedvtc_edge.training.losses import ClassMoments
 
 Labels = NDArray[np.int64]
 LABELS = st.lists(st.integers(0, 4), max_size=20).map(lambda made: np.array(made, np.int64))
@@ -48,7 +48,7 @@ class Digits(NamedTuple):
     member_labels: Labels
     others: Tensor
     other_labels: Labels
-    codes: Moments
+    codes: ClassMoments
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,7 +66,7 @@ def digits() -> Digits:
     inside = np.concatenate([np.flatnonzero(labels == label)[:5] for label in (1, 3, 5, 8)])
     outside = np.setdiff1d(np.arange(len(labels)), inside)[:400]
     mean = torch.from_numpy(class_codes(CLASSES, LATENT)).float()
-    codes = Moments(mean, torch.full_like(mean, CODE_STD))
+    codes = ClassMoments(mean, torch.full_like(mean, CODE_STD))
     # In bad light: of clean digits, five of a class are enough to know the others by.
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     images = (images + 0.6 * noise).clamp(0, 1)
@@ -278,7 +278,9 @@ def test_ratios_are_those_of_a_slow_twin() -> None:
 
 
 def test_codes_are_painted_as_the_bundle_paints_them() -> None:
-    codes = Moments(torch.tensor([[5.0, 0.0], [0.0, -5.0]]), torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+    codes = ClassMoments(
+        torch.tensor([[5.0, 0.0], [0.0, -5.0]]), torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    )
     paint = painter(lambda z: z, codes, torch.Generator().manual_seed(0))
     painted = paint(torch.tensor([0] * 4000 + [1]))
     assert painted[-1].tolist() == [0.0, -5.0]

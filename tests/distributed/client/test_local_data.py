@@ -16,7 +16,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.data.dataset import Samples
 from fedvtc_edge.data.own import DataTerms, terms_of
-from fedvtc_edge.distributed.client.local_data import brought, dealt, difference
+from fedvtc_edge.distributed.client.local_data import difference, from_partition, from_path
 from fedvtc_edge.errors import DataError
 from fedvtc_edge.runs.test_set import pack_test, unpack_test
 
@@ -95,16 +95,16 @@ def test_shares_are_dealt_as_in_one_process(small: Callable[..., Config]) -> Non
     config = small()
     data = load_dataset(config.data)
     terms = terms_of(data, config.data.image_size)
-    shares = [dealt(index)(config, terms) for index in range(3)]
+    shares = [from_partition(index)(config, terms) for index in range(3)]
     assert sum(len(share.own.labels) for share in shares) == len(data.y_train)
     for share in shares:
         assert share.test is not None
         assert np.array_equal(share.test.images, data.x_test)
     named = replace(terms, class_names=("zero", *terms.class_names[1:]))
     with pytest.raises(DataError, match="class 0 is '0' here, 'zero' there"):
-        dealt(0)(config, named)
+        from_partition(0)(config, named)
     with pytest.raises(DataError, match="client number 4 of 3 has no share"):
-        dealt(3)(config, terms)
+        from_partition(3)(config, terms)
 
 
 def test_own_images_fit_the_terms_or_are_refused_by_name(
@@ -114,8 +114,8 @@ def test_own_images_fit_the_terms_or_are_refused_by_name(
     own = sample()
     names = np.array(["owl", "cat", "dog"])
     np.savez(path, x=own.images, y=own.labels, class_names=names)
-    read = brought(path)(small(), TERMS)
+    read = from_path(path)(small(), TERMS)
     assert read.test is None
     assert read.own.labels.tolist() == [2, 0, 1, 2]
     with pytest.raises(DataError, match="'owl' is none of the 3 agreed classes"):
-        brought(path)(small(), replace(TERMS, class_names=("cat", "dog", "fox")))
+        from_path(path)(small(), replace(TERMS, class_names=("cat", "dog", "fox")))

@@ -15,19 +15,19 @@ import pytest
 
 from fedvtc_edge import wire
 from fedvtc_edge.data.own import DataTerms
-from fedvtc_edge.distributed.client.keys import Consent
-from fedvtc_edge.distributed.client.local_data import brought, dealt
-from fedvtc_edge.distributed.client.state import Home
+from fedvtc_edge.distributed.client.keys import DisclosurePolicy
+from fedvtc_edge.distributed.client.local_data import from_partition, from_path
+from fedvtc_edge.distributed.client.state import ClientState
 from fedvtc_edge.distributed.messages import (
     DISMISSAL,
-    FAREWELL,
     REPORT,
-    Answer,
-    Order,
-    Trouble,
+    SHUTDOWN,
+    Status,
+    TaskReply,
+    TaskRequest,
     digest_of,
 )
-from fedvtc_edge.masking import MaskingServer, Plan, Step
+from fedvtc_edge.masking import MaskingPlan, MaskingServer, MaskingStep
 from fedvtc_edge.runs.directory import as_toml, public_name
 from fedvtc_edge.sealing import TrustList
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
@@ -37,7 +37,7 @@ from fedvtc_edge.wire.context import Context
 
 ME, OTHER = "client-00", "client-01"
 MASKED = {"transport": {"masking": True}}
-ADVERTISE = mask_kind("anchor", Step.ADVERTISE)
+ADVERTISE = mask_kind("anchor", MaskingStep.ADVERTISE)
 
 Make = Callable[..., Any]
 
@@ -46,23 +46,23 @@ Make = Callable[..., Any]
 def there(village: Make, small: Make) -> Make:
     """``there(**tables)``: a village whose first client has joined."""
 
-    def joined(telling: bool | None = True, **tables: Any) -> Any:
-        made = village(small(**tables), telling=telling)
-        assert made.answer(ME, made.hello("nonce")).trouble is Trouble.NONE
+    def joined(share_metrics: bool | None = True, **tables: Any) -> Any:
+        made = village(small(**tables), share_metrics=share_metrics)
+        assert made.reply(ME, made.hello("nonce")).status is Status.NONE
         return made
 
     return joined
 
 
-def contents(home: Home) -> dict[str, bytes]:
+def contents(home: ClientState) -> dict[str, bytes]:
     paths = (path for path in home.path.rglob("*") if path.is_file())
     return {str(path): path.read_bytes() for path in paths}
 
 
-def refused(answer: Answer, said: str) -> None:
-    assert answer.trouble is Trouble.REFUSED, answer
-    assert not answer.envelope
-    assert said in answer.problem
+def refused(reply: TaskReply, said: str) -> None:
+    assert reply.status is Status.REFUSED, reply
+    assert not reply.envelope
+    assert said in reply.problem
 
 
 # ---------------------------------------------------------------- turns
@@ -70,48 +70,48 @@ def refused(answer: Answer, said: str) -> None:
 
 def test_a_home_that_joined_nothing_does_nothing(village: Make, small: Make) -> None:
     made = village(small())
-    refused(made.answer(ME, made.order(ME, 0, "anchor")), "the home belongs to no run")
-    refused(made.answer(ME, made.order(ME, 2, FAREWELL)), "the home belongs to no run")
+    refused(made.reply(ME, made.request(ME, 0, "anchor")), "the home belongs to no run")
+    refused(made.reply(ME, made.request(ME, 2, SHUTDOWN)), "the home belongs to no run")
 
 
 def test_an_order_for_somebody_else_is_refused(there: Make) -> None:
     made = there()
-    refused(made.answer(ME, made.order(OTHER, 0, "anchor")), f"for {OTHER}, this is {ME}")
-    refused(made.answer(ME, made.order("server", 0, "anchor")), f"for server, this is {ME}")
+    refused(made.reply(ME, made.request(OTHER, 0, "anchor")), f"for {OTHER}, this is {ME}")
+    refused(made.reply(ME, made.request("server", 0, "anchor")), f"for server, this is {ME}")
     greeting = made.hello("nonce")
     addressed = replace(greeting, context=replace(greeting.context, sender=ME))
-    refused(made.answer(ME, addressed), f"for {ME}, this is {ME}")
+    refused(made.reply(ME, addressed), f"for {ME}, this is {ME}")
 
 
 def test_a_client_that_the_server_does_not_take_says_so(village: Make, small: Make) -> None:
     made = village(small())
     why = b"client client-00 was revoked\x1b[2J" + b"x" * 1000 + b"\xff"
-    dismissed = made.answer(ME, made.order("server", 2, DISMISSAL, letter=why))
+    dismissed = made.reply(ME, made.request("server", 2, DISMISSAL, message=why))
     refused(dismissed, "the server does not take this client: client client-00 was revoked [2Jx")
     assert dismissed.problem.isprintable()
     assert len(dismissed.problem) < 500
-    addressed = made.answer(ME, made.order(ME, 2, DISMISSAL, letter=why))
+    addressed = made.reply(ME, made.request(ME, 2, DISMISSAL, message=why))
     refused(addressed, f"for {ME}, this is {ME}")
 
 
 def test_work_is_done_in_its_turn_and_once(there: Make) -> None:
     made = there()
-    first = made.order(ME, 0, "anchor")
-    for early in (made.order(ME, 0, "anchor", 1), made.order(ME, 1, REPORT, 1)):
-        refused(made.answer(ME, early), "asked for after round 0, step -1")
-    done = made.answer(ME, first)
+    first = made.request(ME, 0, "anchor")
+    for early in (made.request(ME, 0, "anchor", 1), made.request(ME, 1, REPORT, 1)):
+        refused(made.reply(ME, early), "asked for after round 0, step -1")
+    done = made.reply(ME, first)
     assert done.envelope
     before = contents(made.home(ME))
-    assert made.answer(ME, first) == done
+    assert made.reply(ME, first) == done
     for late in (
         replace(first, phase=1),
         replace(first, last=True),
-        replace(first, letter=b"x"),
-        made.order(ME, 0, REPORT),
-        made.order(ME, 0, "features"),
+        replace(first, message=b"x"),
+        made.request(ME, 0, REPORT),
+        made.request(ME, 0, "features"),
     ):
-        refused(made.answer(ME, late), "asked for after round 0, step 0")
-    refused(made.answer(ME, made.order(ME, 3, REPORT)), "round 3 of 2 is asked for")
+        refused(made.reply(ME, late), "asked for after round 0, step 0")
+    refused(made.reply(ME, made.request(ME, 3, REPORT)), "round 3 of 2 is asked for")
     assert contents(made.home(ME)) == before
     assert len(made.ledger(ME)) == 1
 
@@ -120,21 +120,21 @@ def test_another_run_is_refused(there: Make, small: Make) -> None:
     made, config = there(), small(method={"rounds": 9})
     mine, other = public_name(made.config), public_name(config)
     said = f"belongs to run {mine}, asked is {other}"
-    order, greeting = made.order(ME, 0, "anchor"), made.hello("n")
-    strange = replace(order, context=replace(order.context, run=other))
-    refused(made.answer(ME, strange), said)
+    request, greeting = made.request(ME, 0, "anchor"), made.hello("n")
+    strange = replace(request, context=replace(request.context, run=other))
+    refused(made.reply(ME, strange), said)
     strange = replace(
         greeting,
         context=replace(greeting.context, run=other),
         settings=as_toml(config).decode(),
     )
-    refused(made.answer(ME, strange), said)
+    refused(made.reply(ME, strange), said)
 
 
 def test_a_kind_that_the_step_does_not_upload(there: Make) -> None:
     made = there()
     for kind in ("features", "decoder", "everything"):
-        refused(made.answer(ME, made.order(ME, 0, kind)), f"uploads no {kind}")
+        refused(made.reply(ME, made.request(ME, 0, kind)), f"uploads no {kind}")
     assert made.ledger(ME) == []
 
 
@@ -142,34 +142,34 @@ def test_a_kind_that_the_step_does_not_upload(there: Make) -> None:
 def test_what_was_never_published_is_not_worked_with(there: Make, share: str, lacked: str) -> None:
     made, step = there(method={"share": share}), 0
     if share == "features":
-        assert made.answer(ME, made.order(ME, 1, "features")).envelope
+        assert made.reply(ME, made.request(ME, 1, "features")).envelope
         step = 1
-    refused(made.answer(ME, made.order(ME, 1, REPORT, step)), f"{lacked} was never published")
+    refused(made.reply(ME, made.request(ME, 1, REPORT, step)), f"{lacked} was never published")
 
 
 def test_what_is_not_in_the_home_is_asked_for(there: Make) -> None:
     made = there()
     world = GlobalStatistics(np.ones(10), np.zeros((10, 12)), np.ones((10, 12)), np.eye(12))
     data = wire.publish(world)
-    order = made.order(ME, 1, REPORT, digests={"anchor": digest_of(data)})
-    answer = made.answer(ME, order)
-    assert answer.trouble is Trouble.LACKING
-    assert "lacks anchor" in answer.problem
-    assert made.answer(ME, replace(order, published={"anchor": data})).envelope
-    again = made.order(ME, 2, REPORT, digests={"anchor": digest_of(data)})
-    assert made.answer(ME, again).envelope  # it has kept it
-    damaged = Order.to_record(replace(order, published={"anchor": data}))
+    request = made.request(ME, 1, REPORT, digests={"anchor": digest_of(data)})
+    reply = made.reply(ME, request)
+    assert reply.status is Status.MISSING_INPUT
+    assert "lacks anchor" in reply.problem
+    assert made.reply(ME, replace(request, published={"anchor": data})).envelope
+    again = made.request(ME, 2, REPORT, digests={"anchor": digest_of(data)})
+    assert made.reply(ME, again).envelope  # it has kept it
+    damaged = TaskRequest.to_record(replace(request, published={"anchor": data}))
     damaged["published/anchor"] = data[:-1]
     with pytest.raises(Exception, match="not what its digest says"):
-        Order.from_record(damaged)
+        TaskRequest.from_record(damaged)
 
 
 def test_bytes_that_are_no_statistics_are_refused(there: Make) -> None:
     made, data = there(), b"no statistics"
-    order = made.order(
+    request = made.request(
         ME, 1, REPORT, digests={"anchor": digest_of(data)}, published={"anchor": data}
     )
-    refused(made.answer(ME, order), "not safetensors")
+    refused(made.reply(ME, request), "not safetensors")
     assert made.home(ME).state().round == 0
 
 
@@ -178,32 +178,32 @@ def test_statistics_of_other_shapes_are_refused(there: Make, share: str) -> None
     made, kind, step = there(method={"share": share}), "anchor", 0
     if share == "features":
         kind, step = "features", 1
-        assert made.answer(ME, made.order(ME, 1, kind)).envelope
+        assert made.reply(ME, made.request(ME, 1, kind)).envelope
     for classes, width in ((10, 5), (7, 12), (12, 8), (1, 1), (10, 200)):
         zero = np.zeros((classes, width))
         data = wire.publish(GlobalStatistics(np.ones(classes), zero, zero + 1, None))
         lie = {"digests": {kind: digest_of(data)}, "published": {kind: data}}
-        answer = made.answer(ME, made.order(ME, 1, REPORT, step, **lie))
-        refused(answer, f"{kind} was published for ({classes}, {width})")
+        reply = made.reply(ME, made.request(ME, 1, REPORT, step, **lie))
+        refused(reply, f"{kind} was published for ({classes}, {width})")
 
 
 def test_a_busy_home_says_so(there: Make) -> None:
     made = there()
     with alone(made.home(ME).path):
-        for order in (made.hello("n"), made.order(ME, 0, "anchor")):
-            answer = made.answer(ME, order)
-            assert (answer.trouble, answer.envelope) == (Trouble.BUSY, b"")
-    assert made.answer(ME, made.order(ME, 0, "anchor")).envelope
+        for request in (made.hello("n"), made.request(ME, 0, "anchor")):
+            reply = made.reply(ME, request)
+            assert (reply.status, reply.envelope) == (Status.BUSY, b"")
+    assert made.reply(ME, made.request(ME, 0, "anchor")).envelope
 
 
 def test_a_damaged_home_tells_its_terminal_which_file_and_the_server_only_that(
     there: Make,
 ) -> None:
-    made = there(telling=None, privacy={"mode": "anchored"})
+    made = there(share_metrics=None, privacy={"mode": "anchored"})
     (made.home(ME).path / "config.toml").write_bytes(b"\xff")
-    order = made.order(ME, 0, "anchor")
-    refused(made.member(ME).answer(order), "config.toml is damaged")
-    told = made.answer(ME, order)
+    request = made.request(ME, 0, "anchor")
+    refused(made.participant(ME).reply(request), "config.toml is damaged")
+    told = made.reply(ME, request)
     refused(told, "RunError: the client's own terminal says more")
     assert str(made.folder) not in told.problem
 
@@ -213,13 +213,15 @@ def test_a_damaged_home_tells_its_terminal_which_file_and_the_server_only_that(
 
 def test_settings_that_are_not_its_own_are_refused(village: Make, small: Make) -> None:
     made = village(small())
-    made.consent = Consent(small(method={"rounds": 3}), telling=True)
-    refused(made.answer(ME, made.hello("n")), "not those that this client takes part in")
+    made.policy = DisclosurePolicy(small(method={"rounds": 3}), share_metrics=True)
+    refused(made.reply(ME, made.hello("n")), "not those that this client takes part in")
     assert made.home(ME).joined is None
-    made.consent = Consent(small(), telling=True)
-    assert made.answer(ME, made.hello("n")).envelope
-    made.consent = Consent(small(method={"rounds": 3}), telling=True)  # joined again, stricter
-    refused(made.answer(ME, made.order(ME, 0, "anchor")), "not those that this client takes")
+    made.policy = DisclosurePolicy(small(), share_metrics=True)
+    assert made.reply(ME, made.hello("n")).envelope
+    made.policy = DisclosurePolicy(
+        small(method={"rounds": 3}), share_metrics=True
+    )  # joined again, stricter
+    refused(made.reply(ME, made.request(ME, 0, "anchor")), "not those that this client takes")
 
 
 @pytest.mark.parametrize(
@@ -234,38 +236,38 @@ def test_settings_that_are_not_its_own_are_refused(village: Make, small: Make) -
 )
 def test_settings_of_a_stranger(village: Make, small: Make, settings: str, said: str) -> None:
     made = village(small())
-    refused(made.answer(ME, made.hello("n", settings=settings)), said)
+    refused(made.reply(ME, made.hello("n", settings=settings)), said)
     assert made.home(ME).joined is None
 
 
 def test_terms_that_do_not_fit_the_data_are_refused_by_name(
     village: Make, small: Make, tmp_path: Path
 ) -> None:
-    made = village(small(), telling=None)
+    made = village(small(), share_metrics=None)
     agreed = made.hello("n")
     terms = DataTerms.from_json(agreed.terms)
     renamed = replace(terms, class_names=("zero", *terms.class_names[1:]))
     strange = replace(agreed, terms=renamed.to_json())
-    refused(made.member(ME).answer(strange), "class 0 is '0' here, 'zero' there")
-    refused(made.answer(ME, strange), "DataError: the client's own terminal says more")
+    refused(made.participant(ME).reply(strange), "class 0 is '0' here, 'zero' there")
+    refused(made.reply(ME, strange), "DataError: the client's own terminal says more")
     images = np.zeros((3, 8, 8, 1), np.uint8)
     names = np.array(["zero", "one", "two"])
     np.savez(tmp_path / "patients.npz", x=images, y=np.arange(3), class_names=names)
-    member = made.member(ME, source=brought(tmp_path / "patients.npz"))
-    answer = member.answer(agreed)
-    refused(answer, "patients.npz: class_names: 'zero' is none of the 10 agreed classes")
-    assert "patients" not in Answer.from_record(answer.to_record()).problem
+    participant = made.participant(ME, source=from_path(tmp_path / "patients.npz"))
+    reply = participant.reply(agreed)
+    refused(reply, "patients.npz: class_names: 'zero' is none of the 10 agreed classes")
+    assert "patients" not in TaskReply.from_record(reply.to_record()).problem
     for damaged in ("", "{}", "[1]", '{"class_names": 7}'):
-        refused(made.answer(ME, replace(agreed, terms=damaged)), "DataError")
+        refused(made.reply(ME, replace(agreed, terms=damaged)), "DataError")
     assert made.home(ME).joined is None
-    assert made.answer(ME, agreed).envelope
-    refused(made.answer(ME, strange), "DataError")  # of a home that has agreed to others, too
+    assert made.reply(ME, agreed).envelope
+    refused(made.reply(ME, strange), "DataError")  # of a home that has agreed to others, too
 
 
 def test_a_masked_run_needs_the_keys_of_all_others(village: Make, small: Make) -> None:
     made = village(small(**MASKED))
-    party, short = made.party(ME), TrustList()
-    short.add(ME, party.identity.public)
+    keys, short = made.keys(ME), TrustList()
+    short.add(ME, keys.identity.public)
     swapped = TrustList()
     for name, whose in zip(made.names, reversed(made.names), strict=True):
         swapped.add(name, made.keys[whose].public)
@@ -274,21 +276,25 @@ def test_a_masked_run_needs_the_keys_of_all_others(village: Make, small: Make) -
         (short, "the trust list has 1 clients, clients.count is 3"),
         (swapped, "another identity for client-00"),
     ):
-        answer = made.member(ME, party=replace(party, trusted=trusted)).answer(made.hello("n"))
-        refused(answer, said)
+        reply = made.participant(ME, keys=replace(keys, trusted=trusted)).reply(made.hello("n"))
+        refused(reply, said)
 
 
 def test_masks_are_neither_left_out_nor_put_on(there: Make) -> None:
     made = there(**MASKED)
-    refused(made.answer(ME, made.order(ME, 0, "anchor")), "asked for without masks")
-    refused(made.answer(ME, made.order(ME, 0, mask_kind("anchor", Step.MASK))), "no masked sum")
+    refused(made.reply(ME, made.request(ME, 0, "anchor")), "asked for without masks")
+    refused(
+        made.reply(ME, made.request(ME, 0, mask_kind("anchor", MaskingStep.MASK))), "no masked sum"
+    )
     assert made.ledger(ME) == []
 
 
 def test_a_plain_run_uploads_nothing_under_another_name(there: Make) -> None:
     made = there(privacy={"mode": "anchored"})
-    refused(made.answer(ME, made.order(ME, 0, ADVERTISE)), "asked for under masks")
-    refused(made.answer(ME, made.order(ME, 0, mask_kind("anchor", Step.SHARE))), "no masked sum")
+    refused(made.reply(ME, made.request(ME, 0, ADVERTISE)), "asked for under masks")
+    refused(
+        made.reply(ME, made.request(ME, 0, mask_kind("anchor", MaskingStep.SHARE))), "no masked sum"
+    )
     assert made.ledger(ME) == []
 
 
@@ -304,16 +310,16 @@ TELLING_NOTHING: list[tuple[bool | None, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("telling", "tables"), TELLING_NOTHING, ids=["no", "privacy", "masks"])
 def test_nothing_that_counts_or_measures_data_is_told(
-    village: Make, small: Make, telling: bool | None, tables: dict[str, Any]
+    village: Make, small: Make, share_metrics: bool | None, tables: dict[str, Any]
 ) -> None:
     config = small(method={"rounds": 1}, **tables)
-    made = village(config, telling=telling)
+    made = village(config, share_metrics=share_metrics)
     made.serve()
     payloads: dict[str, list[dict[str, Any]]] = {"hello": [], REPORT: []}
-    for name, order, answer in made.answers:
-        if order.context.kind in payloads:
-            told = json.loads(made.opened(name, order, answer))
-            payloads[order.context.kind].append(told)
+    for name, request, reply in made.replies:
+        if request.context.kind in payloads:
+            told = json.loads(made.opened(name, request, reply))
+            payloads[request.context.kind].append(told)
     assert len(payloads["hello"]) == len(payloads[REPORT]) == 3
     for hello in payloads["hello"]:
         assert set(hello) == {"nonce", "architecture", "wants_test"}
@@ -327,10 +333,10 @@ def test_nothing_that_counts_or_measures_data_is_told(
 
 
 def test_a_client_tells_where_its_exact_statistics_tell_it_anyway(there: Make) -> None:
-    made = there(telling=None)
-    _, order, answer = made.answers[0]
-    told = json.loads(made.opened(ME, order, answer))
-    own = dealt(0)(made.config, DataTerms.from_json(order.terms)).own
+    made = there(share_metrics=None)
+    _, request, reply = made.replies[0]
+    told = json.loads(made.opened(ME, request, reply))
+    own = from_partition(0)(made.config, DataTerms.from_json(request.terms)).own
     counts = np.bincount(own.labels, minlength=10)
     assert told["class_counts"] == counts.tolist()
     assert told["samples"] == counts.sum()
@@ -339,33 +345,33 @@ def test_a_client_tells_where_its_exact_statistics_tell_it_anyway(there: Make) -
 # ---------------------------------------------------------------- the same again
 
 
-def redone(made: Any, order: Order) -> tuple[bytes, bytes]:
+def redone(made: Any, request: TaskRequest) -> tuple[bytes, bytes]:
     """Payloads of one order before and after a crash between its answer and its state."""
     home = made.home(ME).path
     kept = home / "state.safetensors"
     before = kept.read_bytes() if kept.exists() else None
-    first = made.answer(ME, order)
+    first = made.reply(ME, request)
     if before is None:
         kept.unlink()
     else:
         kept.write_bytes(before)
-    second = made.answer(ME, order)
+    second = made.reply(ME, request)
     assert second.envelope != first.envelope  # sealed anew
-    assert made.answer(ME, order) == second
-    return made.opened(ME, order, first), made.opened(ME, order, second)
+    assert made.reply(ME, request) == second
+    return made.opened(ME, request, first), made.opened(ME, request, second)
 
 
 def test_work_whose_state_was_lost_is_done_again_with_the_same_result(there: Make) -> None:
     made = there()
-    first, second = redone(made, made.order(ME, 0, "anchor"))
+    first, second = redone(made, made.request(ME, 0, "anchor"))
     assert first == second
     assert len(made.ledger(ME)) == 1
     world = GlobalStatistics(np.ones(10), np.zeros((10, 12)), np.ones((10, 12)), np.eye(12))
     data = wire.publish(world)
-    order = made.order(
+    request = made.request(
         ME, 1, REPORT, digests={"anchor": digest_of(data)}, published={"anchor": data}
     )
-    one, other = (json.loads(payload) for payload in redone(made, order))
+    one, other = (json.loads(payload) for payload in redone(made, request))
     for report in (one, other):
         report.pop("seconds")
     assert one == other
@@ -373,8 +379,8 @@ def test_work_whose_state_was_lost_is_done_again_with_the_same_result(there: Mak
 
 def test_a_noised_release_is_drawn_once_whatever_crashes(there: Make) -> None:
     made = there(privacy={"mode": "anchored"})
-    order = made.order(ME, 0, "anchor")
-    first, second = redone(made, order)
+    request = made.request(ME, 0, "anchor")
+    first, second = redone(made, request)
     assert first == second
     (entry,) = made.ledger(ME)
     assert entry["epsilon"] is not None
@@ -413,22 +419,24 @@ def test_a_later_step_of_a_masked_sum_needs_no_torch(there: Make) -> None:
     made = there(**MASKED)
     adverts = {}
     for name in made.names:
-        made.answer(name, made.hello("n"))
-        order = made.order(name, 0, ADVERTISE)
-        adverts[name] = made.opened(name, order, made.answer(name, order))
+        made.reply(name, made.hello("n"))
+        request = made.request(name, 0, ADVERTISE)
+        adverts[name] = made.opened(name, request, made.reply(name, request))
     noted = made.home(ME).notes("sum")
     keys = {name: made.trusted.lookup(name).key for name in made.names}
     context = Context(public_name(made.config), 0, "server", "anchor")
-    server = MaskingServer(Plan(context, keys, noted["size"], noted["bound"]))
+    server = MaskingServer(MaskingPlan(context, keys, noted["size"], noted["bound"]))
     for name, advert in adverts.items():
         server.receive(advert, sender=name)
-    letters = server.advance()
-    order = made.order(ME, 0, mask_kind("anchor", Step.SHARE), letter=letters[ME], phase=1)
+    messages = server.advance()
+    request = made.request(
+        ME, 0, mask_kind("anchor", MaskingStep.SHARE), message=messages[ME], phase=1
+    )
     folder = made.folder
     made.keys[ME].save(folder / "me.key")
     made.keys["server"].public.save(folder / "server.pub")
     made.trusted.save(folder / "trust.json")
-    (folder / "order").write_text(repr(dict(order.to_record())))
+    (folder / "order").write_text(repr(dict(request.to_record())))
     done = subprocess.run(
         [sys.executable, "-c", LIGHT, str(folder)], capture_output=True, text=True, timeout=120
     )
@@ -437,5 +445,5 @@ def test_a_later_step_of_a_masked_sum_needs_no_torch(there: Make) -> None:
     assert int(answered) > 100
     assert modules == "[]"
     server.receive(
-        made.opened(ME, order, made.member(ME).answer(order)), sender=ME
+        made.opened(ME, request, made.participant(ME).reply(request)), sender=ME
     )  # the answer that the other process kept

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from fedvtc_edge.config import Config
-from fedvtc_edge.distributed.client.local_data import brought
-from fedvtc_edge.distributed.messages import FAREWELL, REPORT, Order
+from fedvtc_edge.distributed.client.local_data import from_path
+from fedvtc_edge.distributed.messages import REPORT, SHUTDOWN, TaskRequest
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.export import Bundle
 from fedvtc_edge.export.building import task_of
@@ -35,27 +35,27 @@ def summary_of(home: Path) -> dict[str, Any]:
 
 def without_test(village: Any, folder: Path) -> None:
     """Let the first client bring its own images, and with them no test set."""
-    data, first, dealt = village.data, village.names[0], village.member
+    data, first, from_partition = village.data, village.names[0], village.participant
     names = np.array(data.class_names)
     np.savez(folder / "own.npz", x=data.x_train[:40], y=data.y_train[:40], class_names=names)
 
-    def member(name: str, **changes: Any) -> Any:
-        own = {"source": brought(folder / "own.npz")} if name == first else {}
-        return dealt(name, **(own | changes))
+    def participant(name: str, **changes: Any) -> Any:
+        own = {"source": from_path(folder / "own.npz")} if name == first else {}
+        return from_partition(name, **(own | changes))
 
-    village.member = member
+    village.participant = participant
 
 
 def test_a_home_becomes_a_finished_run_and_the_server_learns_nothing(
     village: Any, small: Small
 ) -> None:
     config = small(clients={"count": 2})
-    there = village(config, telling=False)
+    there = village(config, share_metrics=False)
 
-    def early(name: str, order: Order) -> str:
+    def early(name: str, request: TaskRequest) -> str:
         homes = [there.home(one).path for one in there.names]
-        number, kind = order.context.round, order.context.kind
-        last = number == config.method.rounds and kind in (REPORT, FAREWELL)
+        number, kind = request.context.round, request.context.kind
+        last = number == config.method.rounds and kind in (REPORT, SHUTDOWN)
         assert last or not any((home / "summary.json").exists() for home in homes)
         return ""
 
@@ -94,7 +94,7 @@ def test_a_home_becomes_a_finished_run_and_the_server_learns_nothing(
 
 
 def test_what_is_told_anyway_is_the_same_in_the_home(village: Any, small: Small) -> None:
-    there = village(small(clients={"count": 2}, method={"rounds": 1}), telling=True)
+    there = village(small(clients={"count": 2}, method={"rounds": 1}), share_metrics=True)
     told = summary_of(there.serve().path)
     for client in told["clients"]:
         own = summary_of(there.home(client["id"]).path)["clients"][0]
@@ -116,7 +116,7 @@ def test_a_client_killed_while_it_leaves_leaves_again(village: Any, small: Small
     assert [moment.split()[0] for moment in reaper.killed] == ["before", "after"]
     for one in there.names:
         assert FinishedRun.open(there.home(one).path).clients == (one,)
-    reports = [a.envelope for n, o, a in there.answers if n == name and o.last]
+    reports = [a.envelope for n, o, a in there.replies if n == name and o.last]
     assert len(reports) == 1
 
 
@@ -125,8 +125,8 @@ def test_who_was_away_in_the_last_round_leaves_with_what_it_has(village: Any, sm
     _, late, never = there.names
     since = {late: 2, never: 1}
 
-    def fate(name: str, order: Order) -> str:
-        here = order.context.kind == FAREWELL or order.context.round < since.get(name, 3)
+    def fate(name: str, request: TaskRequest) -> str:
+        here = request.context.kind == SHUTDOWN or request.context.round < since.get(name, 3)
         return "" if here else "lost"
 
     there.fate = fate
@@ -138,7 +138,7 @@ def test_who_was_away_in_the_last_round_leaves_with_what_it_has(village: Any, sm
     weights = load_file(finished.path / "clients" / late / "classifier.safetensors")
     assert all(torch.equal(kept.tensors[f"classifier/{k}"], v) for k, v in weights.items())
     assert not there.home(never).ready  # it has trained nothing
-    there.answer(late, there.order(late, 2, FAREWELL))
+    there.reply(late, there.request(late, 2, SHUTDOWN))
 
 
 def test_nothing_is_left_where_a_server_calls_an_early_order_the_last(
@@ -146,9 +146,9 @@ def test_nothing_is_left_where_a_server_calls_an_early_order_the_last(
 ) -> None:
     there = village(small(clients={"count": 2}, method={"name": "local"}))
     name = there.names[0]
-    there.answer(name, there.hello("n"))
-    answer = there.answer(name, there.order(name, 1, REPORT, last=True))
-    assert answer.envelope
+    there.reply(name, there.hello("n"))
+    reply = there.reply(name, there.request(name, 1, REPORT, last=True))
+    assert reply.envelope
     home = there.home(name).path
     assert not (home / "summary.json").exists()
     with pytest.raises(RunError, match="of a client whose run is not over") as refused:
@@ -161,7 +161,7 @@ def test_nothing_is_left_where_a_server_calls_an_early_order_the_last(
 def test_without_a_test_set_a_home_claims_no_accuracy(
     village: Any, small: Small, tmp_path: Path
 ) -> None:
-    there = village(small(clients={"count": 2}, method={"rounds": 1}), telling=False)
+    there = village(small(clients={"count": 2}, method={"rounds": 1}), share_metrics=False)
     without_test(there, tmp_path)
     there.serve()
     home = there.home(there.names[0]).path
@@ -177,7 +177,7 @@ def test_without_a_test_set_a_home_claims_no_accuracy(
 def test_a_home_without_a_test_set_is_exported_and_classifies(
     village: Any, small: Small, tmp_path: Path
 ) -> None:
-    there = village(small(clients={"count": 2}), telling=False)
+    there = village(small(clients={"count": 2}), share_metrics=False)
     without_test(there, tmp_path)
     there.serve()
     name = there.names[0]

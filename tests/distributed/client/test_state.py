@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from fedvtc_edge.config import Config
-from fedvtc_edge.distributed.client.state import Home, State
-from fedvtc_edge.distributed.messages import OrderError
+from fedvtc_edge.distributed.client.state import ClientCheckpoint, ClientState
+from fedvtc_edge.distributed.messages import RequestError
 from fedvtc_edge.errors import PrivacyError, RunError
 from fedvtc_edge.runs.directory import as_toml, public_name
 from fedvtc_edge.wire.context import Context
@@ -23,25 +23,27 @@ TERMS = '{"classes": "agreed"}'
 
 
 @pytest.fixture
-def home(tmp_path: Path, quick: None, small: Callable[..., Config]) -> Home:
-    made = Home(tmp_path / "home", "client-00")
+def home(tmp_path: Path, quick: None, small: Callable[..., Config]) -> ClientState:
+    made = ClientState(tmp_path / "home", "client-00")
     made.join(RUN, as_toml(small()).decode(), TERMS)
     return made
 
 
-def state() -> State:
+def state() -> ClientCheckpoint:
     tensors = {
         "classifier/weight": torch.randn(3, 4),
         "classifier/steps": torch.tensor(7),
         "local/empty": torch.zeros(0, 2),
     }
-    return State(3, 1, "digest", 2.5, 120, {"anchor": b"\0bytes", "test-set": b""}, tensors)
+    return ClientCheckpoint(
+        3, 1, "digest", 2.5, 120, {"anchor": b"\0bytes", "test-set": b""}, tensors
+    )
 
 
-def test_a_state_survives(home: Home) -> None:
+def test_a_state_survives(home: ClientState) -> None:
     made = state()
     home.keep(made)
-    read = Home(home.path, "client-00").state()
+    read = ClientState(home.path, "client-00").state()
     assert {name: value.tolist() for name, value in read.tensors.items()} == {
         name: value.tolist() for name, value in made.tensors.items()
     }
@@ -51,8 +53,8 @@ def test_a_state_survives(home: Home) -> None:
     assert stat.S_IMODE((home.path / "state.safetensors").stat().st_mode) == 0o600
 
 
-def test_a_new_home_has_done_nothing(home: Home, small: Callable[..., Config]) -> None:
-    assert home.state() == State()
+def test_a_new_home_has_done_nothing(home: ClientState, small: Callable[..., Config]) -> None:
+    assert home.state() == ClientCheckpoint()
     assert home.answered() == ""
     assert home.kept_answer("x") is None
     assert home.notes("sum") == {}
@@ -64,7 +66,7 @@ def test_a_new_home_has_done_nothing(home: Home, small: Callable[..., Config]) -
 @pytest.mark.parametrize(
     "damaged", [b"", b"no tensors", b"\xff" * 99, b"\x02" + bytes(7) + b"{}"], ids=range(4)
 )
-def test_a_damaged_state_is_named(home: Home, damaged: bytes) -> None:
+def test_a_damaged_state_is_named(home: ClientState, damaged: bytes) -> None:
     path = home.path / "state.safetensors"
     path.write_bytes(damaged)
     with pytest.raises(RunError, match=r"state\.safetensors is damaged") as refused:
@@ -73,7 +75,7 @@ def test_a_damaged_state_is_named(home: Home, damaged: bytes) -> None:
     assert home.answered() == ""
 
 
-def test_half_a_state_is_damaged(home: Home) -> None:
+def test_half_a_state_is_damaged(home: ClientState) -> None:
     home.keep(state())
     path = home.path / "state.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
@@ -83,7 +85,9 @@ def test_half_a_state_is_damaged(home: Home) -> None:
 
 @pytest.mark.parametrize("name", ["config.toml", "terms.json", "ledger.json", "sum.json"])
 @pytest.mark.parametrize("damaged", [None, b"\xff\xfe{"], ids=["missing", "bytes"])
-def test_a_damaged_file_is_a_typed_error(home: Home, name: str, damaged: bytes | None) -> None:
+def test_a_damaged_file_is_a_typed_error(
+    home: ClientState, name: str, damaged: bytes | None
+) -> None:
     home.note("sum", {"size": 3})
     path = home.path / name
     if damaged is None:
@@ -115,32 +119,32 @@ def test_a_damaged_file_is_a_typed_error(home: Home, name: str, damaged: bytes |
         '{"schema": 1, "client": "client-00", "run": 7}',
     ],
 )
-def test_a_home_of_somebody_else_is_refused(home: Home, content: str) -> None:
+def test_a_home_of_somebody_else_is_refused(home: ClientState, content: str) -> None:
     (home.path / "home.json").write_text(content)
     with pytest.raises(RunError, match=r"home\.json is not of client client-00") as refused:
         home.check(RUN)
     assert "home of its own" in refused.value.hint
 
 
-def test_a_home_belongs_to_one_run(home: Home, tmp_path: Path) -> None:
+def test_a_home_belongs_to_one_run(home: ClientState, tmp_path: Path) -> None:
     home.check(RUN)
     before = sorted((path.name, path.read_bytes()) for path in home.path.iterdir())
     for refused in (
         lambda: home.check(OTHER),
         lambda: home.join(OTHER, "other", TERMS),
     ):
-        with pytest.raises(OrderError, match=f"belongs to run {RUN}, asked is {OTHER}"):
+        with pytest.raises(RequestError, match=f"belongs to run {RUN}, asked is {OTHER}"):
             refused()
-    with pytest.raises(OrderError, match="terms are not those that this client agreed to"):
+    with pytest.raises(RequestError, match="terms are not those that this client agreed to"):
         home.join(RUN, "whatever", TERMS.replace("agreed", "others"))
     home.join(RUN, "whatever", TERMS)
     assert before == sorted((path.name, path.read_bytes()) for path in home.path.iterdir())
-    with pytest.raises(OrderError, match=f"belongs to no run, asked is {RUN}"):
-        Home(tmp_path / "none", "client-00").check(RUN)
+    with pytest.raises(RequestError, match=f"belongs to no run, asked is {RUN}"):
+        ClientState(tmp_path / "none", "client-00").check(RUN)
     assert not (tmp_path / "none").exists()
 
 
-def test_an_answer_is_kept_for_its_order_alone(home: Home) -> None:
+def test_an_answer_is_kept_for_its_order_alone(home: ClientState) -> None:
     home.keep_answer("a" * 64, b"sealed\nwith\nline feeds")
     assert home.kept_answer("a" * 64) == b"sealed\nwith\nline feeds"
     assert home.kept_answer("b" * 64) is None
@@ -150,7 +154,7 @@ def test_an_answer_is_kept_for_its_order_alone(home: Home) -> None:
     assert stat.S_IMODE((home.path / "last.upload").stat().st_mode) == 0o600
 
 
-def test_what_a_killed_writer_left_is_swept(home: Home) -> None:
+def test_what_a_killed_writer_left_is_swept(home: ClientState) -> None:
     for name in (".state.safetensors.abcd1234", ".last.upload.x", ".home.json.y"):
         (home.path / name).write_bytes(b"models")
     (home.path / ".other").write_bytes(b"not ours")
@@ -161,7 +165,7 @@ def test_what_a_killed_writer_left_is_swept(home: Home) -> None:
 
 
 def test_a_full_disk_is_a_typed_error_and_leaves_what_was(
-    home: Home, monkeypatch: pytest.MonkeyPatch
+    home: ClientState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.keep(state())
     home.keep_answer("a", b"sealed")
@@ -172,7 +176,7 @@ def test_a_full_disk_is_a_typed_error_and_leaves_what_was(
     monkeypatch.setattr("fedvtc_edge.storage.atomic.os.replace", full)
     context = Context(RUN, 0, "client-00", "anchor")
     for writes in (
-        lambda: home.keep(State(round=9)),
+        lambda: home.keep(ClientCheckpoint(round=9)),
         lambda: home.keep_answer("b", b"other"),
         lambda: home.note("sum", {}),
         lambda: home.record(context, b"release"),
@@ -188,10 +192,10 @@ def test_a_budget_is_kept_over_processes(
 ) -> None:
     config = small(privacy={"mode": "anchored"})
     path, run = tmp_path / "home", public_name(config)
-    Home(path, "client-00").join(run, as_toml(config).decode(), TERMS)
+    ClientState(path, "client-00").join(run, as_toml(config).decode(), TERMS)
     context = Context(run, 0, "client-00", "anchor")
     for _ in range(2):  # the same bytes are the same release
-        Home(path, "client-00").record(context, b"release")
+        ClientState(path, "client-00").record(context, b"release")
     with pytest.raises(PrivacyError, match="released 1 times"):
-        Home(path, "client-00").record(context, b"another")
+        ClientState(path, "client-00").record(context, b"another")
     assert len(json.loads((path / "ledger.json").read_text())["releases"]) == 1

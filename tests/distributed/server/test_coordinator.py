@@ -9,11 +9,18 @@ from typing import Any
 import pytest
 
 from fedvtc_edge import wire
-from fedvtc_edge.distributed.messages import DISMISSAL, HELLO, REPORT, Answer, Order, Trouble
+from fedvtc_edge.distributed.messages import (
+    DISMISSAL,
+    HELLO,
+    REPORT,
+    Status,
+    TaskReply,
+    TaskRequest,
+)
 from fedvtc_edge.distributed.server.coordinator import MOST_VOID
 from fedvtc_edge.errors import RunError, TrustError
 from fedvtc_edge.federation.server import ServerError
-from fedvtc_edge.masking import Step
+from fedvtc_edge.masking import MaskingStep
 from fedvtc_edge.sealing import Identity, TrustList, seal
 from fedvtc_edge.transport.masked_sum import mask_step
 
@@ -49,7 +56,7 @@ def test_a_post_that_repeats_everything_changes_nothing(
     calm, there = village(config, at="calm"), None
     calm.serve()
     there = village(config, at="twice")
-    there.fate = lambda name, order: "twice"
+    there.fate = lambda name, request: "twice"
     there.serve()
     assert there.published() == calm.published()
     assert there.untimed() == calm.untimed()
@@ -70,9 +77,9 @@ def test_the_opening_asks_again_and_takes_the_same_bytes(
     there = village(config, at="bad")
     met: set[tuple[str, str]] = set()
 
-    def first_time(name: str, order: Order) -> str:
-        kind = order.context.kind
-        if order.context.round or (name, kind) in met or kind == HELLO:
+    def first_time(name: str, request: TaskRequest) -> str:
+        kind = request.context.kind
+        if request.context.round or (name, kind) in met or kind == HELLO:
             return ""
         met.add((name, kind))
         return fate
@@ -84,9 +91,9 @@ def test_the_opening_asks_again_and_takes_the_same_bytes(
     assert len(met) == 3 * (5 if masking else 1)
     assert any("again" in line for line in there.story.lines)
     sealed: dict[tuple[str, str], set[bytes]] = {}
-    for name, order, answer in there.answers:
-        if order.context.kind != HELLO:
-            sealed.setdefault((name, order.digest), set()).add(answer.envelope)
+    for name, request, reply in there.replies:
+        if request.context.kind != HELLO:
+            sealed.setdefault((name, request.digest), set()).add(reply.envelope)
     assert all(len(envelopes) == 1 for envelopes in sealed.values())
     assert all(len(there.ledger(name)) == 1 for name in there.names)
 
@@ -95,8 +102,8 @@ def test_a_hello_that_is_lost_is_said_again(village: Make, small: Make) -> None:
     there = village(small(method={"rounds": 1, "name": "local"}))
     lost: list[str] = []
 
-    def fate(name: str, order: Order) -> str:
-        if order.context.kind == HELLO and len(lost) < 2:
+    def fate(name: str, request: TaskRequest) -> str:
+        if request.context.kind == HELLO and len(lost) < 2:
             lost.append(name)
             return "lost" if len(lost) == 1 else "deaf"
         return ""
@@ -107,17 +114,17 @@ def test_a_hello_that_is_lost_is_said_again(village: Make, small: Make) -> None:
 
 
 def test_a_client_at_work_is_asked_again_within_the_phase(village: Make, small: Make) -> None:
-    there, answer, busy = village(small(method={"rounds": 1})), None, []
-    answer = there.answer
+    there, reply, busy = village(small(method={"rounds": 1})), None, []
+    reply = there.reply
 
-    def at_work(name: str, order: Order) -> Answer:
-        if name == SECOND and order.context.kind == REPORT and there.clock.now < 1006.0:
+    def at_work(name: str, request: TaskRequest) -> TaskReply:
+        if name == SECOND and request.context.kind == REPORT and there.clock.now < 1006.0:
             busy.append(there.clock.now)
-            return Answer(name, problem="still at work", trouble=Trouble.BUSY)
-        given: Answer = answer(name, order)
+            return TaskReply(name, problem="still at work", status=Status.BUSY)
+        given: TaskReply = reply(name, request)
         return given
 
-    there.answer = at_work
+    there.reply = at_work
     there.serve()
     assert took_part(there, 1) == there.names
     assert 1 < len(busy) < 5
@@ -127,16 +134,16 @@ def test_who_lacks_for_ever_what_it_was_sent_is_not_sent_it_for_ever(
     village: Make, small: Make
 ) -> None:
     there = village(small(method={"rounds": 1}, server={"quorum": 0.6}))
-    answer, asked = there.answer, []
+    reply, asked = there.reply, []
 
-    def lacking(name: str, order: Order) -> Answer:
-        if name == SECOND and order.context.kind == REPORT:
-            asked.append(dict(order.published))
-            return Answer(name, problem="the client lacks anchor", trouble=Trouble.LACKING)
-        given: Answer = answer(name, order)
+    def lacking(name: str, request: TaskRequest) -> TaskReply:
+        if name == SECOND and request.context.kind == REPORT:
+            asked.append(dict(request.published))
+            return TaskReply(name, problem="the client lacks anchor", status=Status.MISSING_INPUT)
+        given: TaskReply = reply(name, request)
         return given
 
-    there.answer = lacking
+    there.reply = lacking
     there.serve()
     assert took_part(there, 1) == [ME, THIRD]
     assert len(asked) == 2
@@ -151,20 +158,20 @@ def test_a_client_that_sleeps_through_a_round_comes_back_with_what_it_had(
 ) -> None:
     there = village(small(method={"rounds": 3, **FEATURES}, server={"quorum": 0.6}))
 
-    def asleep(name: str, order: Order) -> str:
-        return "lost" if name == SECOND and order.context.round == 2 else ""
+    def asleep(name: str, request: TaskRequest) -> str:
+        return "lost" if name == SECOND and request.context.round == 2 else ""
 
     there.fate, kept = asleep, {}
-    answer = there.answer
+    reply = there.reply
 
-    def answering(name: str, order: Order) -> Answer:
+    def answering(name: str, request: TaskRequest) -> TaskReply:
         if name == SECOND:
             state = there.home(name).state()
-            kept[order.context.round, order.context.kind] = (state.round, state.samples)
-        given: Answer = answer(name, order)
+            kept[request.context.round, request.context.kind] = (state.round, state.samples)
+        given: TaskReply = reply(name, request)
         return given
 
-    there.answer = answering
+    there.reply = answering
     there.serve()
     assert [took_part(there, number) for number in (1, 2, 3)] == [
         there.names,
@@ -203,7 +210,9 @@ def _samples(there: Any, name: str) -> int:
 
 def test_a_round_closes_at_its_deadline_and_not_before(village: Make, small: Make) -> None:
     there = village(small(method={"rounds": 1, "name": "local"}, server={"quorum": 0.6}))
-    there.fate = lambda name, order: "lost" if (name, order.context.kind) == (ME, REPORT) else ""
+    there.fate = lambda name, request: (
+        "lost" if (name, request.context.kind) == (ME, REPORT) else ""
+    )
     there.serve()
     assert took_part(there, 1) == [SECOND, THIRD]
     assert 10.0 <= there.clock.now - 1000.0 < 50.0  # with the farewell's half minute
@@ -212,8 +221,8 @@ def test_a_round_closes_at_its_deadline_and_not_before(village: Make, small: Mak
 def test_nobody_is_waited_for_who_is_not_connected(village: Make, small: Make) -> None:
     there = village(small(method={"rounds": 3, **FEATURES}, server={"quorum": 0.6}))
 
-    def leaves(name: str, order: Order) -> str:
-        if order.context.round == 2:
+    def leaves(name: str, request: TaskRequest) -> str:
+        if request.context.round == 2:
             there.nowhere.add(SECOND)
         return ""
 
@@ -228,8 +237,8 @@ def test_a_client_that_connects_in_the_opening_takes_part(village: Make, small: 
     there = village(small(method={"rounds": 1}, server={"quorum": 0.6}))
     there.nowhere.add(THIRD)
 
-    def comes(name: str, order: Order) -> str:
-        if order.context.kind == "anchor":
+    def comes(name: str, request: TaskRequest) -> str:
+        if request.context.kind == "anchor":
             there.nowhere.discard(THIRD)
         return ""
 
@@ -247,12 +256,14 @@ def test_an_opening_with_too_few_stops_and_goes_on(village: Make, small: Make) -
     calm = village(config, at="calm")
     calm.serve()
     there = village(config, at="bad")
-    there.fate = lambda name, order: "lost" if (name, order.context.kind) == (ME, "anchor") else ""
+    there.fate = lambda name, request: (
+        "lost" if (name, request.context.kind) == (ME, "anchor") else ""
+    )
     with pytest.raises(ServerError, match="opening, anchor: 2 of 3 clients answered") as stopped:
         there.serve()
     assert "silent: client-00" in str(stopped.value)
     assert "resume" in stopped.value.hint
-    there.fate = lambda name, order: ""
+    there.fate = lambda name, request: ""
     there.serve()
     assert there.published() == calm.published()
     assert there.untimed() == calm.untimed()
@@ -263,8 +274,8 @@ def test_a_round_with_too_few_is_void_and_what_it_received_counts_in_no_other(
     village: Make, small: Make
 ) -> None:
     there = village(small(method={"rounds": 3, **FEATURES}))
-    there.fate = lambda name, order: (
-        "lost" if (name, order.context.round, order.context.kind) == (ME, 2, "features") else ""
+    there.fate = lambda name, request: (
+        "lost" if (name, request.context.round, request.context.kind) == (ME, 2, "features") else ""
     )
     there.serve()
     void = [bool(record["void"]) for record in there.rounds()]
@@ -283,21 +294,21 @@ def test_a_round_that_fails_after_it_was_heard_leaves_nothing_behind(
 ) -> None:
     """One upload is no statistics: two were taken up already, and must count in no other round."""
     there = village(small(method={"rounds": 2, **FEATURES}))
-    answer = there.answer
+    reply = there.reply
 
-    def cheating(name: str, order: Order) -> Answer:
-        given: Answer = answer(name, order)
-        if (name, order.context.round, order.context.kind) != (THIRD, 1, "features"):
+    def cheating(name: str, request: TaskRequest) -> TaskReply:
+        given: TaskReply = reply(name, request)
+        if (name, request.context.round, request.context.kind) != (THIRD, 1, "features"):
             return given
         sealed = seal(
             b"no statistics",
             recipient=there.sealing_to[name],
             sender=there.keys[name],
-            context=order.context,
+            context=request.context,
         )
-        return Answer(name, sealed)
+        return TaskReply(name, sealed)
 
-    there.answer = cheating
+    there.reply = cheating
     there.serve()
     assert [bool(record["void"]) for record in there.rounds()] == [True, False]
     assert took_part(there, 2) == there.names
@@ -310,18 +321,20 @@ def test_a_round_that_fails_after_it_was_heard_leaves_nothing_behind(
 
 def test_too_many_void_rounds_stop_the_run_and_it_goes_on(village: Make, small: Make) -> None:
     there = village(small(method={"rounds": 5, "name": "local"}))
-    there.fate = lambda name, order: "lost" if order.context.round > 1 else ""
+    there.fate = lambda name, request: "lost" if request.context.round > 1 else ""
     with pytest.raises(ServerError, match="round 4, training: 0 of 3 clients answered"):
         there.serve()
     assert [bool(r["void"]) for r in there.rounds()] == [False] + [True] * (MOST_VOID - 1)
-    there.fate = lambda name, order: ""
+    there.fate = lambda name, request: ""
     there.serve()
     assert [bool(r["void"]) for r in there.rounds()] == [False, True, True, False, False]
     assert took_part(there, 4) == took_part(there, 5) == there.names
 
 
-@pytest.mark.parametrize("step", list(Step), ids=lambda step: step.name.lower())
-def test_a_masked_sum_bears_a_third_and_no_more(village: Make, small: Make, step: Step) -> None:
+@pytest.mark.parametrize("step", list(MaskingStep), ids=lambda step: step.name.lower())
+def test_a_masked_sum_bears_a_third_and_no_more(
+    village: Make, small: Make, step: MaskingStep
+) -> None:
     there = village(
         small(
             method={"rounds": 2, **FEATURES},
@@ -331,16 +344,16 @@ def test_a_masked_sum_bears_a_third_and_no_more(village: Make, small: Make, step
     )
     lost = {1: [THIRD], 2: [SECOND, THIRD]}
 
-    def fate(name: str, order: Order) -> str:
-        masked = mask_step(order.context.kind)
-        falls = masked is not None and masked[1] >= step and name in lost[order.context.round]
+    def fate(name: str, request: TaskRequest) -> str:
+        masked = mask_step(request.context.kind)
+        falls = masked is not None and masked[1] >= step and name in lost[request.context.round]
         return "lost" if falls else ""
 
     there.fate = fate
     there.serve()
     first, second = there.rounds()
     assert not first["void"]
-    counted = there.names if step > Step.MASK else [ME, SECOND]
+    counted = there.names if step > MaskingStep.MASK else [ME, SECOND]
     world = wire.published(there.published())
     assert world.count.sum() == sum(_samples(there, name) for name in counted)
     assert "1 of" in second["void"]
@@ -355,15 +368,15 @@ def test_a_masked_sum_bears_a_third_and_no_more(village: Make, small: Make, step
 
 def test_a_client_that_refuses_tells_why_and_the_others_go_on(village: Make, small: Make) -> None:
     there = village(small(method={"rounds": 1}, server={"quorum": 0.6}))
-    member = there.member
+    participant = there.participant
 
     def moved(name: str, **changes: Any) -> Any:
-        made = member(name, **changes)
+        made = participant(name, **changes)
         if name == SECOND and made.home.joined is not None:
             (made.home.path / "terms.json").write_text("{}")
         return made
 
-    there.member = moved
+    there.participant = moved
     there.serve()
     assert took_part(there, 1) == [ME, THIRD]
     refusals = {entry["client"]: entry for entry in there.refusals()}
@@ -375,21 +388,21 @@ def test_a_report_that_is_none_costs_its_client_its_numbers_alone(
     village: Make, small: Make
 ) -> None:
     there = village(small(method={"rounds": 1, "name": "local"}))
-    answer = there.answer
+    reply = there.reply
 
-    def lying(name: str, order: Order) -> Answer:
-        given: Answer = answer(name, order)
-        if (name, order.context.kind) != (ME, REPORT):
+    def lying(name: str, request: TaskRequest) -> TaskReply:
+        given: TaskReply = reply(name, request)
+        if (name, request.context.kind) != (ME, REPORT):
             return given
         sealed = seal(
             b'{"seconds": NaN}',
             recipient=there.sealing_to[name],
             sender=there.keys[name],
-            context=order.context,
+            context=request.context,
         )
-        return Answer(name, sealed)
+        return TaskReply(name, sealed)
 
-    there.answer = lying
+    there.reply = lying
     there.serve()
     mine, other, _ = there.rounds()[0]["clients"]
     assert (mine["accuracy"], mine["seconds"]) == (None, 0.0)
@@ -399,18 +412,18 @@ def test_a_report_that_is_none_costs_its_client_its_numbers_alone(
 
 def test_envelopes_of_another_round_kind_or_client_do_not_count(village: Make, small: Make) -> None:
     there = village(small(method={"rounds": 2, **FEATURES}, server={"quorum": 0.6}))
-    answer, old = there.answer, {}
+    reply, old = there.reply, {}
 
-    def replaying(name: str, order: Order) -> Answer:
-        given: Answer = answer(name, order)
-        number, kind = order.context.round, order.context.kind
+    def replaying(name: str, request: TaskRequest) -> TaskReply:
+        given: TaskReply = reply(name, request)
+        number, kind = request.context.round, request.context.kind
         if kind == "features":
             old[name, number] = given.envelope
         if (name, number, kind) == (THIRD, 2, "features"):
-            return Answer(name, old[THIRD, 1])  # its own, of the round before
+            return TaskReply(name, old[THIRD, 1])  # its own, of the round before
         return given
 
-    there.answer = replaying
+    there.reply = replaying
     there.serve()
     assert took_part(there, 2) == [ME, SECOND]
     assert uploads(there, 2, "features") == [ME, SECOND]
@@ -506,7 +519,7 @@ def test_a_client_may_be_revoked_at_any_moment_of_a_round(
     closed = len(there.rounds()) if path.exists() else 0
     there.believed = TrustList(there.trusted.entries)
     there.believed.revoke(THIRD)
-    there.answers.clear()
+    there.replies.clear()
     there.serve()
     assert any("client-02 was revoked" in line for line in there.story.lines)
     assert len(there.rounds()) == 3
@@ -515,5 +528,5 @@ def test_a_client_may_be_revoked_at_any_moment_of_a_round(
         assert took_part(there, number) == [ME, SECOND]
         assert THIRD not in uploads(there, number, "features-maskc" if masking else "features")
     # It hears so, and is asked nothing any more.
-    asked = {order.context.kind for name, order, _ in there.answers if name == THIRD}
+    asked = {request.context.kind for name, request, _ in there.replies if name == THIRD}
     assert asked == {HELLO, DISMISSAL}

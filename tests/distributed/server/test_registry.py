@@ -10,9 +10,16 @@ from typing import Any
 import pytest
 
 from fedvtc_edge.config import Config
-from fedvtc_edge.distributed.mailbox import Reply
-from fedvtc_edge.distributed.messages import DISMISSAL, FAREWELL, HELLO, Answer, Order, Trouble
-from fedvtc_edge.distributed.server.registry import Register, some
+from fedvtc_edge.distributed.mailbox import NodeReply
+from fedvtc_edge.distributed.messages import (
+    DISMISSAL,
+    HELLO,
+    SHUTDOWN,
+    Status,
+    TaskReply,
+    TaskRequest,
+)
+from fedvtc_edge.distributed.server.registry import Registry, some
 from fedvtc_edge.sealing import Identity, TrustList, seal
 from fedvtc_edge.wire.context import Context
 
@@ -25,9 +32,9 @@ class Nodes:
 
     def __init__(self) -> None:
         self.here: set[int] = set()
-        self.sent: list[tuple[int, Order]] = []
-        self.waiting: list[Reply] = []
-        self.answering: Callable[[int, Order], Answer | None] = lambda node, order: None
+        self.sent: list[tuple[int, TaskRequest]] = []
+        self.waiting: list[NodeReply] = []
+        self.answering: Callable[[int, TaskRequest], TaskReply | None] = lambda node, request: None
         self.now = 1000.0
 
     def monotonic(self) -> float:
@@ -36,14 +43,14 @@ class Nodes:
     def nodes(self) -> frozenset[int]:
         return frozenset(self.here)
 
-    def send(self, orders: Mapping[int, Order]) -> None:
-        for node, order in orders.items():
-            self.sent.append((node, order))
-            answer = self.answering(node, order)
-            if answer is not None:
-                self.waiting.append(Reply(node, order, answer))
+    def send(self, requests: Mapping[int, TaskRequest]) -> None:
+        for node, request in requests.items():
+            self.sent.append((node, request))
+            reply = self.answering(node, request)
+            if reply is not None:
+                self.waiting.append(NodeReply(node, request, reply))
 
-    def receive(self, wait_s: float) -> Iterable[Reply]:
+    def receive(self, wait_s: float) -> Iterable[NodeReply]:
         replies, self.waiting = self.waiting, []
         self.now += 0.0 if replies else wait_s
         assert self.now < 1e6  # a test that would wait for ever
@@ -56,7 +63,7 @@ def keys() -> dict[str, Identity]:
 
 
 @pytest.fixture
-def post(monkeypatch: pytest.MonkeyPatch) -> Nodes:
+def mailbox(monkeypatch: pytest.MonkeyPatch) -> Nodes:
     made = Nodes()
     monkeypatch.setattr("fedvtc_edge.distributed.server.registry.time", made)
     return made
@@ -68,19 +75,19 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def register(
-    post: Nodes, said: list[str], keys: dict[str, Identity], small: Callable[..., Config]
-) -> Register:
+def registry(
+    mailbox: Nodes, said: list[str], keys: dict[str, Identity], small: Callable[..., Config]
+) -> Registry:
     trusted = TrustList()
     for name in NAMES:
         trusted.add(name, keys[name].public)
     ring = [keys["server"]]
-    return Register(small(), RUN, "settings", "terms", 3, ring, trusted, post, said.append)
+    return Registry(small(), RUN, "settings", "terms", 3, ring, trusted, mailbox, said.append)
 
 
-def document(order: Order, **changes: Any) -> dict[str, Any]:
+def document(request: TaskRequest, **changes: Any) -> dict[str, Any]:
     made = {
-        "nonce": order.nonce,
+        "nonce": request.nonce,
         "architecture": "mlp",
         "wants_test": True,
         "samples": 6,
@@ -90,43 +97,43 @@ def document(order: Order, **changes: Any) -> dict[str, Any]:
 
 
 def hello(
-    keys: dict[str, Identity], name: str, order: Order, *, signer: str = "", **changes: Any
-) -> Answer:
-    payload = json.dumps(document(order, **changes)).encode()
-    context = replace(order.context, sender=name)
+    keys: dict[str, Identity], name: str, request: TaskRequest, *, signer: str = "", **changes: Any
+) -> TaskReply:
+    payload = json.dumps(document(request, **changes)).encode()
+    context = replace(request.context, sender=name)
     sender = keys[signer or name]
-    return Answer(
+    return TaskReply(
         name, seal(payload, recipient=keys["server"].public, sender=sender, context=context)
     )
 
 
-def at_home(keys: dict[str, Identity]) -> Callable[[int, Order], Answer]:
-    return lambda node, order: hello(keys, NAMES[node], order)
+def at_home(keys: dict[str, Identity]) -> Callable[[int, TaskRequest], TaskReply]:
+    return lambda node, request: hello(keys, NAMES[node], request)
 
 
 def test_clients_say_who_and_what_they_are(
-    register: Register, post: Nodes, keys: dict[str, Identity], said: list[str]
+    registry: Registry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
 ) -> None:
-    post.here, post.answering = {0, 1, 2}, at_home(keys)
-    register.gather(NAMES, 3, 60.0)
-    assert [register.node(name) for name in NAMES] == [0, 1, 2]
-    portrait = register.portraits["client-01"]
-    assert (portrait.architecture, portrait.wants_test, portrait.samples) == ("mlp", True, 6)
-    assert portrait.class_counts == (1, 2, 3)
-    assert len(post.sent) == 3
-    assert len({order.nonce for _, order in post.sent}) == 3
-    assert post.sent[0][1].settings == "settings"
+    mailbox.here, mailbox.answering = {0, 1, 2}, at_home(keys)
+    registry.gather(NAMES, 3, 60.0)
+    assert [registry.node(name) for name in NAMES] == [0, 1, 2]
+    info = registry.client_info["client-01"]
+    assert (info.architecture, info.wants_test, info.samples) == ("mlp", True, 6)
+    assert info.class_counts == (1, 2, 3)
+    assert len(mailbox.sent) == 3
+    assert len({request.nonce for _, request in mailbox.sent}) == 3
+    assert mailbox.sent[0][1].settings == "settings"
     assert said == [f"{name} is here (mlp)" for name in NAMES]
-    register.gather(NAMES, 3, 60.0)
-    assert len(post.sent) == 3  # known nodes are not asked again
+    registry.gather(NAMES, 3, 60.0)
+    assert len(mailbox.sent) == 3  # known nodes are not asked again
 
 
-def test_counts_that_are_not_told(register: Register, post: Nodes, keys: Any) -> None:
-    post.here = {0}
-    post.answering = lambda node, order: hello(keys, NAMES[0], order, class_counts=None)
-    register.gather(NAMES, 1, 1.0)
-    assert register.portraits[NAMES[0]].class_counts is None
-    assert register.portraits[NAMES[0]].samples is None
+def test_counts_that_are_not_told(registry: Registry, mailbox: Nodes, keys: Any) -> None:
+    mailbox.here = {0}
+    mailbox.answering = lambda node, request: hello(keys, NAMES[0], request, class_counts=None)
+    registry.gather(NAMES, 1, 1.0)
+    assert registry.client_info[NAMES[0]].class_counts is None
+    assert registry.client_info[NAMES[0]].samples is None
 
 
 @pytest.mark.parametrize(
@@ -153,228 +160,230 @@ def test_counts_that_are_not_told(register: Register, post: Nodes, keys: Any) ->
     ids=str,
 )
 def test_a_hello_that_is_none_ends_nothing_but_itself(
-    register: Register, post: Nodes, keys: Any, said: list[str], changes: dict[str, Any]
+    registry: Registry, mailbox: Nodes, keys: Any, said: list[str], changes: dict[str, Any]
 ) -> None:
-    post.here = {0, 1}
-    post.answering = lambda node, order: hello(
-        keys, NAMES[node], order, **({} if node else changes)
+    mailbox.here = {0, 1}
+    mailbox.answering = lambda node, request: hello(
+        keys, NAMES[node], request, **({} if node else changes)
     )
-    register.gather(NAMES, 1, 1.0)
-    assert register.node(NAMES[0]) is None
-    assert register.node(NAMES[1]) == 1
+    registry.gather(NAMES, 1, 1.0)
+    assert registry.node(NAMES[0]) is None
+    assert registry.node(NAMES[1]) == 1
     assert any("node 0 (client-00) does not take part" in line for line in said)
 
 
 @pytest.mark.parametrize("payload", [b"", b"[]", b"{", b"7", b"\xff", b"[" * 99_999, b"null"])
 def test_a_payload_that_is_no_document(
-    register: Register, post: Nodes, keys: dict[str, Identity], payload: bytes
+    registry: Registry, mailbox: Nodes, keys: dict[str, Identity], payload: bytes
 ) -> None:
-    def sealed(node: int, order: Order) -> Answer:
-        context = replace(order.context, sender=NAMES[0])
+    def sealed(node: int, request: TaskRequest) -> TaskReply:
+        context = replace(request.context, sender=NAMES[0])
         server = keys["server"].public
-        return Answer(
+        return TaskReply(
             NAMES[0], seal(payload, recipient=server, sender=keys[NAMES[0]], context=context)
         )
 
-    post.here, post.answering = {0}, sealed
-    register.ask_strangers(0)
-    for reply in post.receive(0.0):
-        register.hear(reply)
-    assert register.portraits == {}
+    mailbox.here, mailbox.answering = {0}, sealed
+    registry.identify_nodes(0)
+    for arrived in mailbox.receive(0.0):
+        registry.handle_reply(arrived)
+    assert registry.client_info == {}
 
 
 def test_nobody_is_believed_without_the_right_key(
-    register: Register, post: Nodes, keys: dict[str, Identity], said: list[str]
+    registry: Registry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
 ) -> None:
-    answers = {
-        0: lambda order: hello(keys, NAMES[0], order, signer="stranger"),
-        1: lambda order: hello(keys, "stranger", order),
-        2: lambda order: hello(keys, NAMES[0], order, signer=NAMES[1]),
-        3: lambda order: replace(hello(keys, NAMES[1], order), client=NAMES[0]),
-        4: lambda order: Answer(NAMES[0], b"no envelope"),
-        5: lambda order: Answer("no id at all!", b"x" * 200),
-        6: lambda order: Answer("", problem="no home here", trouble=Trouble.REFUSED),
-        7: lambda order: Answer(NAMES[0]),
+    replies = {
+        0: lambda request: hello(keys, NAMES[0], request, signer="stranger"),
+        1: lambda request: hello(keys, "stranger", request),
+        2: lambda request: hello(keys, NAMES[0], request, signer=NAMES[1]),
+        3: lambda request: replace(hello(keys, NAMES[1], request), client=NAMES[0]),
+        4: lambda request: TaskReply(NAMES[0], b"no envelope"),
+        5: lambda request: TaskReply("no id at all!", b"x" * 200),
+        6: lambda request: TaskReply("", problem="no home here", status=Status.REFUSED),
+        7: lambda request: TaskReply(NAMES[0]),
     }
-    post.here, post.answering = set(answers), lambda node, order: answers[node](order)
-    register.ask_strangers(0)
-    for reply in post.receive(0.0):
-        register.hear(reply)
-    assert register.portraits == {}
-    assert len(said) == len(answers)
+    mailbox.here, mailbox.answering = set(replies), lambda node, request: replies[node](request)
+    registry.identify_nodes(0)
+    for arrived in mailbox.receive(0.0):
+        registry.handle_reply(arrived)
+    assert registry.client_info == {}
+    assert len(said) == len(replies)
     assert "no home here" in said[6]
 
 
 def test_an_old_hello_is_not_taken_again(
-    register: Register, post: Nodes, keys: dict[str, Identity]
+    registry: Registry, mailbox: Nodes, keys: dict[str, Identity]
 ) -> None:
-    post.here = {0}
-    register.ask_strangers(0)
-    _, first = post.sent[0]
+    mailbox.here = {0}
+    registry.identify_nodes(0)
+    _, first = mailbox.sent[0]
     recorded = hello(keys, NAMES[0], first)
-    register.hear(Reply(0, first, recorded))
-    assert register.node(NAMES[0]) == 0
-    register.hear(Reply(0, first, recorded))  # twice: nothing waits for it any more
-    post.here = {0, 9}
-    register.ask_strangers(0)
-    node, second = post.sent[1]
+    registry.handle_reply(NodeReply(0, first, recorded))
+    assert registry.node(NAMES[0]) == 0
+    registry.handle_reply(NodeReply(0, first, recorded))  # twice: nothing waits for it any more
+    mailbox.here = {0, 9}
+    registry.identify_nodes(0)
+    node, second = mailbox.sent[1]
     assert (node, second.nonce == first.nonce) == (9, False)
-    register.hear(Reply(9, second, recorded))  # who has seen it would be client-00
-    register.hear(Reply(9, first, recorded))
-    assert register.node(NAMES[0]) == 0
+    registry.handle_reply(NodeReply(9, second, recorded))  # who has seen it would be client-00
+    registry.handle_reply(NodeReply(9, first, recorded))
+    assert registry.node(NAMES[0]) == 0
 
 
 def test_who_refuses_is_asked_again_only_when_it_has_connected_anew(
-    register: Register, post: Nodes, keys: dict[str, Identity], said: list[str]
+    registry: Registry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
 ) -> None:
-    refusal = Answer(NAMES[0], problem="not my settings", trouble=Trouble.REFUSED)
-    post.here, post.answering = {0}, lambda node, order: refusal
+    refusal = TaskReply(NAMES[0], problem="not my settings", status=Status.REFUSED)
+    mailbox.here, mailbox.answering = {0}, lambda node, request: refusal
     for _ in range(50):
-        register.ask_strangers(0)
-        for reply in post.receive(60.0):
-            register.hear(reply)
-    assert len(post.sent) == 1
+        registry.identify_nodes(0)
+        for arrived in mailbox.receive(60.0):
+            registry.handle_reply(arrived)
+    assert len(mailbox.sent) == 1
     assert said == ["node 0 (client-00) does not take part: not my settings"]
-    post.here = set()
-    register.ask_strangers(0)
-    post.here, post.answering = {0}, at_home(keys)
-    register.gather(NAMES[:1], 1, 60.0)
-    assert register.node(NAMES[0]) == 0
+    mailbox.here = set()
+    registry.identify_nodes(0)
+    mailbox.here, mailbox.answering = {0}, at_home(keys)
+    registry.gather(NAMES[:1], 1, 60.0)
+    assert registry.node(NAMES[0]) == 0
 
 
 def test_who_believes_to_be_in_and_is_not_is_told_why(
-    register: Register, post: Nodes, keys: dict[str, Identity], said: list[str]
+    registry: Registry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
 ) -> None:
     """Else its command would wait for a run that never asks for it."""
 
-    def by_a_stranger(node: int, order: Order) -> Answer | None:
-        if order.context.kind == DISMISSAL:
-            return Answer(NAMES[0], problem="so be it", trouble=Trouble.REFUSED)
-        return hello(keys, NAMES[0], order, signer="stranger")
+    def by_a_stranger(node: int, request: TaskRequest) -> TaskReply | None:
+        if request.context.kind == DISMISSAL:
+            return TaskReply(NAMES[0], problem="so be it", status=Status.REFUSED)
+        return hello(keys, NAMES[0], request, signer="stranger")
 
-    post.here, post.answering = {0}, by_a_stranger
+    mailbox.here, mailbox.answering = {0}, by_a_stranger
     for _ in range(5):
-        register.ask_strangers(3)
-        for reply in post.receive(60.0):
-            register.hear(reply)
-    _, (node, dismissal) = post.sent
+        registry.identify_nodes(3)
+        for arrived in mailbox.receive(60.0):
+            registry.handle_reply(arrived)
+    _, (node, dismissal) = mailbox.sent
     assert (node, dismissal.context) == (0, Context(RUN, 3, "server", DISMISSAL))
-    assert dismissal.letter.decode() in said[0]
+    assert dismissal.message.decode() in said[0]
     assert len(said) == 1
     # It is an order like others: what a client reads of it is what was sent.
-    assert Order.from_record(dismissal.to_record()) == dismissal
+    assert TaskRequest.from_record(dismissal.to_record()) == dismissal
 
 
 def test_a_hello_that_is_lost_is_sent_again(
-    register: Register, post: Nodes, keys: dict[str, Identity]
+    registry: Registry, mailbox: Nodes, keys: dict[str, Identity]
 ) -> None:
-    post.here = {0}
-    register.ask_strangers(0)
-    register.ask_strangers(0)
-    assert len(post.sent) == 1
-    post.now += 10.0  # deadline_s
-    register.ask_strangers(0)
-    assert len(post.sent) == 2
-    first, second = (order for _, order in post.sent)
+    mailbox.here = {0}
+    registry.identify_nodes(0)
+    registry.identify_nodes(0)
+    assert len(mailbox.sent) == 1
+    mailbox.now += 10.0  # deadline_s
+    registry.identify_nodes(0)
+    assert len(mailbox.sent) == 2
+    first, second = (request for _, request in mailbox.sent)
     assert first.nonce == second.nonce
-    register.hear(Reply(0, first, hello(keys, NAMES[0], first)))  # late counts, too
-    assert register.node(NAMES[0]) == 0
+    registry.handle_reply(NodeReply(0, first, hello(keys, NAMES[0], first)))  # late counts, too
+    assert registry.node(NAMES[0]) == 0
 
 
-@pytest.mark.parametrize("trouble", [Trouble.BUSY, Trouble.AWAY])
+@pytest.mark.parametrize("trouble", [Status.BUSY, Status.UNREACHABLE])
 def test_a_client_at_work_is_asked_again_but_not_at_once(
-    register: Register, post: Nodes, keys: dict[str, Identity], trouble: Trouble
+    registry: Registry, mailbox: Nodes, keys: dict[str, Identity], status: Status
 ) -> None:
-    def answering(node: int, order: Order) -> Answer:
-        if post.now < 1030.0:
-            return Answer(NAMES[0], problem="still at work", trouble=trouble)
-        return hello(keys, NAMES[0], order)
+    def answering(node: int, request: TaskRequest) -> TaskReply:
+        if mailbox.now < 1030.0:
+            return TaskReply(NAMES[0], problem="still at work", status=status)
+        return hello(keys, NAMES[0], request)
 
-    post.here, post.answering = {0}, answering
-    register.gather(NAMES[:1], 1, 60.0)
-    assert register.node(NAMES[0]) == 0
-    assert 2 < len(post.sent) < 10
+    mailbox.here, mailbox.answering = {0}, answering
+    registry.gather(NAMES[:1], 1, 60.0)
+    assert registry.node(NAMES[0]) == 0
+    assert 2 < len(mailbox.sent) < 10
 
 
 def test_two_nodes_that_claim_one_client_are_not_asked_in_turn_for_ever(
-    register: Register, post: Nodes, keys: dict[str, Identity], said: list[str]
+    registry: Registry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
 ) -> None:
-    post.here = {0, 5}
-    post.answering = lambda node, order: hello(keys, NAMES[0], order)
-    register.gather(NAMES, 1, 30.0)
-    assert register.node(NAMES[0]) == 5
-    assert [(node, order.context.kind) for node, order in post.sent] == [
+    mailbox.here = {0, 5}
+    mailbox.answering = lambda node, request: hello(keys, NAMES[0], request)
+    registry.gather(NAMES, 1, 30.0)
+    assert registry.node(NAMES[0]) == 5
+    assert [(node, request.context.kind) for node, request in mailbox.sent] == [
         (0, HELLO),
         (5, HELLO),
         (0, DISMISSAL),
     ]
     assert "client-00 was at node 0 and is at node 5 now" in said
-    post.here = {0}  # the newer one goes
-    assert register.node(NAMES[0]) is None
+    mailbox.here = {0}  # the newer one goes
+    assert registry.node(NAMES[0]) is None
 
 
 def test_a_client_that_comes_back_at_another_node(
-    register: Register, post: Nodes, keys: dict[str, Identity]
+    registry: Registry, mailbox: Nodes, keys: dict[str, Identity]
 ) -> None:
-    post.answering = lambda node, order: hello(keys, NAMES[0], order)
+    mailbox.answering = lambda node, request: hello(keys, NAMES[0], request)
     for node in (3, 4):
-        post.here = {node}
-        register.gather(NAMES[:1], 1, 30.0)
-        assert register.node(NAMES[0]) == node
+        mailbox.here = {node}
+        registry.gather(NAMES[:1], 1, 30.0)
+        assert registry.node(NAMES[0]) == node
 
 
 def test_all_are_waited_for_and_after_a_while_enough(
-    register: Register, post: Nodes, keys: dict[str, Identity], said: list[str]
+    registry: Registry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
 ) -> None:
-    post.here, post.answering = {0, 1}, at_home(keys)
-    begun = post.now
-    register.gather(NAMES, 2, 60.0)
-    assert 60.0 <= post.now - begun < 62.0
+    mailbox.here, mailbox.answering = {0, 1}, at_home(keys)
+    begun = mailbox.now
+    registry.gather(NAMES, 2, 60.0)
+    assert 60.0 <= mailbox.now - begun < 62.0
     assert any(line == "waiting for client-02 to connect" for line in said)
 
-    def receive(wait_s: float) -> list[Reply]:
-        replies, post.waiting = post.waiting, []
-        post.now += wait_s
-        if post.now - begun > 600.0:
-            post.here.add(2)
+    def receive(wait_s: float) -> list[NodeReply]:
+        replies, mailbox.waiting = mailbox.waiting, []
+        mailbox.now += wait_s
+        if mailbox.now - begun > 600.0:
+            mailbox.here.add(2)
         return replies
 
-    post.receive = receive  # type: ignore[method-assign]
-    register.gather(NAMES, 3, 60.0)  # enough are waited for as long as it takes
-    assert register.node(NAMES[2]) == 2
+    mailbox.receive = receive  # type: ignore[method-assign]
+    registry.gather(NAMES, 3, 60.0)  # enough are waited for as long as it takes
+    assert registry.node(NAMES[2]) == 2
 
 
 def test_who_is_gone_and_who_may_come_back(
-    register: Register, post: Nodes, keys: dict[str, Identity]
+    registry: Registry, mailbox: Nodes, keys: dict[str, Identity]
 ) -> None:
-    assert not register.is_gone(NAMES[0])  # of a server that has just begun
-    post.here = {0}
-    register.ask_strangers(0)
-    post.now += 60.0
-    assert not register.is_gone(NAMES[0])  # it may be the one that was asked
-    register.hear(Reply(0, post.sent[0][1], hello(keys, NAMES[0], post.sent[0][1])))
-    assert not register.is_gone(NAMES[0])
-    assert register.is_gone(NAMES[1])
-    post.here = set()
-    assert register.is_gone(NAMES[0])
+    assert not registry.is_gone(NAMES[0])  # of a server that has just begun
+    mailbox.here = {0}
+    registry.identify_nodes(0)
+    mailbox.now += 60.0
+    assert not registry.is_gone(NAMES[0])  # it may be the one that was asked
+    registry.handle_reply(
+        NodeReply(0, mailbox.sent[0][1], hello(keys, NAMES[0], mailbox.sent[0][1]))
+    )
+    assert not registry.is_gone(NAMES[0])
+    assert registry.is_gone(NAMES[1])
+    mailbox.here = set()
+    assert registry.is_gone(NAMES[0])
 
 
 def test_good_bye_is_said_to_those_that_are_here_and_not_for_ever(
-    register: Register, post: Nodes, keys: dict[str, Identity]
+    registry: Registry, mailbox: Nodes, keys: dict[str, Identity]
 ) -> None:
-    def answering(node: int, order: Order) -> Answer | None:
-        if order.context.kind == HELLO:
-            return hello(keys, NAMES[node], order)
-        return Answer(NAMES[0]) if node == 0 else None
+    def answering(node: int, request: TaskRequest) -> TaskReply | None:
+        if request.context.kind == HELLO:
+            return hello(keys, NAMES[node], request)
+        return TaskReply(NAMES[0]) if node == 0 else None
 
-    post.here, post.answering = {0, 1, 2}, answering
-    register.gather(NAMES, 3, 60.0)
-    post.here, post.sent, begun = {0, 1}, [], post.now
-    register.take_leave(7, 30.0)
-    assert [(n, o.context) for n, o in post.sent] == [
-        (n, Context(RUN, 7, NAMES[n], FAREWELL)) for n in (0, 1)
+    mailbox.here, mailbox.answering = {0, 1, 2}, answering
+    registry.gather(NAMES, 3, 60.0)
+    mailbox.here, mailbox.sent, begun = {0, 1}, [], mailbox.now
+    registry.shutdown_clients(7, 30.0)
+    assert [(n, o.context) for n, o in mailbox.sent] == [
+        (n, Context(RUN, 7, NAMES[n], SHUTDOWN)) for n in (0, 1)
     ]
-    assert 30.0 <= post.now - begun < 32.0
+    assert 30.0 <= mailbox.now - begun < 32.0
 
 
 def test_some_names() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedvtc_edge.distributed.messages import OrderError
+from fedvtc_edge.distributed.messages import RequestError
 from fedvtc_edge.distributed.server.registry import blank, merged, read_report
 from fedvtc_edge.federation.evaluation import ACCURACIES
 
@@ -59,7 +59,7 @@ def test_what_was_not_asked_for_is_left_out() -> None:
     ],
 )
 def test_no_report_at_all(text: str) -> None:
-    with pytest.raises(OrderError, match="its report is none"):
+    with pytest.raises(RequestError, match="its report is none"):
         read_report(text.encode())
 
 
@@ -70,16 +70,16 @@ def test_no_report_at_all(text: str) -> None:
 )
 def test_a_number_that_none_can_be(key: str, value: str) -> None:
     text = json.dumps(HONEST | {key: 0}).replace(f'"{key}": 0', f'"{key}": {value}')
-    with pytest.raises(OrderError):
+    with pytest.raises(RequestError):
         read_report(text.encode())
 
 
 def test_not_utf8() -> None:
-    with pytest.raises(OrderError):
+    with pytest.raises(RequestError):
         read_report(b"\xff\xfe")
 
 
 @given(st.binary(max_size=200))
 def test_bytes_are_refused_or_read(data: bytes) -> None:
-    with suppress(OrderError):
+    with suppress(RequestError):
         assert read_report(data)["seconds"] is not None

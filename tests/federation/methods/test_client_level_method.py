@@ -14,9 +14,9 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.server import ServerError
-from fedvtc_edge.privacy.mechanism import CLIENT_UNIT, design_of
+from fedvtc_edge.privacy.mechanism import CLIENT_UNIT, release_spec_of
 from fedvtc_edge.privacy.release import check_norm
-from fedvtc_edge.privacy.release_spec import ClientDesign
+from fedvtc_edge.privacy.release_spec import ClientReleaseSpec
 from fedvtc_edge.privacy.sampler import GRID
 from fedvtc_edge.training.compute import Compute
 from fedvtc_edge.wire import decode_release
@@ -32,10 +32,10 @@ def private(tiny: Tiny, share: str = "anchored", **tables: Any) -> Config:
     return tiny(privacy=privacy | tables.pop("privacy", {}), method=method, **tables)
 
 
-def design_with(config: Config) -> ClientDesign:
-    design = design_of(config, 10)
-    assert isinstance(design, ClientDesign)
-    return design
+def design_with(config: Config) -> ClientReleaseSpec:
+    spec = release_spec_of(config, 10)
+    assert isinstance(spec, ClientReleaseSpec)
+    return spec
 
 
 @pytest.mark.parametrize("share", ["anchored", "features"])
@@ -69,16 +69,16 @@ def test_the_sum_is_noised_once(share: str, tiny: Tiny, tmp_path: Path, quick: N
     """The server's files: each upload within the bound, the same length, and one noised sum."""
     config, out = private(tiny, share), tmp_path / "run"
     run(config, out=out)
-    design = design_with(config)
+    spec = design_with(config)
     kind, number = ("anchor", 0) if share == "anchored" else ("features", 1)
     folder = out / "server" / f"round-{number:04d}"
     data = {name: (folder / f"{name}.{kind}.upload").read_bytes() for name in [*IDS, "server"]}
     assert len({len(part) for part in data.values()}) == 1, "no length tells of what is in it"
-    read = {name: decode_release(part, size=design.size) for name, part in data.items()}
+    read = {name: decode_release(part, size=spec.size) for name, part in data.items()}
     for name in IDS:
-        check_norm(design, read[name])
+        check_norm(spec, read[name])
         assert read[name].any()
-    noise = (read["server"] - sum(read[name] for name in IDS)) / float(design.sigma)
+    noise = (read["server"] - sum(read[name] for name in IDS)) / float(spec.sigma)
     assert abs(noise.std() - 1) < 6 / (2 * noise.size) ** 0.5
     assert (noise != 0).mean() > 0.99
 
@@ -90,10 +90,10 @@ def test_no_upload_depends_on_the_other_clients(tiny: Tiny, tmp_path: Path, quic
     for change in (False, True):
         heard: dict[str, bytes] = {}
 
-        def witness(_: int, sender: str, __: str, data: bytes, heard: Any = heard) -> None:
+        def recorder(_: int, sender: str, __: str, data: bytes, heard: Any = heard) -> None:
             heard[sender] = data
 
-        method = assemble(config, load_dataset(config.data), Compute.of(config.engine), witness)
+        method = assemble(config, load_dataset(config.data), Compute.of(config.engine), recorder)
         if change:
             method.federation.clients[1].images = method.federation.clients[1].images.flip(2)
         method.open(method.federation.clients)

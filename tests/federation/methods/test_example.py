@@ -140,12 +140,12 @@ def test_phase_c_never_sees_a_real_image(tiny: Tiny) -> None:
             method.federation.releases = Fixed()
             client = method.federation.clients[0]
             method.open(method.federation.clients)
-            world = method.world()
-            assert world is not None
+            knowledge = method.knowledge()
+            assert knowledge is not None
             if poisoned:
                 client.images = torch.full_like(client.images, float("nan"))
                 client.labels = torch.zeros_like(client.labels)
-            method._finetune(client, 3, world, 4)
+            method._finetune(client, 3, knowledge, 4)
             results.append(torch.cat([p.detach().flatten() for p in client.model.parameters()]))
     assert torch.isfinite(results[1]).all()
     assert torch.equal(*results)

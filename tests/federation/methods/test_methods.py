@@ -31,11 +31,11 @@ ENVELOPE = 1214
 
 
 def method_of(config: Config, heard: Heard | None = None) -> Method:
-    def witness(round_: int, sender: str, kind: str, data: bytes) -> None:
+    def recorder(round_: int, sender: str, kind: str, data: bytes) -> None:
         if heard is not None:
             heard.append((round_, sender, kind, data))
 
-    return assemble(config, load_dataset(config.data), Compute.of(config.engine), witness)
+    return assemble(config, load_dataset(config.data), Compute.of(config.engine), recorder)
 
 
 def play(config: Config, heard: Heard | None = None) -> Method:
@@ -151,14 +151,14 @@ def test_anchor_statistics_are_those_of_the_pooled_data(tiny: Tiny) -> None:
     config = tiny(method={"moments": "diagonal"})
     method = method_of(config)
     method.open(method.federation.clients)
-    world = wire.published(method.published["anchor"])
+    knowledge = wire.published(method.published["anchor"])
     data = load_dataset(config.data)
     anchor = method.anchor  # type: ignore[attr-defined]
     features = anchor(as_images(data.x_train, torch.device("cpu"))).double().numpy()
     for label in range(10):
         own = features[data.y_train == label]
-        np.testing.assert_allclose(world.mean[label], own.mean(0), atol=1e-4)
-        np.testing.assert_allclose(world.std[label], own.std(0), atol=1e-3)
+        np.testing.assert_allclose(knowledge.mean[label], own.mean(0), atol=1e-4)
+        np.testing.assert_allclose(knowledge.std[label], own.std(0), atol=1e-3)
 
 
 def test_features_are_published_anew_with_a_floor(tiny: Tiny) -> None:

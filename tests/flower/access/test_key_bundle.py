@@ -19,7 +19,7 @@ from fedvtc_edge.flower.access.keys import (
     MAX_CLIENTS,
     ClientKit,
     ServerKit,
-    make_trial,
+    make_test_keys,
 )
 from fedvtc_edge.sealing import TrustList
 
@@ -35,7 +35,7 @@ def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def trial(tmp_path: Path) -> Path:
-    make_trial(tmp_path / "trial", 2, ["edge.example.org"])
+    make_test_keys(tmp_path / "trial", 2, ["edge.example.org"])
     return tmp_path / "trial"
 
 
@@ -77,13 +77,13 @@ def test_the_parties_fit_each_other(trial: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 101])
 def test_ids_are_those_of_a_run(tmp_path: Path, count: int) -> None:
-    made = make_trial(tmp_path / "trial", count)
+    made = make_test_keys(tmp_path / "trial", count)
     assert made == client_ids(load_config({"clients": {"count": count}}))
     assert list(ServerKit.load(tmp_path / "trial" / "server").open().nodes) == made
 
 
 def test_a_passphrase_locks_what_flower_does_not_read(tmp_path: Path) -> None:
-    make_trial(tmp_path / "trial", 1, passphrase="secret")
+    make_test_keys(tmp_path / "trial", 1, passphrase="secret")
     kit = ServerKit.load(tmp_path / "trial" / "server")
     assert kit.open("secret").nodes
     with pytest.raises(KeyFileError, match="locked with a passphrase"):
@@ -101,7 +101,7 @@ def test_nothing_is_replaced(tmp_path: Path, trial: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("trial", "file", "link", "."):
         with pytest.raises(DeploymentError, match="exists") as caught:
-            make_trial(tmp_path / name, 3)
+            make_test_keys(tmp_path / name, 3)
         assert "neither replaced nor added to" in caught.value.hint
     assert {path: path.stat().st_mtime_ns for path in trial.rglob("*")} == before
 
@@ -117,13 +117,13 @@ def test_nothing_is_replaced(tmp_path: Path, trial: Path) -> None:
 )
 def test_values_out_of_range(tmp_path: Path, change: dict[str, object], message: str) -> None:
     with pytest.raises(DeploymentError, match=message):
-        make_trial(tmp_path / "trial", **change)  # type: ignore[arg-type]
+        make_test_keys(tmp_path / "trial", **change)  # type: ignore[arg-type]
     assert os.listdir(tmp_path) == []
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     with pytest.raises(DeploymentError, match=r"cannot write .*No such file"):
-        make_trial(tmp_path / "absent" / "trial", 1)
+        make_test_keys(tmp_path / "absent" / "trial", 1)
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(TrustList, "save", fail)
     with pytest.raises(TrustError):
-        make_trial(tmp_path / "trial", 2)
+        make_test_keys(tmp_path / "trial", 2)
     assert os.listdir(tmp_path) == []
 
 

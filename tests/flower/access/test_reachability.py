@@ -70,7 +70,7 @@ class Tls:
 
     def serve(
         self,
-        answers: dict[str, bytes],
+        replies: dict[str, bytes],
         hosts: tuple[str, ...] = (LOCAL,),
         now: datetime = NOW,
     ) -> int:
@@ -88,7 +88,7 @@ class Tls:
                     request += piece
                     if request.endswith(b"\r\n\r\n"):
                         path = request.split()[1].decode()
-                        connection.sendall(answers.get(path, page(b"", "404 Not Found")))
+                        connection.sendall(replies.get(path, page(b"", "404 Not Found")))
                         request = b""
 
         return self.listen(talk)
@@ -167,8 +167,8 @@ def test_versions_that_go_together(
         ),
     ],
 )
-def test_what_is_no_server_for_us(tls: Tls, answers: dict[str, bytes], message: str) -> None:
-    port = tls.serve(answers)
+def test_what_is_no_server_for_us(tls: Tls, replies: dict[str, bytes], message: str) -> None:
+    port = tls.serve(replies)
     error = refused(port, tls.ca)
     assert str(error).startswith(f"{LOCAL}:{port} ")
     assert message in str(error)

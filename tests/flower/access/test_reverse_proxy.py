@@ -53,7 +53,7 @@ def ask(
     return start["status"], dict(start["headers"]), body
 
 
-def answer(status: int, body: bytes = b"", **headers: str) -> httpx.Response:
+def reply(status: int, body: bytes = b"", **headers: str) -> httpx.Response:
     """As it comes from a socket, in pieces."""
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -71,7 +71,7 @@ def test_a_nodes_request_and_its_answer_pass_unchanged() -> None:
 
     def handler(request: httpx.Request) -> httpx.Response:
         seen.append(request)
-        return answer(403, b"answer", flower="1", connection="close")
+        return reply(403, b"answer", flower="1", connection="close")
 
     signed = [
         (b"flwr-signature", b"c2ln"),
@@ -93,7 +93,7 @@ def test_a_nodes_request_and_its_answer_pass_unchanged() -> None:
 
 def test_health_passes_and_tells_the_version() -> None:
     request = scope("GET", "/health", headers=[])
-    status, headers, _ = ask(request, lambda request: answer(200, date="today"))
+    status, headers, _ = ask(request, lambda request: reply(200, date="today"))
     assert status == 200
     assert headers[b"flwr-package-version"] == b"1.42.0"
     assert headers[b"date"] == b"today"  # by which a node sees that its clock is wrong

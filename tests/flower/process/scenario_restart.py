@@ -84,7 +84,7 @@ def processes_of(folder: Path) -> dict[int, str]:
     return found
 
 
-def answer(port: int, path: str) -> int:
+def reply(port: int, path: str) -> int:
     """Status of an empty request that names no node: 404 from the gate, 415 from Flower."""
     context = ssl.create_default_context()
     context.check_hostname = False
@@ -114,8 +114,8 @@ def main(base: Path) -> None:
                 if "flower-superlink" in line
             }
             paths = ("/v1/control/start-run", "/v1/runtime/acquire-task", "/v1/fleet/get-fab")
-            seen["through the gate"] = [answer(link.port, path) for path in paths]
-            seen["past the gate"] = [answer(inner, path) for path in paths]
+            seen["through the gate"] = [reply(link.port, path) for path in paths]
+            seen["past the gate"] = [reply(inner, path) for path in paths]
             with ThreadPoolExecutor(2) as pool:
                 list(pool.map(link.register, [base / "node0.pub", base / "node1.pub"]))
             for index, home in enumerate(homes):

@@ -130,38 +130,42 @@ def test_nobody_there() -> None:
 
 
 @pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], control.Control]:
+def asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], control.SuperLinkControl]:
     """A Control whose ``flwr`` writes down its arguments and prints what it is told to."""
 
-    def make(output: str) -> control.Control:
+    def make(output: str) -> control.SuperLinkControl:
         (tmp_path / "out").write_text(output)
         program = fake(tmp_path, f"printf '%s\\n' \"$@\" > {tmp_path}/args; cat {tmp_path}/out")
         monkeypatch.setattr(control, "executable", lambda name: program)
-        made = control.Control(tmp_path / "state", "127.0.0.1:1", None)
+        made = control.SuperLinkControl(tmp_path / "state", "127.0.0.1:1", None)
         made.connect()
         return made
 
     return make
 
 
-def test_a_known_node_is_registered_already(asked: Callable[[str], control.Control]) -> None:
+def test_a_known_node_is_registered_already(
+    asked: Callable[[str], control.SuperLinkControl],
+) -> None:
     said = {"success": False, "error-message": "x\n\n[code: 23] Public key already in use."}
     asked(json.dumps(said)).register(Path("node.pub"))
 
 
-def test_a_refusal_is_an_error(asked: Callable[[str], control.Control]) -> None:
+def test_a_refusal_is_an_error(asked: Callable[[str], control.SuperLinkControl]) -> None:
     said = {"success": False, "error-message": "x [code: 99] Something else."}
     with pytest.raises(DeploymentError, match=r"flwr supernode was refused: x .code: 99"):
         asked(json.dumps(said)).register(Path("node.pub"))
 
 
-def test_no_json_is_an_error(asked: Callable[[str], control.Control]) -> None:
+def test_no_json_is_an_error(asked: Callable[[str], control.SuperLinkControl]) -> None:
     with pytest.raises(DeploymentError, match="gibberish"):
         asked("gibberish").stop_run(7)
 
 
 def test_a_run_is_submitted_with_its_values_in_a_file(
-    asked: Callable[[str], control.Control], tmp_path: Path
+    asked: Callable[[str], control.SuperLinkControl], tmp_path: Path
 ) -> None:
     link = asked('{"success": true, "run-id": "17"}')
     odd = {"path": 'it\'s "here"\n', "rounds": 3}
@@ -182,7 +186,7 @@ def superlink_toml(path: Path) -> dict[str, object]:
     return tomllib.loads(path.read_text("utf-8"))
 
 
-def test_a_runs_status(asked: Callable[[str], control.Control]) -> None:
+def test_a_runs_status(asked: Callable[[str], control.SuperLinkControl]) -> None:
     said = {"success": True, "runs": [{"run-id": "17", "status": "finished:completed"}]}
     assert asked(json.dumps(said)).status(17) == "finished:completed"
 
