@@ -264,7 +264,7 @@ def read_claim(path: Path) -> tuple[PrivacyClaim | None, Thresholds]:
     :func:`~fedvtc_edge.attacks.dp.claims.reasons_against` says so.
 
     Args:
-        path: A TOML file of the keys of :class:`PrivacyClaim` and :class:`Thresholds`, side by side.
+        path: A TOML file with the keys of :class:`PrivacyClaim` and of :class:`Thresholds`.
 
     Returns:
         The claim, None where only thresholds are given, and the thresholds.

@@ -150,17 +150,17 @@ class Village:
     def home(self, name: str) -> ClientState:
         return ClientState(self.folder / "homes" / name, name)
 
-    def keys(self, name: str) -> ClientKeys:
+    def client_keys(self, name: str) -> ClientKeys:
         return ClientKeys(name, self.keys[name], self.sealing_to[name], self.trusted)
 
     def participant(self, name: str, **changes: Any) -> Participant:
         index = self.names.index(name)
         options: dict[str, Any] = {
             "home": self.home(name),
-            "party": self.keys(name),
+            "keys": self.client_keys(name),
             "source": from_partition(index),
             "index": index,
-            "consent": self.policy,
+            "policy": self.policy,
         }
         return Participant(**(options | changes))
 

@@ -288,7 +288,7 @@ def test_another_runs_inbox(inbox: Inbox, cast: Any, tmp_path: Path) -> None:
 SERVER = """
 import json, os, sys
 from pathlib import Path
-from fedvtc_edge.context import Context
+from fedvtc_edge.wire.context import Context
 from fedvtc_edge.sealing import Identity, Inbox, TrustList
 
 folder = Path(sys.argv[1])

@@ -17,7 +17,7 @@ from fedvtc_edge.workflows.run import resume, run
 
 HOLD = """
 import sys, pathlib
-from fedvtc_edge.locking import alone
+from fedvtc_edge.storage.lock import alone
 with alone(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -423,7 +423,7 @@ def test_adam_is_torchs_to_the_bit() -> None:
 TRAINS = """
 import sys
 import torch
-from fedvtc_edge.compute import deterministic
+from fedvtc_edge.training.compute import deterministic
 from fedvtc_edge.training.steps import Adam, step
 
 layer = torch.nn.Conv2d(1, 2, 3)

@@ -266,7 +266,7 @@ def test_terms_that_do_not_fit_the_data_are_refused_by_name(
 
 def test_a_masked_run_needs_the_keys_of_all_others(village: Make, small: Make) -> None:
     made = village(small(**MASKED))
-    keys, short = made.keys(ME), TrustList()
+    keys, short = made.client_keys(ME), TrustList()
     short.add(ME, keys.identity.public)
     swapped = TrustList()
     for name, whose in zip(made.names, reversed(made.names), strict=True):
@@ -308,7 +308,7 @@ TELLING_NOTHING: list[tuple[bool | None, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("telling", "tables"), TELLING_NOTHING, ids=["no", "privacy", "masks"])
+@pytest.mark.parametrize(("share_metrics", "tables"), TELLING_NOTHING, ids=["no", "privacy", "masks"])
 def test_nothing_that_counts_or_measures_data_is_told(
     village: Make, small: Make, share_metrics: bool | None, tables: dict[str, Any]
 ) -> None:
@@ -394,13 +394,13 @@ LIGHT = """
 import ast
 import sys
 from pathlib import Path
-from fedvtc_edge.distributed.home import Home
-from fedvtc_edge.distributed.member import Member
-from fedvtc_edge.distributed.orders import Order
-from fedvtc_edge.distributed.party import Consent, Party
+from fedvtc_edge.distributed.client.state import ClientState
+from fedvtc_edge.distributed.client.participant import Participant
+from fedvtc_edge.distributed.messages import TaskRequest
+from fedvtc_edge.distributed.client.keys import ClientKeys
 from fedvtc_edge.sealing import Identity, PublicIdentity, TrustList
 folder = Path(sys.argv[1])
-party = Party(
+keys = ClientKeys(
     "client-00",
     Identity.load(folder / "me.key"),
     PublicIdentity.load(folder / "server.pub"),
@@ -408,9 +408,10 @@ party = Party(
 )
 def source(config, terms):
     raise AssertionError("no data is needed")
-order = Order.from_record(ast.literal_eval((folder / "order").read_text()))
-answer = Member(Home(folder / "homes" / "client-00", "client-00"), party, source).answer(order)
-print(answer.trouble.value or len(answer.envelope), answer.problem)
+request = TaskRequest.from_record(ast.literal_eval((folder / "request").read_text()))
+state = ClientState(folder / "homes" / "client-00", "client-00")
+reply = Participant(state, keys, source).reply(request)
+print(reply.status.value or len(reply.envelope), reply.problem)
 print(sorted({"torch", "matplotlib", "onnx", "sklearn"} & set(sys.modules)))
 """
 
@@ -436,7 +437,7 @@ def test_a_later_step_of_a_masked_sum_needs_no_torch(there: Make) -> None:
     made.keys[ME].save(folder / "me.key")
     made.keys["server"].public.save(folder / "server.pub")
     made.trusted.save(folder / "trust.json")
-    (folder / "order").write_text(repr(dict(request.to_record())))
+    (folder / "request").write_text(repr(dict(request.to_record())))
     done = subprocess.run(
         [sys.executable, "-c", LIGHT, str(folder)], capture_output=True, text=True, timeout=120
     )

@@ -193,7 +193,7 @@ def test_what_a_dead_command_leaves_goes_too(tmp_path: Path) -> None:
 PARENT = """
 import os, signal, sys
 from pathlib import Path
-from fedvtc_edge.flower.processes import Daemon
+from fedvtc_edge.flower.process.daemon import Daemon
 folder = Path(sys.argv[1])
 with Daemon(["sleep", "600.5"], log=folder / "child.log", environ=os.environ) as child:
     print(child._process.pid, flush=True)
