@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from fedvtc_edge.errors import DeploymentError
-from fedvtc_edge.flower.access.checks import check_reachable
 from fedvtc_edge.flower.access.keys import ClientKit, ServerKit, make_test_keys
-from fedvtc_edge.flower.error_patterns import SAYINGS, explain
+from fedvtc_edge.flower.access.reachability import check_reachable
+from fedvtc_edge.flower.error_patterns import PATTERNS, explain
 from fedvtc_edge.flower.process.daemon import Daemon, environment, executable, free_port
 
 
@@ -63,25 +63,26 @@ points to a valid private key file and try again.
     ),
     "other authority": (
         supernode(f"{FAILED}unable to get local issuer certificate (_ssl.c:1006)"),
-        "the server's certificate is not signed by the authority that was given",
+        "the server's certificate is refused: unable to get local issuer certificate",
         "ca.crt",
     ),
     "expired": (
         supernode(f"{FAILED}certificate has expired (_ssl.c:1006)"),
-        "the server's certificate has expired",
-        "make a new one",
+        "the server's certificate is refused: certificate has expired",
+        "clocks",
     ),
     "to come": (
         supernode(f"{FAILED}certificate is not yet valid (_ssl.c:1006)"),
-        "the server's certificate is not valid yet",
+        "the server's certificate is refused: certificate is not yet valid",
         "clock",
     ),
     "other address": (
         supernode(
             f"{FAILED}IP address mismatch, certificate is not valid for '127.0.0.1'. (_ssl.c:1006)"
         ),
-        "the server's certificate is not for 127.0.0.1",
-        "name that is in its certificate",
+        "the server's certificate is refused: "
+        "IP address mismatch, certificate is not valid for '127.0.0.1'",
+        "name by which the server is called",
     ),
     "superexec beside the server": (
         f"""\
@@ -89,8 +90,9 @@ points to a valid private key file and try again.
 httpx.ConnectError: {FAILED}IP address mismatch, certificate is not valid for '127.0.0.1'. \
 (_ssl.c:1006)
 """,
-        "the server's certificate is not for 127.0.0.1",
-        "make one with this name",
+        "the server's certificate is refused: "
+        "IP address mismatch, certificate is not valid for '127.0.0.1'",
+        "name by which the server is called",
     ),
     "no TLS": (
         supernode("[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"),
@@ -175,8 +177,8 @@ def test_what_was_seen(what: str) -> None:
 
 def test_no_saying_was_never_seen() -> None:
     texts = [text for text, _, _ in SEEN.values()]
-    for saying in SAYINGS:
-        assert any(map(saying.line.search, texts)), saying.line.pattern
+    for pattern in PATTERNS:
+        assert any(map(pattern.line.search, texts)), pattern.line.pattern
 
 
 @pytest.mark.parametrize(

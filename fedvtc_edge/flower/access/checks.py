@@ -1,4 +1,4 @@
-"""What is looked at before Flower does, which has fewer words for a fault."""
+"""Checks of a server's and a node's key files, made before Flower reads them."""
 
 from __future__ import annotations
 
@@ -13,29 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from fedvtc_edge.errors import DeploymentError
-from fedvtc_edge.flower.error_patterns import explain
 from fedvtc_edge.sealing import signing
 
-from .certificates import (
-    certificates,
-    check_authority,
-    check_dates,
-    names_of,
-    rejection,
-    trusting_only,
-)
+from .certificates import certificates, check_authority, names_of, refusal
 from .pki import address, general_name, openssh_line
-from .reachability import check_port_free, check_reachable
-
-__all__ = [
-    "check_authority",
-    "check_node_key",
-    "check_port_free",
-    "check_reachable",
-    "check_server",
-    "explain",
-    "node_line",
-]
 
 _NODE_HINT = "make one: ssh-keygen -t ecdsa -b 384 -N '' -f FILE"
 
@@ -43,10 +24,10 @@ _NODE_HINT = "make one: ssh-keygen -t ecdsa -b 384 -N '' -f FILE"
 def check_server(
     certificate: Path, private_key: Path, authority: Path, hosts: Sequence[str]
 ) -> list[str]:
-    """Whether clients that trust the authority will take the server for what it is.
+    """Check that clients which trust the authority will accept the server's certificate.
 
-    The TLS handshake is rehearsed in memory, once for each host: what OpenSSL says to it
-    is what it will say to the clients.
+    A TLS handshake in memory for each host: what OpenSSL says to it is what it will say to
+    the clients.
 
     Args:
         certificate: The server's, in PEM; certificates of intermediate authorities follow it.
@@ -71,7 +52,6 @@ def check_server(
             f"{private_key} is not the key of the certificate in {certificate}",
             hint="give the key that was made with the certificate",
         )
-    check_dates(chain[:1], certificate)
     try:
         serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         serving.load_cert_chain(certificate, private_key, password=lambda: "")
@@ -80,7 +60,7 @@ def check_server(
             f"{certificate} and {private_key} cannot serve TLS: {error.reason}",
             hint="make them anew: an EC key on P-256 or P-384, or RSA of 2048 bits or more",
         ) from None
-    trusting = trusting_only(authority)
+    trusting = ssl.create_default_context(cafile=authority)  # this authority and no other
     notes = []
     for host in dict.fromkeys(hosts):
         called, listening = host, address(host)
@@ -93,14 +73,14 @@ def check_server(
         else:
             general_name(host)  # refuses what is none
         try:
-            _rehearse(serving, trusting, called)
+            _handshake(serving, trusting, called)
         except ssl.SSLCertVerificationError as error:
-            raise rejection(error, chain[0], certificate, authority, host) from None
+            raise refusal(error, certificate) from None
     return notes
 
 
 def check_node_key(private: Path, public: Path | None = None) -> None:
-    """Whether Flower takes the file for a node's key.
+    """Check that Flower accepts the file as a node's key.
 
     Args:
         private: OpenSSH's format, EC on P-256, P-384 or P-521, without a passphrase.
@@ -154,8 +134,8 @@ def node_line(public: Path) -> bytes:
     return openssh_line(key)
 
 
-def _rehearse(serving: ssl.SSLContext, trusting: ssl.SSLContext, host: str) -> None:
-    """A handshake of both ends in memory, or the client's SSLCertVerificationError."""
+def _handshake(serving: ssl.SSLContext, trusting: ssl.SSLContext, host: str) -> None:
+    """Both ends of a handshake in memory; raises the client's SSLCertVerificationError."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     server = serving.wrap_bio(to_server, to_client, server_side=True)
     open_ends = [trusting.wrap_bio(to_client, to_server, server_hostname=host), server]

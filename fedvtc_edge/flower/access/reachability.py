@@ -1,4 +1,4 @@
-"""Whether a port can be listened on, and whether a Flower server answers behind one."""
+"""Checks that a port can be listened on, and that a Flower server answers behind one."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-
 from fedvtc_edge.errors import DeploymentError
 
-from .certificates import check_authority, rejection, trusting_only
+from .certificates import check_authority, refusal
 from .pki import general_name
 
 _SERVER = "SuperLink API"  # the title in /openapi.json of Flower 1.41 and 1.42
@@ -31,7 +29,7 @@ _IS_IT_THE_PORT = "is this the host and the port of fedvtc-edge serve?"
 
 
 def check_port_free(host: str, port: int) -> None:
-    """Whether a server could listen there now; another may still be faster.
+    """Check that a server could listen there now; another may still be faster.
 
     Args:
         host: A name or address of this machine, or 0.0.0.0 for all.
@@ -57,7 +55,7 @@ def check_port_free(host: str, port: int) -> None:
 
 
 def check_reachable(host: str, port: int, authority: Path, timeout: float = 10.0) -> str | None:
-    """Whether a Flower server with which this installation can work answers there.
+    """Check that a Flower server answers there with which this installation can work.
 
     Args:
         host: The server, as its certificate names it.
@@ -76,16 +74,16 @@ def check_reachable(host: str, port: int, authority: Path, timeout: float = 10.0
     check_authority(authority)
     general_name(host)
     _check_port(port)
-    server = http.client.HTTPSConnection(
-        host, port, timeout=timeout, context=trusting_only(authority)
-    )
+    trusting = ssl.create_default_context(cafile=authority)  # this authority and no other
+    server = http.client.HTTPSConnection(host, port, timeout=timeout, context=trusting)
     try:
         server.connect()
     except ssl.SSLCertVerificationError as error:
-        found = _presented(host, port, timeout)
-        raise rejection(error, found, _at(host, port), authority, host) from None
+        raise refusal(error, _at(host, port)) from None
     except ssl.SSLError as error:
-        raise _no_tls(error, host, port) from None
+        raise DeploymentError(
+            f"no TLS with {_at(host, port)}: {error.reason or error}", hint=_IS_IT_THE_PORT
+        ) from None
     except OSError as error:
         raise _unreachable(error, host, port, timeout) from None
     try:
@@ -169,32 +167,6 @@ def _check_clock(asked: float, date: str | None) -> None:
             "and Flower takes no message from a node whose clock is wrong",
             hint="set the clocks of both machines, such as with NTP",
         )
-
-
-def _presented(host: str, port: int, timeout: float) -> x509.Certificate:
-    """The certificate that a server shows, whatever it is worth: only to say what is wrong."""
-    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    anyone.check_hostname = False
-    anyone.verify_mode = ssl.CERT_NONE
-    try:
-        with (
-            socket.create_connection((host, port), timeout) as plain,
-            anyone.wrap_socket(plain, server_hostname=host) as connection,
-        ):
-            return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"")
-    except (OSError, ValueError) as error:
-        raise DeploymentError(
-            f"{_at(host, port)} shows a certificate that cannot be read: {error}",
-            hint=_IS_IT_THE_PORT,
-        ) from None
-
-
-def _no_tls(error: ssl.SSLError, host: str, port: int) -> DeploymentError:
-    if "ALERT" in (error.reason or ""):
-        return DeploymentError(
-            f"{_at(host, port)} refuses the TLS handshake: {error.reason}", hint=_IS_IT_THE_PORT
-        )
-    return DeploymentError(f"{_at(host, port)} does not speak TLS", hint=_IS_IT_THE_PORT)
 
 
 def _no_flower(host: str, port: int, what: str) -> DeploymentError:

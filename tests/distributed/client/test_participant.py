@@ -308,7 +308,9 @@ TELLING_NOTHING: list[tuple[bool | None, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("share_metrics", "tables"), TELLING_NOTHING, ids=["no", "privacy", "masks"])
+@pytest.mark.parametrize(
+    ("share_metrics", "tables"), TELLING_NOTHING, ids=["no", "privacy", "masks"]
+)
 def test_nothing_that_counts_or_measures_data_is_told(
     village: Make, small: Make, share_metrics: bool | None, tables: dict[str, Any]
 ) -> None:
