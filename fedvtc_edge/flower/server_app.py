@@ -28,7 +28,6 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Every round that is not done yet, of the run directory that the run's config names."""
-    pass  # MOVED
 
     direct(grid, Path(str(context.run_config["directory"])))
 
