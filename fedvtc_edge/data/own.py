@@ -69,7 +69,6 @@ def load_own(path: Path, terms: DataTerms, *, limit: int = 0) -> OwnData:
     if os.path.isfile(path) and kind == ".npz":
         labels, fetch = _open_arrays(path, terms)
     elif os.path.isdir(path) or (os.path.isfile(path) and kind == ".zip"):
-
         labels, fetch = open_own_folder(path, terms)
     else:
         raise DataError(

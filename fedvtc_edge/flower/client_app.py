@@ -1,4 +1,4 @@
-"""A client as Flower runs it: one message, one process, all else in the client's home."""
+"""Flower's ClientApp: one message per process; all else lies in the client's state folder."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ app = ClientApp()
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
-    """Who is here, if this client takes part."""
+    """Reply to the server's hello: this client's id and architecture."""
     return _replied(message, context)
 
 
 @app.train("step")
 def step(message: Message, context: Context) -> Message:
-    """Whatever a phase of a round asks for."""
+    """Reply to a task request of a round."""
     return _replied(message, context)
 
 
@@ -50,10 +50,10 @@ def _replied(message: Message, context: Context) -> Message:
 
 
 def _at(home: Path, request: TaskRequest) -> TaskReply:
-    """Of the node's own client; its terminal is told."""
-    from .joining import member_at, told
+    """Reply of the node's own client, shown on its terminal."""
+    from .joining import participant_at, told
 
-    reply = member_at(home).reply(request)
+    reply = participant_at(home).reply(request)
     told(home, request, reply)
     return reply
 
@@ -67,11 +67,11 @@ def _simulated(path: Path, index: int) -> Participant:
     from fedvtc_edge.sealing import Identity, PublicIdentity, TrustList
     from fedvtc_edge.transport.keyring import FOLDER, TRUST
 
-    from .server_app import home_of
+    from .server_main import home_of
 
     config = load_config(path / "config.toml")
     name, keys = client_ids(config)[index], path / FOLDER
-    party = ClientKeys(
+    own = ClientKeys(
         name,
         Identity.load(keys / f"{name}.key"),
         PublicIdentity.load(keys / "server.key.pub"),
@@ -79,7 +79,7 @@ def _simulated(path: Path, index: int) -> Participant:
     )
     return Participant(
         home_of(path, name),
-        party,
+        own,
         from_partition(index),
         index=index,
         policy=DisclosurePolicy(share_metrics=True),  # it is the simulator's own data

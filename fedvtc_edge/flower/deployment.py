@@ -18,7 +18,7 @@ from .access.checks import check_server
 from .access.keys import ServerKeys, ServerKit
 from .access.reachability import check_port_free
 from .process.superlink import Certificates, SuperLink
-from .server_app import note_keys
+from .server_main import note_keys
 from .simulation import submit_and_watch, summary_of
 
 

@@ -1,4 +1,4 @@
-"""Flower's grid as a post: orders and answers as records of messages."""
+"""Flower's grid as a mailbox: task requests and replies as records of messages."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _ASK_AGAIN_S = 0.2
 _NODES_S = 1.0
 
 
-class GridPost:
-    """A :class:`~fedvtc_edge.distributed.mailbox.Post` over a grid.
+class GridMailbox:
+    """A :class:`~fedvtc_edge.distributed.mailbox.Mailbox` over a grid.
 
     Args:
         grid: Flower's, of the run that goes on.
@@ -57,7 +57,7 @@ class GridPost:
         return self._nodes
 
     def send(self, requests: Mapping[int, TaskRequest]) -> None:
-        """One message per order."""
+        """One message per task request."""
         messages = {
             node: Message(
                 content=RecordDict({ORDER: ConfigRecord(dict(request.to_record()))}),

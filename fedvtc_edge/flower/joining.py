@@ -1,4 +1,4 @@
-"""``join``: one client on its own machine, with its own data and keys, in one home."""
+"""``join``: one client on its own machine, with its own data, keys and state folder."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ class JoinSettings:
             ) from None
 
 
-def member_at(home: Path) -> Participant:
-    """The client that lives in a folder.
+def participant_at(home: Path) -> Participant:
+    """The client whose state lies in a folder.
 
     Raises:
         FedVTCError: Keys or settings that cannot be used.

@@ -1,119 +1,18 @@
-"""The server as Flower runs it, in a process of its own: one run, told where by its config."""
+"""Flower's ServerApp: one run, in a process of its own, told where by the run's config."""
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedvtc_edge.config import client_ids
-from fedvtc_edge.data import load_dataset
-from fedvtc_edge.distributed.client.state import ClientState
-from fedvtc_edge.distributed.events import Writer
-from fedvtc_edge.distributed.server.coordinator import OPENING_CALLS
-from fedvtc_edge.distributed.server.session import Keys, serve
-from fedvtc_edge.errors import RunError
-from fedvtc_edge.runs.directory import RunDirectory
-from fedvtc_edge.sealing import Identity, TrustList, signing
-from fedvtc_edge.storage.atomic import write_atomic
-from fedvtc_edge.transport.keyring import FOLDER, KeyRing
+from .server_main import run_server
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Every round that is not done yet, of the run directory that the run's config names."""
-
-    direct(grid, Path(str(context.run_config["directory"])))
-
-
-# ---------------------------------------------------------------- section
-# What the server's process does: keys, data, all rounds, and words for who waits.
-
-if TYPE_CHECKING:
-    from flwr.serverapp import Grid
-
-EVENTS = "events.jsonl"
-KEYS = "keys.json"
-HOMES = "homes"
-
-
-def events_of(path: Path) -> Path:
-    """The file of a run directory in which the server's process says how it goes."""
-    return path / "checkpoint" / EVENTS
-
-
-def home_of(path: Path, client: str) -> ClientState:
-    """Where a simulation keeps a client."""
-    return ClientState(path / "checkpoint" / HOMES / client, client)
-
-
-def parties_of(directory: RunDirectory) -> KeyRing:
-    """Keys of all parties of a simulation, made when first needed."""
-    return KeyRing(client_ids(directory.config), directory.path / FOLDER)
-
-
-def note_keys(path: Path, ring: list[Path], trust: Path) -> None:
-    """Tell the server's process of a deployment where its keys lie; none are copied.
-
-    Args:
-        path: The run directory.
-        ring: Files of private identities: the current one, then previous ones.
-        trust: The trust list.
-    """
-    noted = {"ring": [str(file.resolve()) for file in ring], "trust": str(trust.resolve())}
-    write_atomic(path / "checkpoint" / KEYS, (json.dumps(noted) + "\n").encode())
-
-
-def direct(grid: Grid, path: Path) -> None:
-    """Run, from wherever an earlier process came to.
-
-    Args:
-        grid: Flower's.
-        path: A run directory that was begun; whoever began it holds its lock.
-    """
-    from .grid_mailbox import GridPost  # Flower is an extra; what else is here is needed without
-
-    events = Writer(events_of(path))
-    try:
-        directory = RunDirectory.reopen(path)
-        config = directory.config
-        simulated = not (path / "checkpoint" / KEYS).is_file()
-        keys = _simulated(directory) if simulated else _keys(path)
-        data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
-        mailbox = GridPost(grid, ttl_s=config.server.deadline_s * OPENING_CALLS + 60.0)
-        serve(
-            directory,
-            data,
-            keys,
-            mailbox,
-            events,
-            home=(lambda client: home_of(path, client)) if simulated else None,
-        )
-    except BaseException as error:
-        events.failed(error)
-        raise
-    events.done()
-
-
-def _simulated(directory: RunDirectory) -> Keys:
-    parties = parties_of(directory)
-    return Keys([parties.server], parties.trusted)
-
-
-def _keys(path: Path) -> Keys:
-    try:
-        noted = json.loads((path / "checkpoint" / KEYS).read_text("utf-8"))
-        ring, trust = [Path(file) for file in noted["ring"]], Path(noted["trust"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise RunError(
-            f"{path} does not say where the server's keys lie", hint="serve --resume it again"
-        ) from None
-    passphrase = os.environ.get(signing.PASSPHRASE)
-    identities = [Identity.load(file, passphrase=passphrase) for file in ring]
-    return Keys(identities, TrustList.load(trust))
+    """All rounds that are left of the run directory that the run's config names."""
+    run_server(grid, Path(str(context.run_config["directory"])))

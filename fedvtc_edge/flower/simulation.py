@@ -16,7 +16,7 @@ from fedvtc_edge.transport.keyring import FOLDER
 
 from .process.app_bundle import write_app
 from .process.superlink import SuperLink
-from .server_app import HOMES, events_of, parties_of
+from .server_main import HOMES, events_of, key_ring_of
 
 _SILENT_S = 20.0
 """So long nothing may be heard before Flower is asked whether the run still goes on."""
@@ -40,8 +40,8 @@ def simulate(directory: RunDirectory, progress: Progress) -> dict[str, Any]:
     """
     config, path = directory.config, directory.path.resolve()
     # Made before anybody needs them: processes would make different ones at one time.
-    parties = parties_of(directory)
-    _ = parties.server, parties.trusted
+    keys = key_ring_of(directory)
+    _ = keys.server, keys.trusted
     workers = min(config.engine.workers, config.clients.count)
     federation = {
         "num-supernodes": config.clients.count,

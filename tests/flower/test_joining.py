@@ -20,7 +20,14 @@ from fedvtc_edge.distributed.messages import (
 )
 from fedvtc_edge.errors import DeploymentError, RunError
 from fedvtc_edge.flower.access.keys import make_test_keys
-from fedvtc_edge.flower.joining import EVENTS, MEMBERSHIP, JoinSettings, _lived, member_at, told
+from fedvtc_edge.flower.joining import (
+    EVENTS,
+    MEMBERSHIP,
+    JoinSettings,
+    _lived,
+    participant_at,
+    told,
+)
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.wire.context import Context
 
@@ -114,9 +121,9 @@ MEMBER = """
 import sys
 from pathlib import Path
 import fedvtc_edge.flower.client_app
-from fedvtc_edge.flower.joining import member_at
+from fedvtc_edge.flower.joining import participant_at
 
-member_at(Path(sys.argv[1]))
+participant_at(Path(sys.argv[1]))
 print(sorted({"torch", "sklearn", "scipy"} & set(sys.modules)))
 """
 
@@ -140,7 +147,7 @@ def test_a_home_knows_whose_it_is(tmp_path: Path) -> None:
     own = JoinSettings(*(str(kit / part) for part in parts), settings=settings)  # type: ignore[arg-type]
     own.save(home)
     assert JoinSettings.load(home) == own
-    member = member_at(home)
+    member = participant_at(home)
     assert member.home.client == "client-01"
     assert member.party.client == "client-01"
     agreed = member._policy.settings
@@ -148,4 +155,4 @@ def test_a_home_knows_whose_it_is(tmp_path: Path) -> None:
     assert agreed.engine.name == "flower"  # as serve makes of the same file
     (home / MEMBERSHIP).write_text("{}")
     with pytest.raises(RunError, match="missing or damaged"):
-        member_at(home)
+        participant_at(home)
