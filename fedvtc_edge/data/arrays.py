@@ -41,8 +41,8 @@ def open_arrays(path: Path) -> Source:
         with opened(path) as archive:
             images = as_pixels(_read(path, archive, f"x_{part}"), f"{path}: x_{part}")
             labels = as_labels(_read(path, archive, f"y_{part}"), f"{path}: y_{part}")
-        check_pairs(images, labels, str(path), part)
-        return Split(str(path), part, labels, lambda indices: images[indices])
+        check_pairs(images, labels, str(path), f"_{part}")
+        return Split.of_array(str(path), part, images, labels)
 
     return Source(path.stem, names, open_part)
 
@@ -80,12 +80,7 @@ def read_pair(path: Path, classes: int) -> tuple[tuple[str, ...] | None, Pixels,
         )
     pixels = as_pixels(images, f"{path}: {x}")
     numbers = as_labels(labels, f"{path}: {y}", classes if names is None else len(names))
-    if len(pixels) != len(numbers):
-        raise DataError(
-            f"{path}: {x} has {len(pixels)} images, {y} {len(numbers)} labels; "
-            "expected as many labels as images",
-            hint="save images and labels of the same samples, in the same order",
-        )
+    check_pairs(pixels, numbers, str(path), x.removeprefix("x"))
     return names, pixels, numbers
 
 

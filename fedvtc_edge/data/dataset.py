@@ -57,7 +57,7 @@ class Dataset:
             images = as_pixels(getattr(self, f"x_{part}"), f"{self.name}: x_{part}")
             check_canvas(images.shape, f"{self.name}: x_{part}")
             labels = as_labels(getattr(self, f"y_{part}"), f"{self.name}: y_{part}", self.classes)
-            check_pairs(images, labels, self.name, part)
+            check_pairs(images, labels, self.name, f"_{part}")
             # Frozen for everybody else; here the converted arrays take the place of the given.
             object.__setattr__(self, f"x_{part}", images)
             object.__setattr__(self, f"y_{part}", labels)
@@ -158,22 +158,30 @@ def as_labels(array: npt.NDArray[Any], where: str, classes: int | None = None) -
     return array.astype(np.int64, copy=False)
 
 
-def check_pairs(images: npt.NDArray[Any], labels: npt.NDArray[Any], where: str, part: str) -> None:
-    """Refuse a part (train or test) without one label per image.
+def check_pairs(
+    images: npt.NDArray[Any], labels: npt.NDArray[Any], where: str, suffix: str
+) -> None:
+    """Refuse images and labels of different number.
+
+    Args:
+        images: [N, ...].
+        labels: [N].
+        where: File, for the error.
+        suffix: Of the keys x and y, such as ``_train``.
 
     Raises:
         DataError: The numbers differ.
     """
     if len(images) != len(labels):
         raise DataError(
-            f"{where}: x_{part} has {len(images)} images, y_{part} {len(labels)} labels; "
+            f"{where}: x{suffix} has {len(images)} images, y{suffix} {len(labels)} labels; "
             "expected as many labels as images",
             hint="save images and labels of the same samples, in the same order",
         )
 
 
 def check_canvas(shape: tuple[int, ...], where: str) -> None:
-    """Refuse images that the models and the decoder cannot paint.
+    """Refuse image sizes that the models and the decoder cannot have.
 
     Args:
         shape: [..., H, W, C].

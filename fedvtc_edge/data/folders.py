@@ -6,7 +6,7 @@ Classes are the folder names in alphabetical order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -39,16 +39,44 @@ def open_folder(path: Path) -> Source:
         names = training if part == "train" else _images(tree, part)
         _check_same_classes(path, classes, sorted({class_of(name, part) for name in names}))
         number = {name: position for position, name in enumerate(classes)}
-        labels = np.array([number[class_of(name, part)] for name in names], np.int64)
-
-        def fetch(indices: Labels) -> Iterator[Pixels]:
-            wanted = [names[index] for index in indices]
-            for name, data in zip(wanted, tree.read(wanted), strict=True):
-                yield decode(data, f"{path}: {name}", channels)
-
-        return Split(str(path), part, labels, fetch)
+        return split_of(tree, part, names, number, channels)
 
     return Source(path.stem if path.is_file() else path.resolve().name, tuple(classes), open_part)
+
+
+def split_of(
+    tree: Tree,
+    folder: str,
+    names: Sequence[str],
+    number: Mapping[str, int],
+    channels: int,
+    *,
+    convert: bool = True,
+) -> Split:
+    """Labels of images in class folders, and the images when they are fetched.
+
+    Args:
+        tree: The files.
+        folder: Holds the class folders.
+        names: The images, as :func:`image_names` lists them.
+        number: Label by name of the class folder.
+        channels: 1 or 3.
+        convert: Whether colour images become grey where `channels` is 1; else they are refused.
+    """
+    labels = np.array([number[class_of(name, folder)] for name in names], np.int64)
+
+    def fetch(indices: Labels) -> Iterator[tuple[str, Pixels]]:
+        wanted = [names[index] for index in indices]
+        for name, data in zip(wanted, tree.read(wanted), strict=True):
+            where = f"{tree.origin}: {name}"
+            if channels == 1 and not convert and not is_grey(data, where):
+                raise DataError(
+                    f"{where}: a colour image, agreed is 1 channel (grey)",
+                    hint="convert the images to greyscale, or leave that one out",
+                )
+            yield where, decode(data, where, channels)
+
+    return Split(str(tree.origin), "test" if folder == "test" else "train", labels, fetch)
 
 
 def _all_grey(tree: Tree, names: Sequence[str]) -> bool:

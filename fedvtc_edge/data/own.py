@@ -8,21 +8,17 @@ one client with two classes swapped would spoil everybody's statistics.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from fedvtc_edge.errors import DataError
 
 from .arrays import read_pair
 from .dataset import Labels, Pixels
-from .folders import class_of, image_names
-from .images import decode, is_grey
-from .own_terms import DataTerms, Fetch, agreed_numbers, terms_of, times
+from .folders import class_of, image_names, split_of
+from .own_terms import DataTerms, agreed_numbers, terms_of, times
 from .sources import _LIMIT_SEED
-from .splits import subset
+from .splits import Split, subset
 from .trees import Tree, archive_tree, directory_tree, is_image_folder
 
 __all__ = ["DataTerms", "OwnData", "load_own", "terms_of"]
@@ -30,7 +26,7 @@ __all__ = ["DataTerms", "OwnData", "load_own", "terms_of"]
 
 @dataclass(frozen=True, eq=False)
 class OwnData:
-    """What one client trains on; it never leaves the client.
+    """One client's training data, which never leaves it.
 
     Attributes:
         x: uint8 [N, H, W, C], shaped as agreed; N is at least 1.
@@ -67,36 +63,38 @@ def load_own(path: Path, terms: DataTerms, *, limit: int = 0) -> OwnData:
     path = Path(os.path.expanduser(path))
     kind = path.suffix.lower()
     if os.path.isfile(path) and kind == ".npz":
-        labels, fetch = _open_arrays(path, terms)
+        split = _open_arrays(path, terms)
     elif os.path.isdir(path) or (os.path.isfile(path) and kind == ".zip"):
-        labels, fetch = open_own_folder(path, terms)
+        split = _open_folder(path, terms)
     else:
         raise DataError(
             f"no images at {path}; expected an .npz file, a .zip file or an image folder",
             hint="np.savez('mine.npz', x=…, y=…), or a folder with one folder per class",
         )
-    kept = subset(len(labels), limit, _LIMIT_SEED)
-    return OwnData(_fitted(fetch(kept), len(kept), terms), labels[kept], str(path))
+    kept = split.take(subset(len(split.labels), limit, _LIMIT_SEED))
+    images = kept.read(terms.image_size, lambda where, image: _check(image.shape, terms, where))
+    return OwnData(images, kept.labels, str(path))
 
 
-def _open_arrays(path: Path, terms: DataTerms) -> tuple[Labels, Fetch]:
+def _open_arrays(path: Path, terms: DataTerms) -> Split:
     names, images, labels = read_pair(path, len(terms.class_names))
     if names is not None:
         labels = agreed_numbers(names, terms, f"{path}: class_names")[labels]
-    return labels, lambda indices: ((str(path), images[index]) for index in indices)
+    return Split.of_array(str(path), "train", images, labels)
 
 
-def _fitted(images: Iterable[tuple[str, Pixels]], count: int, terms: DataTerms) -> Pixels:
-    """Images [h, w, c], each with the name that an error gives it, as one array."""
-    pixels = np.empty((count, *terms.shape), np.uint8)
-    for position, (where, image) in enumerate(images):
-        _check(image.shape, terms, where)
-        if terms.image_size:
-            from .images import resized  # Pillow is slow to import
-
-            image = resized(image, terms.image_size)
-        pixels[position] = image
-    return pixels
+def _open_folder(path: Path, terms: DataTerms) -> Split:
+    """A directory or .zip file: ``train/<class>/*`` or ``<class>/*``, perhaps one level down."""
+    tree, folder, names = _layout(path, terms)
+    if not names:
+        raise DataError(
+            f"{path}: no images in train/<class>/ or <class>/",
+            hint="make one folder per class, named as agreed, with its png or jpg images in it",
+        )
+    kinds = sorted({class_of(name, folder) for name in names})
+    numbers = agreed_numbers(kinds, terms, f"{path}: class folders")
+    number = dict(zip(kinds, numbers.tolist(), strict=True))
+    return split_of(tree, folder, names, number, terms.channels, convert=False)
 
 
 def _check(shape: tuple[int, ...], terms: DataTerms, where: str) -> None:
@@ -117,48 +115,6 @@ def _check(shape: tuple[int, ...], terms: DataTerms, where: str) -> None:
     raise DataError(
         f"{where}: images of {times(shape)}, agreed are {times(terms.shape)}", hint=hint
     )
-
-
-# ---------------------------------------------------------------- section
-# A client's own images in class folders, plain or in one .zip file.
-
-
-def open_own_folder(path: Path, terms: DataTerms) -> tuple[Labels, Fetch]:
-    """The labels of a client's images, int64 [N], and the images when asked for.
-
-    Args:
-        path: A directory or a .zip file: ``train/<class>/*`` or ``<class>/*``, either
-            perhaps one directory down, as it is when a folder was packed whole.
-        terms: Class folders are matched with its names.
-
-    Raises:
-        DataError: No images in class folders, a class that was not agreed on, or an archive
-            that `archives.opened` refuses; later, a damaged image or a colour image where
-            grey is agreed, each by its name.
-    """
-    tree, folder, names = _layout(path, terms)
-    if not names:
-        raise DataError(
-            f"{path}: no images in train/<class>/ or <class>/",
-            hint="make one folder per class, named as agreed, with its png or jpg images in it",
-        )
-    kinds = sorted({class_of(name, folder) for name in names})
-    numbers = agreed_numbers(kinds, terms, f"{path}: class folders")
-    number = dict(zip(kinds, numbers, strict=True))
-    labels = np.array([number[class_of(name, folder)] for name in names], np.int64)
-
-    def fetch(indices: Labels) -> Iterator[tuple[str, Pixels]]:
-        wanted = [names[index] for index in indices]
-        for name, data in zip(wanted, tree.read(wanted), strict=True):
-            where = f"{path}: {name}"
-            if terms.channels == 1 and not is_grey(data, where):
-                raise DataError(
-                    f"{where}: a colour image, agreed is 1 channel (grey)",
-                    hint="convert the images to greyscale, or leave that one out",
-                )
-            yield where, decode(data, where, terms.channels)
-
-    return labels, fetch
 
 
 def _layout(path: Path, terms: DataTerms) -> tuple[Tree, str, list[str]]:

@@ -1,23 +1,19 @@
-"""The terms of a federation's images: what every client's own data has to fit."""
+"""Terms of a federation's images, which every client's own data has to fit."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeAlias
 
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from fedvtc_edge.errors import DataError
 
-from .dataset import Dataset, Labels, Pixels, check_canvas, check_class_names
-
-Fetch: TypeAlias = Callable[[Labels], Iterable[tuple[str, Pixels]]]
-"""Indices int64 [M] → images [h, w, c] in that order, each with its name for errors."""
+from .dataset import Dataset, Labels, check_canvas, check_class_names
 
 MAX_JSON = 16 * 2**20
 """Length of terms as JSON: room for as many class names, as long, as are allowed."""
@@ -28,7 +24,7 @@ _AGAIN = "the terms come from the server: it and this client need the same fedvt
 
 @dataclass(frozen=True)
 class DataTerms:
-    """What the server announces of the images, before a client reads its own.
+    """Public description of the images that the server announces before clients read theirs.
 
     All of it is public. The class names were agreed on; they are not counted from anybody's data.
 

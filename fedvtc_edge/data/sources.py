@@ -172,7 +172,7 @@ def _digits() -> Source:
 
     def open_part(part: Part) -> Split:
         chosen = kept if part == "train" else held
-        return Split("digits", part, labels, lambda indices: images[indices]).take(chosen)
+        return Split.of_array("digits", part, images, labels).take(chosen)
 
     return Source("digits", tuple("0123456789"), open_part)
 

@@ -1,6 +1,6 @@
-"""What a source hands over: labels at once, images only when and where asked for.
+"""Parts of a data set: labels at once, images only when and where asked for.
 
-Being lazy is what keeps the test set unread while settings are chosen, and what
+That keeps the test set unread while settings are chosen, and
 lets a small ``limit`` decode few images.
 """
 
@@ -18,6 +18,9 @@ from .dataset import RESIZE_HINT, Labels, Pixels, check_canvas
 
 Part: TypeAlias = Literal["train", "test"]
 
+Fetch: TypeAlias = Callable[[Labels], Iterable[tuple[str, Pixels]]]
+"""Indices int64 [M] → images uint8 [h, w, c] in that order, each with its name for errors."""
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -27,13 +30,18 @@ class Split:
         origin: File, folder or library, as errors name it.
         part: Which part it was stored as.
         labels: int64 [N].
-        fetch: Indices int64 [M] → images uint8 [h, w, C] in that order, or one array of them.
+        fetch: Reads images.
     """
 
     origin: str
     part: Part
     labels: Labels
-    fetch: Callable[[Labels], Iterable[Pixels]]
+    fetch: Fetch
+
+    @classmethod
+    def of_array(cls, origin: str, part: Part, images: Pixels, labels: Labels) -> Split:
+        """Images that are in memory already, uint8 [N, H, W, C]."""
+        return cls(origin, part, labels, lambda indices: ((origin, images[i]) for i in indices))
 
     def take(self, indices: Labels) -> Split:
         """The samples at `indices` [M], in that order."""
@@ -41,21 +49,22 @@ class Split:
             self.origin, self.part, self.labels[indices], lambda inner: self.fetch(indices[inner])
         )
 
-    def read(self, size: int) -> Pixels:
+    def read(self, size: int, check: Callable[[str, Pixels], None] | None = None) -> Pixels:
         """All images, uint8 [N, H, W, C].
 
         Args:
             size: Pixels to resize to (stretching what is not square), or 0 to keep the size.
+            check: Called with each image's name and the image before it is resized.
 
         Raises:
             DataError: No image, a damaged one, or, with `size` 0, sizes that differ or do not fit.
         """
         where = f"{self.origin}: x_{self.part}"
-        images = self.fetch(np.arange(len(self.labels), dtype=np.int64))
-        if isinstance(images, np.ndarray) and (not size or images.shape[1:3] == (size, size)):
-            return images
         pixels: Pixels | None = None
-        for position, image in enumerate(images):
+        images = self.fetch(np.arange(len(self.labels), dtype=np.int64))
+        for position, (name, image) in enumerate(images):
+            if check is not None:
+                check(name, image)
             if size:
                 from .images import resized  # Pillow is not part of the smallest installation
 

@@ -76,10 +76,11 @@ def open_torchvision(name: str, root: Path) -> Source:
         data = parts[part]
         origin = f"torchvision {name} in {root}"
 
-        def fetch(indices: Labels) -> Iterator[Pixels]:
+        def fetch(indices: Labels) -> Iterator[tuple[str, Pixels]]:
             for index in indices:
                 image, _ = _item(data, int(index), origin)
-                yield image.swapaxes(0, 1) if name == "EMNIST" else image  # stored lying down
+                # EMNIST's are stored lying down.
+                yield origin, image.swapaxes(0, 1) if name == "EMNIST" else image
 
         return Split(origin, part, _labels(data, f"{origin}: y_{part}"), fetch)
 

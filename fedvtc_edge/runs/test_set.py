@@ -34,7 +34,7 @@ def unpack_test(data: bytes, terms: DataTerms) -> Samples:
         raise DataError(f"{where} is damaged", hint="join again") from None
     images = as_pixels(images, where)
     labels = as_labels(labels, where, len(terms.class_names))
-    check_pairs(images, labels, where, "test")
+    check_pairs(images, labels, where, "_test")
     if images.shape[1:] != terms.shape:
         raise DataError(
             f"{where}: images of {images.shape[1:]}, agreed are {terms.shape}",
