@@ -20,8 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fedvtc_edge.data import Dataset
-from fedvtc_edge.data import own_terms as own_terms_module
+from fedvtc_edge.data import Dataset, own
 from fedvtc_edge.data.own import DataTerms, OwnData, load_own, terms_of
 from fedvtc_edge.errors import DataError
 
@@ -449,7 +448,7 @@ def test_hostile_json(text: str | bytes) -> None:
 
 
 def test_terms_that_are_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_terms_module, "MAX_JSON", 50)
+    monkeypatch.setattr(own, "MAX_JSON", 50)
     with pytest.raises(DataError, match="expected at most 50"):
         DataTerms.from_json(GREY.to_json())
 
