@@ -278,8 +278,8 @@ def _merge(document: dict[str, Any], changes: Mapping[str, Any]) -> None:
             document[key] = value
 
 
-# ---------------------------------------------------------------- section
-# A validation error as one sentence and a hint: what was got, what was expected.
+# ---------------------------------------------------------------- messages of validation errors
+# Each as one sentence and a hint: the value got and the value expected.
 
 _NOISE = (
     "noise is calibrated, never typed",

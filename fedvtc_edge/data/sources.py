@@ -177,13 +177,13 @@ def _digits() -> Source:
     return Source("digits", tuple("0123456789"), open_part)
 
 
-# ---------------------------------------------------------------- section
-# How large a data set is, with one of its images read instead of all.
+# ---------------------------------------------------------------- survey
+# Size of a data set, from one of its images instead of all.
 
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What is to be known of a data set before it is worth loading.
+    """Shapes and labels of a data set, before its images are loaded.
 
     Args:
         size: Height and width of an image.
@@ -205,7 +205,7 @@ def survey(settings: DataSettings) -> Survey:
     the loader to find out.
 
     Raises:
-        DataError: Not found, damaged, or images that cannot be painted.
+        DataError: Not found, damaged, or images of a size that no decoder has.
         MissingExtra: The source needs a package that is not installed.
     """
     source = _find(settings)

@@ -142,7 +142,7 @@ def _prefix(members: Iterable[str]) -> str:
     return f"{min(tops)}/" if tops else ""
 
 
-# ---------------------------------------------------------------- section
+# ---------------------------------------------------------------- zip archives
 # Zip archives from strangers: bounded before anything is decompressed, never extracted.
 
 MAX_BYTES = 4 * 2**30  # of all members, decompressed

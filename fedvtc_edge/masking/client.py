@@ -312,8 +312,8 @@ class MaskingClient:
             )
 
 
-# ---------------------------------------------------------------- section
-# What a client must remember from one step to the next, and its bytes between processes.
+# ---------------------------------------------------------------- state between steps
+# Kept by a client from one step to the next, and its bytes between processes.
 
 _KEY_BYTES = 32
 _SUM_BYTES = 32

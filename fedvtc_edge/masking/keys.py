@@ -168,7 +168,7 @@ def _expand(plan: MaskingPlan, key: bytes) -> Vector:
     return np.frombuffer(stream.update(bytes(plan.size * plan.dtype.itemsize)), plan.dtype)
 
 
-# ---------------------------------------------------------------- section
+# ---------------------------------------------------------------- secret sharing
 # Shamir's secret sharing (1979) of 16-byte secrets, over the integers modulo 2^130 - 5.
 #
 # Written here because the libraries are too slow for a hundred clients

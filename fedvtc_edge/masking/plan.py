@@ -161,10 +161,6 @@ class MaskingPlan:
         return index
 
 
-# ---------------------------------------------------------------- section
-# The one error of secure aggregation.
-
-
 class MaskingError(FedVTCError):
     """A message, a vector or a round that secure aggregation refuses.
 

@@ -210,7 +210,7 @@ class MaskingServer:
         return tuple(self.plan.clients[index] for index in sorted(indices))
 
 
-# ---------------------------------------------------------------- section
+# ---------------------------------------------------------------- arithmetic
 # The server's arithmetic: secrets from shares, masks from secrets, the sum without masks.
 
 Shares = Mapping[int, Mapping[int, int]]

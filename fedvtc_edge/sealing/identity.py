@@ -33,7 +33,7 @@ from fedvtc_edge.errors import KeyFileError
 
 from . import signing
 
-# ---------------------------------------------------------------- section
+# ---------------------------------------------------------------- cipher suites
 # The two cipher suites of envelopes: HPKE (RFC 9180), base mode, single shot.
 
 DEFAULT = "hybrid"

@@ -226,8 +226,8 @@ class Inbox:
         )
 
 
-# ---------------------------------------------------------------- section
-# Counted once: a journal of accepted envelopes that survives ``kill -9``.
+# ---------------------------------------------------------------- journal
+# Accepted envelopes, each counted once; survives ``kill -9``.
 #
 # The journal is lines of JSON. The first names the run and the round that is open; each
 # further one is an envelope of that round. Every line ends with a check over itself and the

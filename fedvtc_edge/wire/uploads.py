@@ -203,7 +203,7 @@ def symmetric(triangle: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     return full
 
 
-# ---------------------------------------------------------------- section
+# ---------------------------------------------------------------- float16
 # Rows of numbers as float16 with one power of two per row.
 #
 # Sums over samples leave float16's range (6e-8 to 65504) at once, and a row's largest
@@ -267,8 +267,8 @@ def _scaled(rows: Array, exponent: NDArray[np.int32]) -> Half:
     return half
 
 
-# ---------------------------------------------------------------- section
-# Sums that some data could have, and sums that none could.
+# ---------------------------------------------------------------- feasible sums
+# Checks that some data could have such sums.
 
 SLACK = 1e-3
 """Relative rounding allowed when float32 sums are checked against each other."""
