@@ -36,7 +36,7 @@ class _Table(BaseModel):
 
 
 class DataSettings(_Table):
-    """What is learned from, and how it is dealt out to the clients."""
+    """Data set, and its partition over the clients."""
 
     name: str = "digits"
     root: str = ""
@@ -61,7 +61,7 @@ class DataSettings(_Table):
 
 
 class ClientSettings(_Table):
-    """Who takes part."""
+    """Clients, their architectures and devices."""
 
     count: int = Field(default=6, ge=1, le=10_000)
     cohort: float = Field(default=1.0, gt=0, le=1, description="share of clients per round")
@@ -82,7 +82,7 @@ class ClientSettings(_Table):
 
 
 class MethodSettings(_Table):
-    """How the clients learn from each other."""
+    """Method, rounds and sharing mode."""
 
     name: Literal["fedvtc", "local", "local-matched", "fedproto", "centralised"] = "fedvtc"
     rounds: int = Field(default=10, ge=1, le=100_000)
@@ -130,7 +130,7 @@ class PrivacySettings(_Table):
 
 
 class TransportSettings(_Table):
-    """How an upload travels."""
+    """Precision, sealing and masking of uploads."""
 
     seal: bool = True
     masking: bool = False
@@ -138,7 +138,7 @@ class TransportSettings(_Table):
 
 
 class ServerSettings(_Table):
-    """What the server asks of uploads before it publishes."""
+    """Conditions of the server on uploads before it publishes."""
 
     minimum_contributors: int = Field(default=1, ge=1, le=10_000)
     trim: float = Field(default=0.0, ge=0, lt=0.5)
@@ -151,7 +151,7 @@ class ServerSettings(_Table):
 
 
 class EngineSettings(_Table):
-    """Where the work is done. Nothing here can change what a result means."""
+    """Engine, hardware and precision. Nothing here can change a result's meaning."""
 
     name: Literal["local", "flower"] = "local"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")

@@ -81,7 +81,7 @@ class TrustError(UsageError):
 
 
 class BundleError(UsageError):
-    """What a bundle is given does not fit it, or it does not hold what is asked of it."""
+    """Input that does not fit a bundle, or a part that it does not hold."""
 
 
 class DeploymentError(UsageError):

@@ -1,4 +1,4 @@
-"""How a long piece of work shows that it is alive: on stderr, or not at all.
+"""Progress of long work, shown on stderr or not at all.
 
 The bottom layer: it imports nothing of ours, so that any layer may report.
 """
@@ -10,7 +10,7 @@ from typing import Any, Protocol, TextIO
 
 
 class Progress(Protocol):
-    """What a piece of work calls while it goes on."""
+    """Interface that long work reports to."""
 
     def start(self, total: int, what: str) -> None:
         """Begin ``total`` units called ``what``; ends whatever was shown before."""
@@ -38,7 +38,7 @@ class SilentProgress:
         """Ignore the line."""
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Close nothing."""
 
 
 class BarProgress:

@@ -1,4 +1,4 @@
-"""What every data set looks like once loaded, and every check that it does.
+"""Data sets once loaded, and the checks of arrays that make them.
 
 Loaders call the three checks as soon as they hold an array, so that the error
 names the file and the key; `Dataset` calls them again, so that none can exist

@@ -45,7 +45,7 @@ def decode(data: bytes, where: str, channels: int) -> Pixels:
 
 
 def is_grey(data: bytes, where: str) -> bool:
-    """Whether an image file holds one channel; reads its header alone.
+    """True if an image file holds one channel; reads its header alone.
 
     Raises:
         DataError: As `decode`.

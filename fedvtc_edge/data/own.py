@@ -87,7 +87,7 @@ class DataTerms:
         return self.height, self.width, self.channels
 
     def has_class(self, name: str) -> bool:
-        """Whether a class of that name was agreed on."""
+        """True if a class of that name was agreed on."""
         return _key(name) in map(_key, self.class_names)
 
     def to_json(self) -> str:

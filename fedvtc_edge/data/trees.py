@@ -34,12 +34,12 @@ class Tree:
 
 
 def below(folder: str) -> str:
-    """How names in a folder of a tree begin."""
+    """Beginning of names in a folder of a tree."""
     return f"{folder}/" if folder else ""
 
 
 def is_image_folder(path: Path) -> bool:
-    """Whether `path` is a directory with a ``train`` directory in it or one level down."""
+    """True if `path` is a directory with a ``train`` directory in it or one level down."""
     return os.path.isdir(path) and _base(path) is not None
 
 

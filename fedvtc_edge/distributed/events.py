@@ -42,7 +42,7 @@ class Writer:
         self._append("say", note=text[:_LARGEST_NOTE])
 
     def close(self) -> None:
-        """Nothing to close: the reader shows what it shows."""
+        """Close nothing: the reader shows the events."""
 
     def done(self) -> None:
         """All work is done, and on the disk."""

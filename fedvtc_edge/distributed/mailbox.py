@@ -1,4 +1,4 @@
-"""What carries orders and answers; Flower's grid is one, a test's dictionary another."""
+"""Mailbox that carries task requests and replies; over Flower's grid, or in a test's memory."""
 
 from __future__ import annotations
 
@@ -32,4 +32,4 @@ class Mailbox(Protocol):
         """Send one order to each of these nodes; returns at once."""
 
     def receive(self, wait_s: float) -> Iterable[NodeReply]:
-        """What has come since; waits for something for ``wait_s`` seconds at most."""
+        """Replies that came since; waits ``wait_s`` seconds at most for one."""

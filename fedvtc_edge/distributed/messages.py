@@ -1,4 +1,4 @@
-"""What server and clients say to each other beyond one process: orders and answers.
+"""Messages between server and clients of several processes: task requests and replies.
 
 Both travel as one flat record of named scalars, which any carrier can take; both are
 untrusted where they arrive. An order asks for one *phase* of a round: for the work of a
@@ -173,7 +173,7 @@ class TaskRequest:
 
     @property
     def digest(self) -> str:
-        """What tells this order from others; the same when it is sent again.
+        """SHA-256 in hexadecimal of the request; the same when it is sent again.
 
         Without :attr:`published`, which a client that has it already is not sent.
         """
@@ -190,7 +190,7 @@ class TaskRequest:
 
     @property
     def words(self) -> str:
-        """What it asks for, for a terminal."""
+        """The request in words, for a terminal."""
         number, kind = self.context.round, self.context.kind
         when = f"round {number}" if number else "opening"
         masked = mask_step(kind)
@@ -199,7 +199,7 @@ class TaskRequest:
         return f"{when}, {'training' if kind == REPORT else kind}"
 
     def to_record(self) -> dict[str, Scalar]:
-        """As it travels."""
+        """Record that travels."""
         record: dict[str, Scalar] = {
             "protocol": PROTOCOL,
             "context": self.context.to_bytes(),
@@ -251,7 +251,7 @@ class TaskRequest:
 
 @dataclass(frozen=True)
 class TaskReply:
-    """What a client has to say: one envelope, or why there is none.
+    """Reply of a client: one envelope, or why there is none.
 
     Args:
         client: Who says so; whether it is, the envelope tells.
@@ -288,7 +288,7 @@ class TaskReply:
         return cls(client, problem=problem, status=Status.REFUSED, aloud=aloud)
 
     def to_record(self) -> dict[str, Scalar]:
-        """As it travels."""
+        """Record that travels."""
         return {
             "protocol": PROTOCOL,
             "client": self.client,
@@ -316,7 +316,7 @@ class TaskReply:
 
 
 def digest_of(data: bytes) -> str:
-    """How an order names what was published."""
+    """Digest by which a request names what was published."""
     return hashlib.sha256(data).hexdigest()
 
 

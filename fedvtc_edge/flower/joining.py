@@ -52,7 +52,7 @@ _SENT = "Sent successfully"  # flower-supernode 1.42, of the last answer
 
 @dataclass(frozen=True)
 class JoinSettings:
-    """What the processes that Flower starts for a client must know; paths, and no secrets.
+    """Settings for the processes that Flower starts for a client; paths, and no secrets.
 
     Args:
         authority: Certificate that must have signed the server's.

@@ -36,7 +36,7 @@ def events_of(path: Path) -> Path:
 
 
 def home_of(path: Path, client: str) -> ClientState:
-    """Where a simulation keeps a client."""
+    """State folder of a simulated client."""
     return ClientState(path / "checkpoint" / HOMES / client, client)
 
 

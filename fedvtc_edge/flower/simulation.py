@@ -99,6 +99,6 @@ def submit_and_watch(
 
 
 def summary_of(path: Path) -> dict[str, Any]:
-    """What a finished run came to."""
+    """Content of ``summary.json`` of a finished run."""
     found: dict[str, Any] = json.loads((path / "summary.json").read_text("utf-8"))
     return found

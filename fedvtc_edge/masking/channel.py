@@ -1,4 +1,4 @@
-"""What two clients tell each other past the server: their shares, and whom they saw arrive."""
+"""Channel between two clients past the server: shares of secrets, and who was seen to arrive."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Channel:
         return self.outward.encrypt(_CONFIRMATION, b"", self.there + statement)
 
     def confirms(self, tag: bytes, statement: bytes) -> bool:
-        """Whether the other said ``statement``."""
+        """True if the other said ``statement``."""
         try:
             self.inward.decrypt(_CONFIRMATION, tag, self.here + statement)
         except InvalidTag:

@@ -357,7 +357,7 @@ class MaskingState:
         return cls(MaskingStep.ADVERTISE, seed, root, X25519PrivateKey.generate())
 
     def advert(self, plan: MaskingPlan, index: int) -> Advert:
-        """What client ``index`` shows of this state; before MASK."""
+        """Public advert of client ``index``; before MASK."""
         return Advert(
             self.encryption.public_key().public_bytes_raw(),
             masking_key(plan, index, self.root).public_key().public_bytes_raw(),

@@ -39,7 +39,7 @@ SIGNED_BYTES, ADVERT_BYTES = 96, 160
 
 @dataclass(frozen=True)
 class Advert:
-    """What a client shows of itself in step 0.
+    """Public keys and commitment that a client sends in step 0.
 
     Args:
         encryption: X25519 public key for the shares, 32 bytes.

@@ -1,4 +1,4 @@
-"""What a masked sum is agreed on beforehand; every number of it is public."""
+"""Plan of a masked sum, agreed on beforehand; every number of it is public."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PLAN = struct.Struct(">HHIQB")
 
 
 class MaskingStep(IntEnum):
-    """What a client sends in each step; a client that drops at a step sends it no more."""
+    """Steps of the protocol; a client that drops out at a step sends its message no more."""
 
     ADVERTISE = 0
     SHARE = 1

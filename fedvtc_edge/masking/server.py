@@ -30,7 +30,7 @@ Transcript = Callable[[MaskingStep, str, bytes], None]
 
 
 class MaskedSum(NamedTuple):
-    """What comes out.
+    """Result of a masked sum.
 
     Args:
         total: Σ x_u over the survivors, int64 [size], exact.

@@ -216,5 +216,5 @@ def take_step(
 
 
 def _name(plan: MaskingPlan) -> bytes:
-    """Of run, round and kind, whoever takes part and whatever the bound: 64 digits."""
+    """Digest of run, round and kind, whoever takes part and whatever the bound: 64 digits."""
     return hashlib.sha256(plan.contexts[SERVER]).hexdigest().encode()

@@ -128,7 +128,7 @@ def signed_message(
     recipient: PublicIdentity,
     payload: bytes,
 ) -> bytes:
-    """What the sender signs: a label, then each part behind its length (8 bytes, big-endian).
+    """Bytes that the sender signs: a label, then each part behind its length (8 bytes, big-endian).
 
     The label keeps apart what one key signs: a bundle's manifest begins with a brace. Of the
     payload its SHA-256 is signed: Ed25519 alone reads what it signs twice, and by SHA-512,
@@ -147,7 +147,7 @@ def _header(recipient: PublicIdentity) -> bytes:
 
 
 def _addressed(envelope: bytes, ring: Sequence[Identity]) -> Identity:
-    """Whom of the ring the clear header names; all of it is public."""
+    """Identity of the ring that the clear header names; all of it is public."""
     if len(envelope) > MAX_ENVELOPE_BYTES:
         raise EnvelopeError(
             f"an envelope of {len(envelope)} bytes, expected at most {MAX_ENVELOPE_BYTES}",

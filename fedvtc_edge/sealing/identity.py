@@ -1,4 +1,4 @@
-"""Who seals and signs: an Ed25519 key and an HPKE key, in one file of PEM blocks.
+"""Identities that seal and sign: an Ed25519 key and an HPKE key, in one file of PEM blocks.
 
 A private file holds PKCS #8 blocks, the public one beside it SubjectPublicKeyInfo:
 first Ed25519, then X25519 and, in the hybrid suite, ML-KEM-768. Other tools, and
@@ -50,7 +50,7 @@ SealingPublicKey = X25519PublicKey | MLKEM768X25519PublicKey
 
 @dataclass(frozen=True)
 class Suite:
-    """What an identity seals with. An identity has one suite, for good.
+    """Algorithms by which is sealed to an identity, which has one suite for good.
 
     Args:
         name: As typed and printed.
@@ -140,7 +140,7 @@ _HINT = "make an identity that signs and seals: fedvtc-edge keys new FILE"
 
 @dataclass(frozen=True)
 class PublicIdentity:
-    """What others know of an :class:`Identity`: whom they believe and to whom they seal.
+    """Public half of an :class:`Identity`: verifies what it signs, seals to it.
 
     Args:
         suite: ``hybrid`` or ``x25519``.
@@ -195,7 +195,7 @@ class PublicIdentity:
 
     @cached_property
     def sealing_key(self) -> SealingPublicKey:
-        """What is sealed to this identity is sealed with this key."""
+        """Key that seals to this identity."""
         return combined_public(self._parts)
 
     @cached_property
@@ -280,7 +280,7 @@ class Identity:
 
     @property
     def fingerprint(self) -> str:
-        """Of :attr:`public`."""
+        """Fingerprint of :attr:`public`."""
         return self.public.fingerprint
 
     @classmethod

@@ -271,7 +271,7 @@ class ReplayGuard:
             self._begin(0)
 
     def check(self, context: Context, envelope: bytes) -> bool:
-        """As :meth:`accept`, but nothing is noted.
+        """Check as :meth:`accept` does, and note nothing.
 
         Raises:
             ReplayError: As :meth:`accept`.

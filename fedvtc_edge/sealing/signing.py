@@ -201,7 +201,7 @@ def sign(key: Ed25519PrivateKey, data: bytes) -> bytes:
 
 
 def is_signed(key: Ed25519PublicKey, signature: bytes, data: bytes) -> bool:
-    """Whether ``signature`` is of ``key`` and of exactly these bytes."""
+    """True if ``signature`` is of ``key`` and of exactly these bytes."""
     try:
         key.verify(signature, data)
     except InvalidSignature:

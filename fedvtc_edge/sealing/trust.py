@@ -107,7 +107,7 @@ class TrustList:
         return TrustList(Entry(entry.client, entry.identity) for entry in self.entries)
 
     def is_revoked(self, client: str) -> bool:
-        """Whether ``client`` was trusted once."""
+        """True if ``client`` was trusted once."""
         return client in self._entries and self._entries[client].status == REVOKED
 
     def _find(self, client: str) -> Entry:

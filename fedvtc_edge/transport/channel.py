@@ -1,4 +1,4 @@
-"""How an upload gets from a client to the server: as it is, or sealed and counted once."""
+"""Transport of an upload from a client to the server: in the clear, or sealed and counted once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Plain:
 
     @property
     def overhead(self) -> int:
-        """None."""
+        """No overhead: 0 bytes."""
         return 0
 
     def carry(self, payload: bytes, context: Context) -> Delivery:
@@ -71,7 +71,7 @@ class Plain:
     relay = carry
 
     def close(self, round_: int) -> None:
-        """Nothing was kept."""
+        """Keep nothing."""
 
     def end(self) -> None:
         """Delete the keys that masking signed with, if any."""
@@ -94,12 +94,12 @@ class Sealed:
 
     @property
     def overhead(self) -> int:
-        """Of an envelope to the server."""
+        """Bytes that an envelope to the server adds."""
         return overhead(self.parties.server.public)
 
     @cached_property
     def inbox(self) -> Inbox | None:
-        """What the server acknowledged in the round that is open."""
+        """Envelopes that the server acknowledged in the open round."""
         if self._folder is None:
             return None
         return Inbox(
@@ -145,7 +145,7 @@ class Sealed:
         return Delivery(opened, len(envelope), sender.fingerprint)
 
     def close(self, round_: int) -> None:
-        """Nothing of ``round_`` is accepted any more, and its envelopes are deleted."""
+        """Accept nothing of ``round_`` any more, and delete its envelopes."""
         inbox = vars(self).get("inbox")  # a method that uploads nothing needs no keys
         if inbox is not None:
             inbox.close(round_)
@@ -164,7 +164,7 @@ def _delete(folder: Path | None) -> None:
 def transport_of(
     settings: TransportSettings, parties: KeyRing, run: str, folder: Path | None
 ) -> Transport:
-    """How uploads travel in one process that plays all parties.
+    """Transport for one process that plays all parties.
 
     Args:
         settings: Sealed or not.

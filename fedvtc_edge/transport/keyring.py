@@ -10,7 +10,7 @@ from fedvtc_edge.sealing import Identity, TrustList
 from fedvtc_edge.sealing.identity import DEFAULT
 
 FOLDER = "parties"
-"""Where an unfinished run keeps the keys of all parties, the trust list and the inbox."""
+"""Folder in which an unfinished run keeps all keys, the trust list and the inbox."""
 
 
 TRUST = "trust.json"
@@ -38,12 +38,12 @@ class KeyRing:
 
     @cached_property
     def server(self) -> Identity:
-        """Who opens envelopes."""
+        """Identity that opens envelopes."""
         return self._identity("server")
 
     @cached_property
     def trusted(self) -> TrustList:
-        """Whom the server believes: the clients of this run, in ``trust.json``.
+        """Trust list of this run's clients, kept in ``trust.json``.
 
         Raises:
             TrustError: The file is damaged.

@@ -36,7 +36,7 @@ Witness = Callable[[int, str, str, bytes], None]
 
 
 class Bytes(NamedTuple):
-    """What one client sent and got in one sum."""
+    """Bytes that one client sent and received in one sum."""
 
     up: int
     down: int
@@ -115,7 +115,7 @@ class MaskedSums:
 
 
 def mask_kind(kind: str, step: MaskingStep) -> str:
-    """What a client's message of one step of a masked sum is called."""
+    """Kind of a client's message of one step of a masked sum."""
     return f"{kind}{_MARK}{_LETTERS[step]}"
 
 
@@ -151,7 +151,7 @@ def to_vector(statistics: ClassStatistics) -> Integers:
 def from_vector(
     total: Integers, *, like: ClassStatistics
 ) -> tuple[ClassStatistics, NDArray[np.int64]]:
-    """What :func:`to_vector` made, summed over clients.
+    """Statistics from a sum of :func:`to_vector`'s vectors.
 
     Args:
         total: The sum.
@@ -175,7 +175,7 @@ def from_vector(
 
 
 def vector_size(classes: int, width: int, *, pooled: bool) -> int:
-    """How many numbers :func:`to_vector` makes."""
+    """Length of :func:`to_vector`'s vectors."""
     return classes * (2 + width) + (width * (width + 1) // 2 if pooled else classes * width)
 
 

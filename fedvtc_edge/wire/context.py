@@ -1,4 +1,4 @@
-"""What an upload belongs to: run, round, sender and kind, as one fixed string of bytes."""
+"""Context of an upload: run, round, sender and kind, as one fixed string of bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ContextError(UsageError):
 
 @dataclass(frozen=True)
 class Context:
-    """Where an upload belongs; both sides know it, and it is bound into what travels.
+    """Run, round, sender and kind of an upload; known to both sides and bound into its bytes.
 
     Args:
         run: Public name of the run: 32 lower-case hexadecimal digits.

@@ -1,4 +1,4 @@
-"""What stands before the numbers of an upload: all of it is known before a byte is read.
+"""Header of an upload: all of it is known before a byte of it is read.
 
 An upload is 128 bytes of header and a safetensors file of agreed names, types and
 shapes. Nothing in that follows from data, so the reader writes down what it expects and
@@ -43,7 +43,7 @@ class WireError(FedVTCError):
 
 
 class Payload(IntEnum):
-    """What an upload holds."""
+    """Content of an upload."""
 
     STATISTICS = 1
     RELEASE = 2
@@ -51,7 +51,7 @@ class Payload(IntEnum):
 
 
 class Numbers(IntEnum):
-    """How its numbers are stored."""
+    """Number format of an upload."""
 
     FLOAT32 = 1
     FLOAT16 = 2
@@ -59,7 +59,7 @@ class Numbers(IntEnum):
 
 
 class MomentKind(IntEnum):
-    """Which second moments there are."""
+    """Second moments of an upload."""
 
     NONE = 0
     DIAGONAL = 1
@@ -161,7 +161,7 @@ class Form:
         return arrays
 
     def _ordered(self) -> list[tuple[str, np.dtype[Any], tuple[int, ...]]]:
-        """As safetensors sorts: larger types first, then by name."""
+        """Sort key of safetensors: larger types first, then by name."""
         listed = [(name, np.dtype(kind), shape) for name, (kind, shape) in self.tensors.items()]
         return sorted(listed, key=lambda entry: (-entry[1].itemsize, entry[0].encode()))
 
@@ -184,7 +184,7 @@ def fitting(forms: Iterable[Form], data: bytes, hint: str) -> Form:
 
 
 def context_of(data: bytes) -> Context | None:
-    """Which context an upload claims; None where it claims none.
+    """Context that an upload claims; None where it claims none.
 
     A claim: only an envelope's signature, or decoding with the context, makes it more.
 

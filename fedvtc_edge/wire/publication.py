@@ -1,4 +1,4 @@
-"""What the server publishes ⇄ bytes: plain safetensors, for devices too."""
+"""Published statistics ⇄ bytes: plain safetensors, for devices too."""
 
 from __future__ import annotations
 

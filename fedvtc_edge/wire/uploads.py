@@ -239,7 +239,7 @@ def pack(rows: Array) -> Half:
 
 
 def unpack(packed: Half) -> Array:
-    """What :func:`pack` was given, to 11 binary digits of each row's numbers.
+    """Inverse of :func:`pack`, to 11 binary digits of each row's numbers.
 
     Raises:
         WireError: Not finite, or not as ``pack`` would have written it.

@@ -1,4 +1,4 @@
-"""Whom a client knows, and what it agrees to."""
+"""Keys of a client, and its conditions for taking part."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ClientKeys:
 
 @dataclass(frozen=True)
 class DisclosurePolicy:
-    """What a client takes part in, and what it tells.
+    """Conditions of a client: settings it accepts, and metrics it shares.
 
     Args:
         settings: The only settings that it accepts, or None for any.
@@ -65,7 +65,7 @@ class DisclosurePolicy:
     share_metrics: bool | None = None
 
     def shares_metrics(self, config: Config) -> bool:
-        """Whether accuracies and counts leave the client under these settings."""
+        """True if accuracies and counts leave the client under these settings."""
         if self.share_metrics is not None:
             return self.share_metrics
         return config.privacy.mode == "none" and not config.transport.masking

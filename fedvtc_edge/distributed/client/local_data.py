@@ -1,4 +1,4 @@
-"""What a client brings along: its data, and the test set that it may be read on."""
+"""Local data of a client: its training images, and the test set if it has one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LocalData:
 
 
 Source = Callable[[Config, DataTerms], LocalData]
-"""Reads a client's belongings, once settings and terms are agreed on.
+"""Reads a client's local data, once settings and terms are agreed on.
 
 Raises:
     DataError: They do not fit the terms.
@@ -39,7 +39,7 @@ Raises:
 
 
 def from_partition(index: int) -> Source:
-    """A share of the data set that the settings name: what a simulated client has.
+    """Part of the data set that the settings name, for a simulated client.
 
     Args:
         index: Number of the client.
@@ -82,7 +82,7 @@ def from_path(path: Path) -> Source:
 
 
 def difference(here: DataTerms, there: DataTerms) -> str:
-    """What two sides see differently, by name."""
+    """Difference of two sides' terms, by name."""
     if here.shape != there.shape:
         return f"images of {here.shape} here, {there.shape} there"
     names = zip(here.class_names, there.class_names, strict=False)

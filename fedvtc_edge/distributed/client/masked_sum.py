@@ -22,7 +22,7 @@ _SUM = "sum"
 
 
 def vault_of(home: ClientState) -> Vault:
-    """Where a home keeps its part in the sum that is open."""
+    """File of a client's part in the open masked sum."""
     return Vault(home.path / "sum.part")
 
 

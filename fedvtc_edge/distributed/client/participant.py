@@ -1,4 +1,4 @@
-"""The client's side beyond one process: one order in, one envelope out, all else on disk."""
+"""Client over a network: one task request in, one envelope out, all else on disk."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class Participant:
         return envelope
 
     def _finalize_late(self) -> None:
-        """Who was away in the last round leaves with what it has; all others have left."""
+        """Finalize a client that missed the last round, with what it has."""
         if self.home.ready:
             return
         from .session import finalize_late
@@ -302,7 +302,7 @@ def check_sequence(request: TaskRequest, state: ClientCheckpoint, rounds: int) -
 
 
 def known_to(request: TaskRequest, state: ClientCheckpoint, kind: str) -> bytes:
-    """What was published as ``kind``: from the order, or kept from an earlier one.
+    """Bytes published as ``kind``: from the request, or kept from an earlier one.
 
     Raises:
         Lacking: Neither.

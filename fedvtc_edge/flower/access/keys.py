@@ -43,7 +43,7 @@ _NAMES = {
 
 
 class _Kit:
-    """What both kits share: a dataclass of paths."""
+    """Paths of key files; the base of both kits."""
 
     @classmethod
     def load(cls, folder: Path, **given: Path) -> Self:
@@ -129,7 +129,7 @@ class ServerKit(_Kit):
 
 
 class ServerKeys(NamedTuple):
-    """What a server's kit holds, read.
+    """Content of a server's key files.
 
     Args:
         identity: Opens what clients send.

@@ -186,7 +186,7 @@ def _begun(
     validity: tuple[datetime, datetime],
     key: ec.EllipticCurvePrivateKey | None = None,
 ) -> x509.CertificateBuilder:
-    """What both kinds of certificate have; ``key`` is None for one that signs itself."""
+    """Builder of a certificate; ``key`` is None for one that signs itself."""
     public = (key or signer).public_key()
     return (
         x509.CertificateBuilder()

@@ -98,7 +98,7 @@ class SuperLinkControl:
         return int(self._call(*arguments)["run-id"])
 
     def status(self, run: int) -> str:
-        """Where a run stands, at the cost of a process of a second: do not poll.
+        """Status of a run, at the cost of a process of a second: do not poll.
 
         Returns:
             ``pending``, ``starting``, ``running``, or ``finished:`` followed by

@@ -144,7 +144,7 @@ class Daemon:
         self.stop(self._grace_s)
 
     def alive(self) -> bool:
-        """Whether it was started and has not ended."""
+        """True if it was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
     def wait(self, timeout_s: float | None = None) -> int:

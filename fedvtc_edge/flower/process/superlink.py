@@ -129,7 +129,7 @@ class SuperLink(SuperLinkControl):
         self.stop()
 
     def alive(self) -> bool:
-        """Whether it runs and, in a deployment, lets nodes in."""
+        """True if it runs and, in a deployment, lets nodes in."""
         return self._daemon.alive() and (self._gate is None or self._gate.alive())
 
     def tail(self, lines: int = 20) -> str:
@@ -198,7 +198,7 @@ class SuperLink(SuperLinkControl):
 
 
 def healthy(host: str, port: int, authority: Path | None) -> bool:
-    """Whether a SuperLink or its gate answers; never through a proxy, as urllib would ask.
+    """True if a SuperLink or its reverse proxy answers; never through a proxy, as urllib would ask.
 
     Args:
         host: Address of this machine. The certificate need not name it.

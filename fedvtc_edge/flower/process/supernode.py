@@ -93,11 +93,11 @@ class SuperNode:
         self._daemon.stop()
 
     def alive(self) -> bool:
-        """Whether it runs and has not given its server up."""
+        """True if it runs and has not given its server up."""
         return self._daemon.alive() and not _GAVE_UP.search(self.tail(50))
 
     def cut_off(self) -> bool:
-        """Whether its server did not answer when it last called."""
+        """True if its server did not answer when it last called."""
         said = self.tail(50)
         return said.rfind(_CALLING) > said.rfind(_HEARD)
 
