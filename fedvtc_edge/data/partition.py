@@ -126,7 +126,7 @@ def _shards(labels: Labels, clients: int, shards: int, rng: np.random.Generator)
 
 
 def _evenly(order: Labels, pieces: int) -> Labels:
-    """Index of the piece, of `pieces` consecutive cuts of `order` each sample falls in, [N]."""
+    """Index of the piece, of `pieces` cuts of `order`, in which each sample falls, [N]."""
     owner = np.empty(len(order), np.int64)
     for piece, indices in enumerate(np.array_split(order, pieces)):
         owner[indices] = piece
