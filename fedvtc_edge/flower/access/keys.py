@@ -1,4 +1,4 @@
-"""A kit: a folder with all that one party of a deployment needs, and no more.
+"""Key bundles: a folder with all keys that one party of a deployment needs, and no more.
 
     server/                      client-00/
       ca.crt                       ca.crt          the authority's certificate

@@ -1,6 +1,6 @@
-"""Starts one command, watches it, and leaves nothing of it behind; run as a script.
+"""Supervisor of one command: starts and watches it, leaves nothing of it behind; a script.
 
-    python guardian.py COMMAND [ARGUMENT]…
+    python supervisor.py COMMAND [ARGUMENT]…
 
 Its standard input is a lifeline: when that pipe closes, because the parent closed it
 or was killed in any way, the command is stopped. A number of seconds written into the
@@ -41,10 +41,10 @@ def main(command: list[str]) -> int:
         The command's exit status, as a shell would give it: 128 + n for signal n.
     """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    bell, clapper = os.pipe()  # rung by every signal, so that one select waits for all
-    os.set_blocking(bell, False)
-    os.set_blocking(clapper, False)
-    signal.set_wakeup_fd(clapper, warn_on_full_buffer=False)
+    wakeup, wakeup_write = os.pipe()  # written by every signal, so that one select waits for all
+    os.set_blocking(wakeup, False)
+    os.set_blocking(wakeup_write, False)
+    signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: None)
     try:
@@ -59,13 +59,13 @@ def main(command: list[str]) -> int:
         print(f"{command[0]}: {error.strerror}", file=sys.stderr)
         return 127
     child, status = process.pid, dict[int, int]()
-    grace = _until_told(child, bell, status)
+    grace = _until_told(child, wakeup, status)
     if child not in status:
         os.kill(child, signal.SIGTERM)
-        if not _until_gone(child, bell, status, grace):
+        if not _until_gone(child, wakeup, status, grace):
             os.kill(child, signal.SIGKILL)
-            _until_gone(child, bell, status, ORPHANS_S)
-    _clear(bell, status)
+            _until_gone(child, wakeup, status, ORPHANS_S)
+    _clear(wakeup, status)
     process.returncode = code = os.waitstatus_to_exitcode(status[child])
     return code if code >= 0 else 128 - code
 
@@ -78,11 +78,11 @@ def _prepare() -> None:
     _prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE)
 
 
-def _until_told(child: int, bell: int, status: dict[int, int]) -> float:
+def _until_told(child: int, wakeup: int, status: dict[int, int]) -> float:
     """Wait for the command's end, the lifeline's, or a signal; returns the grace in seconds."""
     grace, lifeline, note = GRACE_S, sys.stdin.fileno(), b""
     while child not in status:
-        ready, _, _ = select.select([lifeline, bell], [], [])
+        ready, _, _ = select.select([lifeline, wakeup], [], [])
         if lifeline in ready:
             piece = os.read(lifeline, 64)
             note += piece
@@ -90,15 +90,15 @@ def _until_told(child: int, bell: int, status: dict[int, int]) -> float:
                 with contextlib.suppress(ValueError):  # nothing was written: the default
                     grace = float(note)
                 break
-        if bell in ready:
-            numbers = os.read(bell, 4096)
+        if wakeup in ready:
+            numbers = os.read(wakeup, 4096)
             _reap(status)
             if set(numbers) & {signal.SIGINT, signal.SIGTERM}:
                 break
     return grace
 
 
-def _until_gone(child: int | None, bell: int, status: dict[int, int], seconds: float) -> bool:
+def _until_gone(child: int | None, wakeup: int, status: dict[int, int], seconds: float) -> bool:
     """Wait until ``child`` (None: every child) has ended; False when the time is over."""
     deadline = time.monotonic() + seconds
     while True:
@@ -109,19 +109,19 @@ def _until_gone(child: int | None, bell: int, status: dict[int, int], seconds: f
         if left <= 0:
             return False
         # No signal tells of a grandchild that becomes an orphan: look again soon.
-        if select.select([bell], [], [], min(left, 0.2))[0]:
-            os.read(bell, 4096)
+        if select.select([wakeup], [], [], min(left, 0.2))[0]:
+            os.read(wakeup, 4096)
 
 
-def _clear(bell: int, status: dict[int, int]) -> None:
+def _clear(wakeup: int, status: dict[int, int]) -> None:
     """End what is left of the command: wait, ask, then kill, until there is no child."""
-    if _until_gone(None, bell, status, ORPHANS_S):
+    if _until_gone(None, wakeup, status, ORPHANS_S):
         return
     _signal(_children(), signal.SIGTERM)
-    _until_gone(None, bell, status, 1.0)
+    _until_gone(None, wakeup, status, 1.0)
     while _reap(status):  # the children of the killed come here, and are killed in turn
         _signal(_children(), signal.SIGKILL)
-        _until_gone(None, bell, status, 0.2)
+        _until_gone(None, wakeup, status, 0.2)
 
 
 def _reap(status: dict[int, int]) -> bool:
