@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import select
 import signal
@@ -53,7 +54,7 @@ def main(command: list[str]) -> int:
             command,
             stdin=subprocess.DEVNULL,
             # Safe here, as it would not be in the parent: this process has one thread.
-            preexec_fn=_prepare,
+            preexec_fn=functools.partial(_prepare, os.getpid()),
         )
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", file=sys.stderr)
@@ -70,9 +71,11 @@ def main(command: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _prepare() -> None:
-    """In the child, before it becomes the command."""
+def _prepare(parent: int) -> None:
+    """Set up the child, before it becomes the command."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # should this process be killed
+    if os.getppid() != parent:  # it was, before the line above
+        os._exit(128 + signal.SIGTERM)
     # A folder that is closed to writing is closed to root too. Not allowed, and not
     # needed, for anybody else.
     _prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE)

@@ -221,7 +221,7 @@ def test_a_killed_parent_leaves_nobody(tmp_path: Path) -> None:
     until(lambda: state(int(done.stdout)) in ("gone", "Z"))
 
 
-def test_a_killed_guardian_takes_its_command_along(tmp_path: Path) -> None:
+def test_a_killed_supervisor_takes_its_command_along(tmp_path: Path) -> None:
     with daemon(tmp_path, "sleep", "600") as child:
         assert child._process is not None
         pid = child._process.pid
@@ -232,7 +232,7 @@ def test_a_killed_guardian_takes_its_command_along(tmp_path: Path) -> None:
     assert child.wait() == -signal.SIGKILL
 
 
-def test_the_guardian_needs_nothing_but_the_standard_library() -> None:
+def test_the_supervisor_needs_nothing_but_the_standard_library() -> None:
     """It is started without site-packages, so that it starts at once."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", supervisor.__file__, "sh", "-c", "exit 3"],
