@@ -16,6 +16,7 @@ from fedvtc_edge.data.own import DataTerms
 from fedvtc_edge.distributed.client.state import ClientState
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.models import Classifier, ImageShape
+from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.runs.directory import version
 from fedvtc_edge.runs.finished import FinishedRun
 from fedvtc_edge.runs.test_set import TEST_SET, unpack_test
@@ -64,7 +65,8 @@ class Builder:
                     f"do not fit {data.classes} classes of {width} features",
                     hint="the run is damaged, or its data set has changed: run it again",
                 )
-        if int8 and finished.config.method.name != "fedvtc":
+        self.method = METHODS.find(finished.config.method.name)
+        if int8 and not self.method.has_decoder:
             raise RunError(
                 f"int8 is calibrated with synthesised images, and "
                 f"{finished.config.method.name!r} synthesises none",
@@ -101,7 +103,7 @@ class Builder:
         )
         model: Classifier | Nearest
         model = self.finished.classifier(client, self.shape, self.data.classes)
-        if self.finished.config.method.name == "fedproto" and self.published is not None:
+        if self.method.nearest_prototype and self.published is not None:
             model = Nearest(model, self.published)
         decoder = self.finished.decoder(client, self.shape)
         if decoder is not None and codes is not None:

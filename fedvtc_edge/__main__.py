@@ -1,4 +1,7 @@
-"""The front door: ``fedvtc-edge`` and ``python -m fedvtc_edge``.
+"""Command line: ``fedvtc-edge`` and ``python -m fedvtc_edge``.
+
+Sub-commands are entry points of installed distributions; only the one that is asked for is
+loaded, and each takes ``--plugin``.
 
 Everything that goes wrong by a user's doing ends here as two lines on stderr
 and an exit code; what goes wrong by ours keeps its traceback.
@@ -7,6 +10,7 @@ and an exit code; what goes wrong by ours keeps its traceback.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import io
 import os
@@ -18,8 +22,8 @@ from typing import NoReturn
 
 import click
 
+from . import plugins
 from .commands._common import Interrupted
-from .commands._discovery import REINSTALL, DiscoveredCommands
 from .errors import FedVTCError, UsageError
 
 PROGRAM = "fedvtc-edge"
@@ -35,6 +39,96 @@ _REFUSALS = {
 }
 
 
+GROUP = "fedvtc_edge.commands"
+
+_REINSTALL = 'run: pip install -e ".[train]" in the folder that holds pyproject.toml'
+
+
+class DiscoveredCommands(click.Group):
+    """A click group whose commands are entry points of installed distributions."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, sorted; refuses a checkout that was never installed."""
+        return sorted(_entry_points())
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Load one command, or None where there is none of that name."""
+        entry = _entry_points().get(name)
+        return None if entry is None else _load(entry)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the arguments name, or say which was meant."""
+        name, known = args[0], sorted(_entry_points())
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(known)}"
+            raise UsageError(f"unknown command {name!r}", hint=hint)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One line per command; one that cannot be loaded must not hide the others."""
+        rows = []
+        for name, entry in sorted(_entry_points().items()):
+            try:
+                rows.append((name, _load(entry).get_short_help_str(limit=60)))
+            except UsageError as error:
+                rows.append((name, f"(cannot be loaded: {error})"))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _entry_points() -> dict[str, metadata.EntryPoint]:
+    found = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
+    if not found:  # the source is on the path, but no installation knows its commands
+        raise UsageError("fedvtc-edge is not installed, only its source was found", hint=_REINSTALL)
+    return found
+
+
+def _load(entry: metadata.EntryPoint) -> click.Command:
+    try:
+        command = entry.load()
+    except ModuleNotFoundError as error:
+        if error.name != entry.module:
+            raise
+        # The registration is older or newer than the source: a stale installation.
+        raise UsageError(
+            f"the command {entry.name!r} is registered, but {entry.module} does not exist",
+            hint=_REINSTALL,
+        ) from None
+    if not isinstance(command, click.Command):
+        raise UsageError(
+            f"the command {entry.name!r} is {type(command).__name__}, expected a click.Command",
+            hint=f"look at the entry point {entry.value}",
+        )
+    _add_plugin_option(command)
+    return command
+
+
+def _add_plugin_option(command: click.Command) -> None:
+    """Let a command, or each command of a group, take ``--plugin``."""
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            _add_plugin_option(inner)
+    elif not any(option.name == "plugins" for option in command.params):
+        option = click.Option(
+            ["--plugin", "plugins"],
+            multiple=True,
+            metavar="MODULE|FILE.py",
+            is_eager=True,  # before an argument is looked at: it may be a name of the plug-in's
+            expose_value=False,
+            callback=_load_plugins,
+            help="Python code of your own to run first; repeatable, see docs/plugins.md.",
+        )
+        command.params.append(option)
+
+
+def _load_plugins(context: click.Context, _: click.Parameter, sources: tuple[str, ...]) -> None:
+    if not context.resilient_parsing:
+        plugins.load(*sources)
+
+
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if not wanted or context.resilient_parsing:
         return
@@ -42,7 +136,7 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
         version = metadata.version(PROGRAM)
     except metadata.PackageNotFoundError:
         raise UsageError(
-            "fedvtc-edge is not installed, so it has no version", hint=REINSTALL
+            "fedvtc-edge is not installed, so it has no version", hint=_REINSTALL
         ) from None
     click.echo(f"{PROGRAM} {version}")
     context.exit()

@@ -84,7 +84,7 @@ class ClientSettings(_Table):
 class MethodSettings(_Table):
     """Method, rounds and sharing mode."""
 
-    name: Literal["fedvtc", "local", "local-matched", "fedproto", "centralised"] = "fedvtc"
+    name: str = "fedvtc"
     rounds: int = Field(default=10, ge=1, le=100_000)
     share: Literal["anchored", "features", "features+decoder"] = "anchored"
     moments: Literal["covariance", "diagonal"] = "covariance"

@@ -13,6 +13,7 @@ from fedvtc_edge.errors import RunError, UsageError
 from fedvtc_edge.models import Classifier, ImageShape
 from fedvtc_edge.models.anchor import Anchor
 from fedvtc_edge.models.vtc import VTC
+from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.privacy.mechanism import release_spec_of
 from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
@@ -27,13 +28,13 @@ def shared(config: Config) -> str:
     Raises:
         UsageError: All of their data.
     """
-    if config.method.name == "centralised":
+    uploaded = METHODS.find(config.method.name).shared(config)
+    if uploaded == "data":
         raise UsageError(
-            "a centralised run uploads the data themselves", hint="there is nothing to infer"
+            f"a {config.method.name} run uploads the data themselves",
+            hint="there is nothing to infer",
         )
-    if config.method.name == "fedvtc":
-        return config.method.share
-    return "features" if config.method.name == "fedproto" else "nothing"
+    return uploaded
 
 
 class AuditTarget(Protocol):

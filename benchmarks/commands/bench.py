@@ -65,12 +65,7 @@ def _batches(_: click.Context, __: click.Parameter, text: str | None) -> tuple[i
     type=click.Choice(["fp32", "int8"]),
     help="Only this one; repeatable.",
 )
-@click.option(
-    "--key",
-    metavar="PUB",
-    type=click.Path(path_type=Path),
-    help="Public key of whoever exported the bundles; without it only hashes are checked.",
-)
+@common.key_option
 @click.option(
     "--enforce",
     type=click.Choice(["auto", "cgroup", "rlimit"]),

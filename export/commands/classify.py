@@ -9,14 +9,12 @@ import click
 
 from fedvtc_edge.commands import _common as common
 
-from . import _options as options
-
 if TYPE_CHECKING:
     from ..bundle import Choice
 
 
 @click.command()
-@options.bundle_argument
+@common.bundle_argument
 @click.argument(
     "images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
@@ -28,8 +26,8 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Use the published statistics beside the client's own model: more accurate.",
 )
-@options.variant_option
-@options.key_option
+@common.variant_option
+@common.key_option
 @common.json_option
 def command(
     bundle: Path,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fedvtc_edge.commands import _common as common
-
-from . import _options as options
 
 
 @click.command()
@@ -24,7 +21,7 @@ from . import _options as options
 )
 @click.option("--client", "clients", multiple=True, metavar="ID", help="Only this one; repeatable.")
 @click.option("--int8", is_flag=True, help="Add int8 variants, calibrated with painted images.")
-@options.sign_option
+@common.sign_option
 @common.json_option
 @common.quiet_option
 def command(
@@ -43,11 +40,7 @@ def command(
 
     A bundle is written only if onnxruntime computes what torch computes.
     """
-    from fedvtc_edge.sealing import signing
-
-    key = None
-    if sign is not None:
-        key = signing.load_private(sign, passphrase=os.environ.get(signing.PASSPHRASE))
+    key = common.signing_key(sign)
     try:
         with common.needing_extras(), common.reporting(quiet) as progress:
             from ..exporting import export

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from fedvtc_edge.commands import _common as common
 
-from . import _options as options
-
 
 @click.command()
-@options.bundle_argument
+@common.bundle_argument
 @click.argument("statistics", type=click.Path(path_type=Path))
-@options.sign_option
-@options.key_option
+@common.sign_option
+@common.key_option
 @click.option("--trust-unsigned", is_flag=True, help="Sign a bundle that has no signature yet.")
 @common.json_option
 def command(
@@ -32,13 +29,9 @@ def command(
     A signed bundle is checked first, with --key or else with the public part of
     --sign, and is signed again.
     """
-    from fedvtc_edge.sealing import signing
-
     from ..refreshing import refresh
 
-    private = None
-    if sign is not None:
-        private = signing.load_private(sign, passphrase=os.environ.get(signing.PASSPHRASE))
+    private = common.signing_key(sign)
     manifest = refresh(
         bundle, statistics, signing_key=private, public_key=key, trust_unsigned=trust_unsigned
     )

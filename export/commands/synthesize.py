@@ -11,8 +11,6 @@ import click
 from fedvtc_edge.commands import _common as common
 from fedvtc_edge.errors import BundleError
 
-from . import _options as options
-
 if TYPE_CHECKING:
     from ..bundle import Bundle, Choice
 
@@ -20,7 +18,7 @@ MAX_IMAGES = 100_000
 
 
 @click.command()
-@options.bundle_argument
+@common.bundle_argument
 @click.option(
     "--label",
     "labels",
@@ -39,8 +37,8 @@ MAX_IMAGES = 100_000
     type=click.Path(path_type=Path),
     help="A picture with the labels, or an archive of images and labels.",
 )
-@options.variant_option
-@options.key_option
+@common.variant_option
+@common.key_option
 @common.json_option
 def command(
     bundle: Path,

@@ -8,12 +8,10 @@ import click
 
 from fedvtc_edge.commands import _common as common
 
-from . import _options as options
-
 
 @click.command()
-@options.bundle_argument
-@options.key_option
+@common.bundle_argument
+@common.key_option
 @common.json_option
 def command(bundle: Path, key: Path | None, as_json: bool) -> None:
     """Check every byte of BUNDLE against its manifest, and that against a key.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ EXTRAS = {
 Decorated = Callable[..., Any]
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from fedvtc_edge.flower.access.keys import ClientKit, ServerKit
 
     Kit = TypeVar("Kit", ServerKit, ClientKit)
@@ -40,6 +43,40 @@ set_option = click.option(
 config_argument = click.argument(
     "config_file", metavar="[CONFIG.toml]", required=False, type=click.Path(path_type=Path)
 )
+
+bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+key_option = click.option(
+    "--key",
+    metavar="PUB",
+    type=click.Path(path_type=Path),
+    help="Public key of whoever exported it; without it only hashes are checked.",
+)
+variant_option = click.option(
+    "--variant",
+    type=click.Choice(["auto", "fp32", "int8"]),
+    default="auto",
+    show_default=True,
+    help="auto measures on this machine.",
+)
+sign_option = click.option(
+    "--sign",
+    metavar="KEY",
+    type=click.Path(path_type=Path),
+    help="Sign with this private key (fedvtc-edge keys new FILE).",
+)
+
+
+def signing_key(path: Path | None) -> Ed25519PrivateKey | None:
+    """The key of ``--sign``, opened with the environment's passphrase.
+
+    Raises:
+        KeyFileError: It cannot be used.
+    """
+    if path is None:
+        return None
+    from fedvtc_edge.sealing import signing
+
+    return signing.load_private(path, passphrase=os.environ.get(signing.PASSPHRASE))
 
 
 def out_option(help_text: str) -> Callable[[Decorated], Decorated]:

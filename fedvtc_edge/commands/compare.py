@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
-
-from fedvtc_edge.errors import UsageError
 
 from . import _common as common
 
@@ -43,9 +39,8 @@ def command(
     config = load_config(config_file, overrides=overrides)
     try:
         with common.needing_extras(), common.reporting(quiet) as progress:
-            from fedvtc_edge.workflows.compare import METHODS, compare
+            from fedvtc_edge.workflows.compare import compare
 
-            _refuse_unknown(wanted, METHODS)
             document = compare(config, wanted, numbers, out=out, progress=progress)
     except KeyboardInterrupt:
         raise common.Interrupted(
@@ -79,15 +74,6 @@ def _seed(word: str) -> int:
     if not (word.isascii() and word.isdigit() and len(word) < 20 and int(word) < 2**63):
         raise click.UsageError(f"--seeds: {word!r} is not a whole number from 0 to 2^63 - 1")
     return int(word)
-
-
-def _refuse_unknown(wanted: list[str], known: Iterable[str]) -> None:
-    names = sorted(known)
-    for name in wanted:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"methods: {', '.join(names)}"
-            raise UsageError(f"unknown method {name!r}", hint=hint)
 
 
 def _print_comparison(document: dict[str, Any]) -> None:

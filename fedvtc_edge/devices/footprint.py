@@ -17,6 +17,7 @@ from fedvtc_edge.models import ImageShape, build, from_torchvision, vtc
 from fedvtc_edge.models.anchor import Anchor
 from fedvtc_edge.models.classifier import Classifier
 from fedvtc_edge.models.vtc import VTC
+from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, deterministic
@@ -389,7 +390,7 @@ def probe_copy(
 
 def paints(method: MethodSettings) -> bool:
     """Whether clients of a method have a decoder."""
-    return method.name == "fedvtc"
+    return METHODS.find(method.name).has_decoder
 
 
 def probe_statistics(

@@ -18,7 +18,17 @@ from fedvtc_edge.models import ImageShape, architectures
 from fedvtc_edge.models.registry import find
 from fedvtc_edge.seeding import derive_seed
 
-from .footprint import MB, Footprint, Mode, Use, needs, needs_bare, needs_bundle, torch_mb
+from .footprint import (
+    MB,
+    Footprint,
+    Mode,
+    Use,
+    needs,
+    needs_bare,
+    needs_bundle,
+    paints,
+    torch_mb,
+)
 from .profile import DeviceProfile, Figure
 
 __all__ = ["DevicePlan", "Footprint", "PlanRow", "largest_batch", "needs", "plan", "smaller"]
@@ -186,7 +196,7 @@ def _rows(
                     arch=profile.arch,
                 )
                 yield PlanRow(name, batch, "train", mode, need, need.total <= budget)
-            for use in _USES if config.method.name == "fedvtc" else _USES[:1]:
+            for use in _USES if paints(config.method) else _USES[:1]:
                 need = needs_bundle(
                     name, config, shape, classes, use=use, batch=batch, arch=profile.arch
                 )

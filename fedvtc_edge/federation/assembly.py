@@ -22,13 +22,8 @@ from fedvtc_edge.transport.keyring import FOLDER, KeyRing
 from fedvtc_edge.transport.masked_sum import MaskedSums
 
 from .federation import Record, no_ledger
-from .methods import METHODS, Federation, Method
-from .methods.client_level import ClientLevelFedVTC
-from .methods.example import ExampleFedVTC
+from .methods import Federation, Method, method_of
 from .server import Refuse, Server, UploadRecorder, ignore_refusal
-
-_PRIVATE: dict[str, type[Method]] = {"example": ExampleFedVTC, "client": ClientLevelFedVTC}
-"""Privacy modes in which rounds go otherwise; only FedVTC can be private at all."""
 
 
 def assemble(
@@ -54,7 +49,7 @@ def assemble(
         record: The ledger.
         folder: The run directory, for keys and inbox; None keeps neither.
     """
-    kind = kind_of(config)
+    kind = method_of(config)
     height, _, channels = data.image_shape
     own = None if folder is None else folder / FOLDER
     parties = KeyRing(client_ids(config), own)
@@ -73,11 +68,6 @@ def assemble(
         MaskedSums(parties, transport, recorder) if config.transport.masking else None,
     )
     return kind(federation)
-
-
-def kind_of(config: Config) -> type[Method]:
-    """The method that the settings name, as its privacy mode asks for."""
-    return _PRIVATE.get(config.privacy.mode, METHODS[config.method.name])
 
 
 def clients(config: Config, data: Dataset, compute: Compute, *, decoders: bool) -> list[Client]:

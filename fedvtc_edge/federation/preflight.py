@@ -7,9 +7,12 @@ from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.masking.plan import LEAST_CLIENTS, MOST_CLIENTS, threshold_of
 from fedvtc_edge.models import find
+from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.privacy.mechanism import claim_of, release_spec_of
 from fedvtc_edge.privacy.sampler import LARGEST_SIGMA, LEAST_SIGMA
 from fedvtc_edge.training.compute import Compute
+
+from .methods import method_of
 
 
 def check_settings(config: Config) -> None:
@@ -45,7 +48,7 @@ def check_settings(config: Config) -> None:
 
 def _check_masking(config: Config) -> None:
     group = config.group
-    if config.method.share == "features+decoder" and config.method.name == "fedvtc":
+    if METHODS.find(config.method.name).shared(config) == "features+decoder":
         raise ConfigError(
             "transport.masking with method.share = 'features+decoder': decoders are not masked",
             hint='use method.share = "anchored" or "features"',
@@ -76,12 +79,7 @@ def check_claim(config: Config) -> None:
     privacy, method = config.privacy, config.method
     if privacy.mode == "none":
         return
-    if method.name != "fedvtc":
-        raise ConfigError(
-            f"privacy.mode = {privacy.mode!r} with method.name = {method.name!r}: what that "
-            "method uploads is not noised",
-            hint='use method.name = "fedvtc", or privacy.mode = "none"',
-        )
+    method_of(config)
     if privacy.mode == "example" and config.engine.precision == "bfloat16":
         raise ConfigError(
             "privacy.mode = 'example' with engine.precision = 'bfloat16': clipped gradients "
@@ -128,9 +126,10 @@ def check_names(config: Config) -> None:
     """What only the registries, the machine and the privacy plan know, before data are read.
 
     Raises:
-        ConfigError: An unknown architecture or device, a claim that cannot be made, or a
+        ConfigError: An unknown method, architecture or device, a claim that cannot be made, or a
             server that asks for what it cannot have.
     """
+    method_of(config)
     check_claim(config)
     check_settings(config)
     if config.engine.name == "flower":
@@ -152,8 +151,8 @@ def check_distributed(config: Config) -> None:
     check_settings(config)
     for wrong, what, hint in (
         (
-            config.method.name == "centralised",
-            "method.name = 'centralised' pools all data in one process",
+            METHODS.find(config.method.name).shared(config) == "data",
+            f"method.name = {config.method.name!r} pools all data in one process",
             'use engine.name = "local"',
         ),
         (

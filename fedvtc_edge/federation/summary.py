@@ -113,7 +113,7 @@ def summarise(
     seconds = sum(record["seconds"] for record in rounds)
     alone = means["accuracy_local_only_mean"] or 0.0
     claim = claim_of(config)
-    anchored, epsilon = config.method.name == "fedvtc", method.epsilon()
+    anchored, epsilon = method.has_decoder, method.epsilon()
     return {
         "schema": SCHEMA,
         "version": version(),

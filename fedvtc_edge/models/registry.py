@@ -1,14 +1,14 @@
-"""Names of architectures. The only place that knows them."""
+"""Architectures by name; each builds the body of a client's network."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from torch import nn
 
 from fedvtc_edge.errors import ConfigError
+from fedvtc_edge.plugins import ARCHITECTURES
 
 
 class ImageShape(NamedTuple):
@@ -20,7 +20,6 @@ class ImageShape(NamedTuple):
 
 Body = Callable[[ImageShape], nn.Module]
 B = TypeVar("B", bound=Body)
-_BODIES: dict[str, Body] = {}
 
 
 def register(name: str) -> Callable[[B], B]:
@@ -36,19 +35,15 @@ def register(name: str) -> Callable[[B], B]:
     """
 
     def add(body: B) -> B:
-        if name in _BODIES:
-            raise ConfigError(
-                f"architecture {name!r} is registered already", hint="choose another name"
-            )
-        _BODIES[name] = body
+        ARCHITECTURES.register(name, body)
         return body
 
     return add
 
 
 def architectures() -> tuple[str, ...]:
-    """Registered names, in order of registration."""
-    return tuple(_BODIES)
+    """Names of all architectures, built-in ones first."""
+    return ARCHITECTURES.names()
 
 
 def find(name: str) -> Body:
@@ -57,17 +52,19 @@ def find(name: str) -> Body:
     Raises:
         ConfigError: No such architecture.
     """
-    if name not in _BODIES:
-        near = difflib.get_close_matches(name, _BODIES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_BODIES)}"
-        raise ConfigError(f"unknown architecture {name!r} in clients.architectures", hint=hint)
-    return _BODIES[name]
+    return ARCHITECTURES.find(name)
 
 
 def body(name: str, shape: ImageShape) -> nn.Module:
     """Build the body called ``name``.
 
     Raises:
-        ConfigError: No such architecture.
+        ConfigError: No such architecture, or one that builds no module.
     """
-    return find(name)(shape)
+    built = find(name)(shape)
+    if not isinstance(built, nn.Module):
+        raise ConfigError(
+            f"architecture {name!r} builds a {type(built).__name__}, expected a torch.nn.Module",
+            hint="return a module that maps images [N, channels, H, W] to [N, d]",
+        )
+    return built

@@ -23,6 +23,7 @@ from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.errors import ConfigError, RunError
 from fedvtc_edge.models import Classifier, ImageShape, build, vtc
 from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.privacy.mechanism import release_spec_of
 from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
@@ -143,7 +144,7 @@ class FinishedRun:
         Raises:
             RunError: Weights that are missing, damaged or of another shape.
         """
-        if self.config.method.name != "fedvtc":
+        if not METHODS.find(self.config.method.name).has_decoder:
             return None
         decoder = vtc.build(shape, latent=self.config.method.latent, seed=0)
         return self._filled(decoder, client, "decoder")
@@ -155,7 +156,7 @@ class FinishedRun:
             RunError: The published statistics are missing or damaged.
         """
         method, world = self.config.method, self.published()
-        if method.name != "fedvtc" or method.share != "anchored" or world is None:
+        if world is None or METHODS.find(method.name).shared(self.config) != "anchored":
             return None
         spec = release_spec_of(self.config, world.mean.shape[0])
         width = spec.width if spec else method.anchor
@@ -168,7 +169,8 @@ class FinishedRun:
             RunError: It is missing or damaged.
         """
         path = self.path / "statistics.safetensors"
-        if self.config.method.name not in ("fedvtc", "fedproto") and not path.is_file():
+        shared = METHODS.find(self.config.method.name).shared(self.config)
+        if shared in ("nothing", "data") and not path.is_file():
             return None
         try:
             return wire.published(path.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import RunError, UsageError
 from fedvtc_edge.federation.evaluation import mean
 from fedvtc_edge.federation.preflight import check_names
+from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.progress import Progress, SilentProgress
 from fedvtc_edge.storage.atomic import write_atomic
 
@@ -21,45 +23,31 @@ from .run import run_without_trace
 
 SCHEMA = 1
 
-_OVERRIDES: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "local": ("each client alone, phase A's epochs", {"name": "local"}),
-    "local-matched": (
-        "each client alone, with all of FedVTC's gradient steps",
-        {"name": "local-matched"},
-    ),
-    "fedproto": ("prototypes as regularisers (Tan et al. 2022)", {"name": "fedproto"}),
-    "fedvtc": ("FedVTC as configured", {"name": "fedvtc"}),
-    "fedvtc-features": (
-        "FedVTC as published: own features only",
-        {"name": "fedvtc", "share": "features"},
-    ),
-    "fedvtc-decoder": (
-        "FedVTC with decoder averaging",
-        {"name": "fedvtc", "share": "features+decoder"},
-    ),
+_VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "fedvtc-features": ("FedVTC as published: own features only", {"share": "features"}),
+    "fedvtc-decoder": ("FedVTC with decoder averaging", {"share": "features+decoder"}),
     "fedvtc-diagonal": (
         "FedVTC, anchored, per-class means and stds",
-        {"name": "fedvtc", "share": "anchored", "moments": "diagonal"},
+        {"share": "anchored", "moments": "diagonal"},
     ),
     "fedvtc-covariance": (
         "FedVTC, anchored, pooled covariance",
-        {"name": "fedvtc", "share": "anchored", "moments": "covariance"},
+        {"share": "anchored", "moments": "covariance"},
     ),
-    "fedvtc-head-only": (
-        "ablation: fine-tune the head only",
-        {"name": "fedvtc", "ablate": ["head-only"]},
-    ),
-    "fedvtc-no-dm": ("ablation: no distribution matching", {"name": "fedvtc", "ablate": ["dm"]}),
-    "fedvtc-no-kl": ("ablation: no KL pull", {"name": "fedvtc", "ablate": ["kl"]}),
-    "fedvtc-no-teacher": ("ablation: no teacher", {"name": "fedvtc", "ablate": ["teacher"]}),
-    "centralised": (
-        "ceiling: all data in one place, FedVTC's gradient steps",
-        {"name": "centralised"},
-    ),
+    "fedvtc-head-only": ("ablation: fine-tune the head only", {"ablate": ["head-only"]}),
+    "fedvtc-no-dm": ("ablation: no distribution matching", {"ablate": ["dm"]}),
+    "fedvtc-no-kl": ("ablation: no KL pull", {"ablate": ["kl"]}),
+    "fedvtc-no-teacher": ("ablation: no teacher", {"ablate": ["teacher"]}),
 }
+"""FedVTC with some keys of ``[method]`` fixed, by a name of its own."""
 
-METHODS: Mapping[str, str] = {name: text for name, (text, _) in _OVERRIDES.items()}
-"""Names for ``--methods`` and what they are."""
+
+def methods_by_name() -> dict[str, str]:
+    """Names for ``--methods`` and what they are: every method, and variants of FedVTC."""
+    single = {name: (METHODS.find(name).__doc__ or name) for name in METHODS.names()}
+    return {name: text.strip().splitlines()[0] for name, text in single.items()} | {
+        name: text for name, (text, _) in _VARIANTS.items()
+    }
 
 
 def compare(
@@ -74,7 +62,7 @@ def compare(
 
     Args:
         config: Everything but the method.
-        methods: Names from :data:`METHODS`.
+        methods: Names from :func:`methods_by_name`.
         seeds: One run each.
         out: New or empty folder for ``comparison.json``; None writes nothing.
         progress: Told of each run.
@@ -87,12 +75,12 @@ def compare(
         ConfigError: An unknown architecture or device.
         RunError: ``out`` cannot be written or is not empty.
     """
-    unknown = [name for name in methods if name not in _OVERRIDES]
-    if unknown or not methods or not seeds:
+    if not methods or not seeds:
         raise UsageError(
             f"methods {list(methods)} and seeds {list(seeds)}",
-            hint=f"at least one of each; methods: {', '.join(METHODS)}",
+            hint=f"at least one of each; methods: {', '.join(methods_by_name())}",
         )
+    changes = {name: _changes(name) for name in methods}
     check_names(config)
     if out is not None:
         _claim(out)
@@ -112,7 +100,7 @@ def compare(
         for name in methods:
             summaries = []
             for seed in seeds:
-                settings = config.replace(seed=seed, method=_OVERRIDES[name][1])
+                settings = config.replace(seed=seed, method=changes[name])
                 summary = run_without_trace(settings, data)
                 summaries.append(summary)
                 progress.advance(f"{name}, seed {seed}: {100 * summary['accuracy_mean']:.1f} %")
@@ -123,6 +111,20 @@ def compare(
     finally:
         progress.close()
     return document
+
+
+def _changes(name: str) -> dict[str, Any]:
+    """What a name of ``--methods`` changes in ``[method]``."""
+    if name in _VARIANTS:
+        return {"name": "fedvtc", **_VARIANTS[name][1]}
+    if name not in METHODS.names():
+        known = methods_by_name()
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"methods: {', '.join(known)};"
+        raise UsageError(
+            f"unknown method {name!r}", hint=f"{hint} one of your own needs --plugin FILE.py"
+        )
+    return {"name": name}
 
 
 def _claim(out: Path) -> None:

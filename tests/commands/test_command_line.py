@@ -26,7 +26,7 @@ import tomli_w
 from click.testing import CliRunner
 
 from fedvtc_edge import __main__ as front
-from fedvtc_edge.commands import _common, _discovery
+from fedvtc_edge.commands import _common
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import GateError, RunError
 
@@ -150,10 +150,9 @@ class Fakes:
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
     fakes = Fakes()
-    methods = dict.fromkeys(("local", "local-matched", "fedproto", "fedvtc", "centralised"), "…")
     for name, contents in {
-        "federation": {"run": fakes.run, "resume": fakes.resume},
-        "comparison": {"compare": fakes.compare, "METHODS": methods},
+        "workflows.run": {"run": fakes.run, "resume": fakes.resume},
+        "workflows.compare": {"compare": fakes.compare},
         "report": {"render": fakes.render, "render_comparison": fakes.render_comparison},
     }.items():
         module = ModuleType(f"fedvtc_edge.{name}")
@@ -205,7 +204,7 @@ def test_misspelt_words(call: Call, words: str, message: str, hint: str) -> None
 
 
 def test_a_checkout_that_was_never_installed(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_discovery.metadata, "entry_points", lambda **_: ())
+    monkeypatch.setattr(front.metadata, "entry_points", lambda **_: ())
     for words in (["run"], ["--help"], []):
         call(*words).refuses("not installed", 'pip install -e ".[train]"')
 
@@ -217,7 +216,7 @@ def test_a_checkout_that_was_never_installed(call: Call, monkeypatch: pytest.Mon
 
 
 def entry(name: str, value: str) -> metadata.EntryPoint:
-    return metadata.EntryPoint(name, value, _discovery.GROUP)
+    return metadata.EntryPoint(name, value, front.GROUP)
 
 
 def test_a_stale_registration_hides_no_other_command(
@@ -226,7 +225,7 @@ def test_a_stale_registration_hides_no_other_command(
     stale = entry("audit", "fedvtc_edge.commands.nowhere:command")
     wrong = entry("bench", "json:dumps")
     real = entry("devices", "fedvtc_edge.commands.devices:command")
-    monkeypatch.setattr(_discovery.metadata, "entry_points", lambda **_: (stale, wrong, real))
+    monkeypatch.setattr(front.metadata, "entry_points", lambda **_: (stale, wrong, real))
     call("audit").refuses("fedvtc_edge.commands.nowhere does not exist", "pip install")
     call("bench").refuses("expected a click.Command", "json:dumps")
     answer = call("--help")
@@ -240,8 +239,8 @@ def test_a_command_whose_own_import_fails_is_a_bug(monkeypatch: pytest.MonkeyPat
         def load(self) -> Any:
             raise ModuleNotFoundError("No module named 'numpi'", name="numpi")
 
-    broken = Broken("run", "fedvtc_edge.commands.run:command", _discovery.GROUP)
-    monkeypatch.setattr(_discovery.metadata, "entry_points", lambda **_: (broken,))
+    broken = Broken("run", "fedvtc_edge.commands.run:command", front.GROUP)
+    monkeypatch.setattr(front.metadata, "entry_points", lambda **_: (broken,))
     with pytest.raises(ModuleNotFoundError, match="numpi"):
         front.main(["run"])
 
@@ -361,9 +360,9 @@ def test_a_real_comparison(call: Call, settings: str, tmp_path: Path) -> None:
 
 def test_what_compare_does_by_itself_exists() -> None:
     from fedvtc_edge.commands.compare import DEFAULT_METHODS
-    from fedvtc_edge.workflows.compare import METHODS
+    from fedvtc_edge.workflows.compare import methods_by_name
 
-    assert set(DEFAULT_METHODS.split(",")) <= set(METHODS)
+    assert set(DEFAULT_METHODS.split(",")) <= set(methods_by_name())
 
 
 # What can go wrong while a command works.
@@ -592,8 +591,6 @@ def test_compare_defaults(call: Call, fakes: Fakes) -> None:
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
-        ("--methods fedprot", "unknown method 'fedprot'", "did you mean fedproto?"),
-        ("--methods zzz", "unknown method 'zzz'", "methods: centralised, fedproto"),
         ("--methods local,,local", "expected names between commas", "compare --help"),
         ("--methods local,local", "each only once", "compare --help"),
         ("--seeds 0,x", "'x' is not a whole number", "compare --help"),
@@ -605,6 +602,16 @@ def test_compare_defaults(call: Call, fakes: Fakes) -> None:
 def test_compare_refuses(call: Call, fakes: Fakes, words: str, message: str, hint: str) -> None:
     call("compare", "--quiet", *words.split()).refuses(message, hint)
     assert fakes.calls == []
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [("fedprot", "did you mean fedproto?"), ("zzz", "methods: fedvtc, local,")],
+)
+def test_compare_refuses_an_unknown_method(call: Call, words: str, hint: str) -> None:
+    answer = call("compare", "--quiet", "--methods", f"local,{words}")
+    answer.refuses(f"unknown method '{words}'", hint)
+    assert "--plugin" in answer.err
 
 
 # devices and report

@@ -10,7 +10,8 @@ import pytest
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.federation.assembly import assemble
-from fedvtc_edge.federation.methods import METHODS, Method
+from fedvtc_edge.federation.methods import Method
+from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.training.compute import Compute, deterministic
 
 Tiny = Callable[..., Config]
@@ -62,7 +63,7 @@ def test_the_bytes_that_travel_are_known_before(tiny: Tiny, changes: dict[str, A
 
 
 @pytest.mark.parametrize("batch", [8, 32])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", METHODS.names())
 def test_the_steps_that_are_taken_are_known_before(tiny: Tiny, name: str, batch: int) -> None:
     """Samples seen in phase A; painting counts images that are no samples."""
     config = tiny(method={"name": name}, training={"batch": batch, "epochs": 3})

@@ -17,9 +17,9 @@ from fedvtc_edge.data import Dataset
 from fedvtc_edge.data.own import DataTerms
 from fedvtc_edge.devices.fleet import ClientAssignment
 from fedvtc_edge.devices.footprint import training_megabytes
-from fedvtc_edge.federation.assembly import kind_of, one_client
+from fedvtc_edge.federation.assembly import one_client
 from fedvtc_edge.federation.evaluation import ACCURACIES, TestSet, evaluate, share
-from fedvtc_edge.federation.methods import Federation, Method
+from fedvtc_edge.federation.methods import Federation, Method, method_of
 from fedvtc_edge.federation.server import Server
 from fedvtc_edge.federation.summary import ClientStats, deposit, pictures, summarise
 from fedvtc_edge.models import ImageShape
@@ -74,7 +74,7 @@ class ClientSession:
             ConfigError: An unknown architecture, or one that privacy.mode cannot train.
             RunError: A state of other networks, or a damaged one.
         """
-        compute, kind = Compute.of(config.engine), kind_of(config)
+        compute, kind = Compute.of(config.engine), method_of(config)
         shape, classes = ImageShape(terms.height, terms.channels), len(terms.class_names)
         assignment = ClientAssignment(home.client, None, architecture, architecture)
         client, baseline = (

@@ -16,9 +16,9 @@ from fedvtc_edge.distributed.client.session import discard_upload, load_networks
 from fedvtc_edge.distributed.client.state import ClientState
 from fedvtc_edge.distributed.mailbox import Mailbox
 from fedvtc_edge.errors import TrustError
-from fedvtc_edge.federation.assembly import assemble, kind_of
+from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.evaluation import TestSet
-from fedvtc_edge.federation.methods import Federation, Method
+from fedvtc_edge.federation.methods import Federation, Method, method_of
 from fedvtc_edge.federation.server import Refusals, Server
 from fedvtc_edge.federation.summary import ClientStats, finish, summarise
 from fedvtc_edge.models import ImageShape
@@ -112,7 +112,7 @@ def coordinator_of(
     images = as_images(data.x_test, compute.device)
     test = TestSet(images, torch.from_numpy(data.y_test.copy()))
     coordinator = Coordinator(
-        kind_of(config)(federation),
+        method_of(config)(federation),
         names,
         keys.trusted,
         registry,

@@ -1,18 +1,59 @@
 """Methods by name: FedVTC and the baselines, on one harness."""
 
+from typing import cast
+
+from fedvtc_edge.config import Config
+from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.federation.federation import Federation, Traffic
+from fedvtc_edge.plugins import METHODS
 
 from .base import Method, calibrated
+from .client_level import ClientLevelFedVTC
+from .example import ExampleFedVTC
 from .fedproto import FedProto
 from .fedvtc import FedVTC
 from .supervised import Centralised, Local, LocalMatched
 
-METHODS: dict[str, type[Method]] = {
-    "fedvtc": FedVTC,
-    "local": Local,
-    "local-matched": LocalMatched,
-    "fedproto": FedProto,
-    "centralised": Centralised,
-}
+__all__ = ["FedVTC", "Federation", "Method", "Traffic", "calibrated", "method_of", "register"]
 
-__all__ = ["METHODS", "Federation", "Method", "Traffic", "calibrated"]
+
+def register(name: str, method: type[Method]) -> type[Method]:
+    """Make a method available as ``method.name``.
+
+    Raises:
+        ConfigError: The name is taken, or it is no method.
+    """
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise ConfigError(
+            f"method {name!r} is {method!r:.80}, expected a subclass of Method",
+            hint="subclass fedvtc_edge.federation.methods.Method; see docs/plugins.md",
+        )
+    METHODS.register(name, method)
+    return method
+
+
+def method_of(config: Config) -> type[Method]:
+    """The method that the settings name, as their privacy mode asks for.
+
+    Raises:
+        ConfigError: No such method, or one without a guarantee in that mode.
+    """
+    kind = cast(type[Method], METHODS.find(config.method.name))
+    mode = config.privacy.mode
+    if mode == "none":
+        return kind
+    if mode not in kind.variants:
+        raise ConfigError(
+            f"privacy.mode = {mode!r} with method.name = {config.method.name!r}: what that "
+            "method uploads is not noised",
+            hint='use method.name = "fedvtc", or privacy.mode = "none"',
+        )
+    return kind.variants[mode]
+
+
+FedVTC.variants = {"anchored": FedVTC, "example": ExampleFedVTC, "client": ClientLevelFedVTC}
+register("fedvtc", FedVTC)
+register("local", Local)
+register("local-matched", LocalMatched)
+register("fedproto", FedProto)
+register("centralised", Centralised)

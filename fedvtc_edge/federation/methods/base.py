@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from fedvtc_edge.config import Config
 from fedvtc_edge.devices.rehearsal import Load
 from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.federation import Federation
@@ -22,15 +24,27 @@ class Method(ABC):
     ``published``; the engine checkpoints that beside the clients' modules.
     """
 
-    has_decoder = False
-    is_own_control = False
+    has_decoder: ClassVar[bool] = False
+    is_own_control: ClassVar[bool] = False
     """Whether it is local-only training itself, of which no double is needed."""
+    nearest_prototype: ClassVar[bool] = False
+    """Whether clients classify by the nearest published mean of their features."""
+    variants: ClassVar[Mapping[str, type[Method]]] = {}
+    """What runs under each ``privacy.mode`` that has a guarantee; a subclass has none of these."""
+
+    def __init_subclass__(cls) -> None:
+        cls.variants = {}
 
     def __init__(self, federation: Federation) -> None:
         self.federation = federation
         self.published: dict[str, bytes] = {}
         self.done = 0
         """Rounds behind it, as the engine counts them."""
+
+    @classmethod
+    def shared(cls, settings: Config) -> str:
+        """What clients upload: ``anchored``, ``features[+decoder]``, ``nothing`` or ``data``."""
+        return "nothing"
 
     @abstractmethod
     def steps(self, number: int) -> Sequence[RoundStep]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedvtc_edge import wire
+from fedvtc_edge.config import Config
 from fedvtc_edge.devices.rehearsal import Load
 from fedvtc_edge.federation.exchange import Exact, RoundStep
 from fedvtc_edge.federation.federation import Federation
@@ -32,6 +33,13 @@ class FedProto(Method):
     The wire carries second moments too, which FedProto does not need: its own
     format would be half as large.
     """
+
+    nearest_prototype = True
+
+    @classmethod
+    def shared(cls, settings: Config) -> str:
+        """Statistics of own features."""
+        return "features"
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)

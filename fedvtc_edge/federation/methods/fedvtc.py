@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from torch import Tensor
 
 from fedvtc_edge import wire
+from fedvtc_edge.config import Config
 from fedvtc_edge.devices.rehearsal import Load, TrainingTask
 from fedvtc_edge.federation.exchange import Decoders, Exact, Exchange, Noised, RoundStep
 from fedvtc_edge.federation.federation import Federation
@@ -46,6 +47,11 @@ class FedVTC(Method):
     """
 
     has_decoder = True
+
+    @classmethod
+    def shared(cls, settings: Config) -> str:
+        """As configured."""
+        return settings.method.share
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fedvtc_edge.config import TrainingSettings
+from fedvtc_edge.config import Config, TrainingSettings
 from fedvtc_edge.devices.rehearsal import Load
 from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.federation import Federation
@@ -50,6 +50,11 @@ class LocalMatched(Method):
 
 class Centralised(Method):
     """Every architecture on the pooled data, with the same matched steps: the ceiling."""
+
+    @classmethod
+    def shared(cls, settings: Config) -> str:
+        """All of it."""
+        return "data"
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from fedvtc_edge import wire
-from fedvtc_edge.config import Config, MethodSettings
+from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
+from fedvtc_edge.errors import ConfigError
+from fedvtc_edge.federation import methods
 from fedvtc_edge.federation.assembly import assemble
-from fedvtc_edge.federation.methods import METHODS, Method, calibrated
+from fedvtc_edge.federation.methods import FedVTC, Method, calibrated, register
 from fedvtc_edge.federation.methods.base import CALIBRATION
 from fedvtc_edge.federation.methods.fedvtc import STD_FLOOR
 from fedvtc_edge.federation.methods.supervised import matched_steps
+from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
 from fedvtc_edge.training.steps import Adam
@@ -61,8 +64,23 @@ def test_images(config: Config) -> Tensor:
 test_images.__test__ = False  # type: ignore[attr-defined]
 
 
-def test_the_settings_know_every_method() -> None:
-    assert set(get_args(MethodSettings.model_fields["name"].annotation)) == set(METHODS)
+def test_what_is_no_method_gets_no_name() -> None:
+    for thing in (FedVTC.steps, int, "fedvtc"):
+        with pytest.raises(ConfigError, match="expected a subclass of Method"):
+            register("new", thing)  # type: ignore[arg-type]
+
+
+def test_a_guarantee_is_not_inherited(tiny: Tiny) -> None:
+    class Own(FedVTC):
+        """Uploads what it likes."""
+
+    assert set(FedVTC.variants) == {"anchored", "example", "client"}
+    with METHODS.lent({"own": Own}):
+        with pytest.raises(ConfigError, match="what that method uploads is not noised"):
+            methods.method_of(tiny(method={"name": "own"}, privacy={"mode": "anchored"}))
+        assert methods.method_of(tiny(method={"name": "own"})) is Own
+    with pytest.raises(ConfigError, match="unknown method 'own'"):
+        methods.method_of(tiny(method={"name": "own"}))
 
 
 # What travels.
