@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from fedvtc_edge.errors import UsageError
+from fedvtc_edge.plugins import Registry
 from fedvtc_edge.progress import Progress
 
 from .adversary.laboratory import Laboratory, Trial
@@ -22,7 +23,22 @@ from .inference.shadow import Shadow
 from .scoring.findings import Answers, Finding, Policy, findings_of
 from .scoring.metrics import bonferroni
 
-ATTACKS: tuple[Attack, ...] = (
+ATTACKS: Registry[Attack] = Registry(
+    "attack", "--attacks", "fedvtc_edge.attacks", error=UsageError
+)
+"""In the order of the report."""
+
+
+def register(attack: Attack) -> None:
+    """Make an attack part of every audit, and available to ``--attacks`` by its name.
+
+    Raises:
+        UsageError: The name is taken.
+    """
+    ATTACKS.register(attack.name, attack)
+
+
+for _attack in (
     Decode(),
     Inversion(),
     ExactRecovery(),
@@ -31,8 +47,8 @@ ATTACKS: tuple[Attack, ...] = (
     Differencing(),
     Inversion(joint=True),
     Shadow(),
-)
-"""In the order of the report."""
+):
+    register(_attack)
 
 VIEWS = ("server", "server+device", "colluders", "device", "eavesdropper")
 """Adversaries, see :class:`~fedvtc_edge.attacks.adversary.view.View`."""
@@ -82,11 +98,7 @@ def parse_attacks(names: Sequence[str] | None) -> list[Attack]:
     Raises:
         UsageError: An unknown name.
     """
-    known = {attack.name: attack for attack in ATTACKS}
-    unknown = [name for name in names or () if name not in known]
-    if unknown:
-        raise UsageError(f"no attack {unknown[0]!r}", hint=f"attacks: {', '.join(known)}")
-    return [known[name] for name in names] if names else list(ATTACKS)
+    return [ATTACKS.find(name) for name in names or ATTACKS.names()]
 
 
 def parse_views(names: Sequence[str] | None) -> frozenset[str]:
