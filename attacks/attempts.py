@@ -23,9 +23,7 @@ from .inference.shadow import Shadow
 from .scoring.findings import Answers, Finding, Policy, findings_of
 from .scoring.metrics import bonferroni
 
-ATTACKS: Registry[Attack] = Registry(
-    "attack", "--attacks", "fedvtc_edge.attacks", error=UsageError
-)
+ATTACKS: Registry[Attack] = Registry("attack", "--attacks", "fedvtc_edge.attacks", error=UsageError)
 """In the order of the report."""
 
 

@@ -7,6 +7,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from fedvtc_edge.errors import ConfigError
+
 from .registry import ImageShape, body
 
 
@@ -22,14 +24,22 @@ class Classifier(nn.Module):
         shape: Shape of the images.
         latent: Width p of the features.
         classes: Number C of classes.
+
+    Raises:
+        ConfigError: The body gives no features [N, d].
     """
 
     def __init__(self, extractor: nn.Module, shape: ImageShape, latent: int, classes: int) -> None:
         super().__init__()
         self.body = extractor
         with torch.no_grad():  # also materialises lazy layers
-            width = extractor(torch.zeros(1, shape.channels, shape.size, shape.size)).shape[1]
-        self.projection = nn.Linear(width, latent)
+            features = extractor(torch.zeros(1, shape.channels, shape.size, shape.size))
+        if features.ndim != 2:
+            raise ConfigError(
+                f"a body gives features of shape {list(features.shape)} for one image",
+                hint="let it return [N, d]; nn.Flatten() is often what is missing",
+            )
+        self.projection = nn.Linear(features.shape[1], latent)
         self.norm = nn.LayerNorm(latent, elementwise_affine=False)
         self.head = nn.Linear(latent, classes)
 

@@ -81,7 +81,7 @@ def test_nothing_to_decide_is_inconclusive(finished: Path, call: Call, tmp_path:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--attacks", "magic"], "no attack 'magic'"),
+        (["--attacks", "magic"], "unknown attack 'magic'"),
         (["--view", "god"], "no adversary 'god'"),
         (["--trials", "3"], "3 is not in the range"),
         (["--claim", "none.toml"], "cannot read"),

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from fedvtc_edge.attacks.attempts import register
 from fedvtc_edge.attacks.adversary.view import Case, Guess
+from fedvtc_edge.attacks.attempts import register
 
 
 class Nearest:

@@ -1,0 +1,284 @@
+"""Plug-ins: own architectures, extractors, methods and attacks, each in one file outside."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+from torch import nn
+
+from fedvtc_edge import plugins
+from fedvtc_edge.config import Config
+from fedvtc_edge.errors import ConfigError
+from fedvtc_edge.models import architectures, build, register
+from fedvtc_edge.models.registry import ImageShape
+
+Call = Callable[..., Any]
+Tiny = Callable[..., Config]
+
+FILES = Path(__file__).parent / "plugins"
+ARCHITECTURE, METHOD, ATTACK = (
+    str(FILES / f"own_{kind}.py") for kind in ("architecture", "method", "attack")
+)
+SHAPE = ImageShape(8, 1)
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Every plug-in is forgotten after a test, and when it asks for that."""
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    plugins.METHODS.names()  # what ships with the package is there before and after
+    before = [dict(registry._known) for registry in plugins._REGISTRIES]
+    loaded = set(plugins._loaded)
+
+    def forget() -> None:
+        os.environ[plugins.VARIABLE] = ""
+        for registry, known in zip(plugins._REGISTRIES, before, strict=False):
+            registry._known.clear()
+            registry._known.update(known)
+        plugins._loaded.clear()
+        plugins._loaded.update(loaded)
+
+    yield forget
+    forget()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny: Tiny) -> Callable[..., str]:
+    """Writes a tiny configuration with some keys changed; returns its name."""
+
+    def write(**changes: Any) -> str:
+        document = tiny(**changes).model_dump(mode="json", exclude_none=True)
+        (tmp_path / "tiny.toml").write_text(tomli_w.dumps(document))
+        return "tiny.toml"
+
+    return write
+
+
+def plugin(folder: Path, text: str, name: str = "mine.py") -> str:
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+# Loading.
+
+
+def test_what_cannot_be_loaded_says_where_and_why(tmp_path: Path) -> None:
+    broken = plugin(tmp_path, "import math\n\nmath.sqrt(-1)\n")
+    for source, message, hint in (
+        (str(tmp_path / "nowhere.py"), f"no plug-in at {tmp_path}/nowhere.py", "ends in .py"),
+        (f"{tmp_path}/", f"no plug-in at {tmp_path}", "ends in .py"),
+        ("nowhere_at_all", "no plug-in module 'nowhere_at_all'", "path of a .py file"),
+        ("not a module", "no plug-in module 'not a module'", "path of a .py file"),
+        (broken, f"plug-in {broken}, line 3: ValueError: ", "docs/plugins.md"),
+        (plugin(tmp_path, "x = (", "half.py"), "half.py, line 1: SyntaxError: ", "docs/plugins"),
+        (plugin(tmp_path, "import nothere", "a.py"), "line 1: ModuleNotFoundError", "nothere"),
+        (f"{tmp_path}/a{os.pathsep}b.py", "a path with", "rename"),
+    ):
+        with pytest.raises(plugins.PluginError) as refused:
+            plugins.load(source)
+        assert message in str(refused.value)
+        assert hint in refused.value.hint
+    assert os.environ[plugins.VARIABLE] == ""
+    assert not [name for name in sys.modules if name.startswith("fedvtc_edge_plugin_")]
+
+
+def test_a_name_that_is_taken(tmp_path: Path) -> None:
+    taken = plugin(
+        tmp_path,
+        "from torch import nn\n"
+        "from fedvtc_edge.models import register\n"
+        "register('fresh')(lambda shape: nn.Flatten())\n"
+        "register('mlp')(lambda shape: nn.Flatten())\n",
+    )
+    for _ in range(2):  # what it registered before the error is forgotten
+        with pytest.raises(plugins.PluginError, match="line 4: architecture 'mlp' is registered"):
+            plugins.load(taken)
+    assert "fresh" not in architectures()
+    with pytest.raises(ConfigError, match="no name for a plug-in"):
+        register("\n")(lambda shape: nn.Flatten())
+
+
+def test_a_module_is_loaded_once_and_inherited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: Callable[[], None]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "with open('loaded', 'a') as file:\n    file.write('x')\n"
+    path = plugin(tmp_path, text, "own_module.py")
+    monkeypatch.chdir(tmp_path)
+    plugins.load("own_module", "own_module.py", path, "own_module")
+    assert (tmp_path / "loaded").read_text() == "xx", "once as a module, once as a file"
+    inherited = os.environ[plugins.VARIABLE]
+    assert inherited.split(os.pathsep) == ["own_module", path]
+    fresh()
+    del sys.modules["own_module"]
+    monkeypatch.setenv(plugins.VARIABLE, inherited)  # as in a process that this one started
+    assert (tmp_path / "loaded").read_text() == "xx", "not before a name is looked up"
+    architectures()
+    architectures()
+    assert (tmp_path / "loaded").read_text() == "xxxx"
+
+
+class Entry(importlib.metadata.EntryPoint):
+    """An entry point of this file."""
+
+    dist = None
+
+
+def pond(shape: ImageShape) -> nn.Module:
+    """A body that an installed distribution offers."""
+    return nn.Flatten()
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Makes entry points of architectures appear as if installed."""
+
+    def offer(**values: str) -> None:
+        entries = [
+            Entry(name, value, "fedvtc_edge.architectures") for name, value in values.items()
+        ]
+        monkeypatch.setattr(
+            plugins.metadata,
+            "entry_points",
+            lambda group: entries if group == "fedvtc_edge.architectures" else [],
+        )
+        plugins._offered.cache_clear()
+
+    yield offer
+    monkeypatch.undo()
+    plugins._offered.cache_clear()
+
+
+def test_entry_points(installed: Callable[..., None]) -> None:
+    installed(pond=f"{__name__}:pond", gone="nowhere_at_all:body", mlp=f"{__name__}:pond")
+    assert architectures()[-2:] == ("pond", "gone")
+    assert build("pond", SHAPE, latent=4, classes=3, seed=0).projection.in_features == 64
+    with pytest.raises(plugins.PluginError, match="the entry point gone = nowhere_at_all:body"):
+        build("gone", SHAPE, latent=4, classes=3, seed=0)
+    with pytest.raises(ConfigError, match="architecture 'mlp' is there twice"):
+        build("mlp", SHAPE, latent=4, classes=3, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (lambda shape: "network", "builds a str, expected a torch.nn.Module"),
+        (lambda shape: nn.Identity(), r"gives features of shape \[1, 1, 8, 8\]"),
+    ],
+)
+def test_a_body_that_is_none(body: Any, message: str) -> None:
+    with (
+        plugins.ARCHITECTURES.lent({"odd": body}),
+        pytest.raises(ConfigError, match=message) as refused,
+    ):
+        build("odd", SHAPE, latent=4, classes=3, seed=0)
+    assert "[N, d]" in refused.value.hint
+    assert "odd" not in architectures()
+
+
+def test_every_command_takes_it(call: Call, tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.py")
+    for words in (
+        "run", "compare", "export x --out y", "verify x", "synthesize x --out a.png",
+        "classify x y", "devices", "devices calibrate", "plan --device rpi4", "bench x",
+        "audit x", "keys new x", "keys show x", "keys trust x", "keys trial x", "serve",
+        "join localhost:1", "report x", "refresh x y",
+    ):  # fmt: skip
+        call(*words.split(), "--plugin", missing).refuses("no plug-in at", "ends in .py")
+
+
+# An architecture: trained, resumed, exported, verified, planned for.
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_architecture(
+    call: Call,
+    settings: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fresh: Callable[[], None],
+) -> None:
+    from fedvtc_edge.runs.directory import RunDirectory
+
+    def stop(self: RunDirectory, records: Any) -> None:
+        raise KeyboardInterrupt
+
+    needs = ("unknown architecture 'pyramid'", "--plugin FILE.py")
+    file = settings()
+    words = ["--set", "clients.architectures=['pyramid','mlp']", "--quiet"]
+    call("run", file, *words, "--out", "there").refuses(*needs)
+    with monkeypatch.context() as patched:
+        patched.setattr(RunDirectory, "_write_metrics", stop)
+        call("run", file, *words, "--out", "there", "--plugin", ARCHITECTURE)
+    fresh()
+    call("run", "--resume", "there", "--quiet").refuses(*needs)
+    resumed = call("run", "--resume", "there", "--quiet", "--json", "--plugin", ARCHITECTURE)
+    assert [client["architecture"] for client in json.loads(resumed.out)["clients"]] == [
+        "pyramid",
+        "mlp",
+        "pyramid",
+    ]
+    fresh()
+    export = ["export", "there", "--out", "bundles", "--client", "client-00", "--quiet"]
+    call(*export).refuses(*needs)
+    assert call(*export, "--plugin", ARCHITECTURE).code == 0
+    fresh()  # a bundle holds graphs, and needs no plug-in
+    assert call("verify", "bundles/client-00").code == 0
+    from fedvtc_edge.export import Bundle
+
+    assert Bundle.open(tmp_path / "bundles/client-00").classify(
+        np.zeros((2, 8, 8, 1), np.uint8)
+    ).shape == (2, 10)
+    plan = ["plan", "--device", "rpi4", "--set", "clients.architectures=['pyramid']"]
+    call(*plan).refuses(*needs)
+    shown = call(*plan, "--plugin", ARCHITECTURE, "--batch", "4")
+    assert "pyramid" in shown.out
+
+
+# A method: trained, compared, exported.
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_method(
+    call: Call, settings: Callable[..., str], tmp_path: Path, fresh: Callable[[], None]
+) -> None:
+    file = settings(method={"rounds": 2})
+    words = ["run", file, "--set", "method.name=magnet", "--out", "there", "--quiet", "--json"]
+    call(*words).refuses("unknown method 'magnet'", "--plugin FILE.py")
+    summary = json.loads(call(*words, "--plugin", METHOD).out)
+    assert (summary["method"], summary["share"]) == ("magnet", None)
+    assert summary["upload_bytes_total"] > 0
+    private = [*words[:4], "--set", "privacy.mode=anchored", "--plugin", METHOD]
+    call(*private).refuses("what that method uploads is not noised", 'method.name = "fedvtc"')
+    compared = call(
+        *["compare", file, "--methods", "magnet,local", "--seeds", "0", "--json", "--quiet"],
+        *["--plugin", METHOD],
+    )
+    assert set(json.loads(compared.out)["methods"]) == {"magnet", "local"}
+    fresh()
+    export = ["export", "there", "--out", "bundles", "--client", "client-00", "--quiet"]
+    call(*export).refuses("unknown method 'magnet'", "--plugin FILE.py")
+    assert call(*export, "--plugin", METHOD).code == 0
+
+
+# An attack: part of an audit.
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_attack(call: Call, settings: Callable[..., str], fresh: Callable[[], None]) -> None:
+    call("run", settings(), "--out", "there", "--quiet")
+    audit = ["audit", "there", "--attacks", "nearest", "--view", "server", "--quick", "--json"]
+    audit += ["--trials", "20", "--quiet"]
+    call(*audit).refuses("unknown attack 'nearest'", "--plugin FILE.py")
+    document = json.loads(call(*audit, "--plugin", ATTACK).out)
+    assert {finding["attack"] for finding in document["findings"]} == {"nearest"}
