@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedvtc_edge.devices import DeviceProfile
-from fedvtc_edge.devices.speed import Speed
+from fedvtc_edge.devices.clock import Speed
 from fedvtc_edge.errors import ConfigError
 
 from .costs import NodeCost

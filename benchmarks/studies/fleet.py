@@ -4,7 +4,7 @@
 
 Both runs train the same clients on the same data, for the profiles' availability is set
 to 1, their dropout to 0 and their deadlines are taken away: what differs is the planner,
-the rehearsal of each phase, and the clock. Each is a fresh process, so that neither finds
+the cost of each phase's steps, and the clock. Each is a fresh process, so that neither finds
 what the other has cached, and figures are its CPU time from the first import to the end.
 """
 

@@ -190,14 +190,14 @@ def cell(what: str, *words: str) -> None:
 
 def _train(architecture: str, size: str, channels: str, batch: str, _: str) -> None:
     import fedvtc_edge.transport.channel  # noqa: F401  a client seals what it sends
-    from fedvtc_edge.devices.footprint import probe_copy, probe_statistics
+    from fedvtc_edge.devices.footprint import probe_client, probe_statistics
     from fedvtc_edge.models import ImageShape
     from fedvtc_edge.training.compute import deterministic
 
     method, shape = load_config().method, ImageShape(int(size), int(channels))
     with deterministic():
         knowledge, anchor = probe_statistics(shape, _CLASSES, method)
-        client = probe_copy(architecture, shape, _CLASSES, method, samples=SAMPLES)
+        client = probe_client(architecture, shape, _CLASSES, method, images=SAMPLES)
         client.settings = client.settings.model_copy(
             update={"batch": int(batch), "decoder_steps": _STEPS}
         )

@@ -3,7 +3,7 @@
 ``python -m fedvtc_edge.benchmarks.studies.training [--device mine.toml] [--json]``
 
 Each phase of a client's round (training, fitting the decoder, fine-tuning) of every
-architecture is rehearsed as the clock does it, and timed: the median, over repeats, of the
+architecture is recorded as the clock does it, and timed: the median, over repeats, of the
 thread's CPU time of some steps less that of one. Each architecture is predicted by the three
 figures that were fitted to the *other* ones. With a profile of this machine
 (``fedvtc-edge devices calibrate``) what the clock makes of it is held against the same times.
@@ -25,11 +25,11 @@ from torch import nn
 from fedvtc_edge.config import load_config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.devices import DeviceProfile
-from fedvtc_edge.devices.recorder import record_work
-from fedvtc_edge.devices.rehearsal import TrainingTask, one_step, probe_copy
-from fedvtc_edge.devices.speed import Speed
+from fedvtc_edge.devices.clock import Speed
+from fedvtc_edge.devices.recorder import probe_copy, record
 from fedvtc_edge.errors import FedVTCError
 from fedvtc_edge.federation.assembly import assemble
+from fedvtc_edge.federation.workload import TrainingTask, one_step
 from fedvtc_edge.models import architectures
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, deterministic
@@ -98,12 +98,12 @@ def overhead_us() -> float:
             begin = time.thread_time()
             step(network(batch).square().mean(), adam)
             times.append(time.thread_time() - begin)
-        operations = record_work(lambda: step(network(batch).square().mean(), adam)).flops.size
+        operations = record(lambda: step(network(batch).square().mean(), adam)).flops.size
     return 1e6 * statistics.median(times) / operations
 
 
 def discard_upload(*_: object) -> None:
-    """Witness of a federation whose uploads nobody keeps."""
+    """Keep nothing of an upload."""
 
 
 def _sample(client: Client, task: TrainingTask, repeats: int) -> Sample:
@@ -117,7 +117,7 @@ def _sample(client: Client, task: TrainingTask, repeats: int) -> Sample:
     def spent(steps: int) -> float:
         probe = probe_copy(client, size, steps)
         begin = time.thread_time()
-        task.rehearse(probe, steps)
+        task.work(probe, steps)
         return time.thread_time() - begin
 
     spent(2)

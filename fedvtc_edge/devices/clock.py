@@ -1,26 +1,96 @@
-"""The virtual clock: what becomes of a client in a round, and when the server closes it.
+"""The virtual clock: how fast a device works, and what becomes of a client in a round.
 
 Times are seconds of simulated time, modelled from a device's profile; nothing here
-measures or waits. A client downloads, computes and uploads, in this order and without
-overlap.
+measures or waits. An operation takes the longer of its arithmetic and its memory traffic
+(Williams et al. 2009, "Roofline") on one thread, and a fixed time to be started. A client
+downloads, computes and uploads, in this order and without overlap.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import torch
+import numpy as np
+from numpy.typing import ArrayLike
 
-from .profile import DeviceProfile
-from .speed import known
+from fedvtc_edge.errors import ConfigError
+
+from .profile import DeviceProfile, Figure
+
+if TYPE_CHECKING:
+    import torch
 
 Outcome = Literal["done", "late", "dropped", "unreachable"]
 
+TRAINING_COMPUTE, TRAINING_TRAFFIC = 0.5, 0.15
+"""Share of a profile's arithmetic and memory speed that training reaches.
+
+Fitted on one x86 machine over the phases of eight architectures: see
+``python -m fedvtc_edge.benchmarks.studies.training`` and docs/simulation.md.
+"""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Speed of one thread of a device.
+
+    Args:
+        gflops: 10⁹ float32 operations per second, as a well-written kernel reaches them.
+        gbps: 10⁹ bytes per second between memory and core.
+        overhead_us: Microseconds to start one operation.
+    """
+
+    gflops: float
+    gbps: float
+    overhead_us: float
+
+    @classmethod
+    def of(cls, profile: DeviceProfile, *, threads: int = 1) -> Speed:
+        """The speed that a profile gives to so many of its cores.
+
+        An efficiency that nobody knows is 1, and an unknown time to start an operation 0:
+        both make the device faster than it is.
+
+        Raises:
+            ConfigError: The profile says nothing of its compute or its memory.
+        """
+        gflops = known(profile, "fp32_gflops").value
+        share = min(threads / profile.cores.value, 1.0)
+        efficiency = profile.efficiency.value if profile.efficiency else 1.0
+        overhead = profile.node_overhead_us.value if profile.node_overhead_us else 0.0
+        return cls(gflops * efficiency * share, known(profile, "memory_gbps").value, overhead)
+
+    @classmethod
+    def training(cls, profile: DeviceProfile) -> Speed:
+        """What training in torch makes of a profile, on one thread.
+
+        Small networks in eager mode reach a share of what compiled graphs do, and every
+        operation has to be dispatched: see :data:`TRAINING_COMPUTE`.
+
+        Raises:
+            ConfigError: The profile lacks a figure.
+        """
+        graphs = cls.of(profile)
+        overhead = known(profile, "torch_overhead_us").value
+        return cls(graphs.gflops * TRAINING_COMPUTE, graphs.gbps * TRAINING_TRAFFIC, overhead)
+
+    def seconds(self, flops: ArrayLike, traffic: ArrayLike) -> float:
+        """Time of operations one after another.
+
+        Args:
+            flops: Operations of each, [K].
+            traffic: Bytes that each reads and writes, [K].
+        """
+        compute = np.asarray(flops, np.float64) / (self.gflops * 1e9)
+        memory = np.asarray(traffic, np.float64) / (self.gbps * 1e9)
+        slower = np.maximum(compute, memory)
+        return float(slower.sum() + slower.size * self.overhead_us * 1e-6)
+
 
 class DeviceJob(NamedTuple):
-    """What a client has to do in a round.
+    """Work and traffic of one client in one round.
 
     Args:
         down: Bytes to download.
@@ -35,7 +105,7 @@ class DeviceJob(NamedTuple):
 
 @dataclass(frozen=True)
 class Visit:
-    """What became of a client in a round, in seconds.
+    """Course of one client's round, in seconds.
 
     Args:
         outcome: ``done``; ``late``: still at work when its deadline came; ``dropped``:
@@ -74,6 +144,8 @@ def visit(profile: DeviceProfile, job: DeviceJob, stream: torch.Generator) -> Vi
     Raises:
         ConfigError: There are bytes to carry and the profile says nothing of its network.
     """
+    import torch  # a bundle's latency is modelled without it
+
     here, stays, when = torch.rand(3, generator=stream, dtype=torch.float64).tolist()
     if here >= (profile.availability.value if profile.availability else 1.0):
         return Visit("unreachable", 0.0, 0.0, 0.0, 0.0)
@@ -112,3 +184,19 @@ def _until(spans: tuple[float, float, float], end: float) -> tuple[float, float,
         min(work, max(end - down, 0.0)),
         min(up, max(end - down - work, 0.0)),
     )
+
+
+def known(profile: DeviceProfile, key: str) -> Figure:
+    """The figure ``key`` of a profile, which something cannot do without.
+
+    Raises:
+        ConfigError: The profile does not give it.
+    """
+    figure = getattr(profile, key)
+    if not isinstance(figure, Figure):
+        raise ConfigError(
+            f"the profile {profile.name} says nothing of {key}",
+            hint=f'add {key} = {{ value = …, kind = "assumed", source = "why" }} to a file of '
+            "your own and give its path",
+        )
+    return figure

@@ -1,7 +1,8 @@
-"""How many bytes an architecture needs on a device: to train, to classify, to paint."""
+"""Memory that an architecture needs on a device: to train, to classify, to synthesise."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -9,22 +10,20 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedvtc_edge.config import Config, MethodSettings, TrainingSettings
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.models import ImageShape, build, from_torchvision, vtc
 from fedvtc_edge.models.anchor import Anchor
-from fedvtc_edge.models.classifier import Classifier
-from fedvtc_edge.models.vtc import VTC
 from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, deterministic
 from fedvtc_edge.training.knowledge import GlobalKnowledge, blank, from_anchor
 
-from .profile import Figure
-from .recorder import Bytes, record
+from .profile import DeviceProfile, Figure
+from .recorder import Numbers, probe_copy, record
 
 Mode = Literal["alternate", "joint"]
 Use = Literal["infer", "synthesise"]
@@ -113,7 +112,7 @@ def needs(
         ConfigError: No such architecture.
     """
     phases = phases_of(architecture, shape, classes, config.method)
-    a, b, c = (_peak(phase, batch) for phase in (phases.train, phases.paint, phases.finetune))
+    a, b, c = (_peak(phase, batch) for phase in (phases.train, phases.fit_decoder, phases.finetune))
     held = _peak(phases.measure, _ANCHOR_CHUNK) + a + b + c
     if mode == "joint":
         trained = phases.model + phases.decoder
@@ -128,6 +127,34 @@ def needs(
         data=samples * _pixels(shape) * FLOAT,
         baseline=_bytes(torch_mb(arch, torchvision=from_torchvision(architecture))),
     )
+
+
+def peak_megabytes(client: Client, config: Config, profile: DeviceProfile | None = None) -> float:
+    """Peak memory of one client's training in MB of 2^20 bytes, the runtime included.
+
+    It is the planner's figure for the same architecture, images, classes and batch, with the
+    client's own images; modelled, since simulated clients share one process.
+
+    Args:
+        client: Of any run; nothing of it changes.
+        config: The run's settings.
+        profile: Of the client's device, whose processor decides which build of torch is
+            counted; this machine's processor where there is none.
+
+    Raises:
+        ConfigError: No such architecture.
+    """
+    samples, channels, size, _ = client.images.shape
+    found = needs(
+        client.architecture,
+        config,
+        ImageShape(size, channels),
+        client.classes,
+        batch=config.training.batch,
+        samples=samples,
+        arch=profile.arch if profile else platform.machine(),
+    )
+    return round(found.total / MB, 2)
 
 
 def needs_bundle(
@@ -209,65 +236,6 @@ def _bytes(figure: Figure) -> int:
     return round(figure.value * MB)
 
 
-# ---------------------------------------------------------------- section
-# How much memory a client's training needs, from its networks rather than from the process.
-#
-# All simulated clients share one process, whose peak says nothing of any of them.
-
-_ADAM_SLOTS = 2
-_ALLOCATOR = 1.7
-"""Peak over saved activations: measured on ten networks (gradients, workspace, slack)."""
-
-
-def training_megabytes(model: Classifier, decoder: VTC | None, images: Tensor) -> float:
-    """Modelled peak of f and ψ trained in turn on one batch, in MB of 10⁶ bytes.
-
-    Both networks' weights stay; gradients, Adam's two moments and activations of
-    only one are held at a time. The runtime itself (torch, the interpreter) is not
-    in it.
-
-    Args:
-        model: f.
-        decoder: ψ, or None.
-        images: One batch [N, channels, size, size].
-    """
-    resident, peak = 4 * _parameters(model), _phase(model, images)
-    if decoder is not None:
-        resident += 4 * _parameters(decoder)
-        latents = torch.zeros(len(images), model.projection.out_features, device=images.device)
-        peak = max(peak, _phase(decoder, latents))
-    return (resident + peak) / 1e6
-
-
-def _phase(network: nn.Module, batch: Tensor) -> float:
-    """Gradients, optimiser state and activations of one network, in bytes."""
-    saved: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = network(batch)
-    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
-    activations = sum(size for pointer, size in saved.items() if pointer not in weights)
-    del output
-    return 4 * _parameters(network) * (1 + _ADAM_SLOTS) + _ALLOCATOR * activations
-
-
-def _parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-# ---------------------------------------------------------------- section
-# What a client's phases hold in memory, rehearsed by a stand-in with a handful of images.
-#
-# The real code of each phase runs twice, on batches of two and of three images, for two
-# steps: the second meets the optimiser's state of the first. Both runs do the same
-# operations, and what lives after each of them is affine in the batch: so the peak of any
-# batch follows, also where another operation rules it.
-
 FLOAT = 4
 """Bytes of a number."""
 
@@ -289,8 +257,8 @@ class MemoryProfile:
         slope: More with every further image, [K].
     """
 
-    few: Bytes
-    slope: Bytes
+    few: Numbers
+    slope: Numbers
 
     def peak(self, batch: int) -> float:
         """Most that lives at once with so many images in a batch."""
@@ -299,16 +267,16 @@ class MemoryProfile:
 
 @dataclass(frozen=True)
 class PhaseProfiles:
-    """One architecture's networks and what its phases hold.
+    """One architecture's networks and what a client's phases hold of memory.
 
     Args:
         model: Parameters of f.
-        decoder: Parameters of ψ; 0 where the method paints nothing.
+        decoder: Parameters of ψ; 0 for methods without synthesis.
         anchor: Numbers in the anchor R; 0 without it.
         train: Phase A.
         classify: f without gradients.
         measure: The anchor over a chunk of images, or None.
-        paint: Phase B, or None.
+        fit_decoder: Phase B, or None.
         finetune: Phase C, or None.
         synthesise: ψ without gradients, or None.
     """
@@ -319,39 +287,54 @@ class PhaseProfiles:
     train: MemoryProfile
     classify: MemoryProfile
     measure: MemoryProfile | None = None
-    paint: MemoryProfile | None = None
+    fit_decoder: MemoryProfile | None = None
     finetune: MemoryProfile | None = None
     synthesise: MemoryProfile | None = None
 
 
-@lru_cache(maxsize=256)
 def phases_of(
     architecture: str, shape: ImageShape, classes: int, method: MethodSettings
 ) -> PhaseProfiles:
-    """Rehearse one architecture on images of one shape; the same answer on every machine.
+    """Memory of one architecture's phases; the same on every machine, found once per process.
+
+    Each phase's own code runs on batches of two and of three images, for two steps: the
+    second meets the optimiser's state of the first. Both runs do the same operations, and
+    what lives after each of them is affine in the batch: so the peak of any batch follows,
+    also where another operation rules it.
 
     Raises:
         ConfigError: No such architecture.
     """
+    kept = {"name", "share", "moments", "latent", "anchor", "ablate"}
+    return _phases(architecture, shape, classes, MethodSettings(**method.model_dump(include=kept)))
+
+
+@lru_cache(maxsize=256)
+def _phases(
+    architecture: str, shape: ImageShape, classes: int, method: MethodSettings
+) -> PhaseProfiles:
     with deterministic():
         knowledge, anchor = probe_statistics(shape, classes, method)
-        whole = probe_copy(architecture, shape, classes, method, samples=_MORE)
-        dolls = [_with_images(whole, size) for size in (_FEW, _MORE)]
+        whole = probe_client(architecture, shape, classes, method, images=_MORE)
+        probes = [probe_copy(whole, size, _STEPS, batch=size) for size in (_FEW, _MORE)]
 
         def held(
-            phase: Callable[[Client], object], trained: nn.Module | None = None
+            phase: Callable[[Client], object], trained: Callable[[Client], nn.Module] | None = None
         ) -> MemoryProfile:
-            weights = list(trained.parameters()) if trained else []
-            few, more = (record(partial(phase, probe), weights) for probe in dolls)
-            return MemoryProfile(few - ADAM_SLOTS * FLOAT * _count(weights), more - few)
+            weights = [list(trained(probe).parameters()) if trained else [] for probe in probes]
+            few, more = (
+                record(partial(phase, probe), own).held
+                for probe, own in zip(probes, weights, strict=True)
+            )
+            return MemoryProfile(few - ADAM_SLOTS * FLOAT * _count(weights[0]), more - few)
 
         model, decoder = whole.model, whole.decoder
         known = PhaseProfiles(
             model=_count(model.parameters()),
             decoder=_count(decoder.parameters()) if decoder else 0,
             anchor=_count(anchor.buffers()) if anchor else 0,
-            train=held(lambda probe: probe.train(1, knowledge.codes, kl=1.0), model),
-            classify=held(lambda probe: _without_gradients(model, probe)),
+            train=held(lambda probe: probe.train(1, knowledge.codes, kl=1.0), _model),
+            classify=held(lambda probe: _without_gradients(probe.model, probe)),
         )
         if anchor is not None:
             known = replace(known, measure=held(lambda probe: _without_gradients(anchor, probe)))
@@ -359,14 +342,14 @@ def phases_of(
             return known
         return replace(
             known,
-            paint=held(lambda probe: probe.fit_decoder(1, knowledge, match=True), decoder),
-            finetune=held(lambda probe: probe.finetune(1, knowledge, steps=_STEPS, kl=1.0), model),
+            fit_decoder=held(lambda probe: probe.fit_decoder(1, knowledge, match=True), _decoder),
+            finetune=held(lambda probe: probe.finetune(1, knowledge, steps=_STEPS, kl=1.0), _model),
             synthesise=held(lambda probe: probe.synthesise(knowledge, probe.labels)),
         )
 
 
-def probe_copy(
-    architecture: str, shape: ImageShape, classes: int, method: MethodSettings, *, samples: int
+def probe_client(
+    architecture: str, shape: ImageShape, classes: int, method: MethodSettings, *, images: int
 ) -> Client:
     """A client of freshly made networks with so many black images.
 
@@ -374,21 +357,21 @@ def probe_copy(
         ConfigError: No such architecture.
     """
     return Client(
-        id="rehearsal",
+        id="probe",
         architecture=architecture,
         device_profile=None,
-        images=torch.zeros(samples, shape.channels, shape.size, shape.size),
-        labels=torch.arange(samples) % classes,
+        images=torch.zeros(images, shape.channels, shape.size, shape.size),
+        labels=torch.arange(images) % classes,
         classes=classes,
         model=build(architecture, shape, latent=method.latent, classes=classes, seed=0),
-        decoder=vtc.build(shape, latent=method.latent, seed=0) if paints(method) else None,
+        decoder=vtc.build(shape, latent=method.latent, seed=0) if has_decoder(method) else None,
         settings=TrainingSettings(),
         compute=Compute(torch.device("cpu"), half=False),
         seed=0,
     )
 
 
-def paints(method: MethodSettings) -> bool:
+def has_decoder(method: MethodSettings) -> bool:
     """Whether clients of a method have a decoder."""
     return METHODS.find(method.name).has_decoder
 
@@ -398,7 +381,7 @@ def probe_statistics(
 ) -> tuple[GlobalKnowledge, Anchor | None]:
     """Published statistics of the right shapes, and the anchor; what they say is noise."""
     device = torch.device("cpu")
-    if not paints(method) or method.share != "anchored":
+    if not has_decoder(method) or method.share != "anchored":
         return blank(classes, method.latent, device=device), None
     anchor = Anchor(shape, method.anchor, 0)
     draw = np.random.Generator(np.random.Philox(key=0))
@@ -417,11 +400,13 @@ def probe_statistics(
     return knowledge, anchor
 
 
-def _with_images(client: Client, size: int) -> Client:
-    """The same networks with fewer images; each phase lasts two steps of all of them."""
-    settings = TrainingSettings(batch=size, epochs=_STEPS, decoder_steps=_STEPS)
-    images, labels = client.images[:size], client.labels[:size]
-    return replace(client, images=images, labels=labels, settings=settings)
+def _model(client: Client) -> nn.Module:
+    return client.model
+
+
+def _decoder(client: Client) -> nn.Module:
+    assert client.decoder is not None
+    return client.decoder
 
 
 @torch.no_grad()
@@ -433,13 +418,9 @@ def _count(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors)
 
 
-# ---------------------------------------------------------------- section
-# What a runtime needs before it holds a single number of ours, by its build.
-#
-# Recorded once and never measured at plan time: a plan has to be the same on every machine.
-# The CUDA build of torch is what ``pip install torch`` brings on x86-64 Linux; it takes far
-# more than a CPU wheel, whether or not there is a GPU.
-
+# Baselines are recorded once and never measured at plan time: a plan has to be the same on
+# every machine. The CUDA build of torch is what ``pip install torch`` brings on x86-64 Linux;
+# it takes far more than a CPU wheel, whether or not there is a GPU.
 _TORCH_CUDA = Figure(
     value=549,
     kind="measured",

@@ -1,7 +1,7 @@
-"""What fits a device, before anything runs on it.
+"""Plans: what fits a device before anything runs on it, and what each client then trains.
 
-Everything is modelled and the same on every machine: the networks are rehearsed on a
-handful of images, the runtimes' baselines are recorded constants.
+Everything is modelled and the same on every machine: phases are tried on a handful of
+images, the runtimes' baselines are recorded constants.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from .footprint import (
     Footprint,
     Mode,
     Use,
+    has_decoder,
     needs,
     needs_bare,
     needs_bundle,
-    paints,
     torch_mb,
 )
 from .profile import DeviceProfile, Figure
@@ -124,7 +124,7 @@ def smaller(
     if profile.runtime == "none":
         return None
     budget, batch = memory_of(profile).value * MB, config.training.batch
-    if torch_mb(profile.arch).value * MB > budget:  # no need to rehearse anything
+    if torch_mb(profile.arch).value * MB > budget:  # no need to try anything
         return None
 
     def need(name: str) -> Footprint:
@@ -196,7 +196,7 @@ def _rows(
                     arch=profile.arch,
                 )
                 yield PlanRow(name, batch, "train", mode, need, need.total <= budget)
-            for use in _USES if paints(config.method) else _USES[:1]:
+            for use in _USES if has_decoder(config.method) else _USES[:1]:
                 need = needs_bundle(
                     name, config, shape, classes, use=use, batch=batch, arch=profile.arch
                 )
@@ -217,10 +217,6 @@ def _limit(config: Config, profile: DeviceProfile, made: DevicePlan) -> tuple[in
         )
     ]
     return max(found, default=None)
-
-
-# ---------------------------------------------------------------- section
-# The answer of the planner, and what it comes to in words.
 
 
 @dataclass(frozen=True)
@@ -247,7 +243,7 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class DevicePlan:
-    """What fits one device.
+    """Work that fits one device, and the rows that it was read from.
 
     Args:
         device: Name of its profile.
@@ -378,13 +374,13 @@ class DevicePlan:
         return [row for row in self.rows if row.what == what and mode in (None, row.mode)]
 
     def _both(self, row: PlanRow) -> int:
-        """Bytes of a bundle that classifies as ``row`` does and paints as well."""
-        painting = [
+        """Bytes of a bundle that classifies as ``row`` does and synthesises as well."""
+        synthesis = [
             other.needs.working
             for other in self._rows("synthesise")
             if (other.architecture, other.batch) == (row.architecture, row.batch)
         ]
-        return row.needs.total + sum(painting)
+        return row.needs.total + sum(synthesis)
 
     def _bare(self, memory: str) -> str:
         nothing = f"nothing of ours runs on {self.device}"
@@ -411,3 +407,74 @@ def _extent(row: PlanRow) -> tuple[int, str, int]:
 def _mb(size: int) -> str:
     value = size / MB
     return f"{value:.0f}" if value >= 10 else f"{value:.2f}"
+
+
+@dataclass(frozen=True)
+class ClientAssignment:
+    """Device and architecture of one client.
+
+    Args:
+        client: Its id.
+        profile: Of its device, or None where the settings name none.
+        wanted: The architecture that the settings give it.
+        architecture: The one that its device can train: ``wanted`` where that fits, else
+            the planner's smaller one; None where nothing fits and the client sits out.
+    """
+
+    client: str
+    profile: DeviceProfile | None
+    wanted: str
+    architecture: str | None
+
+
+def fleet(
+    config: Config, clients: Sequence[str], shape: ImageShape, classes: int
+) -> list[ClientAssignment]:
+    """An assignment for every client; architectures and devices are given in turn.
+
+    Raises:
+        ConfigError: An architecture or device that does not exist.
+    """
+    settings = config.clients
+    profiles = {name: DeviceProfile.load(name) for name in settings.devices}
+    assignments = []
+    for index, client in enumerate(clients):
+        wanted = settings.architectures[index % len(settings.architectures)]
+        profile: DeviceProfile | None = None
+        fitting: str | None = wanted
+        if settings.devices:
+            profile = profiles[settings.devices[index % len(settings.devices)]]
+            fitting = smaller(config, profile, wanted, shape, classes)
+        assignments.append(ClientAssignment(client, profile, wanted, fitting))
+    return assignments
+
+
+def notes(assignments: Sequence[ClientAssignment]) -> list[str]:
+    """What the devices' memory changed, in words, one line per device and architecture."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for assignment in assignments:
+        profile, architecture = assignment.profile, assignment.architecture
+        if profile is None or architecture == assignment.wanted:
+            continue
+        if profile.runtime == "none":
+            what = f"out, nothing that trains runs on {profile.name}"
+        elif architecture is None:
+            what = f"out, no architecture can be trained in the memory of {profile.name}"
+        else:
+            what = (
+                f"{architecture} in place of {assignment.wanted}, which does not fit the memory of "
+                f"{profile.name}"
+            )
+        groups.setdefault(("sit" if architecture is None else "train", what), []).append(
+            assignment.client
+        )
+    return [
+        f"{_some(clients)} {verb}{'s' * (len(clients) == 1)} {what}"
+        for (verb, what), clients in groups.items()
+    ]
+
+
+def _some(clients: Sequence[str]) -> str:
+    """Up to three names, and how many more."""
+    shown, more = ", ".join(clients[:3]), len(clients) - 3
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -1,15 +1,16 @@
-"""How many bytes of tensors a piece of work holds, after every operation that it does.
+"""What a piece of training really does: memory held, arithmetic and traffic per operation.
 
-Read from the work itself as torch dispatches it, so that no formula per architecture or
-phase has to be kept true.
+Recorded as torch dispatches them, forward, backward and optimiser alike, so that no formula
+per architecture or phase has to be kept true.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,24 +19,43 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, UntypedStorage, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from .speed import Speed
+from fedvtc_edge.training.client import Client
 
-Bytes = NDArray[np.float64]
+from .clock import Speed
+
+Numbers = NDArray[np.float64]
 
 
-def record(function: Callable[[], object], weights: Iterable[nn.Parameter] = ()) -> Bytes:
-    """Run ``function`` and note what lives after each of its K operations, [K].
+@dataclass(frozen=True, eq=False)
+class Work:
+    """K operations one after another, J of which compute and are no views.
 
-    Only what the work itself allocates counts: saved activations, optimiser state,
-    temporaries. Tensors that were there before do not, and neither does what a kernel
-    allocates inside, which differs from machine to machine.
+    Args:
+        held: Bytes that live after each operation, [K], of what the work itself allocates:
+            saved activations, optimiser state, temporaries. Tensors that were there before
+            do not count, and neither does what a kernel allocates inside, which differs from
+            machine to machine.
+        flops: Floating-point operations, [J]; a multiplication and an addition are two.
+        traffic: Bytes of inputs and outputs, [J].
+    """
+
+    held: Numbers
+    flops: Numbers
+    traffic: Numbers
+
+    def seconds(self, speed: Speed) -> float:
+        """How long a device of that speed takes."""
+        return speed.seconds(self.flops, self.traffic)
+
+
+def record(function: Callable[[], object], weights: Iterable[nn.Parameter] = ()) -> Work:
+    """Run ``function`` and note what it does.
 
     Args:
         function: The work.
-        weights: Their gradients do not count either, once they are accumulated.
+        weights: Their gradients are not held, once they are accumulated.
     """
     recorder = _Recorder()
     hooks = [
@@ -48,17 +68,51 @@ def record(function: Callable[[], object], weights: Iterable[nn.Parameter] = ())
     finally:
         for hook in hooks:
             hook.remove()
-    return np.array(recorder.held, np.float64)
+    return Work(
+        *(np.array(x, np.float64) for x in (recorder.held, recorder.flops, recorder.traffic))
+    )
+
+
+def probe_copy(client: Client, images: int, steps: int, *, batch: int | None = None) -> Client:
+    """A copy to try phases on: few of the client's images, networks of its own.
+
+    Args:
+        client: Nothing of it changes.
+        images: How many; its own, again and again where it has fewer.
+        steps: Of each phase: epochs, and steps of the decoder.
+        batch: Images in a batch; the client's own setting if None.
+    """
+    picked = torch.arange(images) % len(client.images)
+    settings = {"epochs": steps, "decoder_steps": steps}
+    return replace(
+        client,
+        images=client.images[picked],
+        labels=client.labels[picked],
+        model=copy.deepcopy(client.model),
+        decoder=copy.deepcopy(client.decoder),
+        settings=client.settings.model_copy(
+            update=settings | ({} if batch is None else {"batch": batch})
+        ),
+        seconds=0.0,
+        samples_seen=0,
+    )
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.held: list[int] = []
+        self.flops: list[float] = []
+        self.traffic: list[int] = []
         self._live = 0
         # By address, and forgotten when the storage dies: addresses are used again.
         self._known: dict[int, weakref.ref[UntypedStorage]] = {}
         self._sizes: dict[int, int] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do without torch's compiler, whose import costs a process 1.2 s and 150 MB."""
+        return False
 
     def pardon(self, weight: Tensor) -> None:
         """Count a weight's gradient no longer."""
@@ -73,14 +127,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         named = dict(kwargs or {})
-        self._meet((args, tuple(named.values())), new=False)
+        read = list(_tensors((args, tuple(named.values()))))
+        self._meet(read, new=False)
         result = func(*args, **named)
-        self._meet(result, new=True)
+        made = list(_tensors(result))
+        self._meet(made, new=True)
         self.held.append(self._live)
+        if (read or made) and not func.is_view:
+            self.flops.append(_flops(func, args, named, result, made))
+            self.traffic.append(sum(t.numel() * t.element_size() for t in (*read, *made)))
         return result
 
-    def _meet(self, tree: Any, *, new: bool) -> None:
-        for tensor in _tensors(tree):
+    def _meet(self, tensors: Iterable[Tensor], *, new: bool) -> None:
+        for tensor in tensors:
             storage = tensor.untyped_storage()
             key = storage._cdata
             if key not in self._known:
@@ -103,62 +162,9 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
             yield from _tensors(branch)
 
 
-# ---------------------------------------------------------------- section
-# What a piece of training really does: each operation's arithmetic and memory traffic.
-#
-# Recorded as torch dispatches them, forward, backward and optimiser alike, so that no
-# formula per architecture has to be kept true.
-
-
-@dataclass(frozen=True, eq=False)
-class Work:
-    """Operations one after another.
-
-    Args:
-        flops: Floating-point operations of each, [K]; a multiplication and an addition are two.
-        traffic: Bytes of each one's inputs and outputs, [K].
-    """
-
-    flops: NDArray[np.float64]
-    traffic: NDArray[np.float64]
-
-    def seconds(self, speed: Speed) -> float:
-        """How long a device of that speed takes."""
-        return speed.seconds(self.flops, self.traffic)
-
-
-def record_work(function: Callable[[], object]) -> Work:
-    """Run ``function`` and note what it does; views and the profiler's marks cost nothing."""
-    with _WorkRecorder() as recorder:
-        function()
-    return Work(np.array(recorder.flops), np.array(recorder.traffic))
-
-
-class _WorkRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.flops: list[float] = []
-        self.traffic: list[float] = []
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        named = dict(kwargs or {})
-        result = func(*args, **named)
-        if func.is_view:
-            return result
-        tensors = [leaf for leaf in tree_leaves((args, named, result)) if isinstance(leaf, Tensor)]
-        if tensors:
-            self.flops.append(_flops(func, args, named, result))
-            self.traffic.append(float(sum(t.numel() * t.element_size() for t in tensors)))
-        return result
-
-
-def _flops(func: Any, args: tuple[Any, ...], named: dict[str, Any], result: Any) -> float:
+def _flops(
+    func: Any, args: tuple[Any, ...], named: dict[str, Any], result: Any, made: list[Tensor]
+) -> float:
     """Of products what torch counts; of anything else one per number that comes out."""
     packet = func._overloadpacket
     if packet is torch.ops.aten.convolution_backward:
@@ -166,7 +172,7 @@ def _flops(func: Any, args: tuple[Any, ...], named: dict[str, Any], result: Any)
     count = flop_registry.get(packet)
     if count is not None:
         return float(count(*args, **named, out_val=result))
-    return float(sum(t.numel() for t in tree_leaves(result) if isinstance(t, Tensor)))
+    return float(sum(t.numel() for t in made))
 
 
 def _convolution_backward(gradient: Tensor, images: Tensor, weight: Tensor, *rest: Any) -> float:
@@ -176,6 +182,6 @@ def _convolution_backward(gradient: Tensor, images: Tensor, weight: Tensor, *res
     depthwise one that is as many times too much as it has channels.
     """
     transposed, wanted = rest[4], rest[7]
-    assignments = images if transposed else gradient
-    forward = 2 * weight.numel() * assignments.shape[0] * math.prod(assignments.shape[2:])
+    places = images if transposed else gradient
+    forward = 2 * weight.numel() * places.shape[0] * math.prod(places.shape[2:])
     return float(forward * (wanted[0] + wanted[1]))

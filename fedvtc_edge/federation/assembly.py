@@ -9,7 +9,7 @@ import torch
 from fedvtc_edge.config import Config, client_ids
 from fedvtc_edge.data import Dataset, partition
 from fedvtc_edge.data.dataset import Samples
-from fedvtc_edge.devices.fleet import ClientAssignment, fleet
+from fedvtc_edge.devices.planner import ClientAssignment, fleet
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.models import ImageShape, build, vtc
 from fedvtc_edge.privacy.release_store import ReleaseStore

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedvtc_edge.devices import DeviceProfile
-from fedvtc_edge.devices.clock import DeviceJob, Visit, closing, visit
-from fedvtc_edge.devices.rehearsal import Rehearsal
-from fedvtc_edge.devices.speed import Speed
+from fedvtc_edge.devices.clock import DeviceJob, Speed, Visit, closing, visit
+from fedvtc_edge.federation.workload import StepCosts
 from fedvtc_edge.masking import threshold_of
 from fedvtc_edge.seeding import generator
 from fedvtc_edge.training.client import Client
@@ -56,7 +55,7 @@ class ParticipationSimulator:
         self._config = method.federation.config
         self._profiles = profiles
         self._speeds = {name: Speed.training(profile) for name, profile in profiles.items()}
-        self._rehearsal = Rehearsal()
+        self._costs = StepCosts()
         self.now = 0.0
         """Simulated seconds since the start of the run."""
 
@@ -108,7 +107,7 @@ class ParticipationSimulator:
         seed, visits = self._config.seed, {}
         for client in cohort:
             load = self._method.load(client, number)
-            compute = self._rehearsal.seconds(client, load.tasks, self._speeds[client.id])
+            compute = self._costs.seconds(client, load.tasks, self._speeds[client.id])
             stream = generator(seed, client.id, number, "clock", call)
             job = DeviceJob(load.down, compute, load.up)
             visits[client.id] = visit(self._profiles[client.id], job, stream)

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import nn
 
+from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset
-from fedvtc_edge.devices.fleet import ClientAssignment, notes
-from fedvtc_edge.devices.footprint import training_megabytes
+from fedvtc_edge.devices import DeviceProfile
+from fedvtc_edge.devices.footprint import peak_megabytes
+from fedvtc_edge.devices.planner import ClientAssignment, notes
 from fedvtc_edge.privacy.mechanism import UNITS, claim_of, covers
 from fedvtc_edge.report import render
 from fedvtc_edge.runs.directory import SCHEMA, RunDirectory, as_json, version
@@ -42,7 +44,7 @@ class ClientStats:
         device: Name of its profile.
         class_counts: Examples per class, [C].
         parameters: Of all its networks.
-        peak_memory_mb: That training needs.
+        peak_memory_mb: Of its training, in MB of 2^20 bytes, as the planner reckons it.
     """
 
     id: str
@@ -53,9 +55,10 @@ class ClientStats:
     peak_memory_mb: float | None
 
     @classmethod
-    def of(cls, client: Client) -> ClientStats:
-        """Of a client that is in this process."""
-        batch = client.images[: client.settings.batch]
+    def of(
+        cls, client: Client, config: Config, profile: DeviceProfile | None = None
+    ) -> ClientStats:
+        """Figures of a client that is in this process, on the device of ``profile`` or here."""
         modules = [client.model] + ([client.decoder] if client.decoder is not None else [])
         return cls(
             client.id,
@@ -63,7 +66,7 @@ class ClientStats:
             client.device_profile,
             client.counts.tolist(),
             sum(p.numel() for m in modules for p in m.parameters()),
-            round(training_megabytes(client.model, client.decoder, batch), 2),
+            peak_megabytes(client, config, profile),
         )
 
 

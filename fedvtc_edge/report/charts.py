@@ -203,7 +203,7 @@ def cost(summary: Summary) -> Chart | None:
         ("Bytes up", [c.upload_bytes for c in clients], size),
         ("Bytes down", [c.download_bytes for c in clients], size),
         ("Time on device (modelled)" if virtual else "Time", seconds, duration),
-        ("Peak memory", [c.peak_memory_mb for c in clients], _megabytes),
+        ("Peak memory (planned)", [c.peak_memory_mb for c in clients], _megabytes),
     ]
     panels = [panel for panel in panels if any(value is not None for value in panel[1])]
     if not panels:

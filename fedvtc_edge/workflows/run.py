@@ -159,7 +159,10 @@ def _run(
             engine.run()
         finally:
             progress.close()
-        figures = [ClientStats.of(client) for client in method.federation.clients]
+        figures = [
+            ClientStats.of(client, config, profiles.get(client.id))
+            for client in method.federation.clients
+        ]
         summary = summarise(method, figures, engine.records, engine.account, data, fleet)
         # All rounds are done and kept: nothing will be noised or opened again.
         releases.forget_secrets()

@@ -80,7 +80,7 @@ def test_figures_follow_from_the_timings(monkeypatch: pytest.MonkeyPatch) -> Non
         ("traffic", 1): 12 * calibration.ELEMENTS / 5e9,
         ("calls", 1): calibration.CALLS * 2e-6,
     }
-    monkeypatch.setattr(calibration.host, "cores", lambda: 2)
+    monkeypatch.setattr(calibration, "available_cores", lambda: 2)
     monkeypatch.setattr(calibration, "_probe", lambda name, threads: (name, threads))
     monkeypatch.setattr(
         calibration,

@@ -1,29 +1,16 @@
-"""The tape against counts by hand, and rehearsals of few images against the real batch."""
+"""What torch dispatches, counted: bytes that live, arithmetic and traffic."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from fedvtc_edge.config import MethodSettings
-from fedvtc_edge.devices.footprint import (
-    ADAM_SLOTS,
-    MemoryProfile,
-    phases_of,
-    probe_copy,
-    probe_statistics,
-)
+from fedvtc_edge.devices.clock import Speed
+from fedvtc_edge.devices.footprint import ADAM_SLOTS
 from fedvtc_edge.devices.recorder import record
-from fedvtc_edge.models import ImageShape
-from fedvtc_edge.training.client import Client
-from fedvtc_edge.training.compute import deterministic
 from fedvtc_edge.training.steps import Adam, step
-
-SHAPE, CLASSES, METHOD = ImageShape(8, 1), 3, MethodSettings(latent=8, anchor=12)
 
 
 def test_what_dies_is_counted_no_longer_and_views_never() -> None:
@@ -38,7 +25,7 @@ def test_what_dies_is_counted_no_longer_and_views_never() -> None:
         there.mul_(0)
         there[:10].add_(1)
 
-    assert record(work).tolist() == [400.0, 800.0, 400.0, 400.0, 400.0, 400.0, 400.0]
+    assert record(work).held.tolist() == [400.0, 800.0, 400.0, 400.0, 400.0, 400.0, 400.0]
 
 
 def test_saved_activations_stay_until_backward_has_used_them() -> None:
@@ -50,7 +37,7 @@ def test_saved_activations_stay_until_backward_has_used_them() -> None:
             y = y.square()  # keeps its input
         del y
 
-    assert [record(lambda n=n: work(n)).max() for n in (1, 5)] == [200.0, 600.0]
+    assert [record(lambda n=n: work(n)).held.max() for n in (1, 5)] == [200.0, 600.0]
 
 
 def test_gradients_of_the_weights_can_be_left_out_and_the_optimisers_state_not() -> None:
@@ -62,55 +49,66 @@ def test_gradients_of_the_weights_can_be_left_out_and_the_optimisers_state_not()
             step(layer(torch.zeros(1, 100)).sum(), adam)
 
     weights = 4 * 100 * 100
-    everything, without = record(work), record(work, layer.parameters())
+    everything, without = record(work).held, record(work, layer.parameters()).held
     assert everything.max() == pytest.approx(weights * (1 + ADAM_SLOTS), rel=0.1)
     assert set(everything - without) == {0, weights}
     assert without[-1] == pytest.approx(weights * ADAM_SLOTS, rel=0.1)
     assert layer.weight.grad is None
 
 
-def phase_of(name: str, knowledge: object) -> Callable[[Client], object]:
-    return {
-        "train": lambda probe: probe.train(1, knowledge.codes, kl=1.0),  # type: ignore[attr-defined]
-        "paint": lambda probe: probe.fit_decoder(1, knowledge, match=True),
-        "finetune": lambda probe: probe.finetune(1, knowledge, steps=2, kl=1.0),
-    }[name]
+def test_a_product_by_hand() -> None:
+    left, right = torch.rand(3, 5), torch.rand(5, 7)
+    work = record(lambda: left @ right)
+    assert work.flops.tolist() == [2 * 3 * 5 * 7]
+    assert work.traffic.tolist() == [4 * (3 * 5 + 5 * 7 + 3 * 7)]
 
 
-@pytest.mark.parametrize("architecture", ["mlp", "lenet"])
-@pytest.mark.parametrize("phase", ["train", "paint", "finetune"])
-def test_a_large_batch_is_foretold_to_the_byte(architecture: str, phase: str) -> None:
-    """The slow twin: the phase itself with all of its images."""
-    batch = 19
-    held: MemoryProfile = getattr(phases_of(architecture, SHAPE, CLASSES, METHOD), phase)
-    with deterministic():
-        knowledge, _ = probe_statistics(SHAPE, CLASSES, METHOD)
-        probe = probe_copy(architecture, SHAPE, CLASSES, METHOD, samples=batch)
-        probe.settings = probe.settings.model_copy(
-            update={"batch": batch, "epochs": 2, "decoder_steps": 2}
-        )
-        network = probe.decoder if phase == "paint" else probe.model
-        assert network is not None
-        weights = list(network.parameters())
-        live = record(lambda: phase_of(phase, knowledge)(probe), weights)
-    state = ADAM_SLOTS * 4 * sum(weight.numel() for weight in weights)
-    assert held.peak(batch) == (live - state).max()
-    assert np.array_equal(held.few + (batch - 2) * held.slope, live - state)
+def test_views_cost_nothing_and_anything_else_its_numbers() -> None:
+    x = torch.rand(4, 6)
+    assert record(lambda: x.view(-1).view(6, 4).T[1:]).flops.size == 0
+    work = record(lambda: torch.relu(x))
+    assert (work.flops.tolist(), work.traffic.tolist()) == ([24], [2 * 4 * 24])
 
 
-def test_methods_that_paint_nothing_hold_nothing_for_it() -> None:
-    phases = phases_of("mlp", SHAPE, CLASSES, MethodSettings(name="local", latent=8))
-    assert (phases.decoder, phases.anchor) == (0, 0)
-    assert phases.paint is phases.finetune is phases.synthesise is phases.measure is None
-    features = phases_of("mlp", SHAPE, CLASSES, MethodSettings(share="features", latent=8))
-    assert features.decoder > 0
-    assert features.measure is None
+def test_forward_and_backward_as_torch_counts_them() -> None:
+    """The slow check is torch's own counter, which sees only products."""
+    network = nn.Sequential(
+        nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5)
+    )
+    images = torch.rand(2, 4, 6, 6, requires_grad=True)
+
+    def step() -> None:
+        torch.autograd.backward(network(images).sum())
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    work = record(step)
+    others = work.flops.sum() - counter.get_total_flops()
+    assert 0 <= others < 0.2 * work.flops.sum(), "all products, and little beside them"
 
 
-def test_a_rehearsal_leaves_no_trace() -> None:
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    phases_of.cache_clear()
-    phases_of("mlp", SHAPE, CLASSES, METHOD)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert not torch.are_deterministic_algorithms_enabled()
+@pytest.mark.parametrize("groups", [1, 4, 8])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_gradients_of_a_grouped_convolution_by_hand(
+    kind: type[nn.Conv2d] | type[nn.ConvTranspose2d], groups: int
+) -> None:
+    layer = kind(8, 8, 4, stride=2, padding=1, groups=groups, bias=False)
+    images = torch.rand(3, 8, 6, 6, requires_grad=True)
+    painted = layer(images)
+    assignments = 36 if kind is nn.ConvTranspose2d else 9
+    forward = 2 * 3 * assignments * 16 * 8 * 8 // groups
+    assert record(lambda: layer(images.detach())).flops.tolist() == [forward]
+    work = record(lambda: torch.autograd.backward(painted, torch.ones_like(painted)))
+    assert 2 * forward in work.flops
+    assert work.flops.sum() < 2 * forward + 3 * painted.numel() + 3 * images.numel()
+
+
+def test_optimisers_are_seen() -> None:
+    network = nn.Linear(10, 10)
+    adam = torch.optim.Adam(network.parameters(), fused=True)
+    torch.autograd.backward(network(torch.rand(1, 10)).sum())
+    adam.step()
+    work = record(adam.step)
+    moved = 4 * 110 * 3  # weights and two moments, at the least
+    assert work.traffic.sum() >= moved
+    assert work.seconds(Speed(1, 1, 0)) > 0

@@ -15,8 +15,8 @@ from torch import nn
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset
 from fedvtc_edge.data.own import DataTerms
-from fedvtc_edge.devices.fleet import ClientAssignment
-from fedvtc_edge.devices.footprint import training_megabytes
+from fedvtc_edge.devices.footprint import peak_megabytes
+from fedvtc_edge.devices.planner import ClientAssignment
 from fedvtc_edge.federation.assembly import one_client
 from fedvtc_edge.federation.evaluation import ACCURACIES, TestSet, evaluate, share
 from fedvtc_edge.federation.methods import Federation, Method, method_of
@@ -146,9 +146,7 @@ class ClientSession:
             baselines = [] if self.baseline is None else [self.baseline]
             records, _ = evaluate(self.method, baselines, self.test)
             report |= {k: v for k, v in records[0].items() if k.startswith("accuracy")}
-            batch = client.images[: client.settings.batch]
-            peak_mb = training_megabytes(client.model, client.decoder, batch)
-            report["peak_memory_mb"] = round(peak_mb, 2)
+            report["peak_memory_mb"] = peak_megabytes(client, self.method.federation.config)
         return report
 
 
@@ -230,7 +228,7 @@ def finalize(
     account = {"up": None, "down": None, "seconds": client.seconds, "samples": client.samples_seen}
     summary = summarise(
         method,
-        [ClientStats.of(client)],
+        [ClientStats.of(client, config)],
         [{"seconds": client.seconds, "clients": [measured], **_control(session)}],
         {client.id: account},
         data,

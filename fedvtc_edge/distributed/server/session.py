@@ -11,7 +11,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset
 from fedvtc_edge.data.dataset import Samples
 from fedvtc_edge.data.own import terms_of
-from fedvtc_edge.devices.fleet import ClientAssignment
+from fedvtc_edge.devices.planner import ClientAssignment
 from fedvtc_edge.distributed.client.session import discard_upload, load_networks, networks_of
 from fedvtc_edge.distributed.client.state import ClientState
 from fedvtc_edge.distributed.mailbox import Mailbox
@@ -160,7 +160,9 @@ def serve(
         figures = [_figures(coordinator, name) for name in coordinator.clients]
         if home is not None:
             method = _gathered(coordinator, data, home)
-            figures = [ClientStats.of(client) for client in method.federation.clients]
+            figures = [
+                ClientStats.of(client, coordinator.config) for client in method.federation.clients
+            ]
         summary = summarise(
             method, figures, coordinator.records, coordinator.account, data, _fleet(coordinator)
         )

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fedvtc_edge.config import Config
-from fedvtc_edge.devices.rehearsal import Load
 from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.federation import Federation
+from fedvtc_edge.federation.workload import Load
 from fedvtc_edge.training.client import Client, in_chunks
 from fedvtc_edge.training.knowledge import GlobalKnowledge
 

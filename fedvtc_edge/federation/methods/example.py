@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedvtc_edge.devices.rehearsal import TrainingTask
 from fedvtc_edge.federation.exchange import Exchange, Noised
 from fedvtc_edge.federation.federation import Federation
+from fedvtc_edge.federation.workload import TrainingTask
 from fedvtc_edge.privacy.dpsgd import check_private
 from fedvtc_edge.privacy.mechanism import schedule_of
 from fedvtc_edge.privacy.release import Integers, release

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from fedvtc_edge import wire
 from fedvtc_edge.config import Config
-from fedvtc_edge.devices.rehearsal import Load
 from fedvtc_edge.federation.exchange import Exact, RoundStep
 from fedvtc_edge.federation.federation import Federation
-from fedvtc_edge.federation.workload import Bytes, one_pass, random_batches, statistics_bytes
+from fedvtc_edge.federation.workload import Bytes, Load, one_pass, random_batches, statistics_bytes
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.training.client import Client, in_chunks
 from fedvtc_edge.training.losses import ClassMoments

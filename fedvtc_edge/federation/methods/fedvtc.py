@@ -9,11 +9,12 @@ from torch import Tensor
 
 from fedvtc_edge import wire
 from fedvtc_edge.config import Config
-from fedvtc_edge.devices.rehearsal import Load, TrainingTask
 from fedvtc_edge.federation.exchange import Decoders, Exact, Exchange, Noised, RoundStep
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.federation.workload import (
     Bytes,
+    Load,
+    TrainingTask,
     epochs,
     one_pass,
     release_bytes,

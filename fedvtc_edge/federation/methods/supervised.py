@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from fedvtc_edge.config import Config, TrainingSettings
-from fedvtc_edge.devices.rehearsal import Load
 from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.federation import Federation
-from fedvtc_edge.federation.workload import epochs, random_batches
+from fedvtc_edge.federation.workload import Load, epochs, random_batches
 from fedvtc_edge.training import finetuning, supervised
 from fedvtc_edge.training.client import Client
 

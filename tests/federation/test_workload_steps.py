@@ -10,10 +10,10 @@ import torch
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
-from fedvtc_edge.devices.recorder import record_work
-from fedvtc_edge.devices.rehearsal import Rehearsal, TrainingTask
-from fedvtc_edge.devices.speed import Speed
+from fedvtc_edge.devices.clock import Speed
+from fedvtc_edge.devices.recorder import record
 from fedvtc_edge.federation.assembly import clients
+from fedvtc_edge.federation.workload import StepCosts, TrainingTask
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, deterministic
 
@@ -33,46 +33,44 @@ def training(size: float, steps: float) -> TrainingTask:
 
 def test_steps_add_up_and_setting_up_is_free(client: Client) -> None:
     with deterministic():
-        rehearsal = Rehearsal()
-        one = rehearsal.seconds(client, [training(16, 1)], SPEED)
+        costs = StepCosts()
+        one = costs.seconds(client, [training(16, 1)], SPEED)
         assert one > 0
-        assert rehearsal.seconds(client, [training(16, 5)], SPEED) == pytest.approx(5 * one)
-        assert rehearsal.seconds(client, [training(16, 2)] * 2, SPEED) == pytest.approx(4 * one)
+        assert costs.seconds(client, [training(16, 5)], SPEED) == pytest.approx(5 * one)
+        assert costs.seconds(client, [training(16, 2)] * 2, SPEED) == pytest.approx(4 * one)
         # The slow twin records a whole long phase: per step, setting up fades away.
         twin = copy.deepcopy(client)
         twin.images, twin.labels = twin.images[:16], twin.labels[:16]
         twin.settings = twin.settings.model_copy(update={"epochs": 40})
         assert len(twin.images) == 16
-        whole = record_work(lambda: twin.train(0)).seconds(SPEED)
+        whole = record(lambda: twin.train(0)).seconds(SPEED)
     assert 40 * one == pytest.approx(whole, rel=0.02)
 
 
 def test_between_two_sizes_time_is_linear(client: Client) -> None:
     with deterministic():
-        rehearsal = Rehearsal()
-        few, some, full = (
-            rehearsal.seconds(client, [training(size, 1)], SPEED) for size in (2, 9, 16)
-        )
+        costs = StepCosts()
+        few, some, full = (costs.seconds(client, [training(size, 1)], SPEED) for size in (2, 9, 16))
         assert some == pytest.approx((few + full) / 2)
         assert few < full
         twin = copy.deepcopy(client)
         twin.images, twin.labels = twin.images[:9], twin.labels[:9]
         twin.settings = twin.settings.model_copy(update={"epochs": 40})
-        measured = record_work(lambda: twin.train(0)).seconds(SPEED) / 40
+        measured = record(lambda: twin.train(0)).seconds(SPEED) / 40
     assert some == pytest.approx(measured, rel=0.1)
 
 
 def test_a_faster_device_takes_less_time(client: Client) -> None:
     with deterministic():
-        rehearsal, task = Rehearsal(), training(16, 1)
-        slow = rehearsal.seconds(client, [task], SPEED)
-        assert rehearsal.seconds(client, [task], Speed(4.0, 2.0, 15.0)) == pytest.approx(slow / 2)
+        costs, task = StepCosts(), training(16, 1)
+        slow = costs.seconds(client, [task], SPEED)
+        assert costs.seconds(client, [task], Speed(4.0, 2.0, 15.0)) == pytest.approx(slow / 2)
 
 
 def test_the_client_stays_as_it_was(client: Client) -> None:
     before = {name: value.clone() for name, value in client.model.state_dict().items()}
     with deterministic():
-        Rehearsal().seconds(client, [training(16, 3)], SPEED)
+        StepCosts().seconds(client, [training(16, 3)], SPEED)
     assert all(torch.equal(before[name], v) for name, v in client.model.state_dict().items())
     assert client.samples_seen == 0
     assert client.seconds == 0
@@ -81,7 +79,7 @@ def test_the_client_stays_as_it_was(client: Client) -> None:
 def test_each_phase_is_rehearsed_once_per_architecture(client: Client) -> None:
     seen: list[int] = []
     task = TrainingTask("train", 4, 7, lambda probe, steps: seen.append(steps))
-    rehearsal = Rehearsal()
+    costs = StepCosts()
     for _ in range(3):
-        rehearsal.seconds(client, [task], SPEED)
+        costs.seconds(client, [task], SPEED)
     assert seen == [1, 2, 1, 2], "one and two steps, for few images and for a batch"
