@@ -140,7 +140,7 @@ def test_nothing_but_the_package_itself_imports_by_name() -> None:
         ("from . import trees", {"data"}),
         ("from .. import wire", {"wire"}),
         ("from ..models.vtc import VTC", {"models"}),
-        ("def late():\n    from fedvtc_edge.workflows.run import run", {"federation"}),
+        ("def late():\n    from fedvtc_edge.workflows.run import run", {"workflows"}),
         ("import attacks", {"attacks"}),
         ("from fedvtc_edge.export import x", {"export"}),
         ("import numpy, torch.nn", {None}),
