@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 # id into the user's cache folder. Set here, so that no order of our imports can be too late.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-__all__ = ["Config", "RunResult", "compare", "load_config", "resume", "run"]
+__all__ = ["Config", "RunResult", "audit", "compare", "load_config", "resume", "run"]
 
 _HOMES = {
     "Config": "config",
     "RunResult": "workflows.run",
+    "audit": "attacks.audit",
     "compare": "workflows.compare",
     "load_config": "config",
     "resume": "workflows.run",

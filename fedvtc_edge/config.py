@@ -17,10 +17,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     Strict,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -93,6 +95,15 @@ class MethodSettings(_Table):
     ablate: Annotated[
         tuple[Literal["dm", "kl", "head-only", "teacher"], ...], Field(strict=False)
     ] = ()
+    extractor: str = "random"
+
+    @model_serializer(mode="wrap")
+    def _without_default_extractor(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the key out where it is the default: a run's name is a digest of its settings."""
+        document: dict[str, Any] = dump(self)
+        if self.extractor == "random":
+            del document["extractor"]
+        return document
 
 
 class TrainingSettings(_Table):

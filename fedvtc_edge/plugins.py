@@ -159,6 +159,12 @@ ARCHITECTURES: Registry[Callable[..., Any]] = Registry(
     "fedvtc_edge.architectures",
     builtins="fedvtc_edge.models",
 )
+EXTRACTORS: Registry[Callable[..., Any] | None] = Registry(
+    "extractor",
+    "method.extractor",
+    "fedvtc_edge.extractors",
+    builtins="fedvtc_edge.models.anchor",
+)
 METHODS: Registry[type[MethodTraits]] = Registry(
     "method", "method.name", "fedvtc_edge.methods", builtins="fedvtc_edge.federation.methods"
 )

@@ -13,20 +13,24 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
+import torch
 from torch import nn
 
 from fedvtc_edge import plugins
-from fedvtc_edge.config import Config
-from fedvtc_edge.errors import ConfigError
+from fedvtc_edge.config import Config, load_config
+from fedvtc_edge.data import load_dataset
+from fedvtc_edge.errors import ConfigError, DataError
 from fedvtc_edge.models import architectures, build, register
+from fedvtc_edge.models.anchor import Anchor
 from fedvtc_edge.models.registry import ImageShape
+from fedvtc_edge.workflows.run import run
 
 Call = Callable[..., Any]
 Tiny = Callable[..., Config]
 
 FILES = Path(__file__).parent / "plugins"
-ARCHITECTURE, METHOD, ATTACK = (
-    str(FILES / f"own_{kind}.py") for kind in ("architecture", "method", "attack")
+ARCHITECTURE, EXTRACTOR, METHOD, ATTACK = (
+    str(FILES / f"own_{kind}.py") for kind in ("architecture", "extractor", "method", "attack")
 )
 SHAPE = ImageShape(8, 1)
 
@@ -271,14 +275,127 @@ def test_a_method(
     assert call(*export, "--plugin", METHOD).code == 0
 
 
-# An attack: part of an audit.
+# An extractor and an attack: trained with, exported, audited.
 
 
 @pytest.mark.usefixtures("quick")
-def test_an_attack(call: Call, settings: Callable[..., str], fresh: Callable[[], None]) -> None:
-    call("run", settings(), "--out", "there", "--quiet")
-    audit = ["audit", "there", "--attacks", "nearest", "--view", "server", "--quick", "--json"]
-    audit += ["--trials", "20", "--quiet"]
+def test_an_extractor_and_an_attack(
+    call: Call, settings: Callable[..., str], tmp_path: Path, fresh: Callable[[], None]
+) -> None:
+    file = settings()
+    words = ["--set", "method.extractor=corners", "--out", "there", "--quiet", "--json"]
+    call("run", file, *words).refuses("unknown extractor 'corners'", "--plugin FILE.py")
+    other = json.loads(call("run", file, "--quiet", "--json").out)
+    summary = json.loads(call("run", file, *words, "--plugin", EXTRACTOR).out)
+    assert summary["upload_bytes_total"] == other["upload_bytes_total"]
+    assert summary["accuracy_control"] != other["accuracy_control"]
+    assert 'extractor = "corners"' in (tmp_path / "there" / "config.toml").read_text()
+    fresh()
+    export = ["export", "there", "--out", "bundles", "--client", "client-01", "--quiet"]
+    call(*export).refuses("unknown extractor 'corners'", "--plugin FILE.py")
+    assert call(*export, "--plugin", EXTRACTOR).code == 0
+    audit = ["audit", "there", "--view", "server", "--quick", "--json", "--trials", "20"]
+    audit += ["--attacks", "nearest", "--quiet", "--plugin", EXTRACTOR]
     call(*audit).refuses("unknown attack 'nearest'", "--plugin FILE.py")
     document = json.loads(call(*audit, "--plugin", ATTACK).out)
     assert {finding["attack"] for finding in document["findings"]} == {"nearest"}
+
+
+def test_the_default_extractor_leaves_no_trace(tiny: Tiny) -> None:
+    assert "extractor" not in tiny().model_dump()["method"], "the names of runs stay as they are"
+    assert tiny(method={"extractor": "mine"}).model_dump()["method"]["extractor"] == "mine"
+    assert tiny(method={"extractor": "mine"}).replace(seed=1).method.extractor == "mine"
+
+
+@pytest.mark.parametrize(
+    ("built", "message"),
+    [
+        ("network", "builds a str, expected a torch.nn.Module"),
+        (nn.Identity(), r"gives features of shape \[2, 1, 8, 8\] for two images"),
+    ],
+)
+def test_an_extractor_that_is_none(built: Any, message: str) -> None:
+    with (
+        plugins.EXTRACTORS.lent({"odd": lambda shape: built}),
+        pytest.raises(ConfigError, match=message),
+    ):
+        Anchor(SHAPE, 16, 0, "odd")
+
+
+def test_everybody_has_the_same_extractor() -> None:
+    plugins.load(EXTRACTOR)
+    images = torch.rand(3, 1, 8, 8)
+    one, two, other = (Anchor(SHAPE, 16, seed, "corners") for seed in (5, 5, 6))
+    assert torch.equal(one(images), two(images))
+    assert not torch.equal(one(images), other(images))
+    assert torch.allclose(one(images).norm(dim=1), torch.tensor(4.0))
+    assert not any(weights.requires_grad for weights in one.parameters())
+
+
+# In Python: everything in memory.
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_in_memory(tiny: Tiny, tmp_path: Path, fresh: Callable[[], None]) -> None:
+    data = load_dataset(tiny().data)
+    arrays = {key: getattr(data, key) for key in ("x_train", "y_train", "x_test", "y_test")}
+    config = tiny(clients={"architectures": ["flat"]}, method={"rounds": 2})
+    own = nn.Sequential(nn.AvgPool2d(2), nn.Flatten())
+    flat = {"flat": lambda shape: nn.Flatten()}
+    told: list[dict[str, Any]] = []
+    made = run(
+        config,
+        data=arrays,
+        architectures=flat,
+        extractor=own,
+        callbacks=[told.append],
+        out=tmp_path / "there",
+    )
+    lines = (tmp_path / "there" / "metrics.jsonl").read_text().splitlines()
+    assert told == [json.loads(line) for line in lines]
+    assert len(told) == 2
+    assert (made.summary["data"], made.summary["clients"][0]["architecture"]) == ("data", "flat")
+    # Nothing of it stays, but what the run directory needs to be read again.
+    assert "flat" not in architectures()
+    assert "own" not in plugins.EXTRACTORS.names()
+    assert 'extractor = "own"' in (tmp_path / "there" / "config.toml").read_text()
+    again = load_dataset(load_config(tmp_path / "there" / "config.toml").data)
+    assert np.array_equal(again.x_train, data.x_train)
+    fresh()
+    nowhere = run(config, data=data, architectures=flat, extractor=lambda images: own(images))
+    assert nowhere.directory is None
+    assert nowhere.summary["accuracy_mean"] == made.summary["accuracy_mean"]
+    assert nowhere.summary["accuracy_control"] == made.summary["accuracy_control"]
+
+
+def test_what_cannot_be_in_memory(tiny: Tiny, tmp_path: Path) -> None:
+    flower = tiny(engine={"name": "flower"})
+    for given in ({"callbacks": [print]}, {"architectures": {"x": nn.Flatten}}, {"extractor": abs}):
+        with pytest.raises(ConfigError, match="whose processes cannot have them"):
+            run(flower, **given)
+    with pytest.raises(DataError, match="no key x_test"):
+        run(tiny(), data={"x_train": np.zeros((4, 8, 8)), "y_train": [0, 1, 0, 1]})
+    with pytest.raises(DataError, match="Python objects"):
+        run(tiny(), data={"x_train": np.array([object()])}, out=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+# Processes of their own: Flower's.
+
+
+def test_every_process_of_a_simulation_has_them(
+    tiny: Tiny, tmp_path: Path, quickly: Callable[[], Any]
+) -> None:
+    plugins.load(ARCHITECTURE, EXTRACTOR)
+    changes: dict[str, Any] = {
+        "clients": {"count": 2, "architectures": ["pyramid"]},
+        "method": {"rounds": 1, "extractor": "corners"},
+        "server": {"deadline_s": 300.0},
+    }
+    with quickly():
+        here = run(tiny(**changes)).summary
+        there = run(tiny(**changes, engine={"name": "flower"}), out=tmp_path / "run").summary
+    assert [client["accuracy"] for client in there["clients"]] == [
+        client["accuracy"] for client in here["clients"]
+    ]
+    assert there["accuracy_control"] == here["accuracy_control"]

@@ -62,7 +62,8 @@ class UploadStager:
 
     def _anchor(self, name: str, width: int) -> Anchor:
         seed = derive_seed(self.laboratory.config.seed, name)
-        return Anchor(self.laboratory.shape, width, seed).eval()
+        method = self.laboratory.config.method
+        return Anchor(self.laboratory.shape, width, seed, method.extractor).eval()
 
     def upload(self, where: Indices, anchor: Anchor, *, client: str) -> Observation:
         """What is seen of some records.

@@ -94,7 +94,8 @@ class Settings:
         """R of the settings."""
         spec = release_spec_of(self.config, self.classes)
         width = spec.width if spec else self.config.method.anchor
-        return Anchor(shape, width, derive_seed(self.config.seed, "anchor")).eval()
+        seed = derive_seed(self.config.seed, "anchor")
+        return Anchor(shape, width, seed, self.config.method.extractor).eval()
 
     def published(self) -> GlobalStatistics | None:
         """Nothing."""

@@ -1,4 +1,4 @@
-"""``fedvtc-edge audit``: what a run gives away, and whether its claim can be refuted."""
+"""``fedvtc-edge audit``: leakage of a run, and an attempt to refute its privacy claim."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fedvtc-edge bench``: does a bundle fit a device, and how fast is it?"""
+"""``fedvtc-edge bench``: memory and latency of bundles, here and on devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fedvtc-edge classify``: name what is on images, on a device that has no torch."""
+"""``fedvtc-edge classify``: the classes of images, on a device without torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--calibrated",
     is_flag=True,
-    help="Use the published statistics beside the client's own model: more accurate.",
+    help="The combined prediction: own model and published statistics; more accurate.",
 )
 @common.variant_option
 @common.key_option

@@ -20,7 +20,7 @@ from fedvtc_edge.commands import _common as common
     help="New or empty folder; an export that was cut off is completed.",
 )
 @click.option("--client", "clients", multiple=True, metavar="ID", help="Only this one; repeatable.")
-@click.option("--int8", is_flag=True, help="Add int8 variants, calibrated with painted images.")
+@click.option("--int8", is_flag=True, help="Add int8 variants, calibrated with synthesised images.")
 @common.sign_option
 @common.json_option
 @common.quiet_option
@@ -35,8 +35,8 @@ def command(
 ) -> None:
     """Write one bundle per client of RUN: classifier and synthesiser as ONNX.
 
-    RUN is a run's folder, or the home in which a client joined one: networks of a served
-    run stay with its clients.
+    RUN is a run's folder, or the folder in which a client joined one (`join --home`):
+    networks of a served run stay with its clients.
 
     A bundle is written only if onnxruntime computes what torch computes.
     """
@@ -60,7 +60,7 @@ def command(
 
 def _print(document: dict[str, Any]) -> None:
     bundles = document["bundles"]
-    header = ["client", "architecture", "run %", "ONNX %", "calibrated %", "rel. error", "pixels"]
+    header = ["client", "architecture", "run %", "ONNX %", "combined %", "rel. error", "pixels"]
     header += ["classifier kB", "synthesiser kB"]
     common.emit_table(header, [_row(entry) for entry in bundles], left=2)
     if any(entry["int8"] for entry in bundles):
@@ -80,7 +80,7 @@ def _print(document: dict[str, Any]) -> None:
 def _row(entry: dict[str, Any]) -> list[str]:
     accuracy, parity, size = entry["accuracy"], entry["parity"], entry["size_bytes"]
     errors = [report["max_relative_error"] for report in parity["classifier"].values()]
-    painted = parity.get("synthesizer")
+    pixels = parity.get("synthesizer")
     return [
         entry["client"],
         entry["architecture"],
@@ -88,7 +88,7 @@ def _row(entry: dict[str, Any]) -> list[str]:
         common.percent(accuracy["classifier"]),
         common.percent(accuracy.get("calibrated")),
         f"{max(errors):.1e}",
-        "-" if painted is None else _pixels(painted),
+        "-" if pixels is None else _pixels(pixels),
         common.kilobytes(size["classifier"]),
         common.kilobytes(size.get("synthesizer")),
     ]

@@ -1,4 +1,4 @@
-"""``fedvtc-edge synthesize``: paint images on a device that has no torch."""
+"""``fedvtc-edge synthesize``: images from statistics, on a device without torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_IMAGES = 100_000
     "labels",
     multiple=True,
     metavar="N",
-    help="Class to paint, by number or name; repeatable [default: every known class].",
+    help="Class to synthesise, by number or name; repeatable [default: every known class].",
 )
 @click.option(
     "--count", type=click.IntRange(1, MAX_IMAGES), default=8, show_default=True, help="Per class."
@@ -50,7 +50,7 @@ def command(
     key: Path | None,
     as_json: bool,
 ) -> None:
-    """Paint images from the statistics in BUNDLE."""
+    """Synthesise images from the statistics in BUNDLE."""
     suffix = out.suffix.lower()
     if suffix not in (".png", ".npz"):
         raise click.UsageError(f"--out {out}: expected a name that ends in .png or .npz")

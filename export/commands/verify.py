@@ -1,4 +1,4 @@
-"""``fedvtc-edge verify``: is every byte what was exported?"""
+"""``fedvtc-edge verify``: every byte against what was exported and signed."""
 
 from __future__ import annotations
 

@@ -124,12 +124,12 @@ def kilobytes(size: float | None) -> str:
 
 
 def kit_of(kind: type[Kit], folder: Path | None, parts: dict[str, Path | None]) -> Kit:
-    """Keys from a folder, from options of their own, or from both.
+    """Keys from the folder of ``--keys``, from options of their own, or from both.
 
     Args:
-        kind: Of kit.
-        folder: ``--keys``, or None.
-        parts: What each option of its own says, by the kit's field.
+        kind: The server's keys or a client's.
+        folder: Value of ``--keys``, or None.
+        parts: Values of the other options, by the field of ``kind``.
 
     Raises:
         UsageError: Neither gives a part.

@@ -1,4 +1,4 @@
-"""``fedvtc-edge compare``: the same data, split and budget for every method."""
+"""``fedvtc-edge compare``: methods on the same data, split and budget."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _seed(word: str) -> int:
 
 
 def _print_comparison(document: dict[str, Any]) -> None:
-    header = ("method", "mean ± std %", "worst %", "absent %", "calibrated %", "control %")
+    header = ("method", "mean ± std %", "worst %", "unseen classes %", "combined %")
     rows = [
         (
             name,
@@ -91,7 +91,7 @@ def _print_comparison(document: dict[str, Any]) -> None:
         )
         for name, entry in document["methods"].items()
     ]
-    common.emit_table((*header, "kB up", "seconds"), rows)
+    common.emit_table((*header, "statistics only %", "kB up", "seconds"), rows)
     seeds = ", ".join(map(str, document["seeds"]))
     click.echo()
     click.echo(f"{document['data']}, alpha {document['alpha']}, seeds {seeds}")

@@ -1,4 +1,4 @@
-"""``fedvtc-edge devices``: the profiles, where each number comes from, and one's own."""
+"""``fedvtc-edge devices``: device profiles with the source of each number, and calibration."""
 
 from __future__ import annotations
 

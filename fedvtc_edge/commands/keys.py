@@ -1,4 +1,4 @@
-"""``fedvtc-edge keys``: who signs and seals, and whom a server believes."""
+"""``fedvtc-edge keys``: identities that sign and seal, and trust lists."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def show(file: Path, as_json: bool) -> None:
 @click.argument("list_", metavar="LIST", type=click.Path(path_type=Path))
 @click.argument("client", metavar="[CLIENT-ID", required=False)
 @click.argument("file", metavar="FILE.pub]", required=False, type=click.Path(path_type=Path))
-@click.option("--revoke", is_flag=True, help="Believe CLIENT-ID no more, for good.")
+@click.option("--revoke", is_flag=True, help="Trust CLIENT-ID no more, for good.")
 @common.json_option
 def trust(list_: Path, client: str | None, file: Path | None, revoke: bool, as_json: bool) -> None:
     """Add the identity in FILE.pub to the trust list LIST as CLIENT-ID, or show LIST.
@@ -142,7 +142,7 @@ def trust(list_: Path, client: str | None, file: Path | None, revoke: bool, as_j
 def trial(folder: Path, clients: int, hosts: tuple[str, ...], days: int, as_json: bool) -> None:
     """Make all keys of a server and its clients in the new folder DIR, to try `serve` and `join`.
 
-    Each party has a folder of its own in DIR, which goes to its machine. With
+    Server and clients have a folder each in DIR, which goes to its machine. With
     FEDVTC_PASSPHRASE set, private identities are encrypted with it.
     """
     from fedvtc_edge.flower.access import keys as kit
@@ -151,7 +151,7 @@ def trial(folder: Path, clients: int, hosts: tuple[str, ...], days: int, as_json
     names = kit.make_test_keys(
         folder, clients, hosts, days, passphrase=os.environ.get(signing.PASSPHRASE)
     )
-    parties = [
+    owners = [
         {
             "id": name,
             "folder": str(folder / name),
@@ -159,7 +159,7 @@ def trial(folder: Path, clients: int, hosts: tuple[str, ...], days: int, as_json
         }
         for name in ("server", *names)
     ]
-    serve, *joins = _next([party["folder"] for party in parties], hosts)
+    serve, *joins = _next([owner["folder"] for owner in owners], hosts)
     if as_json:
         common.emit_json(
             {
@@ -168,14 +168,14 @@ def trial(folder: Path, clients: int, hosts: tuple[str, ...], days: int, as_json
                 "authority": str(folder / "authority"),
                 "days": days,
                 "hosts": list(dict.fromkeys([*hosts, *kit.LOCAL_HOSTS])),
-                "server": parties[0],
-                "clients": parties[1:],
+                "server": owners[0],
+                "clients": owners[1:],
                 "next": {"serve": serve, "join": joins},
             }
         )
         return
     header = ("party", "its folder", "identity")
-    common.emit_table(header, [tuple(party.values()) for party in parties], left=3)
+    common.emit_table(header, [tuple(owner.values()) for owner in owners], left=3)
     click.echo(
         f"authority: {folder / 'authority'}  (signs certificates for {days} days; "
         "goes to no other machine)\n\n"

@@ -1,4 +1,4 @@
-"""``fedvtc-edge plan``: what fits a device, before anything runs on it."""
+"""``fedvtc-edge plan``: what fits the memory of a device, before anything runs on it."""
 
 from __future__ import annotations
 

@@ -107,7 +107,10 @@ def report_of(directory: Path) -> Path:
 
 def print_summary(summary: dict[str, Any]) -> None:
     """A finished run in words; what clients do not tell is a dash."""
-    header = ("client", "architecture", "device", "samples", "classes", "local-only %", "f_k %")
+    from fedvtc_edge.runs.records import LABELS
+
+    header = ("client", "architecture", "device", "samples", "classes", "local only %")
+    rest = ("own model %", "unseen classes %", "combined %", "kB up")
     rows = [
         (
             str(client["id"]),
@@ -123,15 +126,9 @@ def print_summary(summary: dict[str, Any]) -> None:
         )
         for client in summary["clients"]
     ]
-    common.emit_table((*header, "absent %", "calibrated %", "kB up"), rows, left=3)
+    common.emit_table((*header, *rest), rows, left=3)
     click.echo()
-    # Always side by side: f_k alone would hide what the statistics know without training.
-    for label, key in (
-        ("f_k alone", "accuracy_mean"),
-        ("calibrated", "accuracy_calibrated_mean"),
-        ("control", "accuracy_control"),
-        ("local-only", "accuracy_local_only_mean"),
-    ):
+    for key, label in LABELS.items():
         click.echo(f"mean accuracy, {label}: {common.percent(summary[key])} %")
     click.echo(
         f"{summary['data']}, {summary['method']}, {summary['rounds']} rounds, "

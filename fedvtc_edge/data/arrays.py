@@ -5,8 +5,10 @@ A client's own file has no test arrays, and may call the others x and y.
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy.typing as npt
 
 from fedvtc_edge.errors import DataError
 
-from .dataset import Labels, Pixels, as_labels, as_pixels, check_class_names, check_pairs
+from .dataset import Dataset, Labels, Pixels, as_labels, as_pixels, check_class_names, check_pairs
 from .splits import Part, Source, Split
 from .trees import opened, reading
 
@@ -45,6 +47,24 @@ def open_arrays(path: Path) -> Source:
         return Split.of_array(str(path), part, images, labels)
 
     return Source(path.stem, names, open_part)
+
+
+def pack(data: Dataset | Mapping[str, npt.ArrayLike]) -> bytes:
+    """A data set in memory, or its arrays by their keys, as such a file.
+
+    Raises:
+        DataError: An array of Python objects.
+    """
+    if isinstance(data, Dataset):
+        keys = ("x_train", "y_train", "x_test", "y_test", "class_names")
+        data = {key: getattr(data, key) for key in keys}
+    arrays = {key: np.asarray(value) for key, value in data.items()}
+    for key, array in arrays.items():
+        if array.dtype.hasobject:
+            raise DataError(f"data: {key}: an array of Python objects", hint=_HINT)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def read_pair(path: Path, classes: int) -> tuple[tuple[str, ...] | None, Pixels, Labels]:

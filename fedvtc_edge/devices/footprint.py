@@ -383,7 +383,7 @@ def probe_statistics(
     device = torch.device("cpu")
     if not has_decoder(method) or method.share != "anchored":
         return blank(classes, method.latent, device=device), None
-    anchor = Anchor(shape, method.anchor, 0)
+    anchor = Anchor(shape, method.anchor, 0, method.extractor)
     draw = np.random.Generator(np.random.Philox(key=0))
     labels = torch.arange(classes).repeat(2)
     features = torch.from_numpy(draw.standard_normal((len(labels), method.anchor), np.float32))

@@ -7,7 +7,7 @@ from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.masking.plan import LEAST_CLIENTS, MOST_CLIENTS, threshold_of
 from fedvtc_edge.models import find
-from fedvtc_edge.plugins import METHODS
+from fedvtc_edge.plugins import EXTRACTORS, METHODS
 from fedvtc_edge.privacy.mechanism import claim_of, release_spec_of
 from fedvtc_edge.privacy.sampler import LARGEST_SIGMA, LEAST_SIGMA
 from fedvtc_edge.training.compute import Compute
@@ -134,6 +134,7 @@ def check_names(config: Config) -> None:
     check_settings(config)
     if config.engine.name == "flower":
         check_distributed(config)
+    EXTRACTORS.find(config.method.extractor)
     for name in config.clients.architectures:
         find(name)
     for name in config.clients.devices:

@@ -3,7 +3,7 @@
 from . import small as _small  # noqa: F401  registers the five built-in bodies
 from .adapters import from_torchvision  # and registers torchvision's networks
 from .classifier import Classifier, build
-from .registry import ImageShape, architectures, body, find, register
+from .registry import ImageShape, architectures, body, find, register, register_extractor
 
 __all__ = [
     "Classifier",
@@ -14,4 +14,5 @@ __all__ = [
     "find",
     "from_torchvision",
     "register",
+    "register_extractor",
 ]

@@ -7,13 +7,18 @@ because it saw no data, the sensitivity of such a sum is fixed and known.
 
 from __future__ import annotations
 
-from typing import cast
+import copy
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from fedvtc_edge.errors import ConfigError
+from fedvtc_edge.plugins import EXTRACTORS
 
 from .registry import ImageShape
 
@@ -35,14 +40,26 @@ class Anchor(nn.Module):
         width: Number m of features.
         seed: Public seed. NumPy's Philox generator makes it one function on
             every platform.
+        extractor: A registered name; its features are projected to m and normalised in
+            place of those filters'.
+
+    Raises:
+        ConfigError: No such extractor, or one that gives no features [N, d].
     """
 
-    def __init__(self, shape: ImageShape, width: int, seed: int) -> None:
+    def __init__(self, shape: ImageShape, width: int, seed: int, extractor: str = "random") -> None:
         super().__init__()
         draw = np.random.Generator(np.random.Philox(key=seed))
+        self.width = width
+        build = EXTRACTORS.find(extractor)
+        self.body = None if build is None else _frozen(build, extractor, shape, seed)
+        if self.body is not None:
+            inner = self.body(torch.zeros(1, shape.channels, shape.size, shape.size)).shape[1]
+            project = draw.standard_normal((inner, width)) / np.sqrt(inner)
+            self.register_buffer("project", torch.from_numpy(project.astype(np.float32)))
+            return
         self.stride = 1 if shape.size <= 16 else 2
         side = -(-shape.size // self.stride)
-        self.width = width
         first = _smooth_filters(draw, shape.channels)
         second = draw.standard_normal((_SECOND, _FIRST, 3, 3)) / np.sqrt(9 * _FIRST)
         project = draw.standard_normal((_SECOND * _GRID**2, width)) / np.sqrt(_SECOND * _GRID**2)
@@ -56,13 +73,40 @@ class Anchor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, channels, H, W] in [0, 1] → [N, m], each row of norm √m; differentiable in x."""
+        h = self._filtered(x) if self.body is None else self.body(x).float()
+        unit: Tensor = F.normalize(h @ cast(Tensor, self.project), dim=1)
+        return unit.mul(self.width**0.5)
+
+    def _filtered(self, x: Tensor) -> Tensor:
         x = x - x.mean(dim=(1, 2, 3), keepdim=True)
         h = F.relu(F.conv2d(x, cast(Tensor, self.first), stride=self.stride, padding=_KERNEL // 2))
         h = F.relu(F.conv2d(h - h.mean(1, keepdim=True), cast(Tensor, self.second), padding=1))
         average = cast(Tensor, self.average)
-        h = torch.matmul(torch.matmul(average, h), average.T).flatten(1)
-        unit: Tensor = F.normalize(h @ cast(Tensor, self.project), dim=1)
-        return unit.mul(self.width**0.5)
+        return torch.matmul(torch.matmul(average, h), average.T).flatten(1)
+
+
+def _frozen(build: Callable[..., Any], name: str, shape: ImageShape, seed: int) -> nn.Module:
+    """A body that no step changes, with the same initial weights for everybody."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = copy.deepcopy(build(shape))  # what is given in memory stays as it is
+        if not isinstance(body, nn.Module):
+            raise ConfigError(
+                f"extractor {name!r} builds a {type(body).__name__}, expected a torch.nn.Module",
+                hint="return a module that maps images [N, channels, H, W] to [N, d]",
+            )
+        body = body.cpu().eval()
+        features = body(torch.zeros(2, shape.channels, shape.size, shape.size))  # fills lazy layers
+        body.requires_grad_(False)
+    if features.ndim != 2 or len(features) != 2:
+        raise ConfigError(
+            f"extractor {name!r} gives features of shape {list(features.shape)} for two images",
+            hint="let it return [N, d]; nn.Flatten() is often what is missing",
+        )
+    return body
+
+
+EXTRACTORS.register("random", None)
 
 
 @torch.no_grad()
@@ -73,7 +117,7 @@ def centre(anchor: Anchor, shape: ImageShape) -> NDArray[np.float64]:
     """
     draw = np.random.Generator(np.random.Philox(key=_NOISE_SEED))
     noise = draw.random((_NOISE_IMAGES, shape.channels, shape.size, shape.size), np.float32)
-    device = cast(Tensor, anchor.first).device
+    device = cast(Tensor, anchor.project).device
     features = anchor(torch.from_numpy(noise).to(device)).double().cpu().numpy()
     mean: NDArray[np.float64] = features.mean(0) / anchor.width**0.5
     return mean

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from fedvtc_edge.errors import ConfigError
-from fedvtc_edge.plugins import ARCHITECTURES
+from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS
 
 
 class ImageShape(NamedTuple):
@@ -41,6 +41,24 @@ def register(name: str) -> Callable[[B], B]:
     return add
 
 
+def register_extractor(name: str) -> Callable[[B], B]:
+    """Make a frozen extractor available as ``method.extractor``.
+
+    A builder takes an :class:`ImageShape` and returns a module that maps
+    [N, channels, size, size] in [0, 1] to [N, d] for any d, and to the same features for
+    everybody: whatever it draws from torch's generator follows the run's public seed.
+
+    Raises:
+        ConfigError: The name is taken.
+    """
+
+    def add(builder: B) -> B:
+        EXTRACTORS.register(name, builder)
+        return builder
+
+    return add
+
+
 def architectures() -> tuple[str, ...]:
     """Names of all architectures, built-in ones first."""
     return ARCHITECTURES.names()
@@ -53,6 +71,18 @@ def find(name: str) -> Body:
         ConfigError: No such architecture.
     """
     return ARCHITECTURES.find(name)
+
+
+class Function(nn.Module):
+    """A function of images as a module, for registries of those."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What the function returns."""
+        return self.function(images)
 
 
 def body(name: str, shape: ImageShape) -> nn.Module:

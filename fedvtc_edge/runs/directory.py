@@ -60,15 +60,25 @@ class Checkpoint:
 class RunDirectory:
     """One run on disk; made by :meth:`create`, :meth:`vacant` or :meth:`reopen`."""
 
-    def __init__(self, path: Path, config: Config) -> None:
+    def __init__(
+        self, path: Path, config: Config, files: Mapping[str, bytes] | None = None
+    ) -> None:
         self.path = path
         self.config = config
+        self._files = files or {}
         self._ledger = Ledger(path / "ledger.json", claim_of(config))
         self.begun = False
 
     @classmethod
-    def vacant(cls, path: Path, config: Config) -> RunDirectory:
+    def vacant(
+        cls, path: Path, config: Config, files: Mapping[str, bytes] | None = None
+    ) -> RunDirectory:
         """A new or empty folder; nothing is written before :meth:`begin`.
+
+        Args:
+            path: The folder.
+            config: The settings.
+            files: What else the run cannot do without, by name.
 
         Raises:
             RunError: The folder holds something already.
@@ -87,7 +97,7 @@ class RunDirectory:
             raise _unwritable(path, error) from None
         if occupied:
             raise RunError(f"{path} is not empty", hint="choose a new folder for --out")
-        return cls(path, config)
+        return cls(path, config, files)
 
     @classmethod
     def create(cls, path: Path, config: Config) -> RunDirectory:
@@ -144,6 +154,8 @@ class RunDirectory:
                 (path / folder).mkdir(parents=True, exist_ok=True)
             self._ledger.begin()
             self.label()
+            for name, content in self._files.items():
+                write_atomic(path / name, content)
             write_atomic(path / "config.toml", as_toml(self.config))
         except OSError as error:
             raise _unwritable(path, error) from None

@@ -160,7 +160,8 @@ class FinishedRun:
             return None
         spec = release_spec_of(self.config, world.mean.shape[0])
         width = spec.width if spec else method.anchor
-        return Anchor(shape, width, derive_seed(self.config.seed, "anchor")).eval()
+        seed = derive_seed(self.config.seed, "anchor")
+        return Anchor(shape, width, seed, method.extractor).eval()
 
     def published(self) -> GlobalStatistics | None:
         """What the server published last, or None where it published nothing.

@@ -152,6 +152,15 @@ class Summary(Record):
         return self.class_names or [str(label) for label in range(width)]
 
 
+LABELS = {
+    "accuracy_mean": "own model",
+    "accuracy_calibrated_mean": "combined",
+    "accuracy_control": "statistics only (no training)",
+    "accuracy_local_only_mean": "local only",
+}
+"""What users read of a run's four accuracies; always side by side, for one alone misleads."""
+
+
 class RoundRecord(Record):
     """One line of ``metrics.jsonl``; bytes and seconds are those of this round alone."""
 

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset, load_dataset
-from fedvtc_edge.errors import RunError
+from fedvtc_edge.data.arrays import pack
+from fedvtc_edge.errors import ConfigError, RunError
 from fedvtc_edge.federation.assembly import assemble, assignments, clients
 from fedvtc_edge.federation.evaluation import TestSet
 from fedvtc_edge.federation.federation import no_ledger
 from fedvtc_edge.federation.participation import ParticipationSimulator
-from fedvtc_edge.federation.preflight import (
-    check_names,
-)
+from fedvtc_edge.federation.preflight import check_names
 from fedvtc_edge.federation.rounds import LocalEngine
 from fedvtc_edge.federation.server import Refusals, ignore_refusal
 from fedvtc_edge.federation.summary import ClientStats, finish, summarise
 from fedvtc_edge.flower.simulation import simulate
+from fedvtc_edge.models import ImageShape
+from fedvtc_edge.models.registry import Body, Function
+from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.progress import Progress, SilentProgress
 from fedvtc_edge.runs.directory import Checkpoint, RunDirectory
 from fedvtc_edge.storage.lock import alone
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
+
+Callback = Callable[[dict[str, Any]], None]
+
+DATA = "data.npz"
+"""Where a run directory keeps images that were given in memory."""
 
 
 @dataclass(frozen=True)
@@ -44,25 +55,72 @@ class RunResult:
     directory: Path | None
 
 
-def run(config: Config, *, out: Path | None = None, progress: Progress | None = None) -> RunResult:
+def run(
+    config: Config,
+    *,
+    data: Dataset | Mapping[str, Any] | None = None,
+    architectures: Mapping[str, Body] | None = None,
+    extractor: Callable[[Tensor], Tensor] | None = None,
+    callbacks: Sequence[Callback] = (),
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> RunResult:
     """Train one federation.
 
     Args:
         config: The settings, from :func:`fedvtc_edge.load_config`.
+        data: Images and labels in place of what ``config.data.name`` names: a data set, or
+            arrays by the keys of an ``.npz`` file (``x_train``, ``y_train``, ``x_test``,
+            ``y_test``, ``class_names``). A run directory keeps them as ``data.npz``.
+        architectures: Bodies by name, for this call; see :func:`fedvtc_edge.models.register`.
+        extractor: A frozen extractor for this call, of images [N, channels, H, W] in [0, 1] to
+            features [N, d]. It goes by ``method.extractor``, or by ``own`` where that is
+            ``random``; see :func:`fedvtc_edge.models.register_extractor`.
+        callbacks: Each called after each round with the round's line of ``metrics.jsonl``.
         out: New or empty folder for the run directory; None writes nothing.
         progress: Told of each round; None is silent.
 
     Raises:
-        ConfigError: An architecture, device or size that does not exist or fit.
+        ConfigError: A method, architecture, device or size that does not exist or fit; or
+            Python objects for the processes of engine flower.
         DataError: A data set that cannot be used.
         RunError: ``out`` cannot be written or is not empty.
     """
-    check_names(config)
-    directory = None if out is None else RunDirectory.vacant(Path(out), config)
-    data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
-    if config.engine.name == "flower":
-        return _simulate(config, directory, progress or SilentProgress())
-    return _run(config, data, directory, None, progress or SilentProgress())
+    public = config.privacy.mode != "none"
+    with ExitStack() as held:
+        if config.engine.name == "flower" and (architectures or extractor or callbacks):
+            raise ConfigError(
+                "architectures, an extractor or callbacks in memory with engine.name = 'flower', "
+                "whose processes cannot have them",
+                hint='load a file: fedvtc_edge.plugins.load("own.py"); or use the local engine',
+            )
+        held.enter_context(ARCHITECTURES.lent(architectures or {}))
+        if extractor is not None:
+            name = config.method.extractor if config.method.extractor != "random" else "own"
+            config = config.replace(method={"extractor": name})
+            held.enter_context(EXTRACTORS.lent({name: partial(_as_module, extractor)}))
+        check_names(config)
+        files, settings = {}, config.data
+        if data is not None:
+            files[DATA] = pack(data)
+            scratch = held.enter_context(tempfile.TemporaryDirectory(prefix="fedvtc-"))
+            settings = settings.model_copy(update={"name": str(Path(scratch, DATA))})
+            Path(settings.name).write_bytes(files[DATA])
+            lasting = settings.name if out is None else str(Path(out).absolute() / DATA)
+            config = config.replace(data={"name": lasting})
+        directory = None if out is None else RunDirectory.vacant(Path(out), config, files)
+        dataset = load_dataset(settings, public_classes=public)
+        shown = progress or SilentProgress()
+        if config.engine.name == "flower":
+            return _simulate(config, directory, shown)
+        return _run(config, dataset, directory, None, shown, callbacks=callbacks)
+
+
+def _as_module(extractor: Callable[[Tensor], Tensor], shape: ImageShape) -> nn.Module:
+    """A function as a module; a module as it is."""
+    if isinstance(extractor, nn.Module):
+        return extractor
+    return Function(extractor)
 
 
 def resume(directory: Path, *, progress: Progress | None = None) -> RunResult:
@@ -117,6 +175,7 @@ def _run(
     progress: Progress,
     *,
     with_baselines: bool = True,
+    callbacks: Sequence[Callback] = (),
 ) -> RunResult:
     with deterministic(), ExitStack() as held:
         compute = Compute.of(config.engine)
@@ -138,6 +197,13 @@ def _run(
         if with_baselines and not method.is_own_control:
             baselines = clients(config, data, compute, decoders=False)
         test = TestSet(as_images(data.x_test, compute.device), torch.from_numpy(data.y_test.copy()))
+
+        def keep(state: Checkpoint) -> None:
+            if directory is not None:
+                directory.save(state)
+            for callback in callbacks:
+                callback(copy.deepcopy(state.records[-1]))
+
         fleet = assignments(config, data)
         taking_part = {client.id for client in method.federation.clients}
         profiles = {p.client: p.profile for p in fleet if p.profile and p.client in taking_part}
@@ -146,7 +212,7 @@ def _run(
             baselines,
             test,
             attendance=ParticipationSimulator(method, profiles),
-            keep=directory.save if directory else _forget,
+            keep=keep,
             progress=progress,
         )
         if state is not None:
@@ -174,7 +240,3 @@ def _run(
 
 def discard_upload(round_: int, sender: str, kind: str, data: bytes) -> None:
     """Witness of a run that leaves nothing on disk."""
-
-
-def _forget(state: Checkpoint) -> None:
-    """Keeper of a run that leaves nothing on disk."""

@@ -273,7 +273,7 @@ def test_a_real_run(call: Call, settings: str, tmp_path: Path) -> None:
         shown = [client["id"], client["architecture"], "rpi4", str(client["samples"])]
         shown += [str(client["classes_present"]), f"{100 * client['accuracy_local_only']:.1f}"]
         assert line.split()[:6] == shown
-    assert lines[5] == f"mean accuracy, f_k alone: {100 * summary['accuracy_mean']:.1f} %"
+    assert lines[5] == f"mean accuracy, own model: {100 * summary['accuracy_mean']:.1f} %"
     assert lines[9].startswith("digits, fedvtc, 3 rounds, seed 0: ")
     assert lines[9].endswith(f"{summary['upload_bytes_total'] / 1000:.1f} kB up")
     simulated = f"modelled: {summary['seconds_virtual']:.1f} s; turns missed: "
@@ -453,17 +453,17 @@ def test_run_prints_what_came_out(call: Call, fakes: Fakes) -> None:
     assert answer.code == 0
     assert answer.err.splitlines() == ["rounds: 1 to do", "rounds: 1/1 accuracy 0.9"]
     assert answer.out == (
-        "client  architecture  device  samples  classes  local-only %  f_k %  absent %"
-        "  calibrated %  kB up\n"
-        "00      lenet         -           120        2          38.0   90.1      50.0"
-        "          98.5   38.4\n"
-        "01      lenet         rpi4        120        2          38.0   90.1         -"
-        "          98.5   38.4\n"
+        "client  architecture  device  samples  classes  local only %  own model %  unseen "
+        "classes %  combined %  kB up\n"
+        "00      lenet         -           120        2          38.0         90.1         "
+        "     50.0        98.5   38.4\n"
+        "01      lenet         rpi4        120        2          38.0         90.1         "
+        "        -        98.5   38.4\n"
         "\n"
-        "mean accuracy, f_k alone: 90.1 %\n"
-        "mean accuracy, calibrated: 98.5 %\n"
-        "mean accuracy, control: 99.4 %\n"
-        "mean accuracy, local-only: 38.0 %\n"
+        "mean accuracy, own model: 90.1 %\n"
+        "mean accuracy, combined: 98.5 %\n"
+        "mean accuracy, statistics only (no training): 99.4 %\n"
+        "mean accuracy, local only: 38.0 %\n"
         "digits, fedvtc, 10 rounds, seed 0: 61.0 s, 76.8 kB up\n"
         "privacy: none claimed (Not differentially private)\n"
         "run: there\n"
@@ -559,9 +559,9 @@ def test_compare_prints_a_table(call: Call, fakes: Fakes) -> None:
         "method",
         "mean ± std %",
         "worst %",
-        "absent %",
-        "calibrated %",
-        "control %",
+        "unseen classes %",
+        "combined %",
+        "statistics only %",
         "kB up",
         "seconds",
     ]

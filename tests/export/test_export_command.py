@@ -23,7 +23,7 @@ from fedvtc_edge.sealing import signing
 Call = Callable[..., Any]
 
 COLUMNS = [
-    ["client", "architecture", "run %", "ONNX %", "calibrated %", "rel. error", "pixels"],
+    ["client", "architecture", "run %", "ONNX %", "combined %", "rel. error", "pixels"],
     ["classifier kB", "synthesiser kB"],
     [
         "client",
@@ -78,7 +78,7 @@ def test_a_table_of_what_was_written(
         assert row["client"] == entry["client"]
         assert row["architecture"] == entry["architecture"]
         assert row["run %"] == row["ONNX %"] == f"{100 * accuracy['classifier']:.1f}"
-        assert row["calibrated %"] == f"{100 * accuracy['calibrated']:.1f}"
+        assert row["combined %"] == f"{100 * accuracy['calibrated']:.1f}"
         assert float(row["rel. error"]) == pytest.approx(worst, rel=0.1)
         assert row["pixels"].startswith("equal")
         assert row["classifier kB"] == f"{size['classifier'] / 1000:.1f}"
@@ -114,7 +114,7 @@ def test_a_table_without_int8_painter_or_anchor(call: Call, fake: dict[str, Any]
     assert cells(lines[0]) == COLUMNS[0] + COLUMNS[1]
     rows = [dict(zip(cells(lines[0]), cells(line), strict=True)) for line in lines[1:4]]
     assert [row["pixels"] for row in rows] == ["equal but 3 ties", "equal", "-"]
-    assert rows[2]["calibrated %"] == rows[2]["synthesiser kB"] == "-"
+    assert rows[2]["combined %"] == rows[2]["synthesiser kB"] == "-"
     assert "signed by SHA256:abc" in lines
     assert answer.code == 0
 

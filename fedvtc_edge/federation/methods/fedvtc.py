@@ -65,7 +65,7 @@ class FedVTC(Method):
         if self.share == "anchored":
             seed = derive_seed(federation.config.seed, "anchor")
             width = self.spec.width if self.spec else settings.anchor
-            anchor = Anchor(federation.shape, width, seed)
+            anchor = Anchor(federation.shape, width, seed, settings.extractor)
             self.anchor = anchor.to(federation.compute.device)
 
     def steps(self, number: int) -> Sequence[RoundStep]:
