@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from fedvtc_edge import __main__ as front
+from fedvtc_edge import plugins
 from fedvtc_edge.config import Config, load_config
 
 Tiny = Callable[..., Config]
@@ -107,6 +108,26 @@ def call(
         return Answer(left.value.code, captured.out, captured.err)
 
     return invoke
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Every plug-in is forgotten after a test, and when it asks for that."""
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    plugins.METHODS.names()  # what ships with the package is there before and after
+    before = [dict(registry._known) for registry in plugins._REGISTRIES]
+    loaded = set(plugins._loaded)
+
+    def forget() -> None:
+        os.environ[plugins.VARIABLE] = ""
+        for registry, known in zip(plugins._REGISTRIES, before, strict=False):
+            registry._known.clear()
+            registry._known.update(known)
+        plugins._loaded.clear()
+        plugins._loaded.update(loaded)
+
+    yield forget
+    forget()
 
 
 @pytest.fixture

@@ -34,25 +34,7 @@ ARCHITECTURE, EXTRACTOR, METHOD, ATTACK = (
 )
 SHAPE = ImageShape(8, 1)
 
-
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Every plug-in is forgotten after a test, and when it asks for that."""
-    monkeypatch.setenv(plugins.VARIABLE, "")
-    plugins.METHODS.names()  # what ships with the package is there before and after
-    before = [dict(registry._known) for registry in plugins._REGISTRIES]
-    loaded = set(plugins._loaded)
-
-    def forget() -> None:
-        os.environ[plugins.VARIABLE] = ""
-        for registry, known in zip(plugins._REGISTRIES, before, strict=False):
-            registry._known.clear()
-            registry._known.update(known)
-        plugins._loaded.clear()
-        plugins._loaded.update(loaded)
-
-    yield forget
-    forget()
+pytestmark = pytest.mark.usefixtures("fresh")
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def pack(data: Dataset | Mapping[str, npt.ArrayLike]) -> bytes:
         if array.dtype.hasobject:
             raise DataError(f"data: {key}: an array of Python objects", hint=_HINT)
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 

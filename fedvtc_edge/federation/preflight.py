@@ -73,13 +73,15 @@ def check_claim(config: Config) -> None:
     """Refuse settings under which no honest ε exists.
 
     Raises:
-        ConfigError: A privacy mode together with something that it does not cover.
+        ConfigError: An unknown method or extractor, or a privacy mode together with something
+            that it does not cover.
         PrivacyError: An ε that no noise keeps.
     """
     privacy, method = config.privacy, config.method
+    method_of(config)
+    EXTRACTORS.find(config.method.extractor)
     if privacy.mode == "none":
         return
-    method_of(config)
     if privacy.mode == "example" and config.engine.precision == "bfloat16":
         raise ConfigError(
             "privacy.mode = 'example' with engine.precision = 'bfloat16': clipped gradients "
@@ -129,12 +131,10 @@ def check_names(config: Config) -> None:
         ConfigError: An unknown method, architecture or device, a claim that cannot be made, or a
             server that asks for what it cannot have.
     """
-    method_of(config)
     check_claim(config)
     check_settings(config)
     if config.engine.name == "flower":
         check_distributed(config)
-    EXTRACTORS.find(config.method.extractor)
     for name in config.clients.architectures:
         find(name)
     for name in config.clients.devices:

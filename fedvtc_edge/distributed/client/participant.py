@@ -28,6 +28,7 @@ from fedvtc_edge.distributed.messages import (
 from fedvtc_edge.errors import ConfigError, FedVTCError
 from fedvtc_edge.federation.preflight import check_claim, check_settings
 from fedvtc_edge.masking import MaskingStep
+from fedvtc_edge.models import find
 from fedvtc_edge.privacy.mechanism import release_spec_of
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.sealing import seal
@@ -131,6 +132,7 @@ class Participant:
             self.keys.roster(config)
         check_claim(config)
         check_settings(config)
+        find(self._name(config))
         terms = DataTerms.from_json(request.terms)
         has = self._source(config, terms)
         self.home.join(request.context.run, request.settings, request.terms)
