@@ -102,7 +102,7 @@ class MethodSettings(_Table):
         """Leave the key out where it is the default: a run's name is a digest of its settings."""
         document: dict[str, Any] = dump(self)
         if self.extractor == "random":
-            del document["extractor"]
+            document.pop("extractor", None)
         return document
 
 

@@ -16,7 +16,7 @@ from fedvtc_edge.config import Config, MethodSettings, TrainingSettings
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.models import ImageShape, build, from_torchvision, vtc
 from fedvtc_edge.models.anchor import Anchor
-from fedvtc_edge.plugins import METHODS
+from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS, METHODS
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, deterministic
@@ -305,13 +305,15 @@ def phases_of(
     Raises:
         ConfigError: No such architecture.
     """
-    kept = {"name", "share", "moments", "latent", "anchor", "ablate"}
-    return _phases(architecture, shape, classes, MethodSettings(**method.model_dump(include=kept)))
+    one_round = method.model_copy(update={"rounds": 1})  # their number is of no account
+    # A name may come to stand for something else: what is lent to one run, for example.
+    things = (ARCHITECTURES.find(architecture), EXTRACTORS.find(method.extractor))
+    return _phases(architecture, shape, classes, one_round, things)
 
 
 @lru_cache(maxsize=256)
 def _phases(
-    architecture: str, shape: ImageShape, classes: int, method: MethodSettings
+    architecture: str, shape: ImageShape, classes: int, method: MethodSettings, things: object
 ) -> PhaseProfiles:
     with deterministic():
         knowledge, anchor = probe_statistics(shape, classes, method)
@@ -332,7 +334,7 @@ def _phases(
         known = PhaseProfiles(
             model=_count(model.parameters()),
             decoder=_count(decoder.parameters()) if decoder else 0,
-            anchor=_count(anchor.buffers()) if anchor else 0,
+            anchor=_count([*anchor.buffers(), *anchor.parameters()]) if anchor else 0,
             train=held(lambda probe: probe.train(1, knowledge.codes, kl=1.0), _model),
             classify=held(lambda probe: _without_gradients(probe.model, probe)),
         )
