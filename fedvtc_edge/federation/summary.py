@@ -21,7 +21,6 @@ from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.devices.footprint import peak_megabytes
 from fedvtc_edge.devices.planner import ClientAssignment, notes
 from fedvtc_edge.privacy.mechanism import UNITS, claim_of, covers
-from fedvtc_edge.report import render
 from fedvtc_edge.runs.directory import SCHEMA, RunDirectory, as_json, version
 from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.training.client import Client
@@ -247,7 +246,9 @@ def finish(
         },
         pictures(method, data),
     )
-    render(directory.path)
+    from fedvtc_edge import report  # matplotlib takes half a second, and clients never draw
+
+    report.render(directory.path)
 
 
 def deposit(

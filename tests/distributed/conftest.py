@@ -312,7 +312,6 @@ def village(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> Cal
         monkeypatch.setattr("fedvtc_edge.distributed.server.collector.time", one.clock)
         monkeypatch.setattr("fedvtc_edge.distributed.server.registry.time", one.clock)
         monkeypatch.setattr("fedvtc_edge.storage.atomic.os.replace", one.reaper.replace)
-        monkeypatch.setattr("fedvtc_edge.federation.summary.render", lambda path: path)
         return one
 
     return make
