@@ -1,47 +1,55 @@
-"""A server and three clients over loopback; a client and then the server are killed.
+"""A server and three clients over loopback; a client and then the SuperLink are killed.
 
 Run by test_deployment.py in a network namespace without a route. Prints one JSON object.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
+# Of random images, which are read without scikit-learn: importing it takes a second a process.
 CONFIG = """
 [data]
-limit = 150
-test_limit = 60
-alpha = 1.0
+name = "{data}"
 [clients]
 count = 3
-architectures = ["mlp", "lenet"]
+architectures = ["mlp"]
 [method]
 rounds = 3
-anchor = 64
-latent = 16
+anchor = 16
+latent = 8
 [training]
 epochs = 1
-decoder_steps = 2
-finetune_steps = 2
+decoder_steps = 1
+finetune_steps = 1
 finetune_from = 2
-finetune_last = 2
+finetune_last = 1
 [transport]
 masking = true
 [privacy]
 collusion = 0.0
 [server]
 quorum = 0.6
-deadline_s = 240
+deadline_s = 400
 """
 
-PATIENCE_S = 480.0
+HOMES = {"client-00": "home", "client-01": "ho=me 1", "client-02": 'it\'s a "home" \\ 0'}
+"""Paths that Flower's command line could misread."""
+
+GATED = ("/v1/control/start-run", "/v1/runtime/acquire-task", "/v1/fleet/get-fab")
+
+PATIENCE_S = 1100.0
 
 
 class Command:
@@ -69,7 +77,7 @@ class Command:
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(30)
+            self.process.wait(60)
 
 
 def until(command: Command, text: str, deadline: float) -> None:
@@ -79,50 +87,107 @@ def until(command: Command, text: str, deadline: float) -> None:
         time.sleep(0.2)
 
 
-def main(folder: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    (folder / "config.toml").write_text(CONFIG)
+def processes_of(folder: Path) -> dict[int, str]:
+    """Command lines of all processes that speak of the folder, but this one's."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+        except OSError:
+            continue
+        if str(folder) in line and int(path.parent.name) != os.getpid():
+            found[int(path.parent.name)] = line
+    return found
+
+
+def reply(port: int, path: str) -> int:
+    """Status of an empty request that names no node: 404 from the gate, 415 from Flower."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=60)
+    connection.request("POST", path, b"")
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def prepare(folder: Path) -> None:
+    """Data, settings and keys."""
+    draw = np.random.default_rng(0)
+    arrays = {
+        f"{kind}_{part}": values
+        for part, count in (("train", 120), ("test", 40))
+        for kind, values in (
+            ("x", draw.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8)),
+            ("y", np.arange(count) % 4),
+        )
+    }
+    np.savez(folder / "data.npz", class_names=np.array(list("abcd")), **arrays)
+    (folder / "config.toml").write_text(CONFIG.format(data=folder / "data.npz"))
     subprocess.run(
         [sys.executable, "-m", "fedvtc_edge", "keys", "trial", "kit"],
         cwd=folder,
         check=True,
         stdout=subprocess.DEVNULL,
     )
+
+
+def main(folder: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    prepare(folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     where = ("--keys", "kit/server", "--port", port)
     started: list[Command] = []
+    seen: dict[str, object] = {}
 
     def start(name: str, *arguments: str) -> Command:
         started.append(Command(folder, name, *arguments))
         return started[-1]
 
     def join(name: str) -> Command:
-        keys = f"kit/{name}"
-        return start(name, "join", f"localhost:{port}", "--keys", keys, "--wait", "60", "--tell")
+        keys, home = f"kit/{name}", HOMES[name]
+        words = ("--keys", keys, "--home", home, "--wait", "300", "--tell")
+        return start(name, "join", f"localhost:{port}", *words)
+
+    def superlink() -> tuple[int, str]:
+        """Process and command line of the one that runs."""
+        [found] = [
+            (pid, line)
+            for pid, line in processes_of(folder / "run").items()
+            if "flower-superlink" in line and "supervisor" not in line
+        ]
+        return found
 
     try:
         server = start("server", "serve", "config.toml", *where, "--out", "run")
-        clients = {f"client-0{n}": join(f"client-0{n}") for n in range(3)}
+        clients = {name: join(name) for name in HOMES}
         until(server, "rounds: 1/3", deadline)
         clients["client-02"].kill()
+        inner = int(superlink()[1].split("--port ")[1].split()[0])
+        seen["through the gate"] = [reply(int(port), path) for path in GATED]
+        seen["past the gate"] = [reply(inner, path) for path in GATED]
         until(server, "rounds: 2/3", deadline)
-        server.kill()
+        os.kill(superlink()[0], signal.SIGKILL)
+        seen["killed"] = server.process.wait(max(deadline - time.monotonic(), 1.0))
+        seen["left of the killed"] = list(processes_of(folder / "run").values())
         clients["client-02"] = join("client-02")
         server = start("server-again", "serve", "--resume", "run", *where)
         until(server, "rounds: 3/3", deadline)
         for command in (server, *clients.values()):
             command.process.wait(max(deadline - time.monotonic(), 1.0))
-        result = {
+        seen |= {
             "codes": [command.process.returncode for command in (server, *clients.values())],
             "server": server.text(),
             "client-02": clients["client-02"].text(),
+            "left": list(processes_of(folder).values()),
         }
     finally:
         for command in started:
             command.end()
-    print(json.dumps(result))
+    print(json.dumps(seen))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real deployment: TLS, node keys, sealing, masking; a node and the server are killed."""
+"""A real deployment: TLS, node keys, sealing, masking; a client and the SuperLink are killed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,24 @@ import fedvtc_edge
 from fedvtc_edge.wire import published
 
 SCENARIO = Path(__file__).with_name("scenario_deployment.py")
+HOME = 'it\'s a "home" \\ 0'
+"""Of the client that is killed."""
 
 
 @pytest.mark.slow
-def test_a_node_and_the_server_are_killed_and_nothing_counts_twice(
+def test_a_client_and_the_superlink_are_killed_and_nothing_counts_twice(
     offline: Callable[..., CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    done = offline(SCENARIO, str(tmp_path), environ={}, timeout=560)
+    done = offline(SCENARIO, str(tmp_path), environ={}, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     result: dict[str, Any] = json.loads(done.stdout)
     assert result["codes"] == [0, 0, 0, 0]
+    assert result["left"] == []
+    # Flower itself would take both from a stranger, would they but speak protobuf.
+    assert result["past the gate"] == [415, 415, 415]
+    assert result["through the gate"] == [404, 404, 415]
+    assert result["killed"] != 0
+    assert result["left of the killed"] == []
     run = tmp_path / "run"
     summary = json.loads((run / "summary.json").read_text("utf-8"))
     rounds = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -36,7 +44,7 @@ def test_a_node_and_the_server_are_killed_and_nothing_counts_twice(
 
     # It came back with its state: it did not take part in the sum again, nor anew.
     assert "opening" not in result["server"]
-    ledger = json.loads((tmp_path / "homes/client-02/ledger.json").read_text("utf-8"))
+    ledger = json.loads((tmp_path / HOME / "ledger.json").read_text("utf-8"))
     assert [entry["kind"] for entry in ledger["releases"]] == ["anchor"]
 
     # Nobody counts twice, and nobody is missing: it is the sum of one process, bit for bit.

@@ -19,7 +19,7 @@ from fedvtc_edge.flower.error_patterns import explain
 from fedvtc_edge.storage.atomic import write_atomic
 
 from .app_bundle import Setting
-from .daemon import Daemon, environment, executable
+from .daemon import environment, executable
 
 CONNECTION = "fedvtc-edge"  # its name in Flower's settings
 _KEY_KNOWN = "[code: 23]"  # "Public key already in use.", Flower 1.42
@@ -27,7 +27,7 @@ _CALL_S = 120.0  # one command takes 1 to 2 s; more, on a machine that is busy
 
 
 class SuperLinkControl:
-    """Nodes registered, runs started, watched and stopped.
+    """Nodes registered, runs started and watched.
 
     Args:
         folder: Where Flower's settings lie; made when missing.
@@ -107,18 +107,6 @@ class SuperLinkControl:
         """
         reply = self._call("list", CONNECTION, "--run-id", str(run))
         return str(reply["runs"][0]["status"])
-
-    def stop_run(self, run: int) -> None:
-        """Stop a run; its server app gets SIGINT. One that has ended is an error."""
-        self._call("stop", str(run), CONNECTION)
-
-    def follow(self, run: int, log: Path) -> Daemon:
-        """A process that copies a run's log lines to a file, and ends when the run does.
-
-        It starts when its block is entered.
-        """
-        command = [executable("flwr"), "log", str(run), CONNECTION, "--stream"]
-        return Daemon(command, log=log, environ=self._environ, grace_s=1.0)
 
     def _call(self, *arguments: str) -> dict[str, Any]:
         """One of Flower's client commands and its JSON answer."""

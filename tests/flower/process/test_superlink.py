@@ -1,23 +1,21 @@
-"""A SuperLink that does not start, one that is asked, and one that is killed."""
+"""A SuperLink that does not start, and one that is asked; test_deployment.py kills one."""
 
 from __future__ import annotations
 
 import http.server
 import json
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from flwr.common.constant import Status
 
 from fedvtc_edge.errors import DeploymentError
 from fedvtc_edge.flower.access import pki
 from fedvtc_edge.flower.process import control, superlink
 from fedvtc_edge.flower.process.superlink import Certificates, SuperLink, healthy
-
-SCENARIO = Path(__file__).with_name("scenario_restart.py")
 
 
 def fake(folder: Path, text: str) -> str:
@@ -161,7 +159,7 @@ def test_a_refusal_is_an_error(asked: Callable[[str], control.SuperLinkControl])
 
 def test_no_json_is_an_error(asked: Callable[[str], control.SuperLinkControl]) -> None:
     with pytest.raises(DeploymentError, match="gibberish"):
-        asked("gibberish").stop_run(7)
+        asked("gibberish").status(7)
 
 
 def test_a_run_is_submitted_with_its_values_in_a_file(
@@ -186,31 +184,10 @@ def superlink_toml(path: Path) -> dict[str, object]:
     return tomllib.loads(path.read_text("utf-8"))
 
 
+def test_flowers_own_word_for_a_run_that_has_ended() -> None:
+    assert Status.FINISHED == "finished"
+
+
 def test_a_runs_status(asked: Callable[[str], control.SuperLinkControl]) -> None:
     said = {"success": True, "runs": [{"run-id": "17", "status": "finished:completed"}]}
     assert asked(json.dumps(said)).status(17) == "finished:completed"
-
-
-# ---------------------------------------------------------------- the whole
-
-
-@pytest.mark.slow
-def test_a_killed_superlink_comes_back_with_its_nodes(
-    tmp_path: Path,
-    certificates: Certificates,
-    offline: Callable[..., subprocess.CompletedProcess[str]],
-) -> None:
-    for index in range(2):
-        key = pki.node_key()
-        (tmp_path / f"node{index}.key").write_bytes(key.private)
-        (tmp_path / f"node{index}.pub").write_bytes(key.public)
-    done = offline(SCENARIO, str(tmp_path), environ={"PYTHONPATH": str(tmp_path)}, timeout=300)
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
-    # Flower itself would take both from a stranger, would they but speak protobuf.
-    assert seen["past the gate"] == [415, 415, 415]
-    assert seen["through the gate"] == [404, 404, 415]
-    assert seen["left of the killed"] == []
-    assert f"HOMES {sorted(seen['homes'])!r}" in seen["second"]
-    assert seen["statuses"] == ["finished:stopped", "finished:completed"]
-    assert seen["left"] == []
