@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -17,8 +19,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# Under nohup, or as a shell's background job, it is ignored, also by all that is started here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from fedvtc_edge import __main__ as front
 from fedvtc_edge import plugins
@@ -38,6 +45,26 @@ TINY: dict[str, Any] = {
         "finetune_last": 2,
     },
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what takes longest first, so that no worker is left alone with it at the end."""
+    items.sort(key=_length)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let a worker without work take over half of another's; modules stay together otherwise."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
+def _length(item: pytest.Item) -> int:
+    """Rank of a test: the deployment, which mostly waits, other slow ones, and the rest."""
+    if "test_deployment" in item.nodeid:
+        return 0
+    return 2 if item.get_closest_marker("slow") is None else 1
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -65,6 +92,56 @@ def quickly() -> Callable[[], AbstractContextManager[None]]:
             yield
 
     return context
+
+
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """``once("name", make)``: a folder that ``make`` fills, in one of all workers; read it only."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder = shared / "kept-by-pytest" / name
+        folder.parent.mkdir(exist_ok=True)
+        done = folder.with_name(f"{name}.done")
+        with FileLock(f"{folder}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny: Tiny, quickly: Callable[[], AbstractContextManager[None]], once: Once) -> Path:
+    """The directory of a finished run of the tiny settings; read it only."""
+
+    def make(folder: Path) -> None:
+        from fedvtc_edge import run
+
+        with quickly():
+            run(tiny(), out=folder)
+
+    return once("tiny", make)
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_run: Path, once: Once) -> Path:
+    """The folder with a bundle per client of the tiny run: int8 too, unsigned; read it only."""
+
+    def make(folder: Path) -> None:
+        from fedvtc_edge.export.exporting import export
+
+        document = export(tiny_run, folder, int8=True)
+        folder.with_name("bundles.json").write_text(json.dumps(document))
+
+    return once("bundles", make)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
     [
         ("ruff", "check", "--no-cache", "."),
         ("ruff", "format", "--no-cache", "--check", "."),
-        pytest.param(("mypy", "--no-incremental"), marks=pytest.mark.slow),
+        pytest.param(("mypy",), marks=pytest.mark.slow),
     ],
     ids=lambda words: " ".join(words[:2]),
 )

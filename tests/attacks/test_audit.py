@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -52,19 +53,20 @@ SHORT = {"data": {"limit": 600, "test_limit": 300}, "method": {"rounds": 1, "anc
 def made(
     tiny: Tiny,
     quickly: Callable[[], AbstractContextManager[None]],
-    tmp_path_factory: pytest.TempPathFactory,
+    once: Callable[..., Path],
 ) -> Callable[..., Path]:
     """A finished tiny run with some settings changed, made once."""
-    known: dict[str, Path] = {}
 
     def make(**changes: Any) -> Path:
-        key = json.dumps(changes, sort_keys=True)
-        if key not in known:
-            merged = {k: {**SHORT.get(k, {}), **changes.get(k, {})} for k in {*SHORT, *changes}}
-            known[key] = tmp_path_factory.mktemp("runs") / "run"
+        merged = {k: {**SHORT.get(k, {}), **changes.get(k, {})} for k in {*SHORT, *changes}}
+        config = tiny(**merged)
+
+        def finished(folder: Path) -> None:
             with quickly():
-                run(tiny(**merged), out=known[key])
-        return known[key]
+                run(config, out=folder)
+
+        digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+        return once(f"audited-{digest[:12]}", finished)
 
     return make
 

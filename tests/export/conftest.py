@@ -1,4 +1,4 @@
-"""One small run, exported once; every test that changes a bundle gets a copy of its own."""
+"""Bundles; every test that changes one gets a copy of its own."""
 
 from __future__ import annotations
 
@@ -6,16 +6,11 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from fedvtc_edge import run
-from fedvtc_edge.config import Config
-from fedvtc_edge.export.exporting import export
 
 Document = dict[str, Any]
 Rewrite = Callable[..., Path]
@@ -69,34 +64,9 @@ _MADE: Document = {
 
 
 @pytest.fixture(scope="session")
-def tiny_run(
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny: Callable[..., Config],
-    quickly: Callable[[], AbstractContextManager[None]],
-) -> Path:
-    """The directory of a finished run of the tiny settings; read it only."""
-    directory = tmp_path_factory.mktemp("runs") / "tiny"
-    with quickly():
-        run(tiny(), out=directory)
-    return directory
-
-
-@pytest.fixture(scope="session")
-def _export(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> tuple[Path, Any]:
-    out = tmp_path_factory.mktemp("exports") / "tiny"
-    return out, export(tiny_run, out, int8=True)
-
-
-@pytest.fixture(scope="session")
-def exported(_export: tuple[Path, Any]) -> Path:
-    """The folder with a bundle per client of the tiny run: int8 too, unsigned; read it only."""
-    return _export[0]
-
-
-@pytest.fixture(scope="session")
-def export_document(_export: tuple[Path, Any]) -> dict[str, Any]:
-    """What export returned for that folder."""
-    document: dict[str, Any] = _export[1]
+def export_document(exported: Path) -> dict[str, Any]:
+    """What export returned for the folder of all bundles."""
+    document: dict[str, Any] = json.loads(exported.with_name("bundles.json").read_text())
     return document
 
 

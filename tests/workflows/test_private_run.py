@@ -372,15 +372,11 @@ KILLED = """
 import json, os, shutil, signal, sys
 from pathlib import Path
 import fedvtc_edge.report
-import torch._dynamo
 from fedvtc_edge.config import load_config
-from fedvtc_edge.data import load_dataset
-from fedvtc_edge.federation import check_names, resume, run
+from fedvtc_edge.workflows.run import resume, run  # imported once, for all children
 
 file, out, moments = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 fedvtc_edge.report.render = lambda directory: directory
-load_dataset(load_config(file).data)  # imports once, for all children,
-check_names(load_config(file))  # and calibrates once
 
 def work(first, place, when):
     replace = os.replace

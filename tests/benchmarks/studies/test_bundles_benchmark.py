@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import fedvtc_edge
 from fedvtc_edge.benchmarks.studies import bundles as benchmark
-from fedvtc_edge.export.exporting import export
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, tiny: Any, quickly: Any) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("benchmark")
-    with quickly():
-        fedvtc_edge.run(tiny(), out=folder / "run")
-        export(folder / "run", folder / "bundles", clients=["client-01"], int8=True)
-    return folder / "run", folder / "bundles"
 
 
 @pytest.mark.slow
 def test_one_document_with_all_that_was_measured(
-    made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, bundles = made
-    benchmark.main([str(run), str(bundles), "--json", "--repeats", "2"])
+    shutil.copytree(exported / "client-01", tmp_path / "client-01")
+    benchmark.main([str(tiny_run), str(tmp_path), "--json", "--repeats", "2"])
     document = json.loads(capsys.readouterr().out)
     (row,) = document["clients"]  # only the client that was exported
     assert (row["client"], row["architecture"]) == ("client-01", "lenet")

@@ -11,7 +11,9 @@ from fedvtc_edge.benchmarks.studies import fleet
 def test_profiles_change_the_time_and_nothing_else() -> None:
     training = {"decoder_steps": 1, "finetune_last": 1, "epochs": 1}
     clients = {"count": 5, "architectures": ["mlp"]}
-    document = fleet.measure(5, 1, 1, {"training": training, "clients": clients})
+    data = {"partition": "iid", "limit": 100, "test_limit": 40}
+    tables = {"training": training, "clients": clients, "data": data}
+    document = fleet.measure(5, 1, 1, tables)
     assert document["accuracy_equal"]
     assert document["seconds_virtual"] > 0
     assert len(document["devices"]) >= 5
