@@ -171,7 +171,7 @@ def test_the_server_saw_what_the_folder_says(tiny: Tiny, tmp_path: Path, mode: s
 
     out = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(runs.RunDirectory, "witness", recorder)
+        patched.setattr(runs.RunDirectory, "recorder", recorder)
         summary = run(tiny(method=method, clients={"cohort": 0.67}), out=out).summary
     server = out / "server"
     stored = {
