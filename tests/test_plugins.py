@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import tomli_w
 import torch
 from torch import nn
 
+import fedvtc_edge
 from fedvtc_edge import plugins
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data import load_dataset
@@ -170,6 +172,25 @@ def test_a_body_that_is_none(body: Any, message: str) -> None:
         build("odd", SHAPE, latent=4, classes=3, seed=0)
     assert "[N, d]" in refused.value.hint
     assert "odd" not in architectures()
+
+
+def test_a_process_that_looks_up_no_name_loads_none() -> None:
+    """What ``bench`` measures, and what checks an exported bundle, stays as small as a device's."""
+    code = (
+        "import sys, fedvtc_edge.benchmarks.bench.child, fedvtc_edge.export.smoke;"
+        "print(any('plugin_' in name or name == 'torch' for name in sys.modules))"
+    )
+    environ = os.environ | {plugins.VARIABLE: ARCHITECTURE}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_the_package_offers_what_it_says() -> None:
+    from fedvtc_edge.attacks.audit import audit
+
+    assert fedvtc_edge.audit is audit
+    assert set(dir(fedvtc_edge)) == set(fedvtc_edge.__all__)
+    assert all(callable(getattr(fedvtc_edge, name)) for name in fedvtc_edge.__all__)
 
 
 def test_every_command_takes_it(call: Call, tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def _train_baseline() -> None:
 
     import fedvtc_edge.training.client
     import fedvtc_edge.transport.channel  # noqa: F401
-    from fedvtc_edge.models.blocks import group_norm
+    from fedvtc_edge.models.builtin import group_norm
     from fedvtc_edge.training.compute import deterministic
     from fedvtc_edge.training.steps import Adam, step
 

@@ -67,7 +67,7 @@ def command(
             else:
                 result = run(config, out=directory, progress=progress)
     except KeyboardInterrupt:
-        raise common.Interrupted(_how_to_go_on(directory)) from None
+        raise common.Interrupted(how_to_go_on("run", directory)) from None
 
     if as_json:
         common.emit_json(result.summary)
@@ -88,10 +88,11 @@ def new_directory(config: Config | None) -> Path:
     return Path("runs") / f"{data}-{config.method.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _how_to_go_on(directory: Path) -> str:
+def how_to_go_on(command: str, directory: Path) -> str:
+    """A hint after Ctrl-C, by what the run has written."""
     if not (directory / "config.toml").is_file():
         return "nothing was written yet: give the same command to start again"
-    return f"go on with: fedvtc-edge run --resume {shlex.quote(str(directory))}"
+    return f"go on with: fedvtc-edge {command} --resume {shlex.quote(str(directory))}"
 
 
 def report_of(directory: Path) -> Path:

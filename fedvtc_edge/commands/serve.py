@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import click
 
 from . import _common as common
-from .run import new_directory, print_summary, report_of
+from .run import how_to_go_on, new_directory, print_summary, report_of
 
 _FILE = click.Path(path_type=Path)
 
@@ -73,19 +72,11 @@ def command(
             else:
                 summary = serve(config, directory, kit, previous, host, port, progress)
     except KeyboardInterrupt:
-        raise common.Interrupted(_how_to_go_on(directory)) from None
+        hint = f"{how_to_go_on('serve', directory)} and the same keys, host and port"
+        raise common.Interrupted(hint) from None
     if as_json:
         common.emit_json(summary)
         return
     print_summary(summary)
     click.echo(f"run: {directory}")
     click.echo(f"report: {report_of(directory)}")
-
-
-def _how_to_go_on(directory: Path) -> str:
-    if not (directory / "config.toml").is_file():
-        return "nothing was written yet: give the same command to start again"
-    return (
-        f"go on with: fedvtc-edge serve --resume {shlex.quote(str(directory))} and the same "
-        "keys, host and port"
-    )

@@ -1,7 +1,6 @@
 """Registry of architectures; each emits features [N, p] and logits [N, C]."""
 
-from . import small as _small  # noqa: F401  registers the five built-in bodies
-from .adapters import from_torchvision  # and registers torchvision's networks
+from .builtin import from_torchvision  # and registers what it defines
 from .classifier import Classifier, build
 from .registry import ImageShape, architectures, body, find, register, register_extractor
 

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .blocks import group_norm
+from .builtin import group_norm
 from .registry import ImageShape
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from fedvtc_edge.config import ClientSettings
 from fedvtc_edge.errors import ConfigError, MissingExtra
 from fedvtc_edge.models import Classifier, ImageShape, architectures, body, build, registry
-from fedvtc_edge.models.blocks import InvertedResidual, Residual, Shuffle, group_norm
+from fedvtc_edge.models.builtin import InvertedResidual, Residual, Shuffle, group_norm
 
 SMALL = ("lenet", "resnet8", "mobilenet", "shufflenet", "mlp")
 ADAPTED = ("mobilenet_v3_small", "shufflenet_v2_x0_5", "resnet18")
