@@ -88,11 +88,11 @@ def new_directory(config: Config | None) -> Path:
     return Path("runs") / f"{data}-{config.method.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def how_to_go_on(command: str, directory: Path) -> str:
+def how_to_go_on(command: str, directory: Path, rest: str = "") -> str:
     """A hint after Ctrl-C, by what the run has written."""
     if not (directory / "config.toml").is_file():
         return "nothing was written yet: give the same command to start again"
-    return f"go on with: fedvtc-edge {command} --resume {shlex.quote(str(directory))}"
+    return f"go on with: fedvtc-edge {command} --resume {shlex.quote(str(directory))}{rest}"
 
 
 def report_of(directory: Path) -> Path:

@@ -72,7 +72,7 @@ def command(
             else:
                 summary = serve(config, directory, kit, previous, host, port, progress)
     except KeyboardInterrupt:
-        hint = f"{how_to_go_on('serve', directory)} and the same keys, host and port"
+        hint = how_to_go_on("serve", directory, " and the same keys, host and port")
         raise common.Interrupted(hint) from None
     if as_json:
         common.emit_json(summary)
