@@ -22,7 +22,8 @@ from fedvtc_edge.devices.planner import (
     smaller,
 )
 from fedvtc_edge.errors import ConfigError, DataError
-from fedvtc_edge.models import ImageShape, architectures, register, registry
+from fedvtc_edge.models import ImageShape, architectures, register
+from fedvtc_edge.plugins import ARCHITECTURES
 
 SHAPE, CLASSES = ImageShape(8, 1), 10
 IDS = ["a", "b", "c", "d"]
@@ -51,8 +52,8 @@ def box(tmp_path: Path) -> Callable[..., DeviceProfile]:
 @pytest.fixture
 def config(tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Config:
     """Two quick architectures, and no others registered."""
-    bodies = {name: registry._BODIES[name] for name in ("lenet", "mlp")}
-    monkeypatch.setattr(registry, "_BODIES", bodies)
+    bodies = {name: ARCHITECTURES._known[name] for name in ("lenet", "mlp")}
+    monkeypatch.setattr(ARCHITECTURES, "_known", bodies)
     return tiny(clients={"architectures": ["mlp"]})
 
 

@@ -29,7 +29,8 @@ from fedvtc_edge.export import Bundle, exporting, verify
 from fedvtc_edge.export.building import Builder
 from fedvtc_edge.export.exporting import export
 from fedvtc_edge.export.manifest import Manifest
-from fedvtc_edge.models import register, registry
+from fedvtc_edge.models import register
+from fedvtc_edge.plugins import ARCHITECTURES
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.runs.finished import FinishedRun
 from fedvtc_edge.sealing import signing
@@ -407,7 +408,7 @@ def test_an_architecture_of_ones_own(
     tiny: Tiny, archive: Callable[..., str], tmp_path: Path
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(registry, "_BODIES", dict(registry._BODIES))
+        patched.setattr(ARCHITECTURES, "_known", dict(ARCHITECTURES._known))
         register("wide")(
             lambda shape: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.LazyLinear(32))
         )

@@ -10,6 +10,7 @@ from fedvtc_edge.config import ClientSettings
 from fedvtc_edge.errors import ConfigError, MissingExtra
 from fedvtc_edge.models import Classifier, ImageShape, architectures, body, build, registry
 from fedvtc_edge.models.builtin import InvertedResidual, Residual, Shuffle, group_norm
+from fedvtc_edge.plugins import ARCHITECTURES
 
 SMALL = ("lenet", "resnet8", "mobilenet", "shufflenet", "mlp")
 ADAPTED = ("mobilenet_v3_small", "shufflenet_v2_x0_5", "resnet18")
@@ -21,7 +22,7 @@ LATENT, CLASSES = 16, 5
 @pytest.fixture
 def own_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is forgotten after it."""
-    monkeypatch.setattr(registry, "_BODIES", dict(registry._BODIES))
+    monkeypatch.setattr(ARCHITECTURES, "_known", dict(ARCHITECTURES._known))
 
 
 def pictures(count: int, shape: ImageShape) -> torch.Tensor:

@@ -20,7 +20,8 @@ from fedvtc_edge import run
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, RunError
-from fedvtc_edge.models import ImageShape, registry
+from fedvtc_edge.models import ImageShape
+from fedvtc_edge.plugins import ARCHITECTURES
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.runs.directory import RunDirectory, as_toml
 from fedvtc_edge.runs.finished import FinishedRun
@@ -390,6 +391,6 @@ def test_an_architecture_that_is_not_registered_here(folder: Path) -> None:
     finished = FinishedRun.open(folder)
     name = finished.record("client-00")["architecture"]
     with pytest.MonkeyPatch.context() as patched:
-        patched.delitem(registry._BODIES, name)
+        patched.delitem(ARCHITECTURES._known, name)
         with pytest.raises(ConfigError, match=f"unknown architecture '{name}'"):
             finished.classifier("client-00", SHAPE, CLASSES)

@@ -19,7 +19,8 @@ from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, PrivacyError
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.methods.example import ExampleFedVTC
-from fedvtc_edge.models import registry
+from fedvtc_edge.models import ImageShape
+from fedvtc_edge.plugins import ARCHITECTURES
 from fedvtc_edge.privacy.ledger import Ledger
 from fedvtc_edge.privacy.mechanism import UNIT, claim_of, schedule_of
 from fedvtc_edge.privacy.release_store import ReleaseStore
@@ -188,14 +189,15 @@ def test_a_network_that_cannot_be_private_is_refused_before_anything_is_written(
     hint: str,
     tiny: Tiny,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def body(shape: registry.ImageShape) -> nn.Module:
+    def body(shape: ImageShape) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(shape.size**2, 4), layer).eval()
 
-    monkeypatch.setitem(registry._BODIES, "mine", body)
     config = private(tiny, clients={"architectures": ["mlp", "mine"]})
-    with pytest.raises(ConfigError, match="'mine'") as caught:
+    with (
+        ARCHITECTURES.lent({"mine": body}),
+        pytest.raises(ConfigError, match="'mine'") as caught,
+    ):
         run(config, out=tmp_path / "run")
     assert hint in caught.value.hint
     assert not (tmp_path / "run").exists()
