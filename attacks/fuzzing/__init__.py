@@ -1,6 +1,6 @@
-"""Hostile bytes: mutants of envelopes and payloads against everything that reads them.
+"""Fuzzing of everything that reads untrusted bytes: envelopes, statistics, weights, masking keys.
 
-``python -m fedvtc_edge.attacks.fuzzing`` runs a campaign. One way: :mod:`targets` says what
-is read and what may come of it, :mod:`mutation` makes mutants, :mod:`probing` judges one,
-:mod:`guided` lets coverage choose them, :mod:`campaign` counts.
+:mod:`targets` lists the readers and what may come of a mutant, :mod:`probing` judges one mutant
+and all of a target, :mod:`guided` lets atheris make them by coverage. Tests make them with
+hypothesis. ``python -m fedvtc_edge.attacks.fuzzing`` attacks every target.
 """

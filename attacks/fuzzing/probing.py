@@ -1,4 +1,4 @@
-"""One mutant, one verdict."""
+"""The verdict on one mutant, and on all mutants of a target."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fedvtc_edge.errors import FedVTCError
 
@@ -17,10 +18,17 @@ LONGEST_MESSAGE = 1000
 LONGEST_SECONDS = 1.0
 """CPU time that one mutant may cost, some thousand times what a valid one does."""
 
+WARM_UP, MOST_GROWTH_MB = 500, 32.0
+"""Mutants after which the peak of the process' memory is taken, and by how much more of them
+may raise it: less than one mutant's claim to be large would, if it were believed."""
+
+MOST_KEPT = 100
+"""Faults of a target that are kept; all are counted."""
+
 
 @dataclass(frozen=True)
 class Target:
-    """Something that reads untrusted bytes.
+    """A reader of untrusted bytes.
 
     Args:
         name: One word.
@@ -45,7 +53,7 @@ class Target:
 
     @property
     def donors(self) -> tuple[bytes, ...]:
-        """All bytes of which pieces may end up in a mutant."""
+        """Bytes that mutants are made of."""
         return self.genuine + self.neighbours
 
 
@@ -54,7 +62,7 @@ class Fault:
     """A mutant that shows a fault.
 
     Args:
-        target: Its name.
+        target: Name of the target.
         kind: ``accepted``, ``crashed``, ``wrong``, ``talkative``, ``slow``, or of all mutants
             together ``died``, ``grew`` or ``left``.
         detail: What was seen.
@@ -66,22 +74,9 @@ class Fault:
     detail: str
     data: bytes
 
-
-@dataclass
-class Tally:
-    """What became of a target's mutants."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    findings: list[Fault] = field(default_factory=list)
-
-    def add(self, verdict: str | Fault) -> None:
-        """Count one verdict; at most a hundred findings are kept, all are counted."""
-        if isinstance(verdict, Fault):
-            self.counts["finding"] += 1
-            if len(self.findings) < 100:
-                self.findings.append(verdict)
-        else:
-            self.counts[verdict] += 1
+    def plain(self) -> dict[str, str]:
+        """The fault as JSON holds it, with its bytes in hexadecimal."""
+        return {**vars(self), "data": self.data.hex()}
 
 
 def probe(target: Target, data: bytes) -> str | Fault:
@@ -129,3 +124,52 @@ def peak_memory_mb() -> float:
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), 0.0)
+
+
+@dataclass
+class Tally:
+    """Verdicts on the mutants of one target, and what is wrong with all of them together."""
+
+    target: Target
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: list[Fault] = field(default_factory=list)
+    warm_mb: float = 0.0
+
+    def judge(self, data: bytes) -> str | Fault:
+        """Count the verdict on one mutant, and return it."""
+        verdict = probe(self.target, data)
+        if isinstance(verdict, Fault):
+            self.add(verdict)
+        else:
+            self.counts[verdict] += 1
+        if self.counts.total() == WARM_UP:
+            self.warm_mb = peak_memory_mb()
+        return verdict
+
+    def row(self, part: str, *, edges: int | None = None) -> dict[str, Any]:
+        """Look at what all mutants left behind, and sum up.
+
+        Args:
+            part: How the mutants were made: ``flips`` or ``coverage``.
+            edges: Of Python code that were reached, where that was measured.
+        """
+        end = peak_memory_mb()
+        if left := self.target.aftermath():
+            self.add(Fault(self.target.name, "left", left, b""))
+        if self.warm_mb and end - self.warm_mb > MOST_GROWTH_MB:
+            grown = f"{self.warm_mb:.0f} MiB became {end:.0f} MiB"
+            self.add(Fault(self.target.name, "grew", grown, b""))
+        return {
+            "target": self.target.name,
+            "part": part,
+            **{name: self.counts[name] for name in ("refused", "other", "unchanged")},
+            "findings": self.counts["finding"],
+            "peak_mb": [round(self.warm_mb, 1), round(end, 1)],
+            "edges": edges,
+        }
+
+    def add(self, fault: Fault) -> None:
+        """Count a fault, and keep it as long as they are few."""
+        self.counts["finding"] += 1
+        if len(self.faults) < MOST_KEPT:
+            self.faults.append(fault)

@@ -1,35 +1,38 @@
-"""The suite's own campaign, and faults that a campaign must find."""
+"""Mutants of everything that reads untrusted bytes, and faults that they must find."""
 
 from __future__ import annotations
 
 import importlib
 import json
-import random
 import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
 
-from fedvtc_edge.attacks.fuzzing.__main__ import main
-from fedvtc_edge.attacks.fuzzing.campaign import campaign
+from fedvtc_edge.attacks.fuzzing import guided as guiding
+from fedvtc_edge.attacks.fuzzing import probing
 from fedvtc_edge.attacks.fuzzing.guided import guided
-from fedvtc_edge.attacks.fuzzing.mutation import flips, mutant
-from fedvtc_edge.attacks.fuzzing.probing import Fault, Target, peak_memory_mb, probe
+from fedvtc_edge.attacks.fuzzing.probing import Fault, Tally, Target, peak_memory_mb, probe
 from fedvtc_edge.attacks.fuzzing.targets import CONTEXT, impossible, made_of, targets
 from fedvtc_edge.errors import EnvelopeError, MissingExtra
+from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.sealing import Inbox, TrustList, seal
 from fedvtc_edge.statistics.class_statistics import ClassStatistics
 from fedvtc_edge.wire import WireError, uploads
 
 HERE = Path(__file__).parent
-CAMPAIGN = importlib.import_module("fedvtc_edge.attacks.fuzzing.campaign")
-PROBING = importlib.import_module("fedvtc_edge.attacks.fuzzing.probing")
-GUIDED = importlib.import_module("fedvtc_edge.attacks.fuzzing.guided")
+sys.path.insert(0, str(HERE))
+from mutants import mutants  # noqa: E402
+
+COMMAND = importlib.import_module("fedvtc_edge.attacks.fuzzing.__main__")
+UNSIGNED = {"diagonal", "pooled", "release", "weights", "publication"}
 SIGNED = {"envelope-hybrid", "envelope-x25519", "advert"}
 
 needs_atheris = pytest.mark.skipif(
@@ -37,22 +40,63 @@ needs_atheris = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("coverage", [pytest.param(True, marks=needs_atheris), False])
-def test_no_mutant_is_accepted_and_none_crashes(coverage: bool) -> None:
-    """With coverage 20,000 mutants; without it, as on other systems, a tenth of them."""
-    count = 20_000 if coverage else 2_000
-    document = campaign(count, all_flips=False, coverage=coverage, seed=1)
-    assert document["findings"] == []
-    parts = {(row["target"], row["part"]): row for row in document["rows"]}
-    tried = {key: row["refused"] + row["other"] + row["unchanged"] for key, row in parts.items()}
-    assert sum(tried[key] for key in parts if key[1] != "flips") == count
-    expected = {"flips", "chance", "coverage"} if coverage else {"flips", "chance"}
-    assert {part for _, part in parts} == expected
-    for (name, part), row in parts.items():
-        assert row["refused"] > 0.7 * tried[name, part]
-        # Where content may be another, the deepest checks were reached and passed.
-        assert (row["other"] > 0) == (name not in SIGNED) or part == "coverage"
-        assert row["edges"] is None or row["edges"] > 20
+def attack(target: Target, examples: int, *, shrink: bool = False) -> Tally:
+    """Judge mutants by hypothesis, always the same; with ``shrink`` fail at the least fault."""
+    tally = Tally(target)
+    phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
+
+    @settings(
+        max_examples=examples,
+        phases=phases,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(mutants(target))
+    def judge(data: bytes) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            verdict = tally.judge(data)
+        assert not (shrink and isinstance(verdict, Fault)), verdict
+
+    judge()
+    tally.row("chance")
+    return tally
+
+
+@pytest.mark.parametrize("name", sorted(SIGNED | UNSIGNED))
+def test_no_mutant_is_accepted_and_none_crashes(tmp_path: Path, name: str) -> None:
+    """Mutants by hypothesis; of what is signed also one other value of every byte, or more."""
+    target = every(tmp_path, name)
+    tally = attack(target, 300, shrink=True)
+    if target.signed:
+        for data in islice(COMMAND.flips(target.genuine[0]), 0, None, 254):
+            tally.judge(data)
+    assert tally.faults == []
+    # Where content may be another, the deepest checks were reached and passed.
+    assert (tally.counts["other"] > 0) == (name not in SIGNED)
+    assert tally.counts["refused"] > 0.6 * (tally.counts.total() - tally.counts["unchanged"])
+
+
+@needs_atheris
+def test_coverage_finds_nothing_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process per target, 600 mutants each, which coverage chooses."""
+    monkeypatch.setattr(COMMAND, "flips", lambda data: ())
+    document, faults = COMMAND.campaign(4_800, 1, SilentProgress())
+    assert faults == []
+    rows = [row for row in document["rows"] if row["part"] == "coverage"]
+    assert {row["target"] for row in rows} == SIGNED | UNSIGNED
+    for row in rows:
+        tried = row["refused"] + row["other"] + row["unchanged"]
+        assert tried == 600
+        assert row["refused"] > 0.7 * tried
+        assert row["edges"] > 15
+
+
+def test_flips_are_all_other_values() -> None:
+    expected = {bytes([x]) + b"b" for x in range(256)} | {b"a" + bytes([x]) for x in range(256)}
+    assert set(COMMAND.flips(b"ab")) == expected - {b"ab"}
 
 
 def every(folder: Path, name: str) -> Target:
@@ -72,12 +116,9 @@ def test_genuine_bytes_are_accepted(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- planted faults
 
 
-def planted(monkeypatch: pytest.MonkeyPatch, target: Target, count: int = 3000) -> set[str]:
-    """What kinds of fault a campaign by chance finds in one target."""
-    monkeypatch.setattr(CAMPAIGN, "targets", lambda folder: [target])
-    document = campaign(count, all_flips=False, coverage=False)
-    assert document["rows"][-1]["findings"] >= bool(document["findings"])
-    return {finding.kind for finding in document["findings"]}
+def planted(target: Target, examples: int = 250) -> set[str]:
+    """Kinds of fault that mutants find in one target."""
+    return {fault.kind for fault in attack(target, examples).faults}
 
 
 def simple(read: Callable[[bytes], object], **fields: Any) -> Target:
@@ -88,11 +129,11 @@ def refuse(data: bytes) -> None:
     raise WireError("no", hint="go on")
 
 
-def test_a_reader_without_fault_has_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert planted(monkeypatch, simple(refuse)) == set()
+def test_a_reader_without_fault_has_no_finding() -> None:
+    assert planted(simple(refuse)) == set()
 
 
-def test_bytes_behind_the_envelope(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_bytes_behind_the_envelope(tmp_path: Path) -> None:
     """A reader that takes as much as it needs lets a stranger send more."""
     whole = every(tmp_path, "envelope-x25519")
     size = len(whole.genuine[0])
@@ -101,13 +142,11 @@ def test_bytes_behind_the_envelope(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         if data[:size] not in whole.genuine:
             raise EnvelopeError("no", hint="go on")
 
-    assert planted(monkeypatch, replace(whole, read=read)) == {"accepted"}
+    assert planted(replace(whole, read=read)) == {"accepted"}
 
 
 @pytest.mark.parametrize("field", ["run", "round", "sender", "kind"])
-def test_a_context_that_is_not_compared(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, field: str
-) -> None:
+def test_a_context_that_is_not_compared(tmp_path: Path, field: str) -> None:
     """A server that believes what the envelope belongs to: another upload would count here."""
     whole = every(tmp_path, "envelope-x25519")
     server, a = made_of("server", "x25519"), made_of("a", "x25519")
@@ -125,23 +164,25 @@ def test_a_context_that_is_not_compared(
 
     # Pieces of the late envelope end up in mutants whole: as the neighbours do.
     target = replace(whole, read=read, neighbours=(late,))
-    assert planted(monkeypatch, target) == {"accepted"}
+    assert planted(target) == {"accepted"}
 
 
 @pytest.mark.parametrize("name", ["diagonal", "pooled"])
 def test_sums_that_no_data_have(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     monkeypatch.setattr(uploads, "check_possible", lambda sums: None)
-    assert planted(monkeypatch, every(tmp_path, name)) == {"wrong"}
+    assert planted(every(tmp_path, name)) == {"wrong"}
 
 
 def test_counts_that_count_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(uploads, "check_counts", lambda count: None)
-    assert "wrong" in planted(monkeypatch, every(tmp_path, "diagonal"))
+    assert "wrong" in planted(every(tmp_path, "diagonal"))
 
 
 def test_two_ways_to_write_zero(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(uploads.np, "signbit", lambda values: np.zeros(np.shape(values), bool))
-    assert planted(monkeypatch, every(tmp_path, "diagonal"), 20_000) == {"wrong"}
+    target = every(tmp_path, "diagonal")  # one of whose float32 in thirty is a zero
+    target = replace(target, genuine=target.genuine[:1], neighbours=())
+    assert planted(target, 1500) == {"wrong"}
 
 
 def test_a_bound_that_float32_rounds_up() -> None:
@@ -162,49 +203,50 @@ def test_a_signalling_nan_is_refused_in_silence() -> None:
                 uploads.decode(changed, classes=1, width=1)
 
 
-def test_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash() -> None:
     def read(data: bytes) -> None:
         if data[40]:
             raise KeyError("unforeseen")
         refuse(data)
 
-    found = planted(monkeypatch, simple(read))
+    found = planted(simple(read))
     assert found == {"crashed"}  # also IndexError, of mutants that are cut
 
 
-def test_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warning() -> None:
     def read(data: bytes) -> None:
         with np.errstate(all="warn"):
             np.frombuffer(data[: len(data) // 4 * 4], np.float32).astype(np.float16)
         refuse(data)
 
-    assert planted(monkeypatch, simple(read)) == {"crashed"}
+    assert planted(simple(read)) == {"crashed"}
 
 
-def test_a_stranger_who_writes_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stranger_who_writes_the_log() -> None:
     def quote(data: bytes) -> None:
         raise WireError(data.decode("latin-1"), hint="go on")
 
     def much(data: bytes) -> None:
         raise WireError(data.hex() * 20, hint="go on")
 
-    assert planted(monkeypatch, simple(quote)) == {"talkative"}
-    assert planted(monkeypatch, simple(much)) == {"talkative"}
+    assert planted(simple(quote)) == {"talkative"}
+    assert planted(simple(much)) == {"talkative"}
 
 
 def test_a_slow_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PROBING, "LONGEST_SECONDS", 0.001)
+    monkeypatch.setattr(probing, "LONGEST_SECONDS", 0.001)
 
     def read(data: bytes) -> None:
         sum(range(max(data[:8], default=0) * 1000))
         refuse(data)
 
-    assert planted(monkeypatch, simple(read)) == {"slow"}
+    assert planted(simple(read)) == {"slow"}
 
 
 def test_a_reader_that_hoards(monkeypatch: pytest.MonkeyPatch) -> None:
     if not peak_memory_mb():
         pytest.skip("this system does not tell")
+    monkeypatch.setattr(probing, "WARM_UP", 50)
     hoard: list[bytes] = []
 
     def read(data: bytes) -> None:
@@ -212,21 +254,19 @@ def test_a_reader_that_hoards(monkeypatch: pytest.MonkeyPatch) -> None:
         refuse(data)
 
     try:
-        assert planted(monkeypatch, simple(read), 1500) == {"grew"}
+        assert planted(simple(read)) == {"grew"}
     finally:
         hoard.clear()
 
 
-def test_an_inbox_that_stores_before_it_verifies(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_inbox_that_stores_before_it_verifies(tmp_path: Path) -> None:
     whole = every(tmp_path, "envelope-x25519")
 
     def read(data: bytes) -> object:
         (tmp_path / "x25519" / "received").write_bytes(data)
         return whole.read(data)
 
-    assert planted(monkeypatch, replace(whole, read=read), 50) == {"left"}
+    assert planted(replace(whole, read=read), 50) == {"left"}
 
 
 # ---------------------------------------------------------------- the oracle of sums
@@ -270,60 +310,32 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_atheris
-def test_coverage_leads_where_chance_does_not(
-    beside: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(HERE))
-    maze = importlib.import_module("planted").targets(HERE)[0]
-    assert planted(monkeypatch, maze, 100_000) == set()
-    result = guided("maze", 100_000, 1, program="planted_program")
-    assert {finding.kind for finding in result["tally"].findings} == {"crashed"}
-    assert "found" in result["tally"].findings[0].detail
-    assert result["tally"].counts.total() == 100_000
-    assert result["edges"] > 0
+def test_coverage_leads_where_chance_does_not(beside: None) -> None:
+    maze = importlib.import_module("planted_readers").targets(HERE)[0]
+    assert planted(maze, 1000) == set()
+    row, faults = guided("maze", 100_000, 1, program="planted_readers")
+    assert {fault.kind for fault in faults} == {"crashed"}
+    assert "found" in faults[0].detail
+    assert row["refused"] + row["findings"] + row["unchanged"] == 100_000
+    assert row["edges"] > 0
 
 
 @needs_atheris
 def test_a_process_that_dies_is_a_finding(beside: None) -> None:
-    [finding] = guided("abort", 5000, 1, program="planted_program")["tally"].findings
-    assert finding.kind == "died"
+    row, [fault] = guided("abort", 5000, 1, program="planted_readers")
+    assert (row["findings"], fault.kind) == (1, "died")
 
 
-def test_without_atheris_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GUIDED, "find_spec", lambda name: None)
+def test_without_atheris_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(guiding, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="atheris"):
         guided("diagonal", 10, 0)
-
-
-# ---------------------------------------------------------------- mutants
-
-
-def test_mutants_are_repeated_and_mostly_keep_the_length() -> None:
-    starts = [bytes(range(200)), bytes(300)]
-
-    def draw(seed: int) -> list[bytes]:
-        rng = random.Random(seed)
-        return [mutant(rng, starts, starts) for _ in range(8000)]
-
-    assert draw(1) == draw(1) != draw(2)
-    changed = [data for data in draw(1) if data not in starts]
-    assert len(changed) > 6400
-    assert 0.4 < np.mean([len(data) in (200, 300) for data in changed]) < 0.95
-    places = {at for data in changed if len(data) == 300 for at, value in enumerate(data) if value}
-    assert len(places) == 300
-
-
-def test_mutants_of_next_to_nothing() -> None:
-    rng = random.Random(0)
-    for start in (b"", b"\0"):
-        for _ in range(2000):
-            mutant(rng, [start], [b"", b"ab"])
-
-
-def test_flips_are_all_other_values() -> None:
-    changes = {bytes(b if i != at else v for i, b in enumerate(b"ab")) for at, v in flips(b"ab")}
-    expected = {bytes([x]) + b"b" for x in range(256)} | {b"a" + bytes([x]) for x in range(256)}
-    assert changes == expected - {b"ab"}
+    with pytest.raises(SystemExit) as stop:
+        COMMAND.main(["--count", "10", "--quiet"])
+    assert stop.value.code == MissingExtra.exit_code
+    assert "fedvtc-edge[fuzz]" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- the command
@@ -332,18 +344,20 @@ def test_flips_are_all_other_values() -> None:
 def test_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(CAMPAIGN, "targets", lambda folder: [simple(refuse)])
+    monkeypatch.setattr(COMMAND, "targets", lambda folder: [target])
+    monkeypatch.setattr(COMMAND, "guided", lambda name, count, seed: in_process(target, count))
+
+    target = simple(refuse)
     with pytest.raises(SystemExit) as stop:
-        main(["--count", "50", "--no-coverage"])
+        COMMAND.main(["--count", "50"])
     output = capsys.readouterr()
     assert stop.value.code == 0
-    assert "50 mutants, 0 findings" in output.out.replace("49", "50").replace("48", "50")
-    assert "simple, chance" in output.err
+    assert "50 mutants, 0 findings" in output.out
+    assert "simple, coverage" in output.err
 
-    faulty = simple(lambda data: {}[data])
-    monkeypatch.setattr(CAMPAIGN, "targets", lambda folder: [faulty])
+    target = simple(lambda data: {}[data])
     with pytest.raises(SystemExit) as stop:
-        main(["--count", "5", "--no-coverage", "--json", "--quiet", "--out", str(tmp_path)])
+        COMMAND.main(["--count", "5", "--json", "--quiet", "--out", str(tmp_path)])
     output = capsys.readouterr()
     assert stop.value.code == 1
     assert not output.err
@@ -356,17 +370,23 @@ def test_command(
     assert saved[0].name.endswith("simple-crashed")
 
 
+def in_process(target: Target, count: int) -> tuple[dict[str, Any], list[Fault]]:
+    tally = Tally(target)
+    for data in islice(COMMAND.flips(target.genuine[0]), count):
+        tally.judge(data)
+    return tally.row("coverage", edges=1), tally.faults
+
+
 @pytest.mark.parametrize("words", [["--count", "0"], ["--count", "x"], ["--seed", "x"]])
 def test_command_with_wrong_input(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(words)
+        COMMAND.main(words)
     assert stop.value.code == 2
     assert "error" in capsys.readouterr().err
 
 
-def test_findings_are_kept_up_to_a_hundred_and_all_counted() -> None:
-    tally = PROBING.Tally()
+def test_faults_are_kept_up_to_a_hundred_and_all_counted() -> None:
+    tally = Tally(simple(refuse))
     for _ in range(150):
         tally.add(Fault("x", "crashed", "", b""))
-    assert (len(tally.findings), tally.counts["finding"]) == (100, 150)
-    assert sys.getsizeof(tally.findings) < 2000
+    assert (len(tally.faults), tally.counts["finding"]) == (100, 150)

@@ -1,10 +1,13 @@
-"""Readers with faults behind checks that chance does not pass; guided mutants do."""
+"""Readers with faults behind checks that chance does not pass, and a program that fuzzes them."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from fedvtc_edge.attacks.fuzzing.guided import fuzz
 from fedvtc_edge.attacks.fuzzing.probing import Target
 from fedvtc_edge.wire import WireError
 
@@ -38,3 +41,13 @@ def abort(data: bytes) -> None:
     if data.startswith(b"\x01"):
         os.abort()
     raise WireError("no", hint="go on")
+
+
+def load() -> Callable[[Path], list[Target]]:
+    import planted_readers  # once more, instrumented
+
+    return planted_readers.targets
+
+
+if __name__ == "__main__":
+    fuzz(sys.argv[1:], load, instrument=["planted_readers"])
