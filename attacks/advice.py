@@ -1,4 +1,4 @@
-"""In words: who sees what, what each layer stops, and what to set."""
+"""Threat model, layers of protection, recommendations and verdict of an audit, in words."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from fedvtc_edge.config import Config
 from fedvtc_edge.privacy.mechanism import covers
 
-from .adversary.laboratory import CANDIDATES
 from .adversary.subjects import shared
-from .curve import MINIMUM_COUNTS, Point
-from .dp import PrivacyClaim, Thresholds
-from .scoring.findings import DECIDING_RATE, Finding, Policy
+from .adversary.trials import CANDIDATES
+from .curve import MINIMUM_COUNTS
+from .dp.claims import PrivacyClaim, Thresholds
+from .scoring.findings import DECIDING_RATE, Finding, Point, Policy
 
 Entry = dict[str, str | bool]
 
 
 def threat_model(config: Config) -> list[Entry]:
-    """Each adversary, what it sees of this run, and whether the run's claim covers it."""
+    """Adversaries with what each sees of this run, and whether the run's claim covers it."""
     private, masked = config.privacy.mode, config.transport.masking
     mode = shared(config)
     anchored = mode == "anchored"
@@ -70,7 +70,7 @@ def threat_model(config: Config) -> list[Entry]:
 
 
 def layers(config: Config) -> list[Entry]:
-    """What each layer stops and does not stop, whether it is on or not."""
+    """Layers of protection with what each stops and does not stop, on or off."""
     noise = config.privacy.mode != "none"
     about = covers(config) if noise else "nothing: it is off"
     return [
@@ -111,7 +111,7 @@ def layers(config: Config) -> list[Entry]:
 def recommendations(
     config: Config, findings: Sequence[Finding], points: Sequence[Point], policy: Policy
 ) -> list[Entry]:
-    """What to set, each with the measurement that speaks for it."""
+    """Settings to choose, each with the measurement that speaks for it."""
     advice: list[Entry] = []
 
     def advise(setting: str, why: str) -> None:
@@ -165,7 +165,7 @@ def recommendations(
         advise(
             f'privacy.mode = "anchored", privacy.epsilon = {best.epsilon:g} or less',
             f"identification {best.identification:.0%} even for a single record, at an accuracy "
-            f"of {best.accuracy:.1%} for the control",
+            f"of {best.accuracy:.1%} from statistics only",
         )
     if config.server.minimum_contributors < 5:
         advise(
@@ -182,24 +182,21 @@ def _at(points: Sequence[Point], moments: str, minimum: int) -> float | None:
     return found[0] if found else None
 
 
-# ---------------------------------------------------------------- section
-# What may leak, and what all findings come to: pass, leak, inconclusive or claim invalid.
-
 EXIT = {"pass": 0, "leak": 1, "inconclusive": 3, "claim invalid": 4}
 """Exit codes of the verdicts."""
 
 
 def policy_of(config: Config, claim: PrivacyClaim | None, limits: Thresholds) -> Policy:
-    """What may leak: what a user allows, else what the claim allows, else five times chance.
+    """Limits: what a user allows, else what the claim allows, else five times chance.
 
     (ε, δ) allows a test with a false-positive rate f to find e^ε·f + δ of the members, and one
     record to be told from K − 1 others in e^ε/K + δ of the trials. Only adversaries that the
     claim covers are held to it.
 
     Args:
-        config: Of the run.
+        config: Settings of the run.
         claim: None where nothing is claimed: then all adversaries are judged.
-        limits: A user's own.
+        limits: Limits that a user sets.
     """
     usual = Policy()
     identification, membership, covered = usual.identification, usual.membership, None
@@ -222,16 +219,16 @@ def judge(
     dp: Mapping[str, Any] | None = None,
     limits: Thresholds = Thresholds(),  # noqa: B008  (frozen)
 ) -> tuple[str, list[str]]:
-    """The verdict, and why.
+    """The verdict and its reasons.
 
     A claim that cannot be true as it is worded is not tested. One limit passed is a leak. If
     nothing was decided, or half of the noise would have gone unnoticed, nothing was shown.
 
     Args:
-        findings: All of them; those without a threshold decide nothing.
-        invalid: What is wrong with the claim itself.
-        dp: What the audit of the claim's noise came to; None where there was none.
-        limits: A user's own.
+        findings: All findings; those without a threshold decide nothing.
+        invalid: Faults of the claim itself.
+        dp: Result of :func:`~.dp.game.audit_claim`; None where there was none.
+        limits: Limits that a user sets.
     """
     if invalid:
         return "claim invalid", list(invalid)

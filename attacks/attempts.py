@@ -1,52 +1,26 @@
-"""One audit: all attacks on all views of a run, and what they come to."""
+"""Attempts: each attack on each group of trials, and the findings that its guesses come to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from fedvtc_edge.errors import UsageError
-from fedvtc_edge.plugins import Registry
 from fedvtc_edge.progress import Progress
+from fedvtc_edge.statistics.class_statistics import Array
 
-from .adversary.laboratory import Laboratory, Trial
 from .adversary.observations import Observation
-from .adversary.staging import UploadStager
+from .adversary.trials import AuditedRun, Trial, UploadStager
 from .adversary.view import Attack, Guess
-from .inference.differencing import Differencing
-from .inference.exact_recovery import ExactRecovery
-from .inference.membership import Membership, SecondMoments
-from .inference.reconstruction import Decode, Inversion
-from .inference.shadow import Shadow
-from .scoring.findings import Answers, Finding, Policy, findings_of
-from .scoring.metrics import bonferroni
-
-ATTACKS: Registry[Attack] = Registry("attack", "--attacks", "fedvtc_edge.attacks", error=UsageError)
-"""In the order of the report."""
-
-
-def register(attack: Attack) -> None:
-    """Make an attack part of every audit, and available to ``--attacks`` by its name.
-
-    Raises:
-        UsageError: The name is taken.
-    """
-    ATTACKS.register(attack.name, attack)
-
-
-for _attack in (
-    Decode(),
-    Inversion(),
-    ExactRecovery(),
-    Membership(),
-    SecondMoments(),
-    Differencing(),
-    Inversion(joint=True),
-    Shadow(),
-):
-    register(_attack)
+from .inference.reconstruction import ClassMean
+from .scoring.findings import Finding, Policy, credit, rates_of
+from .scoring.metrics import auc, bonferroni, mean_interval, proportion_interval
+from .scoring.similarity import psnr, ssim
 
 VIEWS = ("server", "server+device", "colluders", "device", "eavesdropper")
 """Adversaries, see :class:`~fedvtc_edge.attacks.adversary.view.View`."""
@@ -56,6 +30,9 @@ GROUPS = ((1, 1), (2, 2), (3, 5), (6, 19), (20, 99), (100, 2**62))
 
 STAGED = (1, 2, 5, 20, 100)
 """Numbers of records of each class of a staged client."""
+
+FEWEST_TRIALS = 20
+"""With fewer, no share of them says anything."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,21 +44,13 @@ class Group:
 
     @property
     def who(self) -> str:
-        """The adversary."""
+        """Name of the adversary."""
         return self.trials[0].case.view.who
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One trial's picture, for the report's grid.
-
-    Args:
-        attack: Whose.
-        group: Of which group.
-        trial: With the truth.
-        guess: With the picture.
-        null: Picture of another trial of the class, or None.
-    """
+    """A trial with a picture, for the report's grid; ``null`` is of another trial of the class."""
 
     attack: str
     group: str
@@ -90,17 +59,8 @@ class Example:
     null: Guess | None
 
 
-def parse_attacks(names: Sequence[str] | None) -> list[Attack]:
-    """Attacks by name, all where none is named.
-
-    Raises:
-        UsageError: An unknown name.
-    """
-    return [ATTACKS.find(name) for name in names or ATTACKS.names()]
-
-
 def parse_views(names: Sequence[str] | None) -> frozenset[str]:
-    """Adversaries by name, all where none is named.
+    """Adversaries by name; all where none is given.
 
     Raises:
         UsageError: An unknown name.
@@ -112,25 +72,25 @@ def parse_views(names: Sequence[str] | None) -> frozenset[str]:
 
 
 def groups_of(
-    laboratory: Laboratory, seen: Sequence[Observation], number: int, *, staged: Sequence[int]
+    audited: AuditedRun, seen: Sequence[Observation], number: int, *, staged: Sequence[int]
 ) -> list[Group]:
-    """All trials: on what was seen, and on what is staged.
+    """Groups of trials on what was seen, and on what is staged.
 
     Args:
-        laboratory: The run.
-        seen: What adversaries saw of it.
+        audited: The run.
+        seen: Statistics as adversaries saw them.
         number: Trials per group, about.
         staged: Records per class of staged clients.
     """
     pools: dict[tuple[str, str], list[Trial]] = {}
     for one in seen:
         among = sum(other.who == one.who for other in seen)
-        extract = laboratory.extractor(one)
-        for trial in laboratory.trials(one, -(-2 * number // among), extract):
+        extract = audited.extractor(one)
+        for trial in audited.trials(one, -(-2 * number // among), extract):
             pools.setdefault((one.who, _range(trial.count)), []).append(trial)
     groups = [Group(f"n = {name}", trials[:number]) for (_, name), trials in pools.items()]
-    if laboratory.anchor is not None:
-        stage = UploadStager(laboratory)
+    if audited.anchor is not None:
+        stage = UploadStager(audited)
         groups += [Group(f"n = {n}, staged", stage.trials(n, number)) for n in staged]
     return [group for group in groups if group.trials]
 
@@ -143,7 +103,7 @@ def attempt(
     seed: int,
     progress: Progress,
 ) -> tuple[list[Finding], list[Example]]:
-    """Let each attack answer each group.
+    """Findings and examples of each attack on each group.
 
     Intervals that decide hold together (Bonferroni), over all that were answered.
     """
@@ -194,3 +154,149 @@ def _examples(
         rest = [g for t, g in pairs if t is not trial and t.case.view.label == label]
         made.append(Example(name, group.name, trial, guess, rest[0] if rest else None))
     return made
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """An attack's guesses on a group of trials, and the fields that all findings on them share."""
+
+    trials: list[Trial]
+    guesses: list[Guess]
+    common: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, attack: Attack, trials: Sequence[Trial], guesses: Sequence[Guess | None], group: str
+    ) -> Answers | None:
+        """The trials to which the attack applied; None where they are too few."""
+        pairs = [(t, g) for t, g in zip(trials, guesses, strict=True) if g is not None]
+        if len(pairs) < FEWEST_TRIALS:
+            return None
+        answered = [trial for trial, _ in pairs]
+        common = {
+            "attack": attack.name,
+            "view": answered[0].case.view.who,
+            "group": group,
+            "trials": len(answered),
+            "staged": answered[0].staged,
+        }
+        return cls(answered, [guess for _, guess in pairs], common)
+
+    @property
+    def members(self) -> Array:
+        """Scores of the members, [T]."""
+        pairs = zip(self.guesses, self.trials, strict=True)
+        return np.array([guess.scores[trial.target] for guess, trial in pairs])
+
+    @property
+    def others(self) -> list[Array]:
+        """Scores of each trial's non-members."""
+        pairs = zip(self.guesses, self.trials, strict=True)
+        return [np.delete(guess.scores, trial.target) for guess, trial in pairs]
+
+
+def findings_of(
+    answers: Answers, *, policy: Policy, confidence: float, stream: torch.Generator
+) -> list[Finding]:
+    """Findings on one attack and one group of trials.
+
+    Args:
+        answers: Guesses of the attack.
+        policy: Limits.
+        confidence: Confidence of each interval.
+        stream: Draws the non-members that the null looks for.
+    """
+    plain = ClassMean().guess([trial.case for trial in answers.trials], stream)
+    strangers = [
+        int(torch.randint(len(scores), (1,), generator=stream)) for scores in answers.others
+    ]
+    members, others = answers.members, np.concatenate(answers.others)
+    return [
+        _identification(answers, plain, strangers, policy, confidence),
+        _auc(answers, strangers, confidence),
+        *rates_of(members, others, policy, confidence, answers.common),
+        *_pictures(answers, plain),
+    ]
+
+
+def _identification(
+    answers: Answers,
+    plain: Sequence[Guess | None],
+    strangers: Sequence[int],
+    policy: Policy,
+    confidence: float,
+) -> Finding:
+    places = [trial.target for trial in answers.trials]
+    hits = _credits([guess.scores for guess in answers.guesses], places)
+    low, high = proportion_interval(sum(hits), len(hits), confidence)
+    knowing = [
+        -(trial.case.candidates - trial.average).square().flatten(1).sum(1).double().numpy()
+        for trial in answers.trials
+    ]
+    limit = policy.limit("identification", answers.common["view"])
+    guessing = [(g.scores, place) for g, place in zip(plain, places, strict=True) if g is not None]
+    return Finding(
+        metric="identification",
+        value=float(np.mean(hits)),
+        low=low,
+        high=high,
+        # A non-member in the place of the member: what is said of records that nobody uploaded.
+        null=_mean(_credits(answers.others, strangers)),
+        baseline=_mean([credit(scores, place) for scores, place in guessing]),
+        ceiling=_mean(_credits(knowing, places)),
+        threshold=limit,
+        passed=None if limit is None else low <= limit,
+        **answers.common,
+    )
+
+
+def _auc(answers: Answers, strangers: Sequence[int], confidence: float) -> Finding:
+    pairs = list(zip(answers.members, answers.others, strict=True))
+    each = [auc([member], others) for member, others in pairs]
+    null = [
+        auc([others[place]], np.delete(others, place))
+        for (_, others), place in zip(pairs, strangers, strict=True)
+    ]
+    low, high = mean_interval(each, confidence)
+    return Finding(
+        metric="auc",
+        value=float(np.mean(each)),
+        low=low,
+        high=high,
+        null=float(np.mean(null)),
+        **answers.common,
+    )
+
+
+def _credits(scores: Sequence[Array], places: Sequence[int]) -> list[float]:
+    return [credit(each, place) for each, place in zip(scores, places, strict=True)]
+
+
+def _pictures(answers: Answers, plain: Sequence[Guess | None]) -> list[Finding]:
+    """SSIM and PSNR, which decide nothing: the class mean alone has a high SSIM."""
+    pictured = list(zip(answers.trials, answers.guesses, plain, strict=True))
+    if any(guess.picture is None for _, guess, _ in pictured):
+        return []
+    found = []
+    for name, measure in (("ssim", ssim), ("psnr", psnr)):
+        values, base = [], []
+        for trial, guess, mean in pictured:
+            truth = _pixels(trial.case.candidates[trial.target])
+            values.append(measure(_pixels(guess.picture), truth))
+            if mean is not None:
+                base.append(measure(_pixels(mean.picture), truth))
+        found.append(
+            Finding(metric=name, value=_mean(values), baseline=_mean(base), **answers.common)
+        )
+    return found
+
+
+def _pixels(picture: Tensor | None) -> Array:
+    assert picture is not None
+    pixels: Array = picture.double().clamp(0, 1).numpy()
+    return pixels
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None and np.isfinite(value)]
+    return float(np.mean(known)) if known else None

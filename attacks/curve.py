@@ -1,15 +1,14 @@
-"""Leakage against utility: what each setting costs, and what it stops.
+"""Curve of leakage against utility: what each setting costs, and what it stops.
 
-Leakage is what the membership test identifies in staged uploads of the smallest class that
-a setting allows; utility is the accuracy of the training-free classifier on what the server
-would publish. Both are of the run's data, and cheap: nothing is trained.
+Leakage is the share that the membership test identifies in staged uploads of the smallest
+class that a setting allows; utility is the accuracy of the statistics-only classifier on what
+the server would publish. Both are of the run's data, and cheap: nothing is trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,61 +19,34 @@ from fedvtc_edge.statistics.class_statistics import GlobalStatistics, sum_of
 from fedvtc_edge.statistics.discriminant import Discriminant
 from fedvtc_edge.training.client import in_chunks, one_by_one
 
-from .adversary.laboratory import Laboratory, Trial
-from .adversary.staging import Path, UploadStager
+from .adversary.observations import EVERYONE
+from .adversary.trials import AuditedRun, Indices, ReleasePath, Trial, UploadStager
 from .inference.membership import Membership
-from .scoring.findings import credit
+from .scoring.findings import Point, credit
 from .scoring.metrics import proportion_interval
 
 EPSILONS = (None, 8.0, 4.0, 1.0)
 MINIMUM_COUNTS = (1, 5, 20)
 MOMENTS = ("mean", "pooled", "class")
-"""What is uploaded beside class means: nothing, one second-moment matrix, or a std per class."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One setting.
-
-    Args:
-        epsilon: Of a private release; None: exact sums.
-        minimum: Smallest class count that is uploaded.
-        moments: See :data:`MOMENTS`; of private releases, what their public rule allows.
-        identification: Share of members told from 49 decoys.
-        low: Its lower limit, of 95 %.
-        high: Its upper limit.
-        accuracy: Of the control on held-out images.
-    """
-
-    epsilon: float | None
-    minimum: int
-    moments: str
-    identification: float
-    low: float
-    high: float
-    accuracy: float
-
-    def plain(self) -> dict[str, Any]:
-        """As ``report.json`` holds it."""
-        return dict(vars(self))
+"""Uploads beside class means: nothing, one second-moment matrix, or a std per class."""
 
 
 def curve(
-    laboratory: Laboratory, number: int, *, epsilons: Sequence[float | None] = EPSILONS
+    audited: AuditedRun, number: int, *, epsilons: Sequence[float | None] = EPSILONS
 ) -> Iterator[Point]:
-    """All settings, one after the other; none for a run without an anchor.
+    """Points of all settings; none for a run without an anchor.
 
     Args:
-        laboratory: The run.
+        audited: The run.
         number: Trials per setting.
-        epsilons: Of the settings.
+        epsilons: Private releases' ε, None for exact sums.
     """
-    if laboratory.anchor is None:
+    if audited.anchor is None:
         return
     for epsilon in epsilons:
         for moments in MOMENTS if epsilon is None else ("pooled",):
-            path = _path(laboratory, epsilon, moments)
-            stage = UploadStager(laboratory, path)
+            path = _path(audited, epsilon, moments)
+            stage = UploadStager(audited, path)
             for minimum in MINIMUM_COUNTS:
                 trials = stage.trials(minimum, number, repetitions=0)
                 if not trials:
@@ -95,16 +67,16 @@ def curve(
                     float(np.mean(hits)),
                     low,
                     high,
-                    accuracy(laboratory, stage, moments, minimum),
+                    accuracy(stage, moments, minimum),
                 )
 
 
-def _path(laboratory: Laboratory, epsilon: float | None, moments: str) -> Path:
+def _path(audited: AuditedRun, epsilon: float | None, moments: str) -> ReleasePath:
     if epsilon is None:
-        return Path(None, moments == "pooled")
-    config = laboratory.config
+        return ReleasePath(None, moments == "pooled")
+    config = audited.config
     spec = spec_for_examples(
-        classes=laboratory.classes,
+        classes=audited.classes,
         clients=config.clients.count,
         population=config.privacy.population,
         epsilon=epsilon,
@@ -113,7 +85,7 @@ def _path(laboratory: Laboratory, epsilon: float | None, moments: str) -> Path:
         widest=config.method.anchor,
         second=True,
     )
-    return Path(spec, pooled=True)
+    return ReleasePath(spec, pooled=True)
 
 
 def _without_moments(trial: Trial) -> Trial:
@@ -121,33 +93,33 @@ def _without_moments(trial: Trial) -> Trial:
     return replace(trial, case=replace(trial.case, view=view))
 
 
-def accuracy(laboratory: Laboratory, stage: UploadStager, moments: str, minimum: int) -> float:
-    """Of the control, on what the run's clients would bring under this setting."""
-    spec = stage.path.spec
-    owners = [where for name, where in laboratory.holdings.items() if name != "all"]
+def accuracy(stage: UploadStager, moments: str, minimum: int) -> float:
+    """Accuracy of the statistics-only classifier on what clients would upload."""
+    audited, spec = stage.audited, stage.path.spec
+    owners = [where for name, where in audited.holdings.items() if name != EVERYONE]
     if spec is not None:
-        world = _private_world(laboratory, stage, spec, owners)
+        published = _private_statistics(stage, spec, owners)
     else:
         kept = []
         for where in owners:
-            labels = laboratory.labels[where]
-            count = np.bincount(labels, minlength=laboratory.classes)
+            labels = audited.labels[where]
+            count = np.bincount(labels, minlength=audited.classes)
             kept.append(where[count[labels] >= minimum])
-        sums = [laboratory.sums(stage.anchor, where, pooled=stage.path.pooled) for where in kept]
-        world = GlobalStatistics.from_sum(sum_of(sums))
+        sums = [audited.sums(stage.anchor, where, pooled=stage.path.pooled) for where in kept]
+        published = GlobalStatistics.from_sum(sum_of(sums))
         if moments == "mean":
-            world = replace(world, std=np.ones_like(world.std), covariance=None)
-    classify = Discriminant(world, device=torch.device("cpu"))
-    scores = classify(in_chunks(stage.anchor, laboratory.held))
-    right = scores.argmax(1).numpy() == laboratory.held_labels
-    return float(right.mean())
+            published = replace(published, std=np.ones_like(published.std), covariance=None)
+    classify = Discriminant(published, device=torch.device("cpu"))
+    scores = classify(in_chunks(stage.anchor, audited.held))
+    return float((scores.argmax(1).numpy() == audited.held_labels).mean())
 
 
-def _private_world(
-    laboratory: Laboratory, stage: UploadStager, spec: ReleaseSpec, owners: Sequence[Any]
+def _private_statistics(
+    stage: UploadStager, spec: ReleaseSpec, owners: Sequence[Indices]
 ) -> GlobalStatistics:
-    about, total = laboratory.centre(stage.anchor), np.zeros(spec.size, np.int64)
+    audited = stage.audited
+    about, total = audited.centre(stage.anchor), np.zeros(spec.size, np.int64)
     for where in owners:
-        features = one_by_one(stage.anchor, laboratory.images[where]).numpy()
-        total += release(spec, features, laboratory.labels[where], about)
+        features = one_by_one(stage.anchor, audited.images[where]).numpy()
+        total += release(spec, features, audited.labels[where], about)
     return estimate(spec, total, len(owners), about)

@@ -1,4 +1,4 @@
-"""What needs no guessing: counts, sizes and differences that an upload states outright."""
+"""Direct disclosures: counts, sizes and records that uploads and bundles state outright."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from fedvtc_edge.statistics.class_statistics import Array
 
-from .adversary.laboratory import Laboratory, Trial
 from .adversary.observations import EVERYONE, Observation, uploads
-from .bundle.scan import scan
+from .adversary.trials import AuditedRun, Trial
+from .bundle import scan
 from .inference.exact_recovery import exactness, recover_one
 from .scoring.findings import Finding, Policy
 
@@ -20,22 +20,22 @@ EXACT = 1e-3
 """Relative error up to which a record's features count as recovered."""
 
 
-def histogram(laboratory: Laboratory, seen: Sequence[Observation]) -> list[Finding]:
-    """How many of a client's class counts, and which missing classes, are stated exactly."""
+def histogram(audited: AuditedRun, seen: Sequence[Observation]) -> list[Finding]:
+    """Findings on class counts, and on missing classes, that are stated exactly."""
     found = []
     for who in sorted({one.who for one in seen}):
         right, missing, guessed, cells = 0, 0, 0, 0
         for one in seen:
             if one.who != who or one.client == EVERYONE:
                 continue
-            where = laboratory.holdings[one.client]
-            truth = np.bincount(laboratory.labels[where], minlength=laboratory.classes)
+            where = audited.holdings[one.client]
+            truth = np.bincount(audited.labels[where], minlength=audited.classes)
             told: Array = np.rint(one.count)
-            even = np.full(laboratory.classes, round(len(where) / laboratory.classes))
+            even = np.full(audited.classes, round(len(where) / audited.classes))
             right += int(np.sum(told == truth))
             missing += int(np.sum((told <= 0) == (truth == 0)))
             guessed += int(np.sum(even == truth))
-            cells += laboratory.classes
+            cells += audited.classes
         if cells:
             common: dict[str, Any] = {"attack": "histogram", "view": who, "trials": cells}
             found += [
@@ -45,18 +45,18 @@ def histogram(laboratory: Laboratory, seen: Sequence[Observation]) -> list[Findi
     return found
 
 
-def traffic(laboratory: Laboratory) -> list[Finding]:
-    """Whether the length of what one client sends tells it from others."""
+def traffic(audited: AuditedRun) -> list[Finding]:
+    """Findings on lengths of messages that tell one client from another."""
     sizes: dict[tuple[int, str], set[int]] = {}
     number = 0
-    for context, data in uploads(laboratory.run.path, laboratory.config):
-        if context.sender in laboratory.holdings:
+    for context, data in uploads(audited.run.path, audited.config):
+        if context.sender in audited.holdings:
             sizes.setdefault((context.round, context.kind), set()).add(len(data))
             number += 1
     if not number:
         return []
     telling = sum(len(lengths) > 1 for lengths in sizes.values())
-    sealed = laboratory.config.transport.seal
+    sealed = audited.config.transport.seal
     return [
         Finding(
             attack="traffic",
@@ -72,7 +72,7 @@ def traffic(laboratory: Laboratory) -> list[Finding]:
 
 
 def exact_recovery(trials: Sequence[Trial], policy: Policy) -> list[Finding]:
-    """Whether the features of single records can be read off: n = 1, and n = 2 up to signs."""
+    """Findings on features of single records that can be read off: n = 1, and n = 2 up to signs."""
     found = []
     for count, staged in ((1, False), (1, True), (2, False), (2, True)):
         errors, who = [], "server"
@@ -120,7 +120,7 @@ def _error(trial: Trial, truth: Array) -> float | None:
 
 
 def scanned(path: Path) -> list[Finding]:
-    """What a bundle's files hold that they should not; see :mod:`.bundles`.
+    """Findings on what a bundle's files hold and should not; see :mod:`.bundle`.
 
     Raises:
         VerificationError: No bundle, or one that cannot be read.

@@ -1,4 +1,4 @@
-"""What each sharing mode gives away on each data set: the table of docs/audit-results.md.
+"""Table of what each sharing mode gives away on each data set: docs/audit-results.md.
 
 ``python -m fedvtc_edge.attacks.sweep --data digits --out DIR``
 
@@ -28,42 +28,35 @@ from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.training.compute import deterministic
 from fedvtc_edge.workflows.run import run
 
-from .adversary.laboratory import Laboratory
-from .adversary.staging import UploadStager
 from .adversary.subjects import Settings
-from .adversary.view import Attack
-from .attempts import STAGED, Group, groups_of, parse_attacks
+from .adversary.trials import AuditedRun, UploadStager
+from .attempts import STAGED, Answers, Group, findings_of, groups_of
 from .curve import accuracy
-from .dp import claim_of_run
-from .dp.audit import audit_claim
-from .scoring.findings import Answers, Policy, findings_of
+from .dp.claims import claim_of_run
+from .dp.game import audit_claim
+from .registry import parse_attacks
+from .scoring.findings import Policy
 
 EPSILONS = (None, 8.0, 3.0, 1.0)
 SHARES = ("anchored", "features", "features+decoder")
 TRIALS = 100
 
 LIMIT = 2000
-"""Images dealt out of sets larger than the digits."""
+"""Images dealt out of data sets larger than the digits."""
 
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One upload size of one setting.
+    """One upload size of one setting; see :func:`table`.
 
     Args:
-        data: Set.
-        share: Mode.
-        moments: Kind.
-        epsilon: Of ``anchored`` noise, or None.
-        records: Of the class, in words.
-        attack: The one that identifies most from one upload.
-        identification: Share of members it tells from 49 decoys.
-        low: Its lower limit, 95 %.
-        high: Its upper limit.
-        membership: TPR at 1 % FPR of the membership test, or None with too few decoys.
+        records: Records of the class, in words.
+        attack: Attack that identifies most from one upload.
+        identification: Share of members it tells from 49 non-members, with its 95 % limits.
+        membership: TPR at 1 % FPR of the membership test, or None with too few non-members.
         differencing: Identification from two uploads, one record apart; None: not staged.
-        epsilon_lower_bound: Of the audit of the noise, or None.
-        accuracy: Of the training-free control, or of f_k where there is none.
+        epsilon_lower_bound: Lower bound of the audit of the noise, or None.
+        accuracy: Accuracy from statistics only, or of the clients' own models.
     """
 
     data: str
@@ -84,15 +77,7 @@ class SweepRow:
 def sweep(
     data: str, root: str, shares: Sequence[str], trials: int, progress: Progress
 ) -> Iterator[SweepRow]:
-    """All rows of one data set.
-
-    Args:
-        data: Its name, as in the settings.
-        root: Where it lies.
-        shares: Sharing modes.
-        trials: Per row.
-        progress: Told of each setting.
-    """
+    """Rows of one data set."""
     basis = load_config(
         {
             "data": {"name": data, "root": root, "limit": 0 if data == "digits" else LIMIT},
@@ -123,17 +108,17 @@ def _private(epsilon: float) -> dict[str, Any]:
 
 def _staged(config: Config, trials: int) -> Iterator[SweepRow]:
     data = load_dataset(config.data)
-    laboratory = Laboratory(Settings(config, classes=data.classes), data)
-    stage, claim = UploadStager(laboratory), claim_of_run(config)
-    dp = None if claim is None else audit_claim(laboratory, claim, quick=True)
-    worth = accuracy(laboratory, stage, "", 1)
+    audited = AuditedRun(Settings(config, classes=data.classes), data)
+    stage, claim = UploadStager(audited), claim_of_run(config)
+    dp = None if claim is None else audit_claim(audited, claim, quick=True)
+    worth = accuracy(stage, "", 1)
     for count in STAGED:
+        names = ["decode", "exact", "membership", "differencing"]
         made = stage.trials(count, trials, repetitions=0)
         if not made:
             continue
-        attacks = parse_attacks(["decode", "exact", "membership", "differencing"])
         yield replace(
-            _row(config, attacks, Group(str(count), made)),
+            _row(config, names, Group(str(count), made)),
             epsilon_lower_bound=None if dp is None else dp["lower_bound"],
             accuracy=worth,
         )
@@ -143,21 +128,19 @@ def _trained(config: Config, trials: int) -> Iterator[SweepRow]:
     with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
         summary = run(config, out=Path(folder, "run")).summary
         finished = FinishedRun.open(Path(folder, "run"))
-        laboratory = Laboratory(finished, load_dataset(config.data))
-        seen = [one for one in laboratory.observed() if one.who == "server+device"]
-        groups = groups_of(laboratory, seen, trials, staged=())
+        audited = AuditedRun(finished, load_dataset(config.data))
+        seen = [one for one in audited.observed() if one.who == "server+device"]
+        groups = groups_of(audited, seen, trials, staged=())
         for group in sorted(groups, key=lambda group: group.trials[0].count):
             if len(group.trials) >= 20:
-                row = _row(
-                    config, parse_attacks(["decode", "exact", "membership", "inversion"]), group
-                )
+                row = _row(config, ["decode", "exact", "membership", "inversion"], group)
                 yield replace(row, accuracy=summary["accuracy_mean"])
 
 
-def _row(config: Config, attacks: Sequence[Attack], group: Group) -> SweepRow:
+def _row(config: Config, names: Sequence[str], group: Group) -> SweepRow:
     stream, cases = torch.Generator().manual_seed(0), [trial.case for trial in group.trials]
     found = []
-    for attack in attacks:
+    for attack in parse_attacks(names):
         answers = Answers.of(attack, group.trials, attack.guess(cases, stream), group.name)
         if answers is not None:
             found += findings_of(answers, policy=Policy(), confidence=0.95, stream=stream)

@@ -1,1 +1,1 @@
-"""Adversaries: what each sees of a run, and whom it attacks."""
+"""Adversaries: what each sees of a run, and the trials that attacks are put to."""

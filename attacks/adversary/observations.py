@@ -1,12 +1,12 @@
-"""What a run's server really saw, and what everybody sees, turned into class means.
+"""Class statistics as an adversary reads them: from uploads, releases and publications.
 
-Opening takes no knowledge of anybody's data: the settings say how long an upload is.
+No knowledge of anybody's data is needed: the settings say how long an upload is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStati
 from fedvtc_edge.wire.context import Context
 
 EVERYONE = "all"
-"""Stands for the clients of whom only the sum is seen."""
+"""The name of all clients together, of whom only the sum is seen."""
 
 FLOAT32, FLOAT16 = 2.0**-24, 2.0**-11
 
@@ -34,8 +34,8 @@ class Observation:
 
     Args:
         who: The adversary, see :class:`~fedvtc_edge.attacks.adversary.view.View`.
-        client: Whose they are, or :data:`EVERYONE`.
-        round: Of the upload.
+        client: Client that the statistics are of, or :data:`EVERYONE`.
+        round: Round of the upload; 0 before the first.
         count: Samples per class, [C]; under noise estimates, which may be negative.
         mean: Class means, [C, p]; of no account where ``count`` is not above 0.
         std: Biased standard deviations, [C, p], or None.
@@ -56,14 +56,14 @@ class Observation:
 
     @property
     def freedom(self) -> float:
-        """Samples less classes that the scatter is of."""
+        """Degrees of freedom of the scatter: samples less classes; 0 without one."""
         return float(np.maximum(self.count - 1, 0).sum()) if self.scatter is not None else 0.0
 
 
 def of_statistics(
     statistics: ClassStatistics, *, who: str, client: str, round_: int, rounding: float
 ) -> Observation:
-    """Exact sums."""
+    """Read exact sums."""
     scatter = None
     if statistics.pooled:
         between = (statistics.mean * statistics.count[:, None]).T @ statistics.mean
@@ -93,17 +93,17 @@ def of_release(
     draws: float = 1.0,
     typical: float = 1.0,
 ) -> Observation:
-    """Noised or clipped sums, read as they are: without the shrinkage of ``estimate``.
+    """Read noised or clipped sums as they are: without the shrinkage of ``estimate``.
 
     Args:
-        spec: Public.
-        release: [design.size].
-        centre: Public centre of the features.
+        spec: Terms of the release.
+        release: Integers, [spec.size].
+        centre: Public centre of the features, [m].
         who: The adversary.
-        client: Whose.
-        round_: Of the upload.
-        draws: Shares of noise in it; 0 for an upload that was clipped only.
-        typical: By what factor joint clipping shortens an example; public, from public images.
+        client: Client that released them.
+        round_: Round of the upload.
+        draws: Shares of noise in the release; 0 for an upload that was clipped only.
+        typical: Factor by which joint clipping shortens an example, from public images.
     """
     step = spec.unit / GRID
     numbers, sums, _ = np.split(release * step, np.cumsum(spec.sizes)[:-1])
@@ -115,21 +115,21 @@ def of_release(
     return Observation(who, client, round_, count / typical, mean, None, None, noise, 2.0**-16)
 
 
-def of_publication(world: GlobalStatistics, *, who: str, client: str = EVERYONE) -> Observation:
-    """What the server published, as exact sums over all clients."""
-    return replace(
-        of_statistics(sums_of(world), who=who, client=client, round_=0, rounding=FLOAT32), who=who
-    )
+def of_publication(published: GlobalStatistics, *, who: str) -> Observation:
+    """Read what the server published, as exact sums over all clients."""
+    sums = sums_of(published)
+    return of_statistics(sums, who=who, client=EVERYONE, round_=0, rounding=FLOAT32)
 
 
-def sums_of(world: GlobalStatistics) -> ClassStatistics:
+def sums_of(published: GlobalStatistics) -> ClassStatistics:
     """The sums that a publication was made of: :meth:`GlobalStatistics.from_sum` undone."""
-    total = world.mean * world.count[:, None]
-    if world.covariance is None:
-        square = (np.square(world.std) + np.square(world.mean)) * world.count[:, None]
-        return ClassStatistics(world.count, total, square, False)
-    square = world.covariance * world.count.sum() + world.mean.T @ total
-    return ClassStatistics(world.count, total, square, True)
+    count, mean = published.count, published.mean
+    total = mean * count[:, None]
+    if published.covariance is None:
+        square = (np.square(published.std) + np.square(mean)) * count[:, None]
+        return ClassStatistics(count, total, square, False)
+    square = published.covariance * count.sum() + mean.T @ total
+    return ClassStatistics(count, total, square, True)
 
 
 def uploads(folder: Path, config: Config) -> Iterator[tuple[Context, bytes]]:
@@ -163,12 +163,12 @@ def opened(
     centre: Array,
     typical: float,
 ) -> Observation:
-    """One upload of statistics, as the server reads it.
+    """Read one upload of statistics as the server does.
 
     Raises:
         WireError: It is not what the settings say.
     """
-    who, client, round_ = "server", context.sender, context.round
+    client, round_ = context.sender, context.round
     if spec is not None:
         release = wire.decode_release(data, size=spec.size, context=context)
         # The server's own release of a client-level run is noised; what it was sent is not.
@@ -178,7 +178,7 @@ def opened(
             spec,
             release,
             centre,
-            who=who,
+            who="server",
             client=client,
             round_=round_,
             draws=draws,
@@ -193,4 +193,4 @@ def opened(
         context=context,
     )
     rounding = FLOAT16 if config.transport.precision == "float16" else FLOAT32
-    return of_statistics(statistics, who=who, client=client, round_=round_, rounding=rounding)
+    return of_statistics(statistics, who="server", client=client, round_=round_, rounding=rounding)

@@ -1,4 +1,4 @@
-"""What can be audited: a finished run; statistics with the data they are of; settings alone."""
+"""Kinds of runs to audit: a finished run, published statistics, or settings alone."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _LARGEST = 2**26
 
 
 def shared(config: Config) -> str:
-    """What a run's clients upload: ``anchored``, ``features[+decoder]`` or ``nothing``.
+    """The statistics that clients upload: ``anchored``, ``features[+decoder]`` or ``nothing``.
 
     Raises:
-        UsageError: All of their data.
+        UsageError: They upload the data themselves.
     """
     uploaded = METHODS.find(config.method.name).shared(config)
     if uploaded == "data":
@@ -38,7 +38,7 @@ def shared(config: Config) -> str:
 
 
 class AuditTarget(Protocol):
-    """What a laboratory needs of a run; :class:`~fedvtc_edge.runs.finished.FinishedRun` has it."""
+    """What an audit needs of a run; :class:`~fedvtc_edge.runs.finished.FinishedRun` has it."""
 
     @property
     def path(self) -> Path:
@@ -46,7 +46,7 @@ class AuditTarget(Protocol):
 
     @property
     def config(self) -> Config:
-        """Its settings."""
+        """The settings of the run."""
 
     @property
     def summary(self) -> Mapping[str, Any]:
@@ -54,30 +54,30 @@ class AuditTarget(Protocol):
 
     @property
     def digest(self) -> str:
-        """Of the settings."""
+        """Digest of the settings."""
 
     def anchor(self, shape: ImageShape) -> Anchor | None:
-        """R, or None where there is none."""
+        """The anchor R, or None where there is none."""
 
     def published(self) -> GlobalStatistics | None:
-        """What the server published, or None."""
+        """The server's publication, or None."""
 
     def classifier(self, client: str, shape: ImageShape, classes: int) -> Classifier:
-        """A client's f."""
+        """A client's classifier f."""
 
     def decoder(self, client: str, shape: ImageShape) -> VTC | None:
-        """A client's ψ, or None."""
+        """A client's decoder ψ, or None."""
 
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """A run that nobody made: uploads can be staged on its path, and nothing was seen of it.
+    """Settings of a run that was not made: uploads can be staged, and nothing was seen.
 
     Args:
-        config: Its settings; ``method.share`` must be ``anchored``.
-        path: Of no account.
+        config: The settings; ``method.share`` must be ``anchored``.
+        path: Folder without uploads.
         classes: Number C of classes.
-        digest: Nobody vouches for it.
+        digest: Empty, as nobody vouches for it.
     """
 
     config: Config
@@ -87,22 +87,22 @@ class Settings:
 
     @property
     def summary(self) -> Mapping[str, Any]:
-        """Empty."""
+        """An empty summary."""
         return {}
 
     def anchor(self, shape: ImageShape) -> Anchor:
-        """R of the settings."""
+        """The anchor R of the settings."""
         spec = release_spec_of(self.config, self.classes)
         width = spec.width if spec else self.config.method.anchor
         seed = derive_seed(self.config.seed, "anchor")
         return Anchor(shape, width, seed, self.config.method.extractor).eval()
 
     def published(self) -> GlobalStatistics | None:
-        """Nothing."""
+        """No publication."""
         return None
 
     def classifier(self, client: str, shape: ImageShape, classes: int) -> Classifier:
-        """There is none.
+        """Refuse: settings have no classifier.
 
         Raises:
             RunError: Always.
@@ -110,21 +110,19 @@ class Settings:
         raise RunError("nothing has models here", hint="audit a finished run")
 
     def decoder(self, client: str, shape: ImageShape) -> VTC | None:
-        """There is none."""
+        """No decoder."""
         return None
 
 
 @dataclass(frozen=True, eq=False)
 class StatisticsFile(Settings):
-    """Published statistics alone, as far as a run stands behind them.
+    """Published statistics, with the settings of the run that they are of.
 
     Args:
-        config: Settings that say which data, partition and anchor they are of.
-        path: Of the file.
-        world: Its content.
+        statistics: Content of the file at ``path``.
     """
 
-    world: GlobalStatistics | None = None
+    statistics: GlobalStatistics | None = None
 
     @classmethod
     def open(cls, path: Path, config: Config) -> StatisticsFile:
@@ -136,21 +134,21 @@ class StatisticsFile(Settings):
         try:
             if path.stat().st_size > _LARGEST:
                 raise RunError(f"{path} is too large", hint="give a server's publication")
-            world = wire.published(path.read_bytes())
+            found = wire.published(path.read_bytes())
         except (OSError, WireError) as error:
             raise RunError(
                 f"{path} holds no published statistics: {error}",
                 hint="give statistics.safetensors of a run or of a bundle",
             ) from None
-        spec = release_spec_of(config, len(world.count))
+        spec = release_spec_of(config, len(found.count))
         width = spec.width if spec else config.method.anchor
-        if shared(config) != "anchored" or world.mean.shape[1] != width:
+        if shared(config) != "anchored" or found.mean.shape[1] != width:
             raise RunError(
-                f"{path} has {world.mean.shape[1]} features, the settings say {width} of an anchor",
+                f"{path} has {found.mean.shape[1]} features, the settings say {width} of an anchor",
                 hint="give the config.toml of the run that it is of: --config",
             )
-        return cls(config, path, len(world.count), world=world)
+        return cls(config, path, len(found.count), statistics=found)
 
     def published(self) -> GlobalStatistics | None:
-        """The file's content."""
-        return self.world
+        """The content of the file."""
+        return self.statistics

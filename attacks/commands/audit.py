@@ -61,7 +61,7 @@ def command(
     with common.needing_extras(), common.reporting(quiet) as progress:
         from fedvtc_edge.config import load_config
 
-        from ..audit import audit
+        from ..auditing import audit
 
         result = audit(
             run,

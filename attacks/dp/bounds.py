@@ -1,4 +1,4 @@
-"""From the scores of two worlds to an ε that the mechanism does not stay below."""
+"""Scores of uploads of two worlds, and lower bounds on ε from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedvtc_edge.privacy.release_spec import Array
 from ..scoring.metrics import epsilon_lower_bound
 
 BEYOND = 2 * MAX_EPSILON
-"""Stands for every ε beyond what can be claimed: there is next to no noise."""
+"""Value for every ε beyond what can be claimed: there is next to no noise."""
 
 _POINTS = 501
 _LEAST_MU = 1e-6
@@ -39,12 +39,12 @@ class Bounds:
 
     @property
     def best(self) -> float:
-        """The better one."""
+        """The larger one."""
         return max(self.clopper_pearson, self.gaussian or 0.0)
 
 
 def bounds_of(zeros: Array, ones: Array, delta: float, error: float, *, gaussian: bool) -> Bounds:
-    """All that the scores prove.
+    """Bounds that the scores prove.
 
     Args:
         zeros: Scores of uploads of world 0, [N], N ≥ 2.
@@ -150,9 +150,6 @@ def epsilon_of(mu: float, delta: float) -> float:
         return BEYOND
 
 
-# ---------------------------------------------------------------- section
-# How much better one world explains an upload than the other does.
-
 Blocks = NDArray[np.int64]
 """Per number of an upload, [d], the block it is in: noise within one is alike."""
 
@@ -198,8 +195,8 @@ def choose(
     Args:
         zeros: Uploads of world 0, [N, d], N ≥ 2.
         ones: Uploads of world 1, [N, d].
-        blocks: Which numbers' noise is alike.
-        exact: Both worlds' uploads without noise, [d] each, to whom they are known.
+        blocks: Block of each number, [d].
+        exact: Both worlds' uploads without noise, [d] each, where they are known.
     """
     worlds = (zeros, ones)
     means = np.stack([world.mean(0) for world in worlds])

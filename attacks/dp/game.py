@@ -1,8 +1,9 @@
-"""The distinguishing game: of which of two worlds is an upload?"""
+"""Audits of noise: uploads of two worlds are told apart, and ε is bounded from below."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Literal, Protocol
@@ -12,10 +13,14 @@ from numpy.typing import NDArray
 
 from fedvtc_edge.errors import PrivacyError, ScoreError
 from fedvtc_edge.privacy.accountant import noise_for
-from fedvtc_edge.privacy.release_spec import Array
+from fedvtc_edge.privacy.release_spec import Array, ClientReleaseSpec
+from fedvtc_edge.training.client import one_by_one
 
+from ..adversary.observations import EVERYONE
+from ..adversary.trials import AuditedRun
 from .bounds import Blocks, Bounds, bounds_of, choose
 from .claims import PrivacyClaim
+from .releases import ClientRelease, ExampleRelease, Records, canary, canary_client, joined
 
 Verdict = Literal["pass", "leak", "inconclusive"]
 
@@ -25,19 +30,25 @@ FEWEST_TRIALS = 8
 AFFORDABLE = 3_000_000
 """Numbers of exact noise that are drawn in about a minute."""
 
+CONFIDENCE = 0.99
+"""That a true claim is not called refuted: at 0.95, six of a hundred true ones were, at worst."""
+
+_MOST_RECORDS = 200
+"""Most records of the client whose upload is made over and over: others add only time."""
+
 _PER_TRIAL = 5
 """Uploads per trial: two that decide, two of the control, and one that chooses the score."""
 
 
 class AuditedMechanism(Protocol):
-    """What a client uploads in two worlds that differ in one unit.
+    """Uploads of a client in two worlds that differ in one unit.
 
     All but the privacy noise is equal whenever it is asked: training has a fixed seed.
     """
 
     @property
     def blocks(self) -> Blocks:
-        """Which numbers of an upload have noise alike, [d]."""
+        """Block of each number of an upload, [d]; noise within one is alike."""
 
     def release(self, world: int) -> NDArray[Any]:
         """One *whole* upload, [d] integers or floats, of world 0 or 1, with noise drawn afresh."""
@@ -50,16 +61,16 @@ class AuditedMechanism(Protocol):
 
 
 @dataclass(frozen=True)
-class AuditResult:
-    """What an audit of one mechanism proves.
+class MechanismAudit:
+    """Outcome of an audit of one mechanism.
 
     Args:
         verdict: ``leak``: the claim is refuted. ``pass``: it is not, and the same attack
             refutes it for half of the noise. ``inconclusive``: it would not have noticed.
-        bounds: Of the mechanism.
-        control: Of its double with half of the noise.
+        bounds: Bounds of the mechanism.
+        control: Bounds of its double with half of the noise.
         trials: Uploads of each world that decided.
-        confidence: That ``bounds`` hold, together with those of all other attacks.
+        confidence: Confidence in ``bounds``, together with those of all other attacks.
     """
 
     verdict: Verdict
@@ -70,7 +81,7 @@ class AuditResult:
 
     @property
     def lower_bound(self) -> float:
-        """An ε that the mechanism does not stay below."""
+        """Lower bound on ε."""
         return self.bounds.best
 
 
@@ -82,7 +93,7 @@ def audit(
     confidence: float,
     control: AuditedMechanism,
     attacks: int = 1,
-) -> AuditResult:
+) -> MechanismAudit:
     """Try to refute a claim.
 
     Half as many uploads as decide choose the score before, and are not used again: its means
@@ -123,7 +134,7 @@ def audit(
     verdict: Verdict = "pass" if noticed.best > claim.epsilon else "inconclusive"
     if found.best > claim.epsilon:
         verdict = "leak"
-    return AuditResult(verdict, found, noticed, trials, confidence)
+    return MechanismAudit(verdict, found, noticed, trials, confidence)
 
 
 def trials_for(
@@ -134,7 +145,7 @@ def trials_for(
     numbers: int = 0,
     power: float = 0.999,
 ) -> int:
-    """How many trials notice half of a Gaussian's noise, if they can be afforded.
+    """Number of trials that notice half of a Gaussian's noise, if they can be afforded.
 
     Args:
         claim: Of Gaussian noise, with a δ.
@@ -198,3 +209,91 @@ def _checked(upload: NDArray[Any], world: int, size: int) -> Array:
             hint="find out why: an honest release is of finite numbers",
         )
     return numbers
+
+
+def audit_claim(
+    audited: AuditedRun, claim: PrivacyClaim, *, quick: bool
+) -> Mapping[str, Any] | None:
+    """Try to refute the claim of a run on its own release path.
+
+    The worlds differ in a canary, which moves the sums by all of the clip bound, and in a natural
+    record (or a whole client); all other data are the run's.
+
+    Args:
+        audited: The run.
+        claim: Claim of the run, or a user's.
+        quick: Whether to try the canary alone.
+
+    Returns:
+        ``dp`` of the report; None where the run has no noise or its claim no δ.
+    """
+    if audited.spec is None or claim.delta is None:
+        return None
+    played = _mechanisms(audited)
+    played = dict(list(played.items())[:1]) if quick else played
+    worlds = f"with and without one {claim.unit or 'example'}, all else equal"
+    if audited.config.privacy.mode == "example":
+        # DP-SGD's steps are not played over: what is audited is the release, by its own claim.
+        claim = next(iter(played.values())).claim
+        worlds += "; of the whole budget, the share that uploads spend"
+    results: dict[str, MechanismAudit] = {}
+    for name, mechanism in played.items():
+        numbers = len(mechanism.blocks) * mechanism.draws
+        trials = trials_for(claim, confidence=CONFIDENCE, attacks=len(played), numbers=numbers)
+        results[name] = audit(
+            mechanism,
+            claim,
+            trials=trials,
+            confidence=CONFIDENCE,
+            control=mechanism.halved(),
+            attacks=len(played),
+        )
+    worst = max(results.values(), key=lambda result: result.lower_bound)
+    return {
+        "epsilon": claim.epsilon,
+        "lower_bound": worst.lower_bound,
+        "control_lower_bound": max(result.control.best for result in results.values()),
+        "control_caught": any(r.control.best > claim.epsilon for r in results.values()),
+        "trials": min(result.trials for result in results.values()),
+        "worlds": worlds,
+        "mechanisms": [
+            {"name": name, "lower_bound": result.lower_bound, "verdict": result.verdict}
+            for name, result in results.items()
+        ],
+    }
+
+
+def _mechanisms(audited: AuditedRun) -> dict[str, ExampleRelease | ClientRelease]:
+    spec, centre = audited.spec, audited.centre(audited.anchor)
+    assert spec is not None
+    owners = [name for name in audited.holdings if name != EVERYONE]
+    away: Array = np.ones(spec.width) / spec.width**0.5
+    label = int(audited.labels[audited.holdings[owners[0]][0]])
+    if isinstance(spec, ClientReleaseSpec):
+        clients = [_records(audited, name) for name in owners]
+        odd = canary_client(spec, centre, away, label)
+
+        def worlds(one: Records) -> ClientRelease:
+            return ClientRelease(spec, (clients, [*clients, one]), centre, draws=spec.shares)
+
+        return {
+            "a client that moves the sum most": worlds(odd),
+            f"{owners[0]}": ClientRelease(spec, (clients[1:], clients), centre, draws=spec.shares),
+        }
+    features, labels = _records(audited, owners[0])
+    own = (features, labels)
+    return {
+        "a record that moves the sums most": ExampleRelease(
+            spec, (own, joined(own, canary(spec, centre, away, label))), centre, spec.shares
+        ),
+        f"a record of {owners[0]}": ExampleRelease(
+            spec, ((features[1:], labels[1:]), own), centre, spec.shares
+        ),
+    }
+
+
+def _records(audited: AuditedRun, client: str) -> Records:
+    where = audited.holdings[client][:_MOST_RECORDS]
+    extract = audited.anchor or audited.model(client)
+    features = one_by_one(extract, audited.images[where]).double().numpy()
+    return features, audited.labels[where]

@@ -32,10 +32,10 @@ class ExampleRelease:
     Each upload is made from the records anew: a few of them cost little and show as much.
 
     Args:
-        spec: Public.
+        spec: Terms of the release.
         worlds: The client's records in world 0 and 1; neighbours by the claim.
         centre: Public centre of the features' directions, [m].
-        draws: Honest clients whose noise is in what is seen; ``design.shares`` of them.
+        draws: Honest clients whose noise is in what is seen; ``spec.shares`` of them.
     """
 
     spec: ReleaseSpec
@@ -45,8 +45,8 @@ class ExampleRelease:
 
     @property
     def claim(self) -> PrivacyClaim:
-        """What the design says of itself."""
-        return claim_of_design(self.spec)
+        """The claim of the release spec."""
+        return claim_of_spec(self.spec)
 
     @property
     def blocks(self) -> Blocks:
@@ -61,10 +61,10 @@ class ExampleRelease:
     def release(self, world: int) -> Integers:
         """The uploads, with noise drawn afresh."""
         nobody = np.empty((0, self.spec.width)), np.empty(0, np.int64)
-        parties = [self.worlds[world], *[nobody] * (self.draws - 1)]
+        clients = [self.worlds[world], *[nobody] * (self.draws - 1)]
         return np.concatenate(
             [
-                sum(release(self.spec, *records, self.centre) for records in parties)
+                sum(release(self.spec, *records, self.centre) for records in clients)
                 for _ in range(self.spec.releases)
             ]
         )
@@ -76,10 +76,10 @@ class ExampleRelease:
 
 @dataclass(frozen=True, eq=False)
 class ClientRelease:
-    """What a server publishes of a federation: noised sums of clipped uploads.
+    """Publication of a federation: noised sums of clipped uploads.
 
     Args:
-        spec: Public.
+        spec: Terms of the release.
         worlds: The records of each client, in world 0 and 1.
         centre: Public centre of the features' directions, [m].
         draws: Clients that add a share of the noise under masking; 1: the server adds all.
@@ -92,8 +92,8 @@ class ClientRelease:
 
     @property
     def claim(self) -> PrivacyClaim:
-        """What the design says of itself."""
-        return claim_of_design(self.spec)
+        """The claim of the release spec."""
+        return claim_of_spec(self.spec)
 
     @property
     def blocks(self) -> Blocks:
@@ -107,9 +107,9 @@ class ClientRelease:
     def release(self, world: int) -> Integers:
         """The sums, with noise drawn afresh."""
         nothing = np.zeros(self.spec.size, np.int64)
-        parties = [self._totals[world], *[nothing] * (self.draws - 1)]
+        totals = [self._totals[world], *[nothing] * (self.draws - 1)]
         return np.concatenate(
-            [sum(noised(self.spec, total) for total in parties) for _ in range(self.spec.releases)]
+            [sum(noised(self.spec, total) for total in totals) for _ in range(self.spec.releases)]
         )
 
     def halved(self) -> ClientRelease:
@@ -127,7 +127,7 @@ class ClientRelease:
 
 
 class _Halved(ReleaseSpec):
-    """A design that lies: it draws half of the noise that it speaks of."""
+    """A spec that draws half of the noise that it states."""
 
     @property
     def share(self) -> Fraction:
@@ -135,15 +135,15 @@ class _Halved(ReleaseSpec):
 
 
 class _HalvedClient(ClientReleaseSpec):
-    """Its double for whole clients."""
+    """The same for whole clients."""
 
     @property
     def share(self) -> Fraction:
         return super().share / 2
 
 
-def claim_of_design(spec: ReleaseSpec) -> PrivacyClaim:
-    """What all releases of a design together claim."""
+def claim_of_spec(spec: ReleaseSpec) -> PrivacyClaim:
+    """The claim of all releases of a spec together."""
     return PrivacyClaim(
         epsilon=spec.epsilon,
         delta=spec.delta,
@@ -156,7 +156,7 @@ def claim_of_design(spec: ReleaseSpec) -> PrivacyClaim:
 
 
 def blocks_of(spec: ReleaseSpec) -> Blocks:
-    """Counts, the sums of each class and second moments are noised alike, or should be."""
+    """Blocks of counts, of each class' sums and of second moments: noise in each is alike."""
     counts, sums, seconds = spec.sizes
     per_class = np.repeat(np.arange(spec.classes), sums // spec.classes)
     blocks = [np.zeros(counts), 1 + per_class, np.full(seconds, 1 + spec.classes)]
@@ -169,10 +169,10 @@ def canary(spec: ReleaseSpec, centre: Array, direction: Array, label: int) -> Re
     Longer than any anchor's features, for the guarantee is whatever the features are.
 
     Args:
-        spec: Public.
+        spec: Terms of the release.
         centre: Public centre of the features' directions, [m].
-        direction: Where it lies from there, [m].
-        label: Its class.
+        direction: Direction of the record from the centre, [m].
+        label: Class of the record.
     """
     reach = RADIUS * max(spec.clip, 1.0) / float(np.linalg.norm(direction))
     features = (centre + reach * direction) * np.sqrt(spec.width)

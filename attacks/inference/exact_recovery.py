@@ -1,4 +1,8 @@
-"""One or two records: their mean and standard deviation are the records, but for signs."""
+"""Single records, read off from few numbers.
+
+The mean of one record is the record; mean and standard deviation of two are both, but for
+signs; and two uploads that are one record apart differ by that record.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,11 @@ import torch
 
 from fedvtc_edge.statistics.class_statistics import Array
 
-from ..adversary.population import spectrum
-from ..adversary.view import Case, Guess, View
+from ..adversary.view import Case, CaseAttack, Guess, View, spectrum
 
 _RESTARTS = 64
 _EQUAL = 1e-3
-"""Features whose lengths differ by less, relatively, were normalised."""
+"""Relative spread of lengths below which features count as normalised."""
 
 _SPHERE = 0.1
 """Weight of the condition c·d = 0 beside the prior. It is exact, but the signs that meet it are
@@ -23,7 +26,7 @@ hundredth at most (cosines of pairs of digits under the anchor)."""
 
 
 def recover_one(mean: Array) -> Array:
-    """The record's features [1, p]: the mean of one record is that record."""
+    """The features [1, p] of one record: its mean."""
     return mean[None].copy()
 
 
@@ -108,12 +111,12 @@ def alignment(recovered: Array, truth: Array) -> float:
 
 
 class ExactRecovery:
-    """Recovers the features of classes of one or two records; scores are distances to them."""
+    """Recovery of the features of classes of one or two records; scores are distances to them."""
 
     name = "exact"
 
     def guess(self, cases: Sequence[Case], stream: torch.Generator) -> list[Guess | None]:
-        """See :class:`~fedvtc_edge.attacks.adversary.view.Attack`."""
+        """Answer each case; see :class:`~fedvtc_edge.attacks.adversary.view.Attack`."""
         # The same starts for all: from one stream, a case would see how many came before it.
         seed = int(torch.randint(2**62, (1,), generator=stream))
         return [self._one(case, torch.Generator().manual_seed(seed)) for case in cases]
@@ -165,3 +168,47 @@ def _flipped(cost: Array, signs: Array) -> Array:
         fields[moved] -= 2 * signs[moved, where, None] * cost[where]
         signs[moved, where] *= -1
     return signs
+
+
+def departed(before: Array, count: float, after: Array, left: float, centre: Array) -> Array:
+    """The features of the record that left, less their expectation: φ − μ₀.
+
+    About μ₀, because noise makes ``count − left`` differ from 1, and what is then left over
+    of the mean would outweigh the record.
+
+    Args:
+        before: Mean of all n records, [p].
+        count: Number n, as seen.
+        after: Mean of those that stayed, [p].
+        left: Number of those that stayed, as seen.
+        centre: Mean μ₀ of the population, [p].
+
+    Returns:
+        n·(c_t − μ₀) − (n−1)·(c_t+1 − μ₀), [p].
+    """
+    difference: Array = count * (before - centre) - left * (after - centre)
+    return difference
+
+
+class Differencing(CaseAttack):
+    """Differences φ = n·c_t − (n−1)·c_t+1 of one extractor's means; scores are cosines to φ."""
+
+    name = "differencing"
+
+    def answer(self, case: Case) -> Guess | None:
+        """Answer one case."""
+        view, after = case.view, case.view.after
+        if after is None or view.extract is None or view.population is None:
+            return None
+        # An exact view of nobody also says 1.
+        left = after.count if view.noise > 0 else view.count - 1
+        centre = view.population.mean
+        gone = departed(view.mean, view.count, after.mean, left, centre)
+        return Guess(cosines(case.features() - centre, gone))
+
+
+def cosines(features: Array, direction: Array) -> Array:
+    """Cosine of each row of [K, p] with [p]; 0 where one of the two is a zero vector."""
+    lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(direction)
+    nearness: Array = features @ direction / np.where(lengths > 0, lengths, 1.0)
+    return nearness

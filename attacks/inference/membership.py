@@ -1,4 +1,4 @@
-"""Is a record among those that an upload describes? One log-likelihood ratio per candidate.
+"""Membership of a record in an upload: one log-likelihood ratio per candidate.
 
 Each function gives log p(what was seen | φ is in) − log p(what was seen | φ is not), all other
 records drawn from the population's Gaussian, which is known (Homer et al. 2008; Sankararaman
@@ -9,17 +9,14 @@ conditional on the mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedvtc_edge.statistics.class_statistics import Array
 
 from ..adversary.observations import FLOAT16, FLOAT32
-from ..adversary.population import spectrum
-from ..adversary.view import Case, Guess, Population, View
+from ..adversary.view import Case, CaseAttack, Guess, Population, View, spectrum
 
 AGREE = 2.0**-10
 """Relative to the largest feature, how far two machines' features of one image may differ: a
@@ -40,7 +37,7 @@ def mean_ratio(
     rounding: float = FLOAT32,
     known: float = math.inf,
 ) -> Array:
-    """What the mean c says: c ~ N(φ/n + (n−1)/n·μ₀, (n−1)/n²·Σ₀ + τ²I) or N(μ₀, Σ₀/n + τ²I).
+    """The ratio of the mean c: c ~ N(φ/n + (n−1)/n·μ₀, (n−1)/n²·Σ₀ + τ²I) or N(μ₀, Σ₀/n + τ²I).
 
     With independent members, n of them and p features, the AUC is Φ(√(p/2n)) about.
 
@@ -83,7 +80,7 @@ def spread_ratio(
     *,
     rounding: float = FLOAT32,
 ) -> Array:
-    """What standard deviations add, given the mean.
+    """The ratio of standard deviations, given the mean.
 
     Without φ, n − 1 records have Σ(z − c′)² = n·s² − n/(n−1)·(φ − c)², which is σ²χ² of n − 2
     degrees where n·s² is of n − 1. Two records lie at c ± s, which is tested as it stands.
@@ -101,7 +98,7 @@ def spread_ratio(
         rounding: Relative error of the sums that ``mean`` and ``std`` were made of.
 
     Returns:
-        [K]; −∞ for who is :func:`excluded`.
+        [K]; −∞ for the :func:`excluded`.
     """
     n, error = round(count), _error(mean, std, rounding)
     size = np.square(mean) + np.square(std)
@@ -129,7 +126,7 @@ def spread_ratio(
 def excluded(
     features: Array, mean: Array, std: Array, count: float, rounding: float = FLOAT32
 ) -> NDArray[np.bool_]:
-    """Who cannot be a member: (φ − c)² > (n−1)·s² in some coordinate (Samuelson 1968).
+    """Candidates that cannot be members: (φ − c)² > (n−1)·s² in some coordinate (Samuelson 1968).
 
     Never a member, as long as ``rounding`` bounds the relative error of the sums, or of the
     means and deviations themselves, and features agree to :data:`AGREE`.
@@ -160,7 +157,7 @@ def scatter_ratio(
     rounding: float = FLOAT32,
     root: bool = False,
 ) -> Array:
-    """What the pooled scatter W adds, given the mean: Wishart densities of f − 1 and f degrees.
+    """The ratio of the pooled scatter W, given the mean: Wishart densities of f − 1 and f degrees.
 
     Without φ it is W′ = W − n/(n−1)·(φ−c)(φ−c)ᵀ with |W′| = |W|·(1 − h), and no matrix at all
     if the leverage h = n/(n−1)·(φ−c)ᵀW⁻¹(φ−c) is above 1: others' mostly is where f < 2p.
@@ -169,11 +166,11 @@ def scatter_ratio(
 
     Args:
         features: Candidates φ, [K, p].
-        mean: Of φ's class, [p].
-        count: n ≥ 2 of it.
+        mean: Mean of φ's class, [p].
+        count: Its records, n ≥ 2.
         scatter: W over all classes, [p, p].
-        freedom: f.
-        population: Σ₀.
+        freedom: Degrees of freedom f of W.
+        population: Prior with Σ₀.
         rounding: Relative error of the sums.
         root: Whether it is the error of a root of W instead: float16 (docs/wire-format.md).
 
@@ -225,16 +222,13 @@ def lifted(
     return raised
 
 
-class Membership:
-    """All that the view permits: the mean, and exact standard deviations or scatter."""
+class Membership(CaseAttack):
+    """Ratio of the mean, and of exact standard deviations or scatter where they are seen."""
 
     name = "membership"
 
-    def guess(self, cases: Sequence[Case], stream: torch.Generator) -> list[Guess | None]:
-        """See :class:`~fedvtc_edge.attacks.adversary.view.Attack`."""
-        return [self._one(case) for case in cases]
-
-    def _one(self, case: Case) -> Guess | None:
+    def answer(self, case: Case) -> Guess | None:
+        """Answer one case."""
         view = case.view
         if view.extract is None or view.population is None:
             return None
@@ -248,16 +242,13 @@ class Membership:
         return Guess(scores if moments is None else scores + moments)
 
 
-class SecondMoments:
-    """The pooled scatter alone: what uploading a covariance gives away."""
+class SecondMoments(CaseAttack):
+    """Ratio of the pooled scatter alone: what uploading a covariance gives away."""
 
     name = "second-moments"
 
-    def guess(self, cases: Sequence[Case], stream: torch.Generator) -> list[Guess | None]:
-        """See :class:`~fedvtc_edge.attacks.adversary.view.Attack`."""
-        return [self._one(case) for case in cases]
-
-    def _one(self, case: Case) -> Guess | None:
+    def answer(self, case: Case) -> Guess | None:
+        """Answer one case."""
         if case.view.extract is None or case.view.scatter is None:
             return None
         scores = _from_scatter(case.view, case.features())

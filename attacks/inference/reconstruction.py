@@ -1,4 +1,4 @@
-"""From a class mean back to a picture: by a decoder, by optimisation, over several extractors.
+"""Pictures from class means: by a decoder, by optimisation, over several extractors.
 
 Scores are how near a candidate is to the picture; with a single record it is that record.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedvtc_edge.training.client import in_chunks
 
-from ..adversary.view import Case, Guess, Map, View
+from ..adversary.view import Case, CaseAttack, Guess, Map, View
 
 STEPS, RATE = 100, 0.05
 """Adam steps of an inversion, and their length in brightness; 200 come no nearer."""
@@ -24,13 +24,13 @@ VARIATION = 1e-3
 Vedaldi 2015); chosen on staged uploads of training digits."""
 
 MOST = 50
-"""Cases of one call that are inverted: a picture costs as much as a thousand tests."""
+"""Most cases of one call that are inverted: a picture costs as much as a thousand tests."""
 
 _RIDGE = 1e-2
 
 
 class Decode:
-    """x̂ = ψ(c): one forward pass.
+    """Decoding: x̂ = ψ(c), one forward pass.
 
     With the client's own ψ where the adversary has it, else with a linear decoder that it fits
     to features of its public images.
@@ -39,7 +39,7 @@ class Decode:
     name = "decode"
 
     def guess(self, cases: Sequence[Case], stream: torch.Generator) -> list[Guess | None]:
-        """See :class:`~fedvtc_edge.attacks.adversary.view.Attack`."""
+        """Answer each case; see :class:`~fedvtc_edge.attacks.adversary.view.Attack`."""
         fitted = cache(_linear_decoder)
         guesses: list[Guess | None] = []
         for case in cases:
@@ -52,7 +52,7 @@ class Decode:
 
 
 class Inversion:
-    """min ‖g(x) − c‖² / ‖c‖² + λ·TV(x), started at what ψ makes of c.
+    """Inversion: min ‖g(x) − c‖² / ‖c‖² + λ·TV(x), started at what ψ makes of c.
 
     Geiping et al. 2020 invert gradients so; features are easier. Over several extractors
     (``view.again``) the errors add, for the same x.
@@ -62,15 +62,10 @@ class Inversion:
     """
 
     def __init__(self, *, joint: bool = False) -> None:
-        self.joint = joint
-
-    @property
-    def name(self) -> str:
-        """``inversion`` or ``rounds``."""
-        return "rounds" if self.joint else "inversion"
+        self.joint, self.name = joint, "rounds" if joint else "inversion"
 
     def guess(self, cases: Sequence[Case], stream: torch.Generator) -> list[Guess | None]:
-        """See :class:`~fedvtc_edge.attacks.adversary.view.Attack`."""
+        """Answer each case; see :class:`~fedvtc_edge.attacks.adversary.view.Attack`."""
         guesses: list[Guess | None] = [None] * len(cases)
         groups: dict[tuple[Map, ...], list[int]] = {}
         for place, case in enumerate(cases[:MOST]):
@@ -126,17 +121,15 @@ def invert(maps: Sequence[Map], means: Sequence[Tensor], start: Tensor) -> Tenso
     return picture.detach()
 
 
-class ClassMean:
-    """No attack at all: the mean of public images. What it reaches is no leak."""
+class ClassMean(CaseAttack):
+    """Mean of public images: no attack at all, and what it reaches is no leak."""
 
     name = "class-mean"
 
-    def guess(self, cases: Sequence[Case], stream: torch.Generator) -> list[Guess | None]:
-        """See :class:`~fedvtc_edge.attacks.adversary.view.Attack`."""
-        return [
-            _nearest(case, case.view.public.mean(0)) if len(case.view.public) else None
-            for case in cases
-        ]
+    def answer(self, case: Case) -> Guess | None:
+        """Answer one case."""
+        public = case.view.public
+        return _nearest(case, public.mean(0)) if len(public) else None
 
 
 def _variation(pictures: Tensor) -> Tensor:

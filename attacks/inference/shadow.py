@@ -1,21 +1,19 @@
-"""A server without the clients' extractor: what it learns from a few known pairs."""
+"""Membership without the clients' extractor, from a few images with known hidden features."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from fedvtc_edge.statistics.class_statistics import Array
 
-from ..adversary.view import Case, Guess
+from ..adversary.view import Case, CaseAttack, Guess
 
 _RIDGE = 0.1
 
 
-class Shadow:
-    """A ridge map from an extractor that everybody can build to the client's hidden one.
+class Shadow(CaseAttack):
+    """Ridge map from an extractor that everybody can build to the client's hidden one.
 
     The pairs are images whose hidden features the adversary came to know: its own, if a client
     let it have them measured, or uploads of one known record. Without pairs, the public
@@ -24,16 +22,13 @@ class Shadow:
 
     name = "shadow"
 
-    def guess(self, cases: Sequence[Case], stream: torch.Generator) -> list[Guess | None]:
-        """See :class:`~fedvtc_edge.attacks.adversary.view.Attack`."""
-        return [self._one(case) for case in cases]
-
-    def _one(self, case: Case) -> Guess | None:
+    def answer(self, case: Case) -> Guess | None:
+        """Answer one case."""
         pairs = case.view.pairs
         if pairs is None:
             return None
         with torch.no_grad():
-            features = pairs.probe_copy(case.candidates).double().numpy()
+            features = pairs.substitute(case.candidates).double().numpy()
         guessed = features
         if len(pairs.hidden):
             guessed = ridge(pairs.known, pairs.hidden, features)
@@ -46,9 +41,9 @@ def ridge(known: Array, hidden: Array, features: Array) -> Array:
     """Hidden features of records by linear regression on pairs, in the dual form.
 
     Args:
-        known: Stand-in features of the pairs, [P, q].
+        known: Substitute's features of the pairs, [P, q].
         hidden: Their hidden features, [P, p].
-        features: Stand-in features of records, [K, q].
+        features: Substitute's features of records, [K, q].
 
     Returns:
         [K, p].

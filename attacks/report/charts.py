@@ -12,15 +12,16 @@ from matplotlib.figure import Figure
 from fedvtc_edge.report.canvas import CALIBRATED, CONTROL, FULL, LOCAL, OWN, Chart, draw
 from fedvtc_edge.report.wording import percent, short
 
+from ..scoring.findings import Finding
 from . import wording
-from .document import AuditDocument, FindingRecord, PointRecord
+from .document import AuditDocument, PointRecord
 from .tables import records, unique
 
 _DASHED, _DOTTED = (0, (4, 2)), (0, (1.2, 1.5))
 _TICKS = (1, 2, 5, 20, 100)
 _PANEL = 172  # CSS pixels that one attack is high
 
-Line = list[tuple[float, FindingRecord]]
+Line = list[tuple[float, Finding]]
 
 
 def against_records(audit: AuditDocument, view: str, index: int) -> Chart | None:
@@ -74,7 +75,7 @@ def against_records(audit: AuditDocument, view: str, index: int) -> Chart | None
     )
 
 
-def _panel(axes: Axes, found: Sequence[FindingRecord]) -> None:
+def _panel(axes: Axes, found: Sequence[Finding]) -> None:
     for staged in (True, False):
         _aucs(axes, _line(found, "auc", staged), staged)
         line = _line(found, "identification", staged)
@@ -116,16 +117,15 @@ def _aucs(axes: Axes, line: Line, staged: bool) -> None:
         )  # fmt: skip
 
 
-def _line(found: Sequence[FindingRecord], metric: str, staged: bool) -> Line:
+def _line(found: Sequence[Finding], metric: str, staged: bool) -> Line:
     sized = [(records(f.group), f) for f in found if f.metric == metric and f.staged == staged]
     return sorted(((x, f) for x, f in sized if x is not None), key=lambda pair: pair[0])
 
 
-def _both(found: Sequence[FindingRecord], metric: str) -> Line:
+def _both(found: Sequence[Finding], metric: str) -> Line:
     return [*_line(found, metric, True), *_line(found, metric, False)]
 
 
-# ---------------------------------------------------------------- section
 # Leakage against utility: one marker per setting, the smallest class count inside it.
 
 _COLORS = (OWN, CALIBRATED, CONTROL, LOCAL, "#8A3FA0", "#7A5C00")

@@ -1,4 +1,4 @@
-"""Reads ``report.json`` of an audit, so that what draws the page can trust its types."""
+"""Typed content of an audit's ``report.json``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pydantic import ValidationError
 
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.runs.records import Amount, Count, Fraction, Record
+
+from ..scoring.findings import Finding
 
 SCHEMA = 1
 
@@ -50,26 +52,6 @@ class Threat(Record):
     covered: bool = False
 
 
-class FindingRecord(Record):
-    """One row of :class:`~fedvtc_edge.attacks.scoring.findings.Finding`."""
-
-    attack: str
-    view: str
-    metric: str
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    null: float | None = None
-    baseline: float | None = None
-    ceiling: float | None = None
-    threshold: float | None = None
-    passed: bool | None = None
-    group: str = "all"
-    trials: Count = 0
-    staged: bool = False
-    note: str | None = None
-
-
 class MechanismRecord(Record):
     """A noise mechanism that the audit of ε tried to refute."""
 
@@ -91,7 +73,7 @@ class EpsilonAudit(Record):
 
 
 class PointRecord(Record):
-    """One setting of :class:`~fedvtc_edge.attacks.curve.Point`; ε None: without noise."""
+    """One setting of the curve, a :class:`~fedvtc_edge.attacks.scoring.findings.Point`."""
 
     epsilon: Amount | None = None
     minimum: Count
@@ -140,7 +122,7 @@ class AuditDocument(Record):
     confidence: Fraction = 0.95
     seed: int | None = None
     trials: Count | None = None
-    findings: tuple[FindingRecord, ...] = ()
+    findings: tuple[Finding, ...] = ()
     epsilon_lower_bound: Amount | None = None
     dp: EpsilonAudit | None = None
     curve: tuple[PointRecord, ...] = ()
@@ -151,7 +133,7 @@ class AuditDocument(Record):
 
 
 def read(document: Mapping[str, Any]) -> AuditDocument:
-    """Checks a document; numbers that are not finite count as not known.
+    """Check a document; numbers that are not finite count as not known.
 
     Raises:
         RunError: It is of another schema, or a value is of a wrong type or out of range.

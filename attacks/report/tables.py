@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .document import AuditDocument, FindingRecord
+from ..scoring.findings import Finding
+from .document import AuditDocument
 from .wording import claimed
 
 IDENTIFICATION = ("identification",)
 MEMBERSHIP = ("auc", "tpr_at_1_percent_fpr", "tpr_at_0.1_percent_fpr")
 
-Cell = dict[str, FindingRecord]
+Cell = dict[str, Finding]
 """What was found of one attack on one group, by metric."""
 
 
@@ -74,7 +75,7 @@ def membership(audit: AuditDocument) -> list[tuple[str, list[Table]]]:
     return [(view, tables_of(audit, view, MEMBERSHIP)) for view in views]
 
 
-def others(audit: AuditDocument) -> list[tuple[str, bool, list[FindingRecord]]]:
+def others(audit: AuditDocument) -> list[tuple[str, bool, list[Finding]]]:
     """All that stands in no other table: in words, whether it has to be seen, and what it is."""
     rest = [f for f in audit.findings if f.metric not in IDENTIFICATION + MEMBERSHIP]
     leaks = [finding for finding in rest if finding.passed is False]

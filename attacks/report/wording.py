@@ -7,7 +7,8 @@ import re
 
 from fedvtc_edge.report.wording import NOTHING, count, duration, percent
 
-from .document import AuditDocument, ClaimRecord, FindingRecord
+from ..scoring.findings import Finding
+from .document import AuditDocument, ClaimRecord
 
 __all__ = ["count", "duration", "percent"]  # for the template, beside what follows
 
@@ -132,7 +133,7 @@ def interval(metric: str, low: float | None, high: float | None) -> str:
     return f"{first}–{last}"
 
 
-def judged(finding: FindingRecord) -> tuple[str, str]:
+def judged(finding: Finding) -> tuple[str, str]:
     """How a finding counts: a class for the eye, a word for everyone."""
     if finding.passed is None:
         return "", "not judged"

@@ -17,24 +17,23 @@ import torch
 from numpy.typing import NDArray
 
 from fedvtc_edge import wire
-from fedvtc_edge.attacks import audit as auditing_module
-from fedvtc_edge.attacks.adversary.laboratory import Laboratory
+from fedvtc_edge.attacks import auditing
 from fedvtc_edge.attacks.adversary.observations import EVERYONE, sums_of, uploads
-from fedvtc_edge.attacks.adversary.staging import Path as Road
-from fedvtc_edge.attacks.adversary.staging import UploadStager, noise_of
+from fedvtc_edge.attacks.adversary.trials import AuditedRun, ReleasePath, UploadStager, noise_of
 from fedvtc_edge.attacks.adversary.view import Case, Guess
 from fedvtc_edge.attacks.advice import judge, policy_of
-from fedvtc_edge.attacks.attempts import ATTACKS, Group, attempt, groups_of, parse_attacks
-from fedvtc_edge.attacks.audit import audit
+from fedvtc_edge.attacks.attempts import Answers, Group, attempt, findings_of, groups_of
+from fedvtc_edge.attacks.auditing import audit
 from fedvtc_edge.attacks.curve import curve
 from fedvtc_edge.attacks.direct_disclosures import exact_recovery, histogram, traffic
-from fedvtc_edge.attacks.dp import Thresholds
+from fedvtc_edge.attacks.dp.claims import Thresholds
 from fedvtc_edge.attacks.inference import reconstruction
 from fedvtc_edge.attacks.inference.exact_recovery import ExactRecovery
 from fedvtc_edge.attacks.inference.membership import Membership
 from fedvtc_edge.attacks.inference.reconstruction import ClassMean, Decode, Inversion, invert
 from fedvtc_edge.attacks.inference.shadow import ridge
-from fedvtc_edge.attacks.scoring.findings import Answers, Finding, Policy, credit, findings_of
+from fedvtc_edge.attacks.registry import parse_attacks
+from fedvtc_edge.attacks.scoring.findings import Finding, Policy, credit
 from fedvtc_edge.attacks.scoring.metrics import proportion_interval
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
@@ -75,24 +74,24 @@ def made(
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few and short inversions, and a curve without noise; it has a test of its own."""
 
-    def short(lab: Laboratory, number: int) -> Any:
+    def short(lab: AuditedRun, number: int) -> Any:
         return curve(lab, number, epsilons=(None,))
 
-    monkeypatch.setattr(auditing_module, "curve", short)
+    monkeypatch.setattr(auditing, "curve", short)
     monkeypatch.setattr(reconstruction, "STEPS", 30)
     monkeypatch.setattr(reconstruction, "MOST", 22)
 
 
-def laboratory(path: Path) -> Laboratory:
+def audited(path: Path) -> AuditedRun:
     finished = FinishedRun.open(path)
-    return Laboratory(finished, load_dataset(finished.config.data))
+    return AuditedRun(finished, load_dataset(finished.config.data))
 
 
 # ---------------------------------------------------------------- what is seen
 
 
-def test_the_laboratory_deals_the_data_out_as_the_run_did(made: Callable[..., Path]) -> None:
-    lab = laboratory(made())
+def test_data_are_dealt_out_as_the_run_did(made: Callable[..., Path]) -> None:
+    lab = audited(made())
     counts = {record["id"]: record["class_counts"] for record in lab.run.summary["clients"]}
     for client, expected in counts.items():
         where = lab.holdings[client]
@@ -104,7 +103,7 @@ def test_the_laboratory_deals_the_data_out_as_the_run_did(made: Callable[..., Pa
 def test_what_was_seen_is_what_the_data_are(
     made: Callable[..., Path], moments: str, precision: str
 ) -> None:
-    lab = laboratory(
+    lab = audited(
         made(method={"moments": moments, "anchor": 32}, transport={"precision": precision})
     )
     assert lab.anchor is not None
@@ -135,12 +134,12 @@ def test_published_statistics_are_sums_again() -> None:
 
 
 def test_under_masks_the_server_sees_nobody(made: Callable[..., Path]) -> None:
-    lab = laboratory(made(transport={"masking": True}, privacy={"collusion": 0.0}))
+    lab = audited(made(transport={"masking": True}, privacy={"collusion": 0.0}))
     assert {one.who for one in lab.observed()} == {"device", "colluders"}
 
 
 def test_own_features_are_seen_of_the_last_round_only(made: Callable[..., Path]) -> None:
-    lab = laboratory(made(method={"share": "features", "rounds": 2}))
+    lab = audited(made(method={"share": "features", "rounds": 2}))
     seen = lab.observed()
     assert {one.round for one in seen if one.who == "server"} == {2}
     assert {one.who for one in seen} == {"server", "server+device", "device"}
@@ -153,7 +152,7 @@ def test_own_features_are_seen_of_the_last_round_only(made: Callable[..., Path])
 
 
 def test_uploads_of_another_name_are_refused(made: Callable[..., Path], tmp_path: Path) -> None:
-    lab = laboratory(made())
+    lab = audited(made())
     folder = tmp_path / "server" / "round-0000"
     folder.mkdir(parents=True)
     context, data = next(uploads(lab.run.path, lab.config))
@@ -171,7 +170,7 @@ def test_uploads_of_another_name_are_refused(made: Callable[..., Path], tmp_path
 
 
 def test_a_trial_has_one_member_among_strangers(made: Callable[..., Path]) -> None:
-    lab = laboratory(made())
+    lab = audited(made())
     assert lab.anchor is not None
     for seen in lab.observed():
         if seen.who != "server":
@@ -191,7 +190,7 @@ def test_a_trial_has_one_member_among_strangers(made: Callable[..., Path]) -> No
 def test_staged_uploads_are_of_the_records_they_say(
     made: Callable[..., Path], moments: str
 ) -> None:
-    lab = laboratory(made(method={"moments": moments, "anchor": 32}))
+    lab = audited(made(method={"moments": moments, "anchor": 32}))
     for count in (1, 2, 5):
         trials = UploadStager(lab).trials(count, 20)
         assert len(trials) == 20
@@ -208,7 +207,7 @@ def test_staged_uploads_are_of_the_records_they_say(
 
 def test_exact_recovery_of_one_and_two_records(made: Callable[..., Path]) -> None:
     """The report says so in words, and no number in it is NaN."""
-    lab = laboratory(made(method={"moments": "diagonal", "anchor": 32}))
+    lab = audited(made(method={"moments": "diagonal", "anchor": 32}))
     trials = [t for n in (1, 2) for t in UploadStager(lab).trials(n, 30)]
     found = exact_recovery(trials, Policy())
     assert [(f.group, f.value, f.passed) for f in found] == [
@@ -221,7 +220,7 @@ def test_exact_recovery_of_one_and_two_records(made: Callable[..., Path]) -> Non
 
 
 def test_noise_hides_single_records_and_differences(made: Callable[..., Path]) -> None:
-    lab = laboratory(made(privacy={"mode": "anchored", "epsilon": 4.0}))
+    lab = audited(made(privacy={"mode": "anchored", "epsilon": 4.0}))
     attacks = parse_attacks(["membership", "differencing", "decode"])
     groups = [Group("n = 20", UploadStager(lab).trials(20, 60, repetitions=0))]
     found, _ = attempt(attacks, groups, Policy(), seed=0, progress=SilentProgress())
@@ -235,7 +234,7 @@ def test_noise_hides_single_records_and_differences(made: Callable[..., Path]) -
 
 
 def test_all_noise_is_in_a_staged_sum(made: Callable[..., Path]) -> None:
-    lab = laboratory(made(privacy={"mode": "anchored", "epsilon": 1.0}))
+    lab = audited(made(privacy={"mode": "anchored", "epsilon": 1.0}))
     assert lab.spec is not None
     whole = np.concatenate([noise_of(lab.spec) for _ in range(20)]).std()
     half = np.concatenate([noise_of(lab.spec, halved=True) for _ in range(20)]).std()
@@ -262,7 +261,7 @@ class Shuffled:
 
 @pytest.mark.parametrize("attack", [ClassMean(), Shuffled()], ids=lambda attack: attack.name)
 def test_what_is_no_attack_is_no_leak(made: Callable[..., Path], attack: Any) -> None:
-    lab = laboratory(made())
+    lab = audited(made())
     trials = UploadStager(lab).trials(5, 150, repetitions=0)
     found, _ = attempt(
         [attack], [Group("n = 5", trials)], Policy(), seed=0, progress=SilentProgress()
@@ -298,7 +297,7 @@ def blob(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
 
 
 def planted_trial(rng: np.random.Generator, images: NDArray[np.float64]) -> Any:
-    from fedvtc_edge.attacks.adversary.laboratory import Trial
+    from fedvtc_edge.attacks.adversary.trials import Trial
     from fedvtc_edge.attacks.adversary.view import Case, View
 
     order = rng.permutation(len(images))
@@ -322,7 +321,7 @@ def test_ties_share_the_credit() -> None:
 
 
 def test_no_rate_is_printed_that_nulls_do_not_resolve(made: Callable[..., Path]) -> None:
-    lab = laboratory(made())
+    lab = audited(made())
     trials = UploadStager(lab).trials(2, 21, repetitions=0)
     answers = Answers.of(
         Membership(), trials, Membership().guess([t.case for t in trials], STREAM), "n = 2"
@@ -342,7 +341,7 @@ def test_no_rate_is_printed_that_nulls_do_not_resolve(made: Callable[..., Path])
 
 
 def test_an_inversion_comes_nearer_than_its_start(hasty: None, made: Callable[..., Path]) -> None:
-    lab = laboratory(made())
+    lab = audited(made())
     trials = UploadStager(lab).trials(1, 22)
     cases = [trial.case for trial in trials]
     truth = torch.stack([t.case.candidates[t.target] for t in trials])
@@ -424,7 +423,7 @@ def test_verdicts(findings: list[Finding], more: dict[str, Any], verdict: str) -
 
 
 def test_a_claim_allows_what_it_says(tiny: Tiny) -> None:
-    from fedvtc_edge.attacks.dp import claim_of_run
+    from fedvtc_edge.attacks.dp.claims import claim_of_run
 
     config = tiny(privacy={"mode": "anchored", "epsilon": 1.0})
     policy = policy_of(config, claim_of_run(config), Thresholds())
@@ -444,7 +443,7 @@ def test_a_claim_allows_what_it_says(tiny: Tiny) -> None:
 def test_a_run_without_noise_leaks(
     hasty: None, made: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auditing_module, "STAGED", (1, 2))
+    monkeypatch.setattr(auditing, "STAGED", (1, 2))
     result = audit(made(), quick=True, trials=24, out=tmp_path / "audit")
     document = result.document
     assert (document["verdict"], document["exit_code"]) == ("leak", 1)
@@ -472,7 +471,7 @@ def test_a_run_without_noise_leaks(
 def test_a_private_run_passes(
     hasty: None, made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auditing_module, "STAGED", (1, 20))
+    monkeypatch.setattr(auditing, "STAGED", (1, 20))
     path = made(privacy={"mode": "anchored", "epsilon": 2.0, "population": 600})
     document = audit(path, quick=True, trials=24).document
     assert document["verdict"] == "pass", document["reasons"]
@@ -485,7 +484,7 @@ def test_a_private_run_passes(
 def test_a_claim_that_the_run_does_not_make(
     made: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auditing_module, "STAGED", ())
+    monkeypatch.setattr(auditing, "STAGED", ())
     claim = tmp_path / "claim.toml"
     claim.write_text(
         'epsilon = 1.0\ndelta = 1e-5\nunit = "example"\nneighbouring = "add/remove"\n'
@@ -531,7 +530,10 @@ def test_other_methods_have_other_uploads(hasty: None, made: Callable[..., Path]
 
 
 def test_names_that_do_not_exist(made: Callable[..., Path], tmp_path: Path) -> None:
-    assert [attack.name for attack in parse_attacks(None)] == list(ATTACKS.names())
+    assert [attack.name for attack in parse_attacks(None)] == [
+        "decode", "inversion", "exact", "membership", "second-moments", "differencing", "rounds",
+        "shadow",
+    ]  # fmt: skip
     assert [attack.name for attack in parse_attacks(["exact"])] == [ExactRecovery().name]
     with pytest.raises(UsageError, match="unknown attack 'magic'"):
         audit(made(), attacks=["magic"])
@@ -555,7 +557,7 @@ def test_a_client_s_home_is_not_scored_against_others_images(
 
 
 def test_views_and_attacks_are_chosen(made: Callable[..., Path]) -> None:
-    lab = laboratory(made())
+    lab = audited(made())
     document = audit(made(), views=["colluders"], attacks=["decode"], trials=20).document
     assert {(f["view"], f["attack"]) for f in document["findings"]} <= {("colluders", "decode")}
     assert document["findings"]
@@ -565,7 +567,7 @@ def test_views_and_attacks_are_chosen(made: Callable[..., Path]) -> None:
 
 def test_a_shadow_sees_what_known_pairs_show(made: Callable[..., Path]) -> None:
     """The map from pairs is as good as the hidden extractor is smooth: better than blind."""
-    lab = laboratory(made(method={"share": "features", "rounds": 2}))
+    lab = audited(made(method={"share": "features", "rounds": 2}))
     seen = [one for one in lab.observed() if one.who == "server"]
     groups = groups_of(lab, seen, 40, staged=())
     found, _ = attempt(
@@ -580,7 +582,7 @@ def test_a_shadow_sees_what_known_pairs_show(made: Callable[..., Path]) -> None:
 
 @pytest.mark.parametrize("share", ["features", "features+decoder"])
 def test_who_has_the_decoder_decodes_with_it(made: Callable[..., Path], share: str) -> None:
-    lab = laboratory(made(method={"share": share, "rounds": 1}))
+    lab = audited(made(method={"share": share, "rounds": 1}))
     for seen in lab.observed():
         if seen.who not in ("server", "server+device"):
             continue
@@ -601,28 +603,28 @@ def test_who_has_the_decoder_decodes_with_it(made: Callable[..., Path], share: s
 
 
 def test_sizes_tell_nothing(made: Callable[..., Path], tmp_path: Path) -> None:
-    lab = laboratory(made())
+    lab = audited(made())
     [told] = traffic(lab)
     assert (told.view, told.value, told.passed) == ("eavesdropper", 0.0, True)
     copy = tmp_path / "run"
     shutil.copytree(lab.run.path, copy)
     victim = next(copy.glob("server/*/client-01.anchor.upload"))
     victim.write_bytes(victim.read_bytes() + b"more")
-    [told] = traffic(laboratory(copy))
+    [told] = traffic(audited(copy))
     assert told.passed is False
 
 
 def test_counts_are_told_exactly_and_noised_ones_are_not(made: Callable[..., Path]) -> None:
-    plain = laboratory(made())
+    plain = audited(made())
     exact = {f.metric: f.value for f in histogram(plain, plain.observed()) if f.view == "server"}
     assert exact == {"counts_exact": 1.0, "missing_classes_told": 1.0}
-    noised = laboratory(made(privacy={"mode": "anchored", "epsilon": 1.0}))
+    noised = audited(made(privacy={"mode": "anchored", "epsilon": 1.0}))
     [told, _] = histogram(noised, noised.observed())
     assert (told.value or 0) < 0.5
 
 
 def test_the_curve_has_every_setting(made: Callable[..., Path]) -> None:
-    lab = laboratory(made())
+    lab = audited(made())
     points = list(curve(lab, 30, epsilons=(None, 1.0)))
     assert {(p.epsilon, p.moments) for p in points} == {
         (None, "mean"),
@@ -634,5 +636,5 @@ def test_the_curve_has_every_setting(made: Callable[..., Path]) -> None:
     assert by[None, "class", 1].identification == 1.0
     assert by[1.0, "pooled", 1].identification < 0.4
     assert by[None, "pooled", 1].accuracy > by[1.0, "pooled", 1].accuracy - 0.05
-    assert Road(None, pooled=True).precision == "float32"
+    assert ReleasePath(None, pooled=True).precision == "float32"
     assert wire.encode(lab.sums(lab.anchor, np.arange(5), pooled=True))  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fedvtc_edge.attacks import audit as auditing_module
+from fedvtc_edge.attacks import auditing
 from fedvtc_edge.attacks.inference import reconstruction
 from fedvtc_edge.config import Config
 from fedvtc_edge.workflows.run import run
@@ -36,7 +36,7 @@ def finished(
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auditing_module, "STAGED", (1,))
+    monkeypatch.setattr(auditing, "STAGED", (1,))
     monkeypatch.setattr(reconstruction, "STEPS", 5)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from fedvtc_edge.attacks.dp import PrivacyClaim
-from fedvtc_edge.attacks.dp.releases import blocks_of, canary, canary_client, claim_of_design
+from fedvtc_edge.attacks.dp.claims import PrivacyClaim
+from fedvtc_edge.attacks.dp.releases import blocks_of, canary, canary_client, claim_of_spec
 from fedvtc_edge.privacy.release import bounded_sums, clipped_upload, contributions
 from fedvtc_edge.privacy.release_spec import ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.privacy.sampler import GRID
@@ -54,7 +54,7 @@ class Noised:
 def noised(spec: ReleaseSpec, zero: Array, one: Array) -> Noised:
     """With the noise that the design claims to be enough."""
     scale = float(spec.share)
-    return Noised((zero, one), (scale, scale), blocks_of(spec), claim_of_design(spec))
+    return Noised((zero, one), (scale, scale), blocks_of(spec), claim_of_spec(spec))
 
 
 def mu_of(mechanism: Noised) -> float:
@@ -153,5 +153,5 @@ def averaged(epsilon: float, *, private: bool, moved: bool, records: int = 10) -
         (zero / counts[0], (zero + extra) / counts[1]),
         (scale / counts[0], scale / counts[1]),
         np.zeros(64, np.int64),
-        claim_of_design(spec),
+        claim_of_spec(spec),
     )

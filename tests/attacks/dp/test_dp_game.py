@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from planted_bugs import Noised
 
-from fedvtc_edge.attacks.dp import AuditResult, PrivacyClaim, audit, trials_for
 from fedvtc_edge.attacks.dp.bounds import BEYOND
+from fedvtc_edge.attacks.dp.claims import PrivacyClaim
+from fedvtc_edge.attacks.dp.game import MechanismAudit, audit, trials_for
 from fedvtc_edge.errors import FedVTCError, PrivacyError, ScoreError
 from fedvtc_edge.privacy import noise_for
 
@@ -34,7 +35,7 @@ def apart(mu: float, *, epsilon: float = 4.0, size: int = 12, **changes: Any) ->
     return replace(mechanism, **changes)
 
 
-def played(mechanism: Noised, *, confidence: float = 0.95, **options: Any) -> AuditResult:
+def played(mechanism: Noised, *, confidence: float = 0.95, **options: Any) -> MechanismAudit:
     options = {"trials": 80, "control": mechanism.halved(), **options}
     return audit(mechanism, mechanism.claim, confidence=confidence, **options)
 

@@ -8,8 +8,8 @@ from functools import cache, partial
 import pytest
 from planted_bugs import Noised, averaged, clipped, mu_of, trained
 
-from fedvtc_edge.attacks.dp import audit, trials_for
 from fedvtc_edge.attacks.dp.bounds import epsilon_of
+from fedvtc_edge.attacks.dp.game import audit, trials_for
 
 WRONG = {
     "extractor retrained, natural image": partial(trained, "natural", retrained=True),

@@ -12,8 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedvtc_edge.attacks.dp import ClientRelease, ExampleRelease, audit, trials_for
-from fedvtc_edge.attacks.dp.releases import Records, canary, canary_client, joined
+from fedvtc_edge.attacks.dp.game import audit, trials_for
+from fedvtc_edge.attacks.dp.releases import (
+    ClientRelease,
+    ExampleRelease,
+    Records,
+    canary,
+    canary_client,
+    joined,
+)
 from fedvtc_edge.privacy.release_spec import ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.privacy.sampler import GRID
 

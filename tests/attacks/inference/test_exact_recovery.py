@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from fedvtc_edge import wire
-from fedvtc_edge.attacks.adversary.population import populations
-from fedvtc_edge.attacks.adversary.view import Case, Population, View
+from fedvtc_edge.attacks.adversary.view import Case, Population, View, populations
 from fedvtc_edge.attacks.inference.exact_recovery import (
     ExactRecovery,
     alignment,

@@ -1,16 +1,17 @@
-"""What a client's own classifier and decoder remember of the images that they were trained on.
+"""Membership of images in what a client's own classifier and decoder were trained on.
 
-The view is that of a device taken apart: weights, and the codes that ψ paints from. An attack
-here only scores; who was a member is known to whoever called, and compared afterwards. Members
-and non-members are compared within classes alone, or the attack would be praised for finding
-out which classes a client has. Scores of one model depend on each other: intervals that take
-them for independent are too narrow.
+The view is that of a device taken apart: weights, and the codes that ψ synthesises from.
+Members and non-members are compared within classes alone, or the attack would be praised for
+finding out which classes a client has. Scores of one model depend on each other: intervals that
+take them for independent are too narrow.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,27 +21,32 @@ from torch import Tensor
 from fedvtc_edge.errors import ScoreError
 from fedvtc_edge.statistics.class_statistics import Array
 from fedvtc_edge.training.client import in_chunks
+from fedvtc_edge.training.knowledge import from_anchor, from_features
 from fedvtc_edge.training.losses import ClassMoments
 
+from ..adversary.observations import EVERYONE
+from ..adversary.trials import AuditedRun
 from ..adversary.view import Map
+from ..scoring.findings import Finding, Policy, rates_of
+from ..scoring.metrics import auc, auc_interval
 
 Indices = NDArray[np.int64]
-Paint = Callable[[Tensor], Tensor]
+Synthesis = Callable[[Tensor], Tensor]
 """Labels [N] to images [N, channels, size, size]; other images at each call."""
 
 PER_CLASS, SPLITS = 50, 500
-"""Images painted of a class, and random splits that the share nearer to training data is
+"""Images synthesised of a class, and random splits that the share nearer to training data is
 compared with."""
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What is found in one device.
+    """The networks of one device.
 
     Args:
-        classify: f, images [N, channels, size, size] in [0, 1] to logits [N, C].
-        extract: g, images to features [N, p].
-        decode: ψ, features to images; None for methods that paint nothing. It is trained on
+        classify: Classifier f, images [N, channels, size, size] in [0, 1] to logits [N, C].
+        extract: Extractor g, images to features [N, p].
+        decode: Decoder ψ, features to images; None for methods without one. It is trained on
             g's features in anchored runs, too: only its codes are others there.
     """
 
@@ -51,15 +57,15 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Nearness:
-    """Painted images, and whether they are nearer to training data than to other images.
+    """Distances of synthetic images to training data, compared with those to other images.
 
     Args:
         ratios: Logarithm of the distance to the nearest training image over that to the nearest
             of equally many others of the class, [P]; below 0: nearer to training data.
-        labels: Classes of the painted images, [P].
-        share: Of painted images that are nearer to training data; a tie is a half.
-        chance: How often a random split of the same images has so large a share: a p-value,
-            for paintings of a class share their nearest images and are not independent.
+        labels: Classes of the synthetic images, [P].
+        share: Share of synthetic images that are nearer to training data; a tie is a half.
+        chance: Share of random splits of the same images that reach ``share``: a p-value,
+            for the images of a class share their nearest ones and are not independent.
     """
 
     ratios: Array
@@ -70,7 +76,7 @@ class Nearness:
 
 @dataclass(frozen=True, eq=False)
 class MemorisationScores:
-    """Scores for membership, and nearness.
+    """Scores of membership in one device's networks, and nearness of its synthetic images.
 
     Args:
         scores: By attack, scores of members [M] and of as many others of the same classes [M];
@@ -95,19 +101,19 @@ def memorised(
     references: Sequence[Parts] = (),
     seed: int = 0,
 ) -> MemorisationScores:
-    """Put a device's parts to all tests of this module.
+    """Score members against others by all tests of this module.
 
     Args:
-        parts: Of the device.
+        parts: Networks of the device.
         members: Training images [N, channels, size, size] in [0, 1].
-        member_labels: [N].
+        member_labels: Classes, [N].
         others: Images that neither this client nor one of ``references`` was trained on:
             those of other clients would look harder than they are.
-        other_labels: Theirs.
-        codes: Means and deviations of the latents, [C, p], that ψ paints from: those of
+        other_labels: Classes, [M].
+        codes: Means and deviations of the latents, [C, p], that ψ synthesises from: those of
             ``statistics.safetensors`` in the bundle.
-        references: Other devices' parts, to calibrate difficulty with.
-        seed: Of what is drawn.
+        references: Other devices' networks, to calibrate difficulty with.
+        seed: Seed of what is drawn.
 
     Returns:
         Scores by ``reconstruction`` and ``confidence``; with references also
@@ -142,13 +148,13 @@ def memorised(
             )
     nearest = None
     if parts.decode is not None and codes is not None:
-        paint = painter(parts.decode, codes, torch.Generator().manual_seed(seed))
-        nearest = nearest_ratio(paint, members, member_labels, others, other_labels, rng)
+        synthesise = synthesis_of(parts.decode, codes, torch.Generator().manual_seed(seed))
+        nearest = nearest_ratio(synthesise, members, member_labels, others, other_labels, rng)
     return MemorisationScores(scores, labels, nearest)
 
 
 def matched(members: Indices, others: Indices, rng: np.random.Generator) -> tuple[Indices, Indices]:
-    """As many members as others of every class, and as many of both as there are.
+    """Places of as many members as others of every class, and of as many as there are.
 
     Args:
         members: Labels [N].
@@ -204,18 +210,18 @@ def calibrated(scores: Array, references: Sequence[Array]) -> Array:
     return result
 
 
-def painter(decode: Map, codes: ClassMoments, stream: torch.Generator) -> Paint:
-    """ψ(c + σε) for labels."""
+def synthesis_of(decode: Map, codes: ClassMoments, stream: torch.Generator) -> Synthesis:
+    """Synthesis by ψ(c + σε)."""
 
-    def paint(labels: Tensor) -> Tensor:
+    def synthesise(labels: Tensor) -> Tensor:
         mean, std = codes.mean[labels], codes.std[labels]
         return in_chunks(decode, mean + std * torch.randn(mean.shape, generator=stream))
 
-    return paint
+    return synthesise
 
 
 def nearest_ratio(
-    paint: Paint,
+    synthesise: Synthesis,
     members: Tensor,
     member_labels: Indices,
     others: Tensor,
@@ -224,16 +230,16 @@ def nearest_ratio(
     *,
     per_class: int = PER_CLASS,
 ) -> Nearness:
-    """Are painted images nearer to training images than to equally many others of the class?
+    """Compare synthetic images' distances to training data and to equally many others.
 
     Args:
-        paint: ψ, or anything that paints.
+        synthesise: Images for labels.
         members: Training images.
-        member_labels: [N].
+        member_labels: Classes, [N].
         others: Images of the same distribution that were not trained on.
-        other_labels: [M].
+        other_labels: Classes, [M].
         rng: Draws which images stand for a class, and random splits.
-        per_class: Images painted of each class that has both.
+        per_class: Images synthesised of each class that has both.
 
     Raises:
         ScoreError: No class has both.
@@ -243,8 +249,8 @@ def nearest_ratio(
     for label in np.unique(member_labels[inside]):
         ours = members[inside[member_labels[inside] == label]]
         theirs = others[outside[other_labels[outside] == label]]
-        painted = paint(torch.full((per_class,), int(label)))
-        distance = _distances(painted, torch.cat([ours, theirs]))
+        made = synthesise(torch.full((per_class,), int(label)))
+        distance = _distances(made, torch.cat([ours, theirs]))
         ratios.append(_ratio(distance, np.arange(len(ours))))
         labels.append(np.full(per_class, label, np.int64))
         for split in range(SPLITS):
@@ -269,10 +275,98 @@ def _ratio(distance: Array, chosen: Indices) -> Array:
     """Distances [P, 2n] to images of which ``chosen`` are taken for training data."""
     inside = distance[:, chosen].min(1)
     outside = np.delete(distance, chosen, 1).min(1)
-    tiny = np.finfo(np.float64).tiny  # a painting that *is* an image has no logarithm
+    tiny = np.finfo(np.float64).tiny  # a synthetic image that *is* one has no logarithm
     ratio: Array = np.log(np.maximum(inside, tiny)) - np.log(np.maximum(outside, tiny))
     return ratio
 
 
 def _nearer(ratios: Array) -> float:
     return float(np.sum(ratios < 0) + np.sum(ratios == 0) / 2)
+
+
+_MOST = 2000
+"""Most images of one client that are scored."""
+
+
+def memorisation(audited: AuditedRun, policy: Policy, *, seed: int) -> list[Finding]:
+    """Findings on membership by reconstruction error and confidence, and on synthetic images.
+
+    Scores of each client are put in units of its own non-members, so that they can be pooled.
+    """
+    names = [name for name in audited.holdings if name != EVERYONE]
+    parts = {name: _parts(audited, name) for name in names}
+    codes = _codes(audited)
+    pooled: dict[str, list[tuple[Array, Array]]] = defaultdict(list)
+    nearer = []
+    for name in names:
+        where = audited.holdings[name][:_MOST]
+        try:
+            memory = memorised(
+                parts[name],
+                audited.images[where],
+                audited.labels[where],
+                audited.held,
+                audited.held_labels,
+                codes,
+                references=[part for other, part in parts.items() if other != name],
+                seed=seed,
+            )
+        except ScoreError:
+            continue  # no held-out image of any of its classes
+        for kind, (inside, outside) in memory.scores.items():
+            middle, spread = float(np.median(outside)), float(outside.std()) or 1.0
+            pooled[kind].append(((inside - middle) / spread, (outside - middle) / spread))
+        if memory.nearest is not None:
+            nearer.append(memory.nearest)
+    found = []
+    for kind, sides in pooled.items():
+        inside, outside = (np.concatenate([pair[i] for pair in sides]) for i in (0, 1))
+        found += _membership(kind, inside, outside, policy)
+    if nearer:
+        shares = [one.share for one in nearer]
+        found.append(
+            Finding(
+                attack="memorised",
+                view="device",
+                metric="painted_nearer_to_training",
+                value=float(np.mean(shares)),
+                null=0.5,
+                trials=len(shares),
+                note=f"least p-value of {len(nearer)} clients: {min(o.chance for o in nearer):.3f}",
+            )
+        )
+    return found
+
+
+def _membership(kind: str, inside: Array, outside: Array, policy: Policy) -> list[Finding]:
+    common: dict[str, Any] = {
+        "attack": "memorised",
+        "view": "device",
+        "group": kind,
+        "trials": len(inside),
+    }
+    low, high = auc_interval(inside, outside, policy.confidence)
+    # Held-out images may simply be harder: only what is calibrated by other clients' models
+    # has a null of one half.
+    null = 0.5 if "calibrated" in kind else None
+    value = auc(inside, outside)
+    found = [Finding(metric="auc", value=value, low=low, high=high, null=null, **common)]
+    return found + rates_of(inside, outside, policy, policy.confidence, common)
+
+
+def _parts(audited: AuditedRun, client: str) -> Parts:
+    model = audited.run.classifier(client, audited.shape, audited.classes)
+    decoder = audited.run.decoder(client, audited.shape)
+    return Parts(model, model.features, decoder)
+
+
+def _codes(audited: AuditedRun) -> ClassMoments | None:
+    published = audited.run.published()
+    if published is None:
+        return None
+    latent = audited.config.method.latent
+    device = audited.images.device
+    if audited.anchor is None:
+        return from_features(published, device=device).codes
+    known = from_anchor(published, audited.anchor, latent=latent, device=device, teach=False)
+    return known.codes

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedvtc_edge.attacks.inference.memorised import (
+from fedvtc_edge.attacks.inference.memorisation import (
     Parts,
     calibrated,
     confidence_scores,
     matched,
     memorised,
     nearest_ratio,
-    painter,
     reconstruction_scores,
+    synthesis_of,
 )
 from fedvtc_edge.attacks.scoring.metrics import auc
 from fedvtc_edge.config import load_config
@@ -281,7 +281,7 @@ def test_codes_are_painted_as_the_bundle_paints_them() -> None:
     codes = ClassMoments(
         torch.tensor([[5.0, 0.0], [0.0, -5.0]]), torch.tensor([[0.0, 1.0], [0.0, 0.0]])
     )
-    paint = painter(lambda z: z, codes, torch.Generator().manual_seed(0))
+    paint = synthesis_of(lambda z: z, codes, torch.Generator().manual_seed(0))
     painted = paint(torch.tensor([0] * 4000 + [1]))
     assert painted[-1].tolist() == [0.0, -5.0]
     assert set(painted[:-1, 0].tolist()) == {5.0}

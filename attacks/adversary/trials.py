@@ -1,8 +1,12 @@
-"""The auditor's laboratory: it knows whose data are where, and puts attacks to the test.
+"""Trials: one member of an upload among non-members of its class, for attacks to tell apart.
 
-A run is rebuilt from its settings: the same data set, dealt out by the same seed. Half of the
-test set is the adversary's own (*public*), the other half and the other clients' images are
-*decoys*. What an attack gets of all that is a view and candidates; nothing else.
+A run's data are dealt out once more from its settings, by the same seed. Half of the test set
+is the adversary's own (*public*); the other half and the other clients' images are
+*non-members*. What an attack gets of all that is a view and candidates; nothing else.
+
+A run has few classes of one record, or of exactly a hundred, and what a record changes is seen
+only where there is an upload without it. So uploads are also *staged*: made here, of records
+drawn from all training data, by the path that the run's own uploads went.
 """
 
 from __future__ import annotations
@@ -16,14 +20,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedvtc_edge import wire
 from fedvtc_edge.config import client_ids
 from fedvtc_edge.data import Dataset, partition
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.anchor import Anchor, centre
 from fedvtc_edge.privacy.mechanism import release_spec_of
-from fedvtc_edge.privacy.release import contributions
+from fedvtc_edge.privacy.release import bounded_sums, clipped_upload, contributions
 from fedvtc_edge.privacy.release_spec import COUNT, Array, ClientReleaseSpec, ReleaseSpec
-from fedvtc_edge.privacy.sampler import GRID
+from fedvtc_edge.privacy.sampler import GRID, discrete_gaussian
 from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.statistics.class_statistics import ClassStatistics
 from fedvtc_edge.training.client import in_chunks, one_by_one
@@ -31,28 +36,29 @@ from fedvtc_edge.training.compute import as_images
 
 from .observations import (
     EVERYONE,
+    FLOAT16,
     FLOAT32,
     Observation,
     of_publication,
+    of_release,
     of_statistics,
     opened,
     sums_of,
     uploads,
 )
-from .population import populations
 from .subjects import AuditTarget, shared
-from .view import Case, Map, Pairs, Population, View
+from .view import Case, Map, Pairs, Population, View, populations
 
 Indices = NDArray[np.int64]
 
 CANDIDATES = 50
-"""One member and its same-class decoys: chance is 2 %."""
+"""One member and non-members of its class: chance is 2 %."""
 
 KNOWN_PAIRS = 50
-"""Of a server that lacks the extractor."""
+"""Images whose hidden features a server that lacks the extractor came to know."""
 
 FEWEST = 10
-"""With fewer candidates a rank says next to nothing."""
+"""Least candidates of a trial: among fewer a rank says next to nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +68,9 @@ class Trial:
     Args:
         case: What the attack gets.
         target: Place of the one member among the candidates.
-        count: Records that the view is of, n.
-        client: Whose.
-        staged: Whether the upload was made here, by the run's own path, and not by the run.
+        count: Number n of records that the view is of.
+        client: Client that uploaded them.
+        staged: Whether the upload was made here and not by the run.
         average: Mean image of those records, [channels, size, size].
     """
 
@@ -76,13 +82,13 @@ class Trial:
     average: Tensor
 
 
-class Laboratory:
-    """A finished run and the data it was made from.
+class AuditedRun:
+    """A run and the data it was made from.
 
     Args:
         run: The run.
         data: Its data set, loaded anew.
-        seed: Of the split into public images and decoys, and of what is staged.
+        seed: Seed of the split into public images and non-members, and of what is staged.
     """
 
     def __init__(self, run: AuditTarget, data: Dataset, *, seed: int = 0) -> None:
@@ -115,11 +121,11 @@ class Laboratory:
 
     @cached_property
     def anchor(self) -> Anchor | None:
-        """R of the run, or None."""
+        """The run's anchor R, or None."""
         return self.run.anchor(self.shape)
 
     def extractor(self, seen: Observation) -> Map | None:
-        """What the adversary who saw this can compute features with, or None."""
+        """The extractor that whoever saw this can compute features with, or None."""
         if self.anchored:
             return self.anchor
         if seen.who != "server+device":
@@ -133,10 +139,8 @@ class Laboratory:
             self._models[client] = found.features
         return self._models[client]
 
-    # ------------------------------------------------------------ what was seen
-
     def observed(self) -> list[Observation]:
-        """What each adversary sees of the finished run."""
+        """Statistics of the finished run as each adversary sees them."""
         seen = []
         kinds = ("anchor",) if self.anchored else ("features",)
         for context, data in uploads(self.run.path, self.config):
@@ -155,18 +159,18 @@ class Laboratory:
             last = max((one.round for one in seen), default=0)
             seen = [one for one in seen if one.round == last]
             seen += [replace(one, who="server+device") for one in seen]
-        world = self.run.published()
-        if world is not None and self.spec is None:
-            seen.append(of_publication(world, who="device"))
+        published = self.run.published()
+        if published is not None and self.spec is None:
+            seen.append(of_publication(published, who="device"))
             seen += self._colluders(seen)
         return seen
 
     def _colluders(self, seen: Sequence[Observation]) -> Iterator[Observation]:
         """The publication, less what all clients but one know of themselves."""
-        world = self.run.published()
-        if world is None or not self.anchored or self.anchor is None:
+        published = self.run.published()
+        if published is None or not self.anchored or self.anchor is None:
             return
-        total, pooled = sums_of(world), world.covariance is not None
+        total, pooled = sums_of(published), published.covariance is not None
         if self.config.server.trim or self.config.server.minimum_contributors > 1:
             return  # what was published is not the sum
         for client in client_ids(self.config):
@@ -190,23 +194,21 @@ class Laboratory:
         return ClassStatistics.of(features, self.labels[where], classes=self.classes, pooled=pooled)
 
     def centre(self, anchor: Anchor | None) -> Array:
-        """Public centre that private sums are about."""
+        """The public centre that private sums are about, [m]."""
         if anchor is None:
             return np.zeros(self.spec.width if self.spec else self.config.method.latent)
         return centre(anchor, self.shape)
 
     def typical(self, anchor: Anchor | None, spec: ReleaseSpec | None) -> float:
-        """How much joint clipping shortens an example, from public images."""
+        """The factor by which joint clipping shortens an example, from public images."""
         if spec is None or anchor is None or isinstance(spec, ClientReleaseSpec):
             return 1.0
         features = one_by_one(anchor, self.public[:200]).double().numpy()
         count, _, _ = contributions(spec, features, self.centre(anchor))
         return float(count.mean() / (COUNT * GRID))
 
-    # ------------------------------------------------------------ trials
-
     def view(self, seen: Observation, label: int, extract: Map | None) -> View:
-        """One class of what was seen."""
+        """The view of one class of what was seen."""
         known = self.public[self.public_labels == label]
         return View(
             who=seen.who,
@@ -227,7 +229,7 @@ class Laboratory:
         )
 
     def _decoder(self, seen: Observation) -> Map | None:
-        """ψ, which paints from the client's own features: who has the device, or was sent it."""
+        """The client's ψ, for whoever has the device or was sent the decoder."""
         sent = seen.who == "server" and shared(self.config) == "features+decoder"
         if self.anchored or seen.client == EVERYONE or not (sent or seen.who == "server+device"):
             return None
@@ -241,10 +243,9 @@ class Laboratory:
             return None
         known = self.public[:KNOWN_PAIRS]
         hidden = in_chunks(self.model(seen.client), known).double().numpy()
-        probe_copy = Anchor(
-            self.shape, self.config.method.anchor, derive_seed(0, "stand-in")
-        ).eval()
-        return Pairs(probe_copy, in_chunks(probe_copy, known).double().numpy(), hidden)
+        width, seed = self.config.method.anchor, derive_seed(0, "stand-in")
+        substitute = Anchor(self.shape, width, seed).eval()
+        return Pairs(substitute, in_chunks(substitute, known).double().numpy(), hidden)
 
     def trials(self, seen: Observation, number: int, extract: Map | None) -> list[Trial]:
         """Up to ``number`` trials on the classes of an upload, one member each."""
@@ -263,13 +264,13 @@ class Laboratory:
     def trial(
         self, view: View, target: int, members: Indices, client: str, *, staged: bool
     ) -> Trial | None:
-        """One member among decoys of its class; None where there are too few of those."""
-        decoys = self._decoys(view.label, members)
-        if len(decoys) < FEWEST - 1:
+        """One member among non-members of its class; None where there are too few of those."""
+        nonmembers = self._nonmembers(view.label, members)
+        if len(nonmembers) < FEWEST - 1:
             return None
-        chosen = self.rng.permutation(len(decoys))[: CANDIDATES - 1]
+        chosen = self.rng.permutation(len(nonmembers))[: CANDIDATES - 1]
         place = int(self.rng.integers(len(chosen) + 1))
-        others = decoys[chosen]
+        others = nonmembers[chosen]
         candidates = torch.cat([others[:place], self.images[target][None], others[place:]])
         return Trial(
             Case(view, candidates),
@@ -280,7 +281,7 @@ class Laboratory:
             self.images[members].mean(0),
         )
 
-    def _decoys(self, label: int, members: Indices) -> Tensor:
+    def _nonmembers(self, label: int, members: Indices) -> Tensor:
         pool = np.setdiff1d(np.flatnonzero(self.labels == label), members)
         return torch.cat([self.images[pool], self.held[self.held_labels == label]])
 
@@ -290,3 +291,133 @@ class Laboratory:
             made = populations(features, self.public_labels, self.classes)
             self._populations[extract] = made
         return self._populations[extract][label]
+
+
+@dataclass(frozen=True)
+class ReleasePath:
+    """The way that statistics leave a client.
+
+    Args:
+        spec: Terms of private releases; None for exact sums.
+        pooled: Whether exact sums have one second-moment matrix over all classes.
+        precision: Format of exact sums, ``float32`` or ``float16``.
+    """
+
+    spec: ReleaseSpec | None
+    pooled: bool
+    precision: wire.Precision = "float32"
+
+
+class UploadStager:
+    """Maker of uploads and of trials on them.
+
+    Args:
+        audited: The run; it must have an anchor.
+        path: None is the run's own.
+    """
+
+    def __init__(self, audited: AuditedRun, path: ReleasePath | None = None) -> None:
+        config = audited.config
+        assert audited.anchor is not None
+        self.audited, self.anchor = audited, audited.anchor
+        self.path = path or ReleasePath(
+            audited.spec, config.method.moments == "covariance", config.transport.precision
+        )
+        spec = self.path.spec
+        if spec is not None and spec.width != self.anchor.width:
+            self.anchor = self._anchor("anchor", spec.width)
+        self._typical = audited.typical(self.anchor, spec)
+
+    def _anchor(self, name: str, width: int) -> Anchor:
+        seed = derive_seed(self.audited.config.seed, name)
+        return Anchor(self.audited.shape, width, seed, self.audited.config.method.extractor).eval()
+
+    def upload(self, where: Indices, anchor: Anchor, *, client: str) -> Observation:
+        """The observation of some records' upload.
+
+        Where only a sum is seen, because of masks or of a trusted server, it is that sum less
+        all other clients' parts, which the adversary is taken to know: one whole draw of noise.
+        """
+        audited, path = self.audited, self.path
+        labels, spec = audited.labels[where], path.spec
+        if spec is None:
+            sums = audited.sums(anchor, where, pooled=path.pooled)
+            data = wire.encode(sums, precision=path.precision)
+            sums = wire.decode(data, classes=audited.classes, width=sums.width, pooled=path.pooled)
+            rounding = FLOAT16 if path.precision == "float16" else FLOAT32
+            return of_statistics(sums, who="server", client=client, round_=0, rounding=rounding)
+        features = one_by_one(anchor, audited.images[where]).numpy()
+        about = audited.centre(anchor)
+        if isinstance(spec, ClientReleaseSpec):
+            exact, who = clipped_upload(spec, features, labels, about), "device"
+        else:
+            exact, who = bounded_sums(spec, features, labels, about), "server"
+        return of_release(
+            spec,
+            exact + noise_of(spec),
+            about,
+            who=who,
+            client=client,
+            round_=0,
+            draws=spec.shares,
+            typical=self._typical,
+        )
+
+    def trials(self, count: int, number: int, *, repetitions: int = 3) -> list[Trial]:
+        """Trials on clients with ``count`` records of each class, drawn from all training data.
+
+        Each view also has ``after``, the upload once one record of each class has left, and
+        ``again``, the same records in repetitions of the run with other seeds.
+
+        Args:
+            count: Records per class.
+            number: Trials at most; fewer where the data set is too small.
+            repetitions: How many of the run, beside itself.
+        """
+        audited, made = self.audited, list[Trial]()
+        others = [
+            self._anchor(f"anchor of repetition {i}", self.anchor.width) for i in range(repetitions)
+        ]
+        client = f"staged, {count} of each class"
+        while len(made) < number:
+            where, leaving = self._draw(count)
+            before = len(made)
+            first = self.upload(where, self.anchor, client=client)
+            after = self.upload(np.setdiff1d(where, leaving), self.anchor, client=client)
+            again = [self.upload(where, anchor, client=client) for anchor in others]
+            for target in leaving:
+                label = int(audited.labels[target])
+                view = replace(
+                    audited.view(first, label, self.anchor),
+                    after=audited.view(after, label, self.anchor),
+                    again=tuple(
+                        audited.view(seen, label, anchor)
+                        for seen, anchor in zip(again, others, strict=True)
+                    ),
+                )
+                members = where[audited.labels[where] == label]
+                trial = audited.trial(view, int(target), members, client, staged=True)
+                made += [trial] if trial is not None else []
+            if len(made) == before:
+                break  # no class has enough records
+        return made[:number]
+
+    def _draw(self, count: int) -> tuple[Indices, Indices]:
+        """``count`` records of each class that has enough others, and one of each."""
+        audited, where, leaving = self.audited, [np.zeros(0, np.int64)], []
+        for label in range(audited.classes):
+            pool = np.flatnonzero(audited.labels == label)
+            if len(pool) >= count + FEWEST:
+                chosen = audited.rng.choice(pool, count, replace=False)
+                where.append(chosen)
+                leaving.append(chosen[0])
+        return np.concatenate(where), np.asarray(leaving, np.int64)
+
+
+def noise_of(spec: ReleaseSpec, *, halved: bool = False) -> NDArray[np.int64]:
+    """The noise of all honest clients together, from the operating system's entropy."""
+    share = spec.share / 2 if halved else spec.share
+    drawn = np.zeros(spec.size, np.int64)
+    for _ in range(spec.shares):
+        drawn += discrete_gaussian(share, spec.size)
+    return drawn

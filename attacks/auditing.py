@@ -1,11 +1,11 @@
-"""``audit``: one run in, one report out."""
+"""Audit of one run, bundle or publication: all attacks on all views, and the report of them."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +21,33 @@ from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.training.compute import deterministic
 
 from . import advice
-from .adversary.laboratory import Laboratory
 from .adversary.subjects import StatisticsFile, shared
+from .adversary.trials import AuditedRun
+from .adversary.view import Attack
 from .advice import EXIT, judge, policy_of
-from .attempts import STAGED, attempt, groups_of, parse_attacks, parse_views
-from .bundle.read import MANIFEST
-from .curve import Point, curve
+from .attempts import STAGED, attempt, groups_of, parse_views
+from .bundle import MANIFEST
+from .curve import curve
 from .direct_disclosures import exact_recovery, histogram, scanned, traffic
-from .dp import PrivacyClaim, Thresholds, claim_of_run, read_claim, reasons_against
-from .dp.audit import audit_claim
-from .memorisation import remembered
-from .report import Picture, render
-from .report import shown as shown_pictures
-from .scoring.findings import Finding, Policy
+from .dp.claims import PrivacyClaim, Thresholds, claim_of_run, read_claim, reasons_against
+from .dp.game import audit_claim
+from .inference.memorisation import memorisation
+from .registry import parse_attacks
+from .report import Picture, render, shown
+from .scoring.findings import Finding, Point, Policy
 
 SCHEMA = 1
 
 TRIALS, QUICK_TRIALS = 300, 60
-"""Per group; 60 still tell an identification of a tenth from chance."""
+"""Trials per group; 60 still tell an identification of a tenth from chance."""
 
 
 @dataclass(frozen=True, eq=False)
-class Audit:
-    """What an audit came to.
+class AuditResult:
+    """Outcome of an audit.
 
     Args:
-        document: The content of ``report.json``.
+        document: Content of ``report.json``.
         directory: Where it and the page were written, or None.
     """
 
@@ -55,9 +56,9 @@ class Audit:
 
 
 def audit(
-    path: Path,
+    run: Path,
     *,
-    attacks: Sequence[str] | None = None,
+    attacks: Sequence[str | Attack] | None = None,
     views: Sequence[str] | None = None,
     trials: int | None = None,
     quick: bool = False,
@@ -66,19 +67,19 @@ def audit(
     out: Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Audit:
+) -> AuditResult:
     """Attack a finished run as its adversaries could, and try to refute its claim.
 
     Args:
-        path: A run directory, a bundle's folder, or a file of published statistics.
-        attacks: Names of those to make; None makes all.
+        run: A run directory, a bundle's folder, or a file of published statistics.
+        attacks: Attacks to make, by name or one's own; None makes all that have a name.
         views: Names of adversaries to look through; None looks through all.
-        trials: Per group; None is 300, or 60 if ``quick``.
-        quick: Fewer trials and settings.
+        trials: Trials per group; None is 300, or 60 if ``quick``.
+        quick: Whether to make fewer trials and try fewer settings.
         claim: A TOML file with what is claimed; None takes the run's own claim.
         config: Settings of the run that a statistics file is of.
         out: Folder for ``report.json`` and ``report.html``; None writes nothing.
-        seed: Of everything that is drawn but privacy noise.
+        seed: Seed of everything that is drawn but privacy noise.
         progress: Told of each attack.
 
     Raises:
@@ -86,81 +87,55 @@ def audit(
         RunError: No finished run there, a damaged one, or one of whose data nothing is known.
         DataError: Its data set is not to be had.
     """
-    # Matrices are small: a second thread only waits for the first.
-    with deterministic(), threadpool_limits(limits=1):
-        asked = _Asked(attacks, views, trials, quick, claim, config, out, seed)
-        return _audit(Path(path), asked, progress or SilentProgress())
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """The arguments of :func:`audit`."""
-
-    attacks: Sequence[str] | None
-    views: Sequence[str] | None
-    trials: int | None
-    quick: bool
-    claim: Path | None
-    config: Config | None
-    out: Path | None
-    seed: int
-
-
-def _audit(path: Path, asked: _Asked, shown: Progress) -> Audit:
-    begun, quick, seed = time.monotonic(), asked.quick, asked.seed
-    picked, views = parse_attacks(asked.attacks), parse_views(asked.views)
-    number = asked.trials or (QUICK_TRIALS if quick else TRIALS)
-    claimed, limits = (None, Thresholds()) if asked.claim is None else read_claim(asked.claim)
+    begun, path = time.monotonic(), Path(run)
+    picked, chosen = parse_attacks(attacks), parse_views(views)
+    number = trials or (QUICK_TRIALS if quick else TRIALS)
+    claimed, limits = (None, Thresholds()) if claim is None else read_claim(claim)
     if (path / MANIFEST).is_file():
-        found = scanned(path)
-        parts: dict[str, Any] = {"subject": _bundle(path), "claim": None}
-        return _concluded(parts, found, [], asked.out, begun, seed=seed, trials=0)
-    run = _opened(path, asked.config)
-    settings = run.config
+        parts = {"subject": {"kind": "bundle", "name": path.name}, "claim": None}
+        parts |= {"seed": seed, "trials": 0}
+        return _concluded(parts, scanned(path), [], limits, out, begun)
+    opened = _opened(path, config)
+    settings = opened.config
     claimed = claimed or claim_of_run(settings)
     policy = policy_of(settings, claimed, limits)
-    data = load_dataset(settings.data, public_classes=settings.privacy.mode != "none")
-    laboratory = Laboratory(run, data, seed=seed)
-    seen = [one for one in laboratory.observed() if one.who in views]
-    groups = groups_of(laboratory, seen, number, staged=STAGED[:4] if quick else STAGED)
-    groups = [group for group in groups if group.who in views]
-    found, examples = attempt(picked, groups, policy, seed=seed, progress=shown)
-    points: list[Point] = []
-    dp = None
-    if not asked.attacks:
-        found += histogram(laboratory, seen)
-        found += traffic(laboratory) if "eavesdropper" in views else []
-        found += exact_recovery([trial for group in groups for trial in group.trials], policy)
-        if isinstance(run, FinishedRun) and "device" in views:
-            found += remembered(laboratory, policy, seed=seed)
-        points = list(curve(laboratory, number // 2))
-        if claimed is not None:
-            dp = audit_claim(laboratory, claimed, quick=quick)
-    invalid = [] if claimed is None else reasons_against(claimed, settings)
+    # Matrices are small: a second thread only waits for the first.
+    with deterministic(), threadpool_limits(limits=1):
+        data = load_dataset(settings.data, public_classes=settings.privacy.mode != "none")
+        audited = AuditedRun(opened, data, seed=seed)
+        seen = [one for one in audited.observed() if one.who in chosen]
+        groups = groups_of(audited, seen, number, staged=STAGED[:4] if quick else STAGED)
+        groups = [group for group in groups if group.who in chosen]
+        found, examples = attempt(
+            picked, groups, policy, seed=seed, progress=progress or SilentProgress()
+        )
+        points: list[Point] = []
+        dp = None
+        if not attacks:
+            found += histogram(audited, seen)
+            found += traffic(audited) if "eavesdropper" in chosen else []
+            found += exact_recovery([trial for group in groups for trial in group.trials], policy)
+            if isinstance(opened, FinishedRun) and "device" in chosen:
+                found += memorisation(audited, policy, seed=seed)
+            points = list(curve(audited, number // 2))
+            if claimed is not None:
+                dp = audit_claim(audited, claimed, quick=quick)
     parts = {
-        "subject": _run(run, data.name),
-        "claim": None if claimed is None else _claim(claimed, asked.claim),
+        "subject": _subject(opened, data.name),
+        "claim": None if claimed is None else _claim(claimed, claim),
         "threat_model": advice.threat_model(settings),
+        "seed": seed,
+        "trials": number,
         "dp": dp,
         "epsilon_lower_bound": None if dp is None else dp["lower_bound"],
-        "curve": [point.plain() for point in points],
+        "curve": [asdict(point) for point in points],
         "recommendations": advice.recommendations(settings, found, points, policy),
         "layers": advice.layers(settings),
-        "utility": {key: run.summary.get(key) for key in ("accuracy_control", "accuracy_mean")},
+        "utility": {key: opened.summary.get(key) for key in ("accuracy_control", "accuracy_mean")},
     }
-    pictures = shown_pictures(examples, data.class_names)
-    return _concluded(
-        parts,
-        found,
-        pictures,
-        asked.out,
-        begun,
-        seed=seed,
-        trials=number,
-        invalid=invalid,
-        dp=dp,
-        limits=limits,
-    )
+    invalid = [] if claimed is None else reasons_against(claimed, settings)
+    pictures = shown(examples, data.class_names)
+    return _concluded(parts, found, pictures, limits, out, begun, invalid)
 
 
 def _opened(path: Path, config: Config | None) -> FinishedRun | StatisticsFile:
@@ -182,34 +157,30 @@ def _opened(path: Path, config: Config | None) -> FinishedRun | StatisticsFile:
 
 
 def _concluded(
-    parts: Mapping[str, Any],
+    parts: dict[str, Any],
     found: Sequence[Finding],
     pictures: Sequence[Picture],
+    limits: Thresholds,
     out: Path | None,
     begun: float,
-    *,
-    seed: int,
-    trials: int,
     invalid: Sequence[str] = (),
-    dp: Mapping[str, Any] | None = None,
-    limits: Thresholds | None = None,
-) -> Audit:
-    verdict, reasons = judge(found, invalid=invalid, dp=dp, limits=limits or Thresholds())
+) -> AuditResult:
+    verdict, reasons = judge(found, invalid=invalid, dp=parts.get("dp"), limits=limits)
     claim = parts["claim"] or {}
     document = {
         "schema": SCHEMA,
         "version": version(),
-        "subject": parts["subject"],
+        "subject": None,
         "verdict": verdict,
         "exit_code": EXIT[verdict],
         "reasons": reasons,
-        "claim": parts["claim"],
+        "claim": None,
         "threat_model": [],
         "unit": claim.get("unit"),
         "neighbouring": claim.get("neighbouring"),
         "confidence": Policy().confidence,
-        "seed": seed,
-        "trials": trials,
+        "seed": None,
+        "trials": None,
         "findings": [finding.plain() for finding in found],
         "epsilon_lower_bound": None,
         "dp": None,
@@ -222,10 +193,10 @@ def _concluded(
     }
     if out is not None:
         _write(out, document, pictures)
-    return Audit(document, out)
+    return AuditResult(document, out)
 
 
-def _run(run: FinishedRun | StatisticsFile, data: str) -> dict[str, Any]:
+def _subject(run: FinishedRun | StatisticsFile, data: str) -> dict[str, Any]:
     config = run.config
     return {
         "kind": "run" if isinstance(run, FinishedRun) else "statistics",
@@ -239,10 +210,6 @@ def _run(run: FinishedRun | StatisticsFile, data: str) -> dict[str, Any]:
         "clients": config.clients.count,
         "digest": run.digest,
     }
-
-
-def _bundle(path: Path) -> dict[str, Any]:
-    return {"kind": "bundle", "name": path.name}
 
 
 def _claim(claim: PrivacyClaim, file: Path | None) -> dict[str, Any]:

@@ -1,1 +1,0 @@
-"""Scan of exported bundles for data that they must not hold."""
