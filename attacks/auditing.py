@@ -92,8 +92,8 @@ def audit(
     number = trials or (QUICK_TRIALS if quick else TRIALS)
     claimed, limits = (None, Thresholds()) if claim is None else read_claim(claim)
     if (path / MANIFEST).is_file():
-        parts = {"subject": {"kind": "bundle", "name": path.name}, "claim": None}
-        parts |= {"seed": seed, "trials": 0}
+        subject = {"kind": "bundle", "name": path.name}
+        parts: dict[str, Any] = {"subject": subject, "claim": None, "seed": seed, "trials": 0}
         return _concluded(parts, scanned(path), [], limits, out, begun)
     opened = _opened(path, config)
     settings = opened.config

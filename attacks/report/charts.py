@@ -1,4 +1,4 @@
-"""The charts of an audit: leakage against the number of records, and against utility."""
+"""Charts of an audit: leakage against the number of records, and against utility."""
 
 from __future__ import annotations
 
@@ -126,8 +126,6 @@ def _both(found: Sequence[Finding], metric: str) -> Line:
     return [*_line(found, metric, True), *_line(found, metric, False)]
 
 
-# Leakage against utility: one marker per setting, the smallest class count inside it.
-
 _COLORS = (OWN, CALIBRATED, CONTROL, LOCAL, "#8A3FA0", "#7A5C00")
 _MARKERS = {"mean": "s", "pooled": "o", "class": "D"}
 
@@ -136,7 +134,7 @@ Place = tuple[float, float]
 
 @dataclass(frozen=True)
 class Series:
-    """All smallest class counts under one noise and one kind of moments."""
+    """Points of one noise and one kind of moments, one per smallest class count."""
 
     epsilon: float | None
     moments: str
@@ -152,7 +150,7 @@ class Series:
 
 
 def tradeoff(audit: AuditDocument) -> Chart | None:
-    """Identification against the control's accuracy; None where no setting has both."""
+    """Chart of identification against accuracy from statistics only; None without points."""
     series = _series(audit.curve)
     if not series:
         return None
@@ -178,7 +176,7 @@ def tradeoff(audit: AuditDocument) -> Chart | None:
         axes.yaxis.set_major_formatter("{x:.0f}%")
         axes.grid()
         axes.set_xlabel("identified" if narrow else "members identified (less is better)")
-        axes.set_ylabel("accuracy of the control" + ("" if narrow else " (more is better)"))
+        axes.set_ylabel("accuracy, statistics only" + ("" if narrow else " (more is better)"))
 
     told = "; ".join(
         f"{wording.setting(point.epsilon, point.moments)}, {point.minimum} records or more: "
@@ -199,7 +197,7 @@ def tradeoff(audit: AuditDocument) -> Chart | None:
 
 
 def beside(ends: Sequence[Place], gap: float) -> list[Place]:
-    """Where labels stand: right of the ends of their lines, none nearer to another than ``gap``.
+    """Places of labels: right of the ends of their lines, none nearer to another than ``gap``.
 
     Those that would crowd each other stand in one column, right of all of their ends.
     """

@@ -1,4 +1,4 @@
-"""What attacks paint, beside the truth and beside what needs no attack."""
+"""Pictures that attacks made, beside the truth and beside what needs no attack."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ ROWS, PIXEL_BUDGET = 6, 1_200_000  #: Pictures of one attack on one group; raw b
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One trial of an attack that paints; images are uint8 [H, W, 1 or 3].
+    """One trial of an attack that makes pictures; images are uint8 [H, W, 1 or 3].
 
     Args:
-        attack: Its name.
-        view: Whose eyes it looks through.
-        group: Of which uploads.
-        label: The class, by name.
-        target: What really was in the data.
-        reconstruction: What the attack made of the upload.
-        null: What it made of an upload that the target was not in.
+        attack: Name of the attack.
+        view: Name of the adversary.
+        group: Uploads that were attacked.
+        label: Name of the class.
+        target: Image that was in the data.
+        reconstruction: Picture that the attack made of the upload.
+        null: Picture that it made of an upload without the target.
         class_mean: Mean of public images of the class.
         ceiling: Mean of the records in the upload.
     """

@@ -1,4 +1,4 @@
-"""An audit in words: verdicts, claims, adversaries, attacks, measures."""
+"""Words of an audit's page: verdicts, claims, adversaries, attacks, measures."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def claimed(audit: AuditDocument) -> ClaimRecord | None:
 
 
 def odds(epsilon: float) -> str:
-    """What an ε lets whoever reads the release do."""
+    """The odds that an ε grants whoever reads the release."""
     factor = math.exp(min(epsilon, 20.0))
     if factor > 1e6:
         most = "more than a million, which is no protection"
@@ -134,7 +134,7 @@ def interval(metric: str, low: float | None, high: float | None) -> str:
 
 
 def judged(finding: Finding) -> tuple[str, str]:
-    """How a finding counts: a class for the eye, a word for everyone."""
+    """Style class and word for how a finding counts."""
     if finding.passed is None:
         return "", "not judged"
     return ("fine", "pass") if finding.passed else ("leaks", "leak")
@@ -162,7 +162,7 @@ def setting(epsilon: float | None, moments: str) -> str:
 
 
 def briefly(epsilon: float | None, moments: str) -> str:
-    """The same, where there is little room: pooled moments go without saying."""
+    """A setting where there is little room: pooled moments go without saying."""
     kind = {"mean": "means", "class": "class std"}.get(moments, moments)
     if epsilon is None:
         return kind
@@ -170,7 +170,7 @@ def briefly(epsilon: float | None, moments: str) -> str:
 
 
 def worst(audit: AuditDocument) -> str | None:
-    """The finding that a reader should take home: the surest identification."""
+    """Sentence on the surest identification; None without one."""
     found = [f for f in audit.findings if f.metric == "identification" and f.value is not None]
     if not found:
         return None
@@ -180,6 +180,6 @@ def worst(audit: AuditDocument) -> str | None:
     where = "" if top.group == "all" else f" ({top.group})"
     null = "" if top.null is None else f"; of records that nobody uploaded, {percent(top.null)}"
     return (
-        f"At worst, “{top.attack}” tells the true record from decoys of its class in "
+        f"At worst, “{top.attack}” tells the true record from non-members of its class in "
         f"{percent(top.value)}{sure} of {top.trials} trials{where}{null}."
     )

@@ -44,7 +44,7 @@ class Finding:
     attack: str
     view: str
     metric: str
-    value: float | None
+    value: float | None = None
     low: float | None = None
     high: float | None = None
     null: float | None = None

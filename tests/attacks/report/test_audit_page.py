@@ -184,7 +184,7 @@ def test_invalid_claim_is_not_repeated(tmp_path: Path) -> None:
     assert "Do not repeat this ε" in said
     assert "by a factor of" not in said
     assert "No attack was scored" in said
-    assert "What the attacks paint" not in said
+    assert "Pictures that the attacks made" not in said
     assert "The claimed ε was not put to the test" in said
 
 
