@@ -23,7 +23,7 @@ __all__ = ["Config", "RunResult", "audit", "compare", "load_config", "resume", "
 _HOMES = {
     "Config": "config",
     "RunResult": "workflows.run",
-    "audit": "attacks.audit",
+    "audit": "attacks.auditing",
     "compare": "workflows.compare",
     "load_config": "config",
     "resume": "workflows.run",
