@@ -6,6 +6,7 @@ images, the runtimes' baselines are recorded constants.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -89,10 +90,10 @@ def plan(config: Config, profile: DeviceProfile, *, batches: Sequence[int] = ())
         classes=seen.classes,
         samples=max(map(len, parts)),
         batch=own,
-        rows=(),
         note=_PER_EXAMPLE if config.privacy.mode == "example" else "",
     )
-    return made.filled(tuple(_rows(config, profile, made, sizes)), _limit(config, profile, made))
+    rows = tuple(_rows(config, profile, made, sizes))
+    return replace(made, rows=rows, limit=_limit(config, profile, made))
 
 
 def smaller(
@@ -158,65 +159,45 @@ def largest_batch(
     """
     budget = memory_of(profile).value * MB
 
-    def fits(batch: int) -> bool:
+    def too_large(batch: int) -> bool:
         need = needs(
             architecture, config, shape, classes, batch=batch, samples=samples, arch=profile.arch
         )
-        return need.total <= budget
+        return need.total > budget
 
-    if not fits(2):
-        return None
-    low, high = 2, LARGEST_BATCH + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    largest = bisect_left(range(LARGEST_BATCH + 1), True, lo=2, key=too_large) - 1
+    return largest if largest >= 2 else None
 
 
 def _rows(
     config: Config, profile: DeviceProfile, made: DevicePlan, batches: Sequence[int]
 ) -> Iterator[PlanRow]:
-    budget, shape, classes = made.memory.value * MB, made.shape, made.classes
+    budget, arch, samples = made.memory.value * MB, profile.arch, made.samples
+
+    def row(batch: int, what: str, mode: str, need: Footprint) -> PlanRow:
+        return PlanRow(name, batch, what, mode, need, need.total <= budget)
+
     for name in dict.fromkeys((*config.clients.architectures, *architectures())):
+        given = name, config, made.shape, made.classes
         if profile.runtime == "none":
             for numbers, size in (("float32", 4), ("int8", 1)):
-                need = needs_bare(name, config, shape, classes, weight_bytes=size)
-                yield PlanRow(name, 1, "infer", numbers, need, need.total <= budget)
+                yield row(1, "infer", numbers, needs_bare(*given, weight_bytes=size))
             continue
         for batch in batches:
             for mode in _MODES:
-                need = needs(
-                    name,
-                    config,
-                    shape,
-                    classes,
-                    batch=batch,
-                    mode=mode,
-                    samples=made.samples,
-                    arch=profile.arch,
-                )
-                yield PlanRow(name, batch, "train", mode, need, need.total <= budget)
+                need = needs(*given, batch=batch, mode=mode, samples=samples, arch=arch)
+                yield row(batch, "train", mode, need)
             for use in _USES if has_decoder(config.method) else _USES[:1]:
-                need = needs_bundle(
-                    name, config, shape, classes, use=use, batch=batch, arch=profile.arch
-                )
-                yield PlanRow(name, batch, use, "", need, need.total <= budget)
+                yield row(batch, use, "", needs_bundle(*given, use=use, batch=batch, arch=arch))
 
 
 def _limit(config: Config, profile: DeviceProfile, made: DevicePlan) -> tuple[int, str] | None:
     """The largest batch with which anything trains, and what that is."""
     if profile.runtime == "none":
         return None
-    found = [
-        (batch, name)
-        for name in architectures()
-        if (
-            batch := largest_batch(
-                name, config, profile, made.shape, made.classes, samples=made.samples
-            )
-        )
-    ]
-    return max(found, default=None)
+    given = config, profile, made.shape, made.classes
+    found = ((largest_batch(name, *given, samples=made.samples), name) for name in architectures())
+    return max(((batch, name) for batch, name in found if batch), default=None)
 
 
 @dataclass(frozen=True)
@@ -265,13 +246,9 @@ class DevicePlan:
     classes: int
     samples: int
     batch: int
-    rows: tuple[PlanRow, ...]
+    rows: tuple[PlanRow, ...] = ()
     limit: tuple[int, str] | None = None
     note: str = ""
-
-    def filled(self, rows: tuple[PlanRow, ...], limit: tuple[int, str] | None) -> DevicePlan:
-        """The same plan with its rows."""
-        return replace(self, rows=rows, limit=limit)
 
     @property
     def largest(self) -> PlanRow | None:
