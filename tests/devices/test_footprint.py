@@ -102,7 +102,6 @@ def test_settings_that_change_no_network_are_looked_at_once() -> None:
     assert phases_of("mlp", SHAPE, CLASSES, METHOD.model_copy(update={"latent": 9})) is not same
 
 
-@pytest.mark.usefixtures("quick")
 def test_run_report_and_plan_tell_one_figure(tiny: Callable[..., Config], tmp_path: Path) -> None:
     """For the same client: ``summary.json``, the page, what ``join`` reports, and ``plan``."""
     device = DeviceProfile.load("rpi5")
