@@ -17,8 +17,8 @@
     ├── StatisticsError       numbers that are no statistics             (statistics)
     ├── WireError             bytes that are no upload                   (wire)
     ├── MaskingError          a masked sum that cannot be had            (masking)
-    ├── ServerError           a round that cannot be closed              (admission)
-    ├── CheckError            statistics that no honest client has       (checks)
+    ├── ServerError           a round that cannot be closed
+    ├── CheckError            statistics that no honest client has       (robustness)
     └── GateError             a verification or gate said no        exit 1
         ├── VerificationError a bundle is not, byte for byte, what was exported
         ├── ParityError       the exported graph does not compute what torch computes
@@ -90,6 +90,10 @@ class DeploymentError(UsageError):
 
 class MissingExtra(FedVTCError):  # noqa: N818  (what is missing is an extra)
     """A feature needs an optional part of the installation."""
+
+
+class ServerError(FedVTCError):
+    """A round that cannot be closed, or an upload that does not belong to it."""
 
 
 class GateError(FedVTCError):

@@ -4,7 +4,7 @@
 
 Five LeNet clients learn the built-in digits at the default settings, twice:
 
-* **engine**: :meth:`LocalEngine.run` with ``method = local`` on an assembled
+* **engine**: :func:`run_rounds` with ``method = local`` on an assembled
   federation, in the deterministic mode of every run; its evaluation (four figures
   a client), its records and its checkpoint on disk after each round are in.
 * **floor**: the loop that one would write by hand, without a line of the engine's
@@ -45,7 +45,7 @@ from fedvtc_edge.config import Config, TrainingSettings, load_config
 from fedvtc_edge.data import Dataset, load_dataset
 from fedvtc_edge.federation.assembly import assemble, clients
 from fedvtc_edge.federation.evaluation import TestSet
-from fedvtc_edge.federation.rounds import LocalEngine
+from fedvtc_edge.federation.rounds import LocalExecutor, run_rounds, take_steps
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.runs.directory import RunDirectory
 from fedvtc_edge.seeding import generator
@@ -120,21 +120,21 @@ def engine_seconds(config: Config, data: Dataset) -> float:
     """CPU seconds of all rounds of the engine."""
     with tempfile.TemporaryDirectory() as folder, deterministic():
         directory = RunDirectory.create(Path(folder) / "run", config)
-        engine = prepare(config, data, directory)
+        executor = prepare(config, data, directory)
         gc.collect()  # neither side pays for the other's rubbish
         begin = time.process_time()
-        engine.run()
+        run_rounds(executor.method, executor, keep=directory.save, progress=SilentProgress())
         return time.process_time() - begin
 
 
 def training_seconds(config: Config, data: Dataset) -> float:
     """CPU seconds of the engine's training alone: no evaluation, no files."""
     with deterministic():
-        method = assemble(config, data, Compute.of(config.engine), discard_upload)
+        executor = LocalExecutor(assemble(config, data, Compute.of(config.engine)))
         gc.collect()
         begin = time.process_time()
         for number in range(1, config.method.rounds + 1):
-            method.round(number, list(method.federation.clients))
+            take_steps(executor.method, executor, number, executor.clients)
         return time.process_time() - begin
 
 
@@ -151,14 +151,12 @@ def floor_seconds(config: Config, data: Dataset) -> Floor:
         torch.set_num_threads(threads)
 
 
-def prepare(config: Config, data: Dataset, directory: RunDirectory) -> LocalEngine:
+def prepare(config: Config, data: Dataset, directory: RunDirectory) -> LocalExecutor:
     """The engine as a run has it, ready for the first round."""
     method = assemble(
         config, data, Compute.of(config.engine), directory.record_upload, record=directory.record
     )
-    return LocalEngine(
-        method, [], TestSet(*_test(data)), keep=directory.save, progress=SilentProgress()
-    )
+    return LocalExecutor(method, [], TestSet(*_test(data)))
 
 
 def bare_loop(config: Config, members: Sequence[Client], test: Tensor, labels: Tensor) -> Floor:
@@ -215,10 +213,6 @@ def _accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 def _test(data: Dataset) -> tuple[Tensor, Tensor]:
     return as_images(data.x_test, torch.device("cpu")), torch.from_numpy(data.y_test.copy())
-
-
-def discard_upload(round_: int, sender: str, kind: str, data: bytes) -> None:
-    """Witness of a federation that uploads nothing."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

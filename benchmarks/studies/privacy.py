@@ -26,6 +26,7 @@ from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, FedVTCError
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.preflight import check_names
+from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
 from fedvtc_edge.progress import BarProgress, Progress, SilentProgress
 from fedvtc_edge.report.canvas import CALIBRATED, CONTROL, FULL, LOCAL, OWN, draw, legend
 from fedvtc_edge.storage.atomic import write_atomic
@@ -114,8 +115,9 @@ def control_alone(config: Config) -> dict[str, float]:
     data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
     with deterministic():
         compute = Compute.of(config.engine)
-        method = assemble(config, data, compute, lambda *_: None)
-        method.open(method.federation.clients)
+        method = assemble(config, data, compute)
+        executor = LocalExecutor(method)
+        take_steps(method, executor, 0, executor.clients)
         scores = method.control(as_images(data.x_test, compute.device))
     assert scores is not None
     right = scores.argmax(1) == torch.from_numpy(data.y_test.copy())

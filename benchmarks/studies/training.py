@@ -29,6 +29,7 @@ from fedvtc_edge.devices.clock import Speed
 from fedvtc_edge.devices.recorder import probe_copy, record
 from fedvtc_edge.errors import FedVTCError
 from fedvtc_edge.federation.assembly import assemble
+from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
 from fedvtc_edge.federation.workload import TrainingTask, one_step
 from fedvtc_edge.models import architectures
 from fedvtc_edge.training.client import Client
@@ -56,8 +57,9 @@ def study(networks: Sequence[str], repeats: int, device: Speed | None = None) ->
     config = load_config({"clients": {"count": len(networks), "architectures": list(networks)}})
     data, samples = load_dataset(config.data), []
     with deterministic():
-        method = assemble(config, data, Compute.of(config.engine), discard_upload)
-        method.open(method.federation.clients)
+        method = assemble(config, data, Compute.of(config.engine))
+        executor = LocalExecutor(method)
+        take_steps(method, executor, 0, executor.clients)
         for client in method.federation.clients:
             tasks = method.load(client, config.method.rounds).tasks
             for task in {task.name: task for task in reversed(tasks)}.values():
@@ -100,10 +102,6 @@ def overhead_us() -> float:
             times.append(time.thread_time() - begin)
         operations = record(lambda: step(network(batch).square().mean(), adam)).flops.size
     return 1e6 * statistics.median(times) / operations
-
-
-def discard_upload(*_: object) -> None:
-    """Keep nothing of an upload."""
 
 
 def _sample(client: Client, task: TrainingTask, repeats: int) -> Sample:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from fedvtc_edge.federation.exchange import Exact
 from fedvtc_edge.federation.server import Server
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics, sum_of
+from fedvtc_edge.transport.channel import Delivery
 from fedvtc_edge.wire import encode, published
 from fedvtc_edge.wire.context import Context
 
@@ -66,12 +69,15 @@ def test_server(
 ) -> None:
     """From uploaded bytes to published ones: read, check, add, suppress, write."""
     classes, width, pooled = parts[0].classes, parts[0].width, bool(parts[0].pooled)
+    exchange = Exact("anchor", lambda _: parts[0], classes, width, pooled)
+    sent = {context.sender: Delivery(upload, len(upload), None) for context, upload in uploads}
+    context = replace(uploads[0][0], sender="server")
 
     def close() -> bytes:
-        server = Server(classes, lambda *_: None)
-        for context, upload in uploads:
-            assert server.receive(upload, context=context, width=width, pooled=pooled)
-        return server.close(quorum=CLIENTS)
+        published, _ = Server().aggregate(
+            exchange, context, sent, lambda own: sent[own.sender], quorum=CLIENTS
+        )
+        return published
 
     knowledge, expected = published(benchmark(close)), GlobalStatistics.from_sum(sum_of(parts))
     np.testing.assert_allclose(knowledge.mean, expected.mean, atol=1e-5)

@@ -23,14 +23,14 @@ from fedvtc_edge.transport.masked_sum import MaskedSums
 
 from .federation import Record, no_ledger
 from .methods import Federation, Method, method_of
-from .server import Refuse, Server, UploadRecorder, ignore_refusal
+from .server import Refuse, Server, UploadRecorder, discard_upload, ignore_refusal
 
 
 def assemble(
     config: Config,
     data: Dataset,
     compute: Compute,
-    recorder: UploadRecorder,
+    recorder: UploadRecorder = discard_upload,
     *,
     releases: ReleaseStore | None = None,
     refuse: Refuse = ignore_refusal,
@@ -57,11 +57,11 @@ def assemble(
     federation = Federation(
         config,
         clients(config, data, compute, decoders=kind.has_decoder),
-        Server(data.classes, recorder, settings=config.server, refuse=refuse),
         ImageShape(height, channels),
         data.classes,
         compute,
         public_name(config),
+        Server(recorder, refuse),
         releases or ReleaseStore(None),
         transport,
         record,

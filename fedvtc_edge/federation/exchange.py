@@ -1,20 +1,26 @@
-"""What a round consists of: each client's work, and what then travels."""
+"""What travels in a round: how a client encodes it, how the server reads and adds it.
+
+Four kinds: exact statistics, noised releases, clipped sums that the server noises, and decoders.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedvtc_edge import wire
+from fedvtc_edge.config import ServerSettings
+from fedvtc_edge.errors import ServerError
 from fedvtc_edge.masking import LARGEST_BOUND
-from fedvtc_edge.privacy.release import noised
+from fedvtc_edge.privacy.release import check_norm, estimate, noised
 from fedvtc_edge.privacy.release_spec import Array, ClientReleaseSpec, ReleaseSpec
-from fedvtc_edge.privacy.release_store import SERVER
-from fedvtc_edge.statistics.class_statistics import ClassStatistics
+from fedvtc_edge.privacy.release_store import ReleaseStore
+from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.transport.masked_sum import (
     Integers,
@@ -25,39 +31,55 @@ from fedvtc_edge.transport.masked_sum import (
 )
 from fedvtc_edge.wire.context import Context
 
-if TYPE_CHECKING:
-    from .federation import Federation
+from .robustness import add_up, check_norms, suppress
+
+Part = TypeVar("Part")
+"""One client's upload, opened and checked."""
 
 
-class Exchange(ABC):
-    """One kind of upload: how a client makes it, how the server adds it up and publishes.
-
-    Both halves stand side by side, whichever process runs which.
+class Exchange(ABC, Generic[Part]):
+    """One kind of upload, from a client's bytes to what the server publishes.
 
     Attributes:
         kind: What its contexts and publications are called.
         for_all: Whether everybody downloads what is published, or the cohort alone.
+        least: So many uploads must count, whatever the quorum is.
     """
 
     kind: str
-    for_all = True
+    for_all: bool = True
+    least: int = 0
 
     @abstractmethod
-    def payload(self, federation: Federation, client: Client, context: Context) -> bytes:
-        """A client's upload, encoded."""
+    def encode(self, client: Client, context: Context) -> bytes:
+        """Encode a client's upload."""
 
     @abstractmethod
-    def receive(
-        self, federation: Federation, upload: bytes, *, context: Context, fingerprint: str | None
-    ) -> bool:
-        """Open and check one upload; False where it was refused, with a note."""
+    def decode(self, upload: bytes, context: Context) -> Part:
+        """Open and check one client's upload.
+
+        Args:
+            upload: Untrusted bytes.
+            context: What they must belong to.
+
+        Raises:
+            FedVTCError: No such upload, or one that no honest client has.
+        """
 
     @abstractmethod
-    def close(self, federation: Federation, number: int, quorum: int) -> bytes:
-        """Add up what was received in a round, and publish it."""
+    def aggregate(self, parts: Iterable[Part], context: Context) -> bytes:
+        """Add up parts as they come, and encode what is published.
+
+        Args:
+            parts: Read once and in order; none is kept where a running sum is enough.
+            context: Of the publication; its sender is the server.
+
+        Raises:
+            ServerError: What may be published needs more contributors.
+        """
 
 
-class SecureAggregatable(Exchange):
+class SecureAggregatable(Exchange[Part]):
     """An upload of which a sum under masks is enough.
 
     Attributes:
@@ -66,21 +88,22 @@ class SecureAggregatable(Exchange):
 
     bound: int
 
+    @property
     @abstractmethod
-    def size(self, federation: Federation) -> int:
+    def size(self) -> int:
         """How many numbers a vector has."""
 
     @abstractmethod
-    def vector(
-        self, federation: Federation, client: Client, context: Context
-    ) -> tuple[Integers, bytes]:
+    def vector(self, client: Client, context: Context) -> tuple[Integers, bytes]:
         """What goes under a client's masks, int64 [size], and what its ledger says of it."""
 
     @abstractmethod
-    def close_sum(
-        self, federation: Federation, total: Integers, heard: Sequence[str], quorum: int
-    ) -> bytes:
-        """Publish a sum whose parts nobody saw."""
+    def from_sum(self, total: Integers, clients: int) -> bytes:
+        """Encode what a sum over so many clients, whose parts nobody saw, publishes.
+
+        Raises:
+            ServerError: As :meth:`aggregate`.
+        """
 
 
 @dataclass(frozen=True)
@@ -93,85 +116,78 @@ class RoundStep:
     """
 
     work: Callable[[Client], None] | None = None
-    exchange: Exchange | None = None
-
-
-# ---------------------------------------------------------------- section
-# The four things that can travel: exact statistics, noised or clipped sums, and decoders.
+    exchange: Exchange[Any] | None = None
 
 
 @dataclass(frozen=True)
-class Exact(SecureAggregatable):
+class Exact(SecureAggregatable[ClassStatistics]):
     """Class statistics as they are.
 
     Args:
         kind: ``anchor`` or ``features``.
         measure: Takes them of one client.
+        classes: Number C of classes.
         width: Number p of features.
         pooled: One second-moment matrix for all classes, or squares per class.
         floor: Least standard deviation that is published.
+        precision: Of an upload's numbers.
+        server: How much is trimmed, and of how many contributors a class is published.
     """
 
     kind: str
     measure: Callable[[Client], ClassStatistics]
+    classes: int
     width: int
     pooled: bool
     floor: float = 0.0
+    precision: wire.Precision = "float32"
+    server: ServerSettings = field(default_factory=ServerSettings)
     bound = vector_bound()
 
-    def payload(self, federation: Federation, client: Client, context: Context) -> bytes:
-        """Statistics in the precision of the settings."""
-        precision = federation.config.transport.precision
-        return wire.encode(self.measure(client), context=context, precision=precision)
+    def encode(self, client: Client, context: Context) -> bytes:
+        """Encode statistics in the precision of the settings."""
+        return wire.encode(self.measure(client), context=context, precision=self.precision)
 
-    def receive(
-        self, federation: Federation, upload: bytes, *, context: Context, fingerprint: str | None
-    ) -> bool:
-        """Open and check one client's statistics."""
-        return federation.server.receive(
-            upload, context=context, width=self.width, pooled=self.pooled, fingerprint=fingerprint
+    def decode(self, upload: bytes, context: Context) -> ClassStatistics:
+        """Read one client's statistics and check their norms."""
+        statistics = wire.decode(
+            upload, classes=self.classes, width=self.width, pooled=self.pooled, context=context
         )
+        check_norms(statistics)
+        return statistics
 
-    def close(self, federation: Federation, number: int, quorum: int) -> bytes:
-        """The global statistics."""
-        return federation.server.close(quorum=quorum, floor=self.floor)
+    def aggregate(self, parts: Iterable[ClassStatistics], context: Context) -> bytes:
+        """Encode the global statistics."""
+        return self._published(*add_up(parts, self.server.trim))
 
-    def size(self, federation: Federation) -> int:
+    @property
+    def size(self) -> int:
         """Presence, counts, sums and second moments."""
-        return vector_size(federation.classes, self.width, pooled=self.pooled)
+        return vector_size(self.classes, self.width, pooled=self.pooled)
 
-    def vector(
-        self, federation: Federation, client: Client, context: Context
-    ) -> tuple[Integers, bytes]:
+    def vector(self, client: Client, context: Context) -> tuple[Integers, bytes]:
         """Statistics on the grid."""
         vector = to_vector(self.measure(client))
         return vector, vector.tobytes()
 
-    def close_sum(
-        self, federation: Federation, total: Integers, heard: Sequence[str], quorum: int
-    ) -> bytes:
-        """The global statistics, of a sum on the grid."""
-        blank = blank_statistics(federation.classes, self.width, pooled=self.pooled)
-        summed, number = from_vector(total, like=blank)
-        return federation.server.publish_sum(summed, number, heard, quorum=quorum, floor=self.floor)
+    def from_sum(self, total: Integers, clients: int) -> bytes:
+        """Encode the global statistics, of a sum on the grid."""
+        blank = blank_statistics(self.classes, self.width, pooled=self.pooled)
+        return self._published(*from_vector(total, like=blank))
 
-
-class _Release(Exchange):
-    """One vector of whole numbers, which the server checks by its design."""
-
-    spec: ReleaseSpec
-
-    def receive(
-        self, federation: Federation, upload: bytes, *, context: Context, fingerprint: str | None
-    ) -> bool:
-        """Open and check one client's numbers; that they are clipped, where that is agreed."""
-        return federation.server.receive_release(
-            upload, context=context, spec=self.spec, fingerprint=fingerprint
-        )
+    def _published(self, total: ClassStatistics, contributors: NDArray[np.int64]) -> bytes:
+        minimum = self.server.minimum_contributors
+        if 0 < contributors.max(initial=0) < minimum:
+            raise ServerError(
+                f"no class has {minimum} contributors, the most are {contributors.max()}",
+                hint="lower server.minimum_contributors",
+            )
+        statistics = GlobalStatistics.from_sum(total, floor=self.floor)
+        return wire.publish(suppress(statistics, contributors, minimum, floor=self.floor))
 
 
 @dataclass(frozen=True)
-class Noised(_Release, SecureAggregatable):
+class Noised(SecureAggregatable[Integers]):
     """Releases that carry their noise when they leave the client; drawn once, then kept.
 
     Args:
@@ -179,6 +195,8 @@ class Noised(_Release, SecureAggregatable):
         draw: A new release of one client, int64 [size].
         spec: What it looks like.
         centre: Public centre of the features.
+        releases: Keeps what was drawn.
+        least: Contributors that the settings ask for: each adds noise to every class.
         std: A public constant to publish in place of estimated deviations.
     """
 
@@ -186,45 +204,44 @@ class Noised(_Release, SecureAggregatable):
     draw: Callable[[Client], Integers]
     spec: ReleaseSpec
     centre: Array
+    releases: ReleaseStore
+    least: int = 0
     std: float | None = None
     bound = LARGEST_BOUND
 
-    def payload(self, federation: Federation, client: Client, context: Context) -> bytes:
-        """The release; the same bytes whenever it is asked for."""
-        return federation.releases.once(
+    def encode(self, client: Client, context: Context) -> bytes:
+        """Encode the release; the same bytes whenever it is asked for."""
+        return self.releases.once(
             client.id,
-            _name(context),
+            release_name(context),
             lambda: wire.encode_release(self.draw(client), context=context),
         )
 
-    def close(self, federation: Federation, number: int, quorum: int) -> bytes:
-        """What the sum of the releases says of the data."""
-        return federation.server.close_releases(
-            quorum=quorum, spec=self.spec, centre=self.centre, std=self.std
-        )
+    def decode(self, upload: bytes, context: Context) -> Integers:
+        """Read one client's release."""
+        return wire.decode_release(upload, size=self.spec.size, context=context)
 
-    def size(self, federation: Federation) -> int:
-        """As designed."""
+    def aggregate(self, parts: Iterable[Integers], context: Context) -> bytes:
+        """Encode what the sum of the releases says of the data: post-processing."""
+        return self.from_sum(*_sum_of(parts, self.spec.size))
+
+    @property
+    def size(self) -> int:
+        """Numbers of a release."""
         return self.spec.size
 
-    def vector(
-        self, federation: Federation, client: Client, context: Context
-    ) -> tuple[Integers, bytes]:
+    def vector(self, client: Client, context: Context) -> tuple[Integers, bytes]:
         """The release, of whole numbers already."""
-        payload = self.payload(federation, client, context)
-        return wire.decode_release(payload, size=self.spec.size, context=context), payload
+        upload = self.encode(client, context)
+        return self.decode(upload, context), upload
 
-    def close_sum(
-        self, federation: Federation, total: Integers, heard: Sequence[str], quorum: int
-    ) -> bytes:
-        """What a masked sum of releases says of the data."""
-        return federation.server.publish_releases(
-            total, heard, self.spec, self.centre, quorum=quorum, std=self.std
-        )
+    def from_sum(self, total: Integers, clients: int) -> bytes:
+        """Encode what a sum with so many draws of noise says of the data."""
+        return _estimate(self.spec, total, clients, self.centre, self.std)
 
 
 @dataclass(frozen=True)
-class Clipped(_Release):
+class Clipped(Exchange[Integers]):
     """Uploads clipped as a whole, whose sum a trusted server noises once.
 
     Args:
@@ -232,6 +249,9 @@ class Clipped(_Release):
         clip: One client's clipped sums, int64 [size].
         spec: Clip bound and noise.
         centre: Public centre of the features.
+        release: Draws the server's one release of a context, or gives what was drawn before;
+            it is in the ledger when this returns.
+        least: Contributors that the settings ask for.
         std: A public constant to publish in place of estimated deviations.
     """
 
@@ -239,54 +259,60 @@ class Clipped(_Release):
     clip: Callable[[Client], Integers]
     spec: ClientReleaseSpec
     centre: Array
+    release: Callable[[Context, Callable[[], bytes]], bytes]
+    least: int = 0
     std: float | None = None
 
-    def payload(self, federation: Federation, client: Client, context: Context) -> bytes:
-        """Clipped sums."""
+    def encode(self, client: Client, context: Context) -> bytes:
+        """Encode clipped sums."""
         return wire.encode_release(self.clip(client), context=context)
 
-    def close(self, federation: Federation, number: int, quorum: int) -> bytes:
-        """The server's one release of the noised sum, in the ledger before it is published."""
-        total = federation.server.add_releases(quorum=quorum)
-        context = Context(federation.run, number, SERVER, self.kind)
-        released = federation.releases.once(
-            SERVER,
-            _name(context),
-            lambda: wire.encode_release(noised(self.spec, total), context=context),
+    def decode(self, upload: bytes, context: Context) -> Integers:
+        """Read one client's sums and check that they are clipped."""
+        part = wire.decode_release(upload, size=self.spec.size, context=context)
+        check_norm(self.spec, part)
+        return part
+
+    def aggregate(self, parts: Iterable[Integers], context: Context) -> bytes:
+        """Encode what the server's release of the noised sum says of the data."""
+        total, _ = _sum_of(parts, self.spec.size)  # without noise: nobody else may see it
+        released = self.release(
+            context, lambda: wire.encode_release(noised(self.spec, total), context=context)
         )
-        federation.record(context, released)
-        return federation.server.publish_release(
-            released, context, self.spec, self.centre, std=self.std
-        )
+        total = wire.decode_release(released, size=self.spec.size, context=context)
+        return _estimate(self.spec, total, 1, self.centre, self.std)
 
 
 @dataclass(frozen=True)
-class Decoders(Exchange):
+class Decoders(Exchange[wire.Weights]):
     """All weights of ψ, which has one shape for all; they are averaged for those who sent.
 
     Args:
         like: Weights of the agreed names and shapes.
+        least: Contributors that the settings ask for.
     """
 
     like: wire.Weights
+    least: int = 0
     kind = "decoder"
     for_all = False
 
-    def payload(self, federation: Federation, client: Client, context: Context) -> bytes:
-        """float32 weights."""
+    def encode(self, client: Client, context: Context) -> bytes:
+        """Encode float32 weights."""
         return wire.encode_weights(client.decoder_weights(), context=context)
 
-    def receive(
-        self, federation: Federation, upload: bytes, *, context: Context, fingerprint: str | None
-    ) -> bool:
-        """Open and check one client's decoder."""
-        return federation.server.receive_decoder(
-            upload, context=context, like=self.like, fingerprint=fingerprint
-        )
+    def decode(self, upload: bytes, context: Context) -> wire.Weights:
+        """Read one client's decoder."""
+        return wire.decode_weights(upload, like=self.like, context=context)
 
-    def close(self, federation: Federation, number: int, quorum: int) -> bytes:
-        """The plain average."""
-        return federation.server.close_decoders(quorum=quorum)
+    def aggregate(self, parts: Iterable[wire.Weights], context: Context) -> bytes:
+        """Encode the plain average over clients (FedAvg, McMahan et al. 2017)."""
+        number, total = 0, {name: np.zeros(one.shape) for name, one in self.like.items()}
+        for part in parts:
+            number += 1
+            for name in total:
+                total[name] += part[name]
+        return wire.encode_weights({name: summed / number for name, summed in total.items()})
 
 
 def blank_statistics(classes: int, width: int, *, pooled: bool) -> ClassStatistics:
@@ -296,6 +322,25 @@ def blank_statistics(classes: int, width: int, *, pooled: bool) -> ClassStatisti
     return ClassStatistics(np.zeros(classes), zero, square, pooled)
 
 
-def _name(context: Context) -> str:
+def release_name(context: Context) -> str:
     """What a kept release is called: one of each kind, or one of each kind and round."""
     return f"{context.kind}-{context.round:04d}" if context.round else context.kind
+
+
+def _sum_of(parts: Iterable[Integers], size: int) -> tuple[Integers, int]:
+    """The sum of releases, and how many there were."""
+    total, number = np.zeros(size, np.int64), 0
+    for part in parts:
+        total += part
+        number += 1
+    return total, number
+
+
+def _estimate(
+    spec: ReleaseSpec, total: Integers, draws: int, centre: Array, std: float | None
+) -> bytes:
+    """Post-processing of a sum that carries so many draws of noise."""
+    statistics = estimate(spec, total, draws, centre)
+    if std is not None:  # a public constant in place of an estimate
+        statistics = replace(statistics, std=np.full_like(statistics.std, std))
+    return wire.publish(statistics)

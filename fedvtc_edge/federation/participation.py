@@ -1,21 +1,25 @@
-"""Who takes part in a round, by the virtual clock, and what the round's timeline says."""
+"""Who takes part in a round: drawn from the public seed, and there by the virtual clock."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
+
+from fedvtc_edge.config import Config
 from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.devices.clock import DeviceJob, Speed, Visit, closing, visit
+from fedvtc_edge.errors import ServerError
 from fedvtc_edge.federation.workload import StepCosts
 from fedvtc_edge.masking import threshold_of
 from fedvtc_edge.seeding import generator
 from fedvtc_edge.training.client import Client
 
 from .methods import Method
-from .server import ServerError, quorum_of
+from .server import quorum_of
 
 CALLS = 3
 """How often the opening calls a client that did not answer: what it knows is missed for good."""
@@ -23,19 +27,33 @@ CALLS = 3
 _DIGITS = 6
 """Of a second: what a timeline is written with."""
 
+_T = TypeVar("_T")
+
+
+def drawn(config: Config, clients: Sequence[_T], number: int) -> list[_T]:
+    """A fixed share of the clients, drawn anew in each round, in their order.
+
+    Args:
+        config: The settings.
+        clients: All of them, or their ids.
+        number: Round, from 1; in round 0 everybody is drawn.
+    """
+    if number == 0:
+        return list(clients)
+    order = torch.randperm(len(clients), generator=generator(config.seed, "cohort", number))
+    return [clients[index] for index in sorted(order[: config.clients.per_round].tolist())]
+
 
 @dataclass(frozen=True)
 class RoundParticipation:
-    """One round's attendance.
+    """Who takes part in one round.
 
     Args:
         present: Clients whose work counts.
-        missing: How many of those that the round is for are not among them.
         record: The round's part of the timeline, for metrics.jsonl; None without devices.
     """
 
     present: list[Client]
-    missing: int = 0
     record: dict[str, Any] | None = None
 
 
@@ -101,7 +119,7 @@ class ParticipationSimulator:
         if self._travels(cohort[0], number):
             problem = self._too_few(len(turn.present), len(cohort))
         turn.record["void"] = problem
-        return RoundParticipation([], len(cohort), turn.record) if problem else turn
+        return RoundParticipation([], turn.record) if problem else turn
 
     def _play(self, number: int, cohort: Sequence[Client], *, call: int = 0) -> RoundParticipation:
         seed, visits = self._config.seed, {}
@@ -120,7 +138,7 @@ class ParticipationSimulator:
             "void": "",
             "clients": {name: _line(one, length) for name, one in visits.items()},
         }
-        return RoundParticipation(present, len(cohort) - len(present), record)
+        return RoundParticipation(present, record)
 
     def _travels(self, client: Client, number: int) -> bool:
         """Whether the round has an upload, which a quorum is about."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -48,6 +48,32 @@ def check_norms(statistics: ClassStatistics) -> None:
         raise CheckError(
             f"second moments beyond {width} per sample", hint="features must be normalised to √p"
         )
+
+
+def add_up(
+    parts: Iterable[ClassStatistics], trim: float
+) -> tuple[ClassStatistics, NDArray[np.int64]]:
+    """Add clients' statistics, each forgotten once it is added.
+
+    Trimming compares all clients' numbers: only there every part is kept until the end.
+
+    Args:
+        parts: One per client, at least one, in a fixed order.
+        trim: Share of :func:`trimmed_sum`; 0 adds all.
+
+    Returns:
+        The sum, and the number of contributors per class [C].
+    """
+    if trim > 0:
+        kept = list(parts)
+        return trimmed_sum(kept, trim), contributors(kept)
+    several = iter(parts)
+    total = next(several)
+    number = contributors([total])
+    for part in several:
+        total = total + part
+        number += contributors([part])
+    return total, number
 
 
 def contributors(parts: Sequence[ClassStatistics]) -> NDArray[np.int64]:

@@ -1,166 +1,420 @@
-"""The embedded engine: every client in turn, in this process, checkpointed per round."""
+"""One round loop for every engine; an executor knows where the clients live."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from fedvtc_edge.config import Config
+from fedvtc_edge.errors import EnvelopeError, ServerError
+from fedvtc_edge.masking import MaskingError, threshold_of
 from fedvtc_edge.models.tensors import from_tensors, to_tensors
+from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.progress import Progress
 from fedvtc_edge.runs.directory import Checkpoint
 from fedvtc_edge.training.client import Client
+from fedvtc_edge.transport.channel import Delivery
+from fedvtc_edge.transport.masked_sum import Integers
+from fedvtc_edge.wire.context import Context
 
-from .cohort import drawn
 from .evaluation import TestSet, averages, evaluate
+from .exchange import Exchange, SecureAggregatable
 from .methods import Method
-from .participation import ParticipationSimulator, RoundParticipation, attended
+from .participation import ParticipationSimulator, attended, drawn
+from .server import quorum_of
 
 Keep = Callable[[Checkpoint], None]
 
 
-class LocalEngine:
-    """Runs the rounds of one method.
+def run_rounds(method: Method, executor: Executor, *, keep: Keep, progress: Progress) -> None:
+    """All rounds of a method that are not done yet.
 
     Args:
         method: What happens in a round.
-        baselines: Local-only doubles of the clients; trained beside them as the control.
-        test: Read after each round.
-        attendance: Who takes part in which round.
-        keep: Called with the state after each round.
+        executor: Where the clients are; it was restored if the run was cut off.
+        keep: Called with the state after each round, before anybody is told of it.
         progress: Told of each round.
+
+    Raises:
+        ServerError: Too few clients, in the opening or in more rounds than may be void.
+        MaskingError: A masked sum did not come out, where that may not be.
+        PrivacyError: A budget is spent.
+    """
+    config, records = executor.config, executor.records
+
+    def save(number: int) -> None:
+        account, tensors = executor.totals(), executor.tensors()
+        keep(Checkpoint(number, records, method.published, account, tensors))
+        executor.close(number)
+
+    progress.start(config.method.rounds, "rounds")
+    for record in records:
+        progress.advance(note(record))
+    begin, void = time.perf_counter(), 0
+    nothing = {name: blank() for name in executor.clients}
+    if not executor.opened:
+        everybody = executor.invite(0, executor.clients)
+        take_steps(method, executor, 0, everybody, missing=len(nothing) - len(everybody))
+        if executor.keeps_opening:
+            save(0)
+            begin = time.perf_counter()
+    for number in range(len(records) + 1, config.method.rounds + 1):
+        # What the opening cost is the first round's.
+        before = executor.totals() if number > 1 else nothing
+        cohort, problem, took_part = drawn(config, executor.clients, number), "", []
+        try:
+            members = executor.invite(number, cohort)
+            if members:
+                missing = len(cohort) - len(members)
+                members = take_steps(method, executor, number, members, missing=missing)
+                took_part = executor.finish(number, members)
+            void = 0
+        except (ServerError, MaskingError) as error:
+            void += 1
+            if void >= executor.most_void:
+                raise
+            problem = str(error)
+            progress.say(f"round {number} is void: {problem}")
+        method.done, seconds = number, time.perf_counter() - begin
+        lines, control = executor.evaluate()
+        _add_costs(lines, before, executor.totals(), took_part, method.epsilon())
+        record = {
+            "round": number,
+            **averages(lines),
+            "accuracy_control": control,
+            "seconds": round(seconds, 4),
+            **executor.remarks(problem),
+            "clients": lines,
+        }
+        records.append(record)
+        save(number)
+        progress.advance(note(record))
+        begin = time.perf_counter()
+
+
+def take_steps(
+    method: Method, executor: Executor, number: int, members: Sequence[str], *, missing: int = 0
+) -> list[str]:
+    """One round's work and exchanges; the method learns what each of them publishes.
+
+    Args:
+        method: What happens in a round.
+        executor: Where the clients are.
+        number: Round; 0 is what happens once, before the first.
+        members: Clients that take part.
+        missing: How many more the round is for.
+
+    Returns:
+        Those that still take part at its end.
+
+    Raises:
+        ServerError: Too few uploads count.
+        MaskingError: A masked sum did not come out, or a number does not fit its grid.
+        PrivacyError: A budget is spent.
+    """
+    federation, server = method.federation, method.federation.server
+    quorum, members = executor.quorum(len(members), missing), list(members)
+    for index, step in enumerate(method.steps(number)):
+        for client in executor.here(members):  # others work when they are asked to upload
+            if step.work is not None:
+                step.work(client)
+        exchange = step.exchange
+        if exchange is None:
+            continue
+        context = federation.context(SERVER, number, exchange.kind)
+        if executor.config.transport.masking and isinstance(exchange, SecureAggregatable):
+            total, heard, members = executor.masked_sum(index, exchange, context, members, quorum)
+            data = server.publish_sum(exchange, total, heard, quorum=quorum)
+        else:
+            senders = executor.collect(index, context, members, quorum)
+            fetch = partial(executor.fetch, exchange)
+            data, counted = server.aggregate(exchange, context, senders, fetch, quorum=quorum)
+            members = executor.remaining(members, counted)
+        for name in executor.clients if exchange.for_all else members:
+            executor.account[name]["down"] += len(data)
+        executor.learn(exchange, data, members)
+    return members
+
+
+def _add_costs(
+    lines: Iterable[dict[str, Any]],
+    before: Mapping[str, Mapping[str, Any]],
+    after: Mapping[str, Mapping[str, Any]],
+    took_part: Collection[str],
+    epsilon: float | None,
+) -> None:
+    """Complete the clients' records of a round: bytes and seconds are differences of totals."""
+    for line in lines:
+        old, new = before[line["id"]], after[line["id"]]
+        line["took_part"] = line["id"] in took_part
+        line["upload_bytes"] = new["up"] - old["up"]
+        line["download_bytes"] = new["down"] - old["down"]
+        line["seconds"] = round(new["seconds"] - old["seconds"], 4)
+        line["epsilon"] = epsilon
+
+
+class Executor(ABC):
+    """What the round loop asks of the place where clients live.
+
+    Args:
+        method: What happens in a round.
+        clients: Ids of all clients, in their order.
+
+    Attributes:
+        account: Running totals per client: seconds, images, bytes up and down.
+        records: Lines of metrics.jsonl of the rounds that are done.
+        opened: Whether what happens once, before the first round, is behind.
+        keeps_opening: Whether there is a checkpoint between the opening and the first round.
+        most_void: So many rounds in a row in which too few take part stop the run.
+    """
+
+    keeps_opening = False
+    most_void = 1
+
+    def __init__(self, method: Method, clients: Iterable[str]) -> None:
+        self.method = method
+        self.federation = method.federation
+        self.config: Config = method.federation.config
+        self.clients = list(clients)
+        self.account: dict[str, dict[str, Any]] = {name: blank() for name in self.clients}
+        self.records: list[dict[str, Any]] = []
+        self.opened = False
+
+    def restore(self, state: Checkpoint) -> None:
+        """Continue after ``state``'s round; 0 is the opening.
+
+        Raises:
+            RunError: The checkpoint is of other networks.
+        """
+        for name, spent in state.account.items():
+            self.account[name] = dict(spent)
+        self.records, self.opened = list(state.records), True
+        self.method.done = len(self.records)
+        self.method.restore(state.published)
+
+    def quorum(self, present: int, missing: int = 0) -> int:
+        """How many uploads must count: of all present, or a share of all a round is for."""
+        share = self.config.server.quorum
+        return present if share is None else quorum_of(share, present + missing)
+
+    def totals(self) -> dict[str, dict[str, Any]]:
+        """A copy of the running totals, up to date."""
+        return {name: dict(spent) for name, spent in self.account.items()}
+
+    @abstractmethod
+    def invite(self, number: int, cohort: Sequence[str]) -> list[str]:
+        """Begin a round; who of its cohort takes part, in order.
+
+        Raises:
+            ServerError: Too few are there for the opening, which is round 0.
+        """
+
+    def here(self, members: Sequence[str]) -> list[Client]:
+        """Those of the members that are in this process, in order."""
+        return [client for client in self.federation.clients if client.id in members]
+
+    def collect(
+        self, index: int, context: Context, members: list[str], quorum: int
+    ) -> Iterable[str]:
+        """Ask for the uploads of step ``index``; who has one that can be fetched."""
+        return members
+
+    @abstractmethod
+    def fetch(self, exchange: Exchange[Any], context: Context) -> Delivery | None:
+        """One upload, in the ledger and counted; None where it was refused.
+
+        Raises:
+            PrivacyError: The budget of a client in this process is spent.
+        """
+
+    @abstractmethod
+    def masked_sum(
+        self,
+        index: int,
+        exchange: SecureAggregatable[Any],
+        context: Context,
+        members: list[str],
+        quorum: int,
+    ) -> tuple[Integers, int, list[str]]:
+        """A sum that hides its parts, of how many clients, and who still takes part.
+
+        Raises:
+            MaskingError: The sum did not come out.
+            PrivacyError: A budget is spent.
+        """
+
+    def remaining(self, members: list[str], counted: set[str]) -> list[str]:
+        """Who still takes part after an exchange in which ``counted`` were heard."""
+        return members
+
+    def learn(self, exchange: Exchange[Any], data: bytes, members: Sequence[str]) -> None:
+        """Take up what was published at the end of an exchange."""
+        self.method.learn(exchange.kind, data, self.here(members))
+
+    @abstractmethod
+    def finish(self, number: int, members: Sequence[str]) -> list[str]:
+        """End a round's work; the clients that took part in all of it."""
+
+    @abstractmethod
+    def evaluate(self) -> tuple[list[dict[str, Any]], float | None]:
+        """A record of accuracies per client, and the accuracy of the training-free control."""
+
+    @abstractmethod
+    def remarks(self, problem: str) -> dict[str, Any]:
+        """What else a round's record says; ``problem`` is why it is void, or empty."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights for the checkpoint, by ``client/module/parameter``."""
+        return {}
+
+    @abstractmethod
+    def close(self, number: int) -> None:
+        """Forget what round ``number`` received: its result is on the disk."""
+
+
+class LocalExecutor(Executor):
+    """All clients in this process, in turn; who takes part is simulated by the virtual clock.
+
+    Args:
+        method: What happens in a round.
+        baselines: Local baselines of the clients, trained beside them.
+        test: Read after each round; None where no whole round is run.
+        attendance: Who takes part in which round; None is everybody.
     """
 
     def __init__(
         self,
         method: Method,
-        baselines: Sequence[Client],
-        test: TestSet,
+        baselines: Sequence[Client] = (),
+        test: TestSet | None = None,
         *,
         attendance: ParticipationSimulator | None = None,
-        keep: Keep,
-        progress: Progress,
     ) -> None:
-        self.method = method
-        self.federation = method.federation
+        super().__init__(method, (client.id for client in method.federation.clients))
         self.baselines = baselines
-        self.test = test
-        self.attendance = attendance or ParticipationSimulator(method, {})
-        self.records: list[dict[str, Any]] = []
-        self._keep = keep
-        self._progress = progress
-        self._earlier: dict[str, Any] = {}
-
-    @property
-    def account(self) -> dict[str, Any]:
-        """Running totals: seconds, images and bytes per client."""
-        traffic = self.federation.traffic
-        return {
-            client.id: {
-                "seconds": client.seconds,
-                "samples": client.samples_seen,
-                "up": traffic[client.id].up,
-                "down": traffic[client.id].down,
-            }
-            for client in self.federation.clients
-        }
+        self._test = test
+        self._attendance = attendance or ParticipationSimulator(method, {})
+        self._here = {client.id: client for client in method.federation.clients}
+        self._clock: list[dict[str, Any]] = []
 
     def restore(self, state: Checkpoint) -> None:
-        """Continue after ``state``'s round.
-
-        Raises:
-            RunError: The checkpoint is of other networks.
-        """
+        """Continue after ``state``'s round, with the clients' networks."""
         from_tensors(
             state.tensors,
             self._modules(),
             whose="the checkpoint",
             hint="was an architecture changed? start a new run",
         )
-        for client in self.federation.clients:
-            spent = state.account[client.id]
-            client.seconds, client.samples_seen = spent["seconds"], spent["samples"]
-            traffic = self.federation.traffic[client.id]
-            traffic.up, traffic.down = spent["up"], spent["down"]
-        self.records = list(state.records)
-        self.attendance.resume(self.records)
-        self.method.done = len(self.records)
-        self.method.restore(state.published)
+        super().restore(state)
+        for name, client in self._here.items():
+            client.seconds = self.account[name]["seconds"]
+            client.samples_seen = self.account[name]["samples"]
+        self._attendance.resume(self.records)
 
-    def run(self) -> None:
-        """All rounds that are not done yet."""
-        rounds = self.federation.config.method.rounds
-        done = len(self.records)
-        self._progress.start(rounds, "rounds")
-        for record in self.records:
-            self._progress.advance(_note(record))
-        for number in range(done + 1, rounds + 1):
-            before, begin = self.account, time.perf_counter()
-            opening = self._open() if number == 1 else []
-            cohort = drawn(self.federation.config, self.federation.clients, number)
-            turn = self.attendance.round(number, cohort)
-            self.federation.missing = turn.missing
-            if turn.present:
-                self.method.round(number, turn.present)
-            self.method.done = number
-            members = {client.id for client in turn.present}
-            for baseline in self.baselines:
-                if baseline.id in members:
-                    baseline.train(number)
-            self._finish_round(number, opening, turn, before, time.perf_counter() - begin)
+    def totals(self) -> dict[str, dict[str, Any]]:
+        """A copy of the running totals, with what clients counted themselves."""
+        for name, client in self._here.items():
+            self.account[name] |= {"seconds": client.seconds, "samples": client.samples_seen}
+        return super().totals()
 
-    def _open(self) -> list[RoundParticipation]:
-        present, turns = self.attendance.opening()
-        self.federation.missing = len(self.federation.clients) - len(present)
-        self.method.open(present)
-        return turns
+    def invite(self, number: int, cohort: Sequence[str]) -> list[str]:
+        """Who finishes the round by the virtual clock; nobody, where too few do."""
+        if number == 0:
+            present, turns = self._attendance.opening()
+        else:
+            turns = [self._attendance.round(number, [self._here[name] for name in cohort])]
+            present = turns[0].present
+        self._clock += [turn.record for turn in turns if turn.record is not None]
+        return [client.id for client in present]
 
-    def _finish_round(
+    def fetch(self, exchange: Exchange[Any], context: Context) -> Delivery | None:
+        """One upload: encoded, into the ledger, and on its way."""
+        federation = self.federation
+        payload = exchange.encode(self._here[context.sender], context)
+        federation.record(context, payload)
+        try:
+            delivery = federation.transport.carry(payload, context)
+        except EnvelopeError as error:
+            federation.server.refuse(context, error, None)
+            return None
+        self.account[context.sender]["up"] += delivery.size
+        return delivery
+
+    def masked_sum(
         self,
-        number: int,
-        opening: Sequence[RoundParticipation],
-        turn: RoundParticipation,
-        before: dict[str, Any],
-        seconds: float,
-    ) -> None:
-        clients, control = evaluate(self.method, self.baselines, self.test)
-        after, members = self.account, {client.id for client in turn.present}
-        for record in clients:
-            old, new = before[record["id"]], after[record["id"]]
-            record["took_part"] = record["id"] in members
-            record["upload_bytes"] = new["up"] - old["up"]
-            record["download_bytes"] = new["down"] - old["down"]
-            record["seconds"] = round(new["seconds"] - old["seconds"], 4)
-            record["epsilon"] = self.method.epsilon()
-        record = {
-            "round": number,
-            **averages(clients),
-            "accuracy_control": control,
-            "seconds": round(seconds, 4),
-            "clients": clients,
-        }
-        if turn.record is not None:
-            record["clock"] = [*(one.record for one in opening), turn.record]
-        self.records.append(record)
-        tensors = to_tensors(self._modules())
-        self._keep(Checkpoint(number, self.records, self.method.published, after, tensors))
+        index: int,
+        exchange: SecureAggregatable[Any],
+        context: Context,
+        members: list[str],
+        quorum: int,
+    ) -> tuple[Integers, int, list[str]]:
+        """All parties of a masked sum; of too few it would show more of each than was agreed on."""
+        federation, vectors = self.federation, dict[str, Integers]()
+        assert federation.masked is not None
+        for name in members:
+            own = federation.context(name, context.round, context.kind)
+            vectors[name], noted = exchange.vector(self._here[name], own)
+            federation.record(own, noted)
+        least = threshold_of(self.config.group)
+        if len(vectors) < least:
+            raise MaskingError(
+                f"{len(vectors)} of {self.config.group} clients in a masked sum, expected {least}",
+                hint="two thirds must be there: masks and shares of noise are made for so many",
+            )
+        total = federation.masked.add(vectors, context, bound=exchange.bound)
+        for name, spent in total.traffic.items():
+            self.account[name]["up"] += spent.up
+            self.account[name]["down"] += spent.down
+        return total.vector, len(total.heard), members
+
+    def finish(self, number: int, members: Sequence[str]) -> list[str]:
+        """Train the local baselines of those that took part."""
+        for baseline in self.baselines:
+            if baseline.id in members:
+                baseline.train(number)
+        return list(members)
+
+    def evaluate(self) -> tuple[list[dict[str, Any]], float | None]:
+        """Read all clients on the test set."""
+        assert self._test is not None
+        return evaluate(self.method, self.baselines, self._test)
+
+    def remarks(self, problem: str) -> dict[str, Any]:
+        """The timeline of a round with devices."""
+        clock, self._clock = self._clock, []
+        return {"clock": clock} if clock else {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All networks, the local baselines' too."""
+        return to_tensors(self._modules())
+
+    def close(self, number: int) -> None:
+        """Empty the inbox, if uploads are sealed."""
         self.federation.transport.close(number)
-        self._progress.advance(_note(record))
 
     def _modules(self) -> dict[str, nn.Module]:
         modules: dict[str, nn.Module] = {}
-        for client in self.federation.clients:
-            modules[f"{client.id}/classifier"] = client.model
+        for name, client in self._here.items():
+            modules[f"{name}/classifier"] = client.model
             if client.decoder is not None:
-                modules[f"{client.id}/decoder"] = client.decoder
+                modules[f"{name}/decoder"] = client.decoder
         for baseline in self.baselines:
             modules[f"{baseline.id}/local"] = baseline.model
         return modules
 
 
-def _note(record: dict[str, Any]) -> str:
+def blank() -> dict[str, Any]:
+    """Totals of a client that has done nothing yet."""
+    return {"seconds": 0.0, "samples": 0, "up": 0, "down": 0}
+
+
+def note(record: Mapping[str, Any]) -> str:
+    """A round in words, for its line of progress."""
     parts = [
         f"{label} {100 * record[key]:.1f} %"
         for label, key in (
@@ -171,4 +425,8 @@ def _note(record: dict[str, Any]) -> str:
         )
         if record.get(key) is not None
     ]
+    if "void" in record:  # of clients elsewhere: how many were there is the first question
+        heard = sum(line["took_part"] for line in record["clients"])
+        parts.insert(0, f"{heard} of {len(record['clients'])} took part")
+        parts += ["void"] * bool(record["void"])
     return ", ".join(parts + attended(record))

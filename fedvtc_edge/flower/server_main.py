@@ -14,7 +14,7 @@ from fedvtc_edge.config import client_ids
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.distributed.client.state import ClientState
 from fedvtc_edge.distributed.events import Writer
-from fedvtc_edge.distributed.server.coordinator import OPENING_CALLS
+from fedvtc_edge.distributed.server.executor import OPENING_CALLS
 from fedvtc_edge.distributed.server.session import Keys, serve
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.runs.directory import RunDirectory

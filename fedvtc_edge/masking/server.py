@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,7 +47,8 @@ class MaskingServer:
     """The server in one masked sum.
 
     Per step: :meth:`receive` what comes, then :meth:`advance` and send what it returns;
-    after the last step :meth:`finish`. It keeps everything in memory and nothing else.
+    after the last step :meth:`finish`. It keeps nothing on disk, and of masked vectors their
+    sum alone.
 
     A message that is refused changes nothing: whoever moves the bytes may go on as if
     its sender had dropped out. Too few clients, or secrets that cannot be rebuilt, end
@@ -68,7 +69,8 @@ class MaskingServer:
         self._view = b""
         self._adverts: dict[int, Advert] = {}
         self._dealers: tuple[int, ...] = ()
-        self._vectors: dict[int, bytes] = {}
+        self._sum = np.zeros(plan.size, plan.dtype)
+        self._arrived: tuple[int, ...] = ()
 
     @property
     def step(self) -> MaskingStep | None:
@@ -106,7 +108,9 @@ class MaskingServer:
         if step is MaskingStep.ADVERTISE:
             verified_advert(self.plan, sender, exactly(body, SIZES[kind], kind))
         elif step is MaskingStep.MASK:
-            exactly(body, self.plan.size * self.plan.dtype.itemsize, kind)
+            vector = exactly(body, self.plan.size * self.plan.dtype.itemsize, kind)
+            self._sum += np.frombuffer(vector, self.plan.dtype)
+            body = b""  # added and forgotten: memory does not grow with the clients' vectors
         elif step is MaskingStep.UNMASK:
             read_shares(body, self._dealers)
         else:
@@ -134,7 +138,7 @@ class MaskingServer:
             self._dealers = self._members
             replies = self._relayed(Kind.MAILBOX, inbox, before)
         elif step is MaskingStep.MASK:
-            self._vectors = inbox
+            self._arrived = self._members
             body = pack_members(self.plan, self._members)
             replies = dict.fromkeys(self._members, frame(self.plan, Kind.ARRIVED, SERVER, body))
         else:
@@ -158,12 +162,13 @@ class MaskingServer:
             self.plan,
             self._view,
             self._adverts,
-            {i: np.frombuffer(body, self.plan.dtype) for i, body in self._vectors.items()},
-            [index for index in self._dealers if index not in self._vectors],
+            self._sum,
+            self._arrived,
+            [index for index in self._dealers if index not in self._arrived],
             {sender: read_shares(body, self._dealers) for sender, body in inbox.items()},
             suspects,
         )
-        return MaskedSum(total, self._named(self._vectors), self._named(suspects))
+        return MaskedSum(total, self._named(self._arrived), self._named(suspects))
 
     def _awaited(self) -> MaskingStep:
         if self._step is None:
@@ -206,7 +211,7 @@ class MaskingServer:
     def _others(self, index: int) -> list[int]:
         return [member for member in self._members if member != index]
 
-    def _named(self, indices: dict[int, bytes] | set[int]) -> tuple[str, ...]:
+    def _named(self, indices: Iterable[int]) -> tuple[str, ...]:
         return tuple(self.plan.clients[index] for index in sorted(indices))
 
 
@@ -255,7 +260,8 @@ def unmasked_sum(
     plan: MaskingPlan,
     view: bytes,
     adverts: Mapping[int, Advert],
-    vectors: Mapping[int, Vector],
+    masked: Vector,
+    arrived: Sequence[int],
     dropped: list[int],
     shares: Shares,
     suspects: set[int],
@@ -266,7 +272,8 @@ def unmasked_sum(
         plan: Public.
         view: Digest of all adverts.
         adverts: Of everybody who advertised.
-        vectors: Masked vectors [size] by client.
+        masked: Sum [size] of the masked vectors that arrived.
+        arrived: Whose they are.
         dropped: Clients whose shares were dealt and whose vectors did not arrive.
         shares: What the survivors sent in the last step.
         suspects: Senders of wrong shares; added to.
@@ -293,19 +300,18 @@ def unmasked_sum(
             )
         return secret
 
-    total = np.zeros(plan.size, plan.dtype)
-    for index, vector in vectors.items():
-        total += vector
+    total = masked.copy()
+    for index in arrived:
         total -= self_mask(plan, index, secret_of(index, "seed", _is_seed))
     for index in dropped:
         key = masking_key(plan, index, secret_of(index, "key", _is_root))
-        for other in vectors:
+        for other in arrived:
             pair = (min(index, other), max(index, other))
             mask = pair_mask(plan, view, agree(key, adverts[other].masking), pair)
             # What the survivor added or subtracted is taken back.
             (np.subtract if other < index else np.add)(total, mask, out=total)
     signed = total.view(np.dtype(f"<i{plan.dtype.itemsize}")).astype(np.int64)
-    most = len(vectors) * plan.bound
+    most = len(arrived) * plan.bound
     if ((signed > most) | (signed < -most)).any():  # a mask is left: almost surely huge somewhere
         raise MaskingError(
             "a sum beyond what the bound allows", hint="a client masked wrongly; begin a new sum"

@@ -23,8 +23,8 @@ from fedvtc_edge.federation.evaluation import TestSet
 from fedvtc_edge.federation.federation import no_ledger
 from fedvtc_edge.federation.participation import ParticipationSimulator
 from fedvtc_edge.federation.preflight import check_names
-from fedvtc_edge.federation.rounds import LocalEngine
-from fedvtc_edge.federation.server import Refusals, ignore_refusal
+from fedvtc_edge.federation.rounds import LocalExecutor, run_rounds
+from fedvtc_edge.federation.server import Refusals, discard_upload, ignore_refusal
 from fedvtc_edge.federation.summary import ClientStats, finish, summarise
 from fedvtc_edge.flower.simulation import simulate
 from fedvtc_edge.models import ImageShape
@@ -207,36 +207,26 @@ def _run(
         fleet = assignments(config, data)
         taking_part = {client.id for client in method.federation.clients}
         profiles = {p.client: p.profile for p in fleet if p.profile and p.client in taking_part}
-        engine = LocalEngine(
-            method,
-            baselines,
-            test,
-            attendance=ParticipationSimulator(method, profiles),
-            keep=keep,
-            progress=progress,
-        )
+        attendance = ParticipationSimulator(method, profiles)
+        executor = LocalExecutor(method, baselines, test, attendance=attendance)
         if state is not None:
-            engine.restore(state)
+            executor.restore(state)
         if directory is not None:  # not before all parts fit, or a typing error would leave a run
             if not directory.begun:
                 held.enter_context(alone(directory.path))
             directory.begin()
         try:
-            engine.run()
+            run_rounds(method, executor, keep=keep, progress=progress)
         finally:
             progress.close()
         figures = [
             ClientStats.of(client, config, profiles.get(client.id))
             for client in method.federation.clients
         ]
-        summary = summarise(method, figures, engine.records, engine.account, data, fleet)
+        summary = summarise(method, figures, executor.records, executor.totals(), data, fleet)
         # All rounds are done and kept: nothing will be noised or opened again.
         releases.forget_secrets()
         method.federation.transport.end()
         if directory is not None:
             finish(directory, method, data, summary)
     return RunResult(summary, directory.path if directory else None)
-
-
-def discard_upload(round_: int, sender: str, kind: str, data: bytes) -> None:
-    """Witness of a run that leaves nothing on disk."""

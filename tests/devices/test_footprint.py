@@ -31,6 +31,7 @@ from fedvtc_edge.devices.recorder import probe_copy, record
 from fedvtc_edge.distributed.client.session import ClientSession
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.evaluation import TestSet
+from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.runs.records import Summary
 from fedvtc_edge.training.client import Client
@@ -133,7 +134,8 @@ def test_a_served_client_reports_the_same_figure_of_its_own_machine(
         client = method.federation.clients[0]
         before = {name: value.clone() for name, value in client.model.state_dict().items()}
         test = TestSet(as_images(data.x_test[:9], client.compute.device), torch.arange(9))
-        method.open(method.federation.clients)
+        executor = LocalExecutor(method)
+        take_steps(method, executor, 0, executor.clients)
         method.federation.clients = [client]
         told = ClientSession(client, None, method, test).report(1, share_metrics=True)
     found = needs(

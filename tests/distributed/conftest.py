@@ -1,4 +1,4 @@
-"""A federation of members and a coordinator in one process, without Flower, clock or luck."""
+"""A federation of clients and a server in one process, without Flower, clock or luck."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 from fedvtc_edge import wire
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
-from fedvtc_edge.errors import PrivacyError
+from fedvtc_edge.errors import FedVTCError, PrivacyError, ServerError
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.exchange import (
     Clipped,
@@ -26,18 +26,18 @@ from fedvtc_edge.federation.exchange import (
 )
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.federation.methods import Method
-from fedvtc_edge.federation.server import ServerError
 from fedvtc_edge.privacy.ledger import Ledger
 from fedvtc_edge.privacy.mechanism import claim_of
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics, sum_of
 from fedvtc_edge.training.compute import Compute
+from fedvtc_edge.transport.channel import Delivery
 from fedvtc_edge.wire.context import Context
 
 Tiny = Callable[..., Config]
 Seen = list[tuple[int, str, str, bytes]]
 
-KINDS: dict[str, tuple[dict[str, Any], int, type[Exchange]]] = {
+KINDS: dict[str, tuple[dict[str, Any], int, type[Exchange[Any]]]] = {
     "exact": ({}, 0, Exact),
     "diagonal": ({"method": {"moments": "diagonal"}}, 0, Exact),
     "features": ({"method": {"share": "features"}}, 1, Exact),
@@ -51,7 +51,7 @@ KINDS: dict[str, tuple[dict[str, Any], int, type[Exchange]]] = {
 class Stage:
     """One method, its first exchange of some kind, and all that the server saw."""
 
-    def __init__(self, config: Config, number: int, kind: type[Exchange]) -> None:
+    def __init__(self, config: Config, number: int, kind: type[Exchange[Any]]) -> None:
         self.seen: Seen = []
         self.refused: list[tuple[str, str]] = []
         self.number = number
@@ -65,6 +65,7 @@ class Stage:
             ),
         )
         self.federation: Federation = self.method.federation
+        self.counted: set[str] = set()
         exchanges = [step.exchange for step in self.method.steps(number)]
         self.exchange = next(one for one in exchanges if type(one) is kind)
 
@@ -75,16 +76,26 @@ class Stage:
 
     def payloads(self) -> dict[str, bytes]:
         return {
-            client.id: self.exchange.payload(self.federation, client, self.context(client.id))
+            client.id: self.exchange.encode(client, self.context(client.id))
             for client in self.federation.clients
         }
 
-    def receive(self, name: str, upload: bytes, **changes: Any) -> bool:
-        context = self.context(name, **changes)
-        return self.exchange.receive(self.federation, upload, context=context, fingerprint=None)
+    def close(self, *uploads: tuple[str, bytes], quorum: int = 3) -> bytes:
+        """What is published of uploads, in the order in which they come."""
+        waiting = list(uploads)
 
-    def close(self, quorum: int = 3) -> bytes:
-        return self.exchange.close(self.federation, self.number, quorum)
+        def fetch(context: Context) -> Delivery:
+            index = [name for name, _ in waiting].index(context.sender)
+            _, upload = waiting.pop(index)
+            return Delivery(upload, len(upload), None)
+
+        names = [name for name, _ in uploads]
+        server, context = self.federation.server, self.context(SERVER)
+        published, self.counted = server.aggregate(
+            self.exchange, context, names, fetch, quorum=quorum
+        )
+        assert waiting == []
+        return published
 
 
 @pytest.fixture
@@ -104,16 +115,15 @@ def test_what_is_sent_is_received_whoever_comes_first(
     one, other = stage(name), stage(name)
     payloads = one.payloads()
     assert len(payloads) == 3
-    for client in payloads:
-        assert one.receive(client, payloads[client])
-    for client in reversed(payloads):
-        assert other.receive(client, payloads[client])
-    assert [what[1:] for what in one.seen] == [
-        (client, one.exchange.kind, payloads[client]) for client in payloads
-    ]
+    first, last = one.close(*payloads.items()), other.close(*reversed(payloads.items()))
+    assert one.counted == other.counted == set(payloads)
+    for stage_ in (one, other):
+        assert [what[1:] for what in stage_.seen if what[1] != SERVER] == [
+            (client, one.exchange.kind, payloads[client]) for client in payloads
+        ]
     if name != "clipped":  # whose noise the server draws
-        assert one.close() == other.close()
-    assert one.refused == []
+        assert first == last
+    assert one.refused == other.refused == []
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -131,27 +141,31 @@ def test_damaged_and_repeated_uploads_count_for_nothing(
     made = stage(name)
     payloads = made.payloads()
     first, second, third = payloads
-    assert made.receive(first, payloads[first])
-    assert not made.receive(first, payloads[first])
-    assert not made.receive(second, payloads[second][:-1])
-    assert not made.receive(second, b"")
-    assert not made.receive(second, payloads[first])  # somebody else's
-    assert not made.receive(second, payloads[second], round=made.number + 1)
-    assert made.receive(second, payloads[second])
-    assert made.receive(third, payloads[third])
-    assert [client for client, _ in made.refused] == [first, second, second, second, second]
-    made.close()
+    published = made.close(
+        (first, payloads[first]),
+        (first, payloads[first]),
+        (second, payloads[second][:-1]),
+        (second, b""),
+        (second, payloads[first]),  # somebody else's
+        (second, payloads[second]),
+        (third, payloads[third]),
+    )
+    assert [client for client, _ in made.refused] == [first, second, second, second]
+    if name == "clipped":  # drawn once
+        assert published == made.close(*payloads.items())
+    else:
+        assert published == stage(name).close(*payloads.items())
+    with pytest.raises(FedVTCError):
+        made.exchange.decode(payloads[second], made.context(second, round=made.number + 1))
     with pytest.raises(ServerError):
-        made.close()  # it has been added up
+        made.close()  # nothing is left of what was added up
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_too_few_publish_nothing(stage: Callable[[str], Stage], name: str) -> None:
     made = stage(name)
-    for client, payload in list(made.payloads().items())[:2]:
-        made.receive(client, payload)
     with pytest.raises(ServerError, match="2 uploads, the quorum is 3"):
-        made.close()
+        made.close(*list(made.payloads().items())[:2])
 
 
 @pytest.mark.parametrize("name", ["exact", "diagonal", "features", "fedproto"])
@@ -161,9 +175,7 @@ def test_exact_statistics_are_those_of_the_pooled_data(
     made = stage(name)
     exchange = made.exchange
     assert isinstance(exchange, Exact)
-    for client, payload in made.payloads().items():
-        made.receive(client, payload)
-    published = wire.published(made.close())
+    published = wire.published(made.close(*made.payloads().items()))
     baseline = sum_of([exchange.measure(client) for client in made.federation.clients])
     expected = GlobalStatistics.from_sum(baseline, floor=exchange.floor)
     np.testing.assert_allclose(published.count, expected.count)
@@ -179,25 +191,22 @@ def test_a_sum_of_vectors_publishes_what_the_uploads_do(
     made = stage(name)
     exchange, federation = made.exchange, made.federation
     assert isinstance(exchange, SecureAggregatable)
-    for client, payload in made.payloads().items():
-        made.receive(client, payload)
-    plain = wire.published(made.close())
-    total = np.zeros(exchange.size(federation), np.int64)
+    plain = wire.published(made.close(*made.payloads().items()))
+    total = np.zeros(exchange.size, np.int64)
     for own in federation.clients:
-        vector, noted = exchange.vector(federation, own, made.context(own.id))
+        vector, noted = exchange.vector(own, made.context(own.id))
         assert vector.dtype == np.int64
         assert vector.shape == total.shape
         assert abs(vector).max() <= exchange.bound
         assert noted
         total += vector
-    heard = [client.id for client in federation.clients]
-    summed = wire.published(exchange.close_sum(federation, total, heard, 3))
+    summed = wire.published(federation.server.publish_sum(exchange, total, 3, quorum=3))
     # Of a grid of 2^-20, and of float32.
     np.testing.assert_allclose(summed.count, plain.count, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(summed.mean, plain.mean, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(summed.std, plain.std, rtol=1e-2, atol=1e-3)
     with pytest.raises(ServerError, match="the quorum is 4"):
-        exchange.close_sum(federation, total, heard, 4)
+        federation.server.publish_sum(exchange, total, 3, quorum=4)
 
 
 def test_what_the_ledger_says_of_a_noised_vector_is_the_release(
@@ -207,8 +216,8 @@ def test_what_the_ledger_says_of_a_noised_vector_is_the_release(
     assert isinstance(made.exchange, Noised)
     client = made.federation.clients[0]
     context = made.context(client.id)
-    vector, noted = made.exchange.vector(made.federation, client, context)
-    assert noted == made.exchange.payload(made.federation, client, context)
+    vector, noted = made.exchange.vector(client, context)
+    assert noted == made.exchange.encode(client, context)
     size = made.exchange.spec.size
     assert np.array_equal(vector, wire.decode_release(noted, size=size, context=context))
 
@@ -224,20 +233,13 @@ def test_the_server_noises_a_clipped_sum_once_and_enters_it_first(
     )
     payloads, published = made.payloads(), set()
     for _ in range(2):  # as a server that was killed before it published
-        for client, payload in payloads.items():
-            made.receive(client, payload)
-        published.add(made.close())
+        published.add(made.close(*payloads.items()))
     assert len(published) == 1
     assert ledger.path.read_text().count('"client": "server"') == 1
     released = [data for _, sender, _, data in made.seen if sender == SERVER]
     assert len(released) == 2
     assert len(set(released)) == 1
-    assert (
-        made.exchange.payload(
-            made.federation, made.federation.clients[0], made.context("client-00")
-        )
-        == payloads["client-00"]
-    )
+    assert made.payloads() == payloads
     with pytest.raises(PrivacyError):
         ledger.record(made.number, SERVER, made.exchange.kind, b"another")
 
@@ -245,11 +247,9 @@ def test_the_server_noises_a_clipped_sum_once_and_enters_it_first(
 def test_decoders_are_averaged_with_equal_weights(stage: Callable[[str], Stage]) -> None:
     made = stage("decoders")
     assert not made.exchange.for_all
-    for client, payload in made.payloads().items():
-        made.receive(client, payload)
     clients = made.federation.clients
     like = clients[0].decoder_weights()
-    published = wire.decode_weights(made.close(), like=like)
+    published = wire.decode_weights(made.close(*made.payloads().items()), like=like)
     for name in like:
         baseline = np.mean([client.decoder_weights()[name] for client in clients], axis=0)
         np.testing.assert_allclose(published[name], baseline, rtol=1e-5, atol=1e-6)

@@ -13,9 +13,10 @@ from fedvtc_edge import run
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.devices import DeviceProfile
+from fedvtc_edge.errors import ServerError
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.participation import CALLS, ParticipationSimulator, attended
-from fedvtc_edge.federation.server import ServerError
+from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
 from fedvtc_edge.masking import MaskingError
 from fedvtc_edge.runs.directory import RunDirectory
 from fedvtc_edge.training.compute import Compute, deterministic
@@ -41,7 +42,7 @@ def device(folder: Path, name: str, **figures: float) -> str:
 
 
 def attendance_of(config: Config) -> ParticipationSimulator:
-    method = assemble(config, load_dataset(config.data), Compute.of(config.engine), discard_upload)
+    method = assemble(config, load_dataset(config.data), Compute.of(config.engine))
     clients = method.federation.clients
     names = config.clients.devices
     return ParticipationSimulator(
@@ -52,16 +53,12 @@ def attendance_of(config: Config) -> ParticipationSimulator:
     )
 
 
-def discard_upload(*_: object) -> None:
-    """Witness of nothing."""
-
-
 def test_without_devices_everybody_comes_and_no_time_passes(tiny: Tiny) -> None:
     attendance = attendance_of(tiny())
     clients = attendance._method.federation.clients
     assert attendance.opening() == (list(clients), [])
     turn = attendance.round(1, clients)
-    assert (turn.present, turn.missing, turn.record) == (list(clients), 0, None)
+    assert (turn.present, turn.record) == (list(clients), None)
     assert attendance.now == 0
 
 
@@ -177,11 +174,10 @@ def test_masks_need_two_thirds(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_masked_sum_of_too_few_is_refused_whoever_asks(tiny: Tiny) -> None:
     config = tiny(clients={"count": 4}, transport={"masking": True})
     with deterministic():
-        method = assemble(
-            config, load_dataset(config.data), Compute.of(config.engine), discard_upload
-        )
+        method = assemble(config, load_dataset(config.data), Compute.of(config.engine))
+        executor = LocalExecutor(method)
         with pytest.raises(MaskingError, match="2 of 4 clients in a masked sum, expected 3"):
-            method.open(method.federation.clients[:2])
+            take_steps(method, executor, 0, executor.clients[:2])
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,4 +1,4 @@
-"""The embedded engine: who takes part, what it costs, and when it is kept."""
+"""The round loop with clients in this process: who takes part, what it costs, when it is kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.federation.assembly import assemble, clients
 from fedvtc_edge.federation.evaluation import TestSet
-from fedvtc_edge.federation.rounds import LocalEngine
+from fedvtc_edge.federation.rounds import LocalExecutor, run_rounds
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.runs.directory import Checkpoint
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
@@ -45,31 +45,29 @@ class Story(SilentProgress):
         )
 
 
-def engine_of(config: Config, story: Story, *, baselines: bool = True) -> LocalEngine:
+def executor_of(config: Config) -> LocalExecutor:
     data, compute = load_dataset(config.data), Compute.of(config.engine)
-    return LocalEngine(
-        assemble(config, data, compute, lambda *_: None),
-        clients(config, data, compute, decoders=False) if baselines else [],
+    return LocalExecutor(
+        assemble(config, data, compute),
+        clients(config, data, compute, decoders=False),
         TestSet(as_images(data.x_test, compute.device), torch.from_numpy(data.y_test.copy())),
-        keep=story.keep,
-        progress=story,
     )
 
 
-def run(config: Config, state: Checkpoint | None = None) -> tuple[LocalEngine, Story]:
+def run(config: Config, state: Checkpoint | None = None) -> tuple[LocalExecutor, Story]:
     story = Story()
     with deterministic():
-        engine = engine_of(config, story)
+        executor = executor_of(config)
         if state is not None:
-            engine.restore(state)
-        engine.run()
-    return engine, story
+            executor.restore(state)
+        run_rounds(executor.method, executor, keep=story.keep, progress=story)
+    return executor, story
 
 
-def members(engine: LocalEngine) -> list[list[str]]:
+def members(executor: LocalExecutor) -> list[list[str]]:
     return [
         [client["id"] for client in record["clients"] if client["took_part"]]
-        for record in engine.records
+        for record in executor.records
     ]
 
 
@@ -86,12 +84,12 @@ def test_a_fixed_share_takes_part_drawn_anew_each_round(tiny: Tiny) -> None:
     config = tiny(
         method={"name": "local", "rounds": 8}, clients={"count": 5, "cohort": 0.4}, seed=1
     )
-    engine, _ = run(config)
-    drawn = members(engine)
+    executor, _ = run(config)
+    drawn = members(executor)
     assert [len(cohort) for cohort in drawn] == [2] * 8
     assert all(cohort == sorted(cohort) for cohort in drawn)
     assert len({tuple(cohort) for cohort in drawn}) > 3
-    assert {name for cohort in drawn for name in cohort} == set(engine.account)
+    assert {name for cohort in drawn for name in cohort} == set(executor.account)
     assert members(run(config)[0]) == drawn
     assert members(run(config.replace(seed=2))[0]) != drawn
 
@@ -104,16 +102,16 @@ def test_at_least_one_takes_part(tiny: Tiny, cohort: float, size: int) -> None:
 
 def test_who_sits_out_stays_as_it_was(tiny: Tiny) -> None:
     config = tiny(method={"share": "features", "rounds": 2}, clients={"cohort": 0.34})
-    engine, story = run(config)
+    executor, story = run(config)
     first, second = story.kept
-    (active,) = members(engine)[1]
+    (active,) = members(executor)[1]
     changed = {
         name.split("/")[0] + "/" + name.split("/")[1]
         for name, value in second.tensors.items()
         if not torch.equal(value, first.tensors[name])
     }
     assert changed == {f"{active}/classifier", f"{active}/decoder", f"{active}/local"}
-    for record in engine.records[1]["clients"]:
+    for record in executor.records[1]["clients"]:
         taking_part = record["id"] == active
         assert bool(record["upload_bytes"]) == taking_part
         assert bool(record["seconds"]) == taking_part
@@ -121,9 +119,9 @@ def test_who_sits_out_stays_as_it_was(tiny: Tiny) -> None:
 
 
 def test_rounds_add_up_to_the_account(tiny: Tiny) -> None:
-    engine, _ = run(tiny(method={"share": "features+decoder"}, clients={"cohort": 0.67}))
-    for name, total in engine.account.items():
-        own = [c for record in engine.records for c in record["clients"] if c["id"] == name]
+    executor, _ = run(tiny(method={"share": "features+decoder"}, clients={"cohort": 0.67}))
+    for name, total in executor.account.items():
+        own = [c for record in executor.records for c in record["clients"] if c["id"] == name]
         assert sum(c["upload_bytes"] for c in own) == total["up"]
         assert sum(c["download_bytes"] for c in own) == total["down"]
         assert sum(c["seconds"] for c in own) == pytest.approx(total["seconds"], abs=1e-3)
@@ -131,9 +129,9 @@ def test_rounds_add_up_to_the_account(tiny: Tiny) -> None:
 
 def test_images_seen_are_counted(tiny: Tiny) -> None:
     config = tiny(method={"name": "local"}, training={"epochs": 2})
-    engine, _ = run(config)
-    for client in engine.federation.clients:
-        assert engine.account[client.id]["samples"] == 3 * 2 * len(client.images)
+    executor, _ = run(config)
+    for client in executor.federation.clients:
+        assert executor.account[client.id]["samples"] == 3 * 2 * len(client.images)
 
 
 def test_twins_are_the_local_method(tiny: Tiny) -> None:
@@ -153,21 +151,21 @@ def test_twins_are_the_local_method(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("method", [{}, {"share": "features"}, {"name": "fedproto"}])
-def test_a_restored_engine_goes_on_as_if_nothing_had_been(
+def test_a_restored_executor_goes_on_as_if_nothing_had_been(
     tiny: Tiny, untimed: Callable[[Any], Any], method: dict[str, Any]
 ) -> None:
     config = tiny(method=method)
     _, whole = run(config)
-    engine, rest = run(config, whole.kept[0])
+    executor, rest = run(config, whole.kept[0])
     assert rest.told == ["start 3 rounds", "advance", "keep 2", "advance", "keep 3", "advance"]
-    assert untimed(engine.records) == untimed(whole.kept[-1].records)
+    assert untimed(executor.records) == untimed(whole.kept[-1].records)
     for name, value in whole.kept[-1].tensors.items():
         assert torch.equal(rest.kept[-1].tensors[name], value), name
     assert rest.kept[-1].published == whole.kept[-1].published
     assert untimed(rest.kept[-1].account) == untimed(whole.kept[-1].account)
 
 
-def test_a_finished_engine_has_nothing_left_to_do(tiny: Tiny) -> None:
+def test_a_finished_executor_has_nothing_left_to_do(tiny: Tiny) -> None:
     config = tiny(method={"name": "local"})
     _, whole = run(config)
     _, again = run(config, whole.kept[-1])
@@ -186,5 +184,5 @@ def test_a_checkpoint_of_other_networks(tiny: Tiny, changes: dict[str, Any]) -> 
     config = tiny(method={"name": "local", "rounds": 1})
     _, story = run(config)
     with pytest.raises(RunError, match="does not fit client-00/") as refused:
-        engine_of(config.replace(**changes), Story()).restore(story.kept[0])
+        executor_of(config.replace(**changes)).restore(story.kept[0])
     assert "architecture" in refused.value.hint

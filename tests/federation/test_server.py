@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fedvtc_edge.config import ServerSettings
-from fedvtc_edge.errors import FedVTCError, PrivacyError
+from fedvtc_edge.errors import FedVTCError, PrivacyError, ServerError
+from fedvtc_edge.federation.exchange import Clipped, Decoders, Exact, Exchange, Noised
 from fedvtc_edge.federation.robustness import CheckError, contributors, suppress, trimmed_sum
-from fedvtc_edge.federation.server import Server, ServerError, quorum_of
+from fedvtc_edge.federation.server import Server, quorum_of
 from fedvtc_edge.privacy.release import estimate
-from fedvtc_edge.privacy.release_spec import ReleaseSpec
+from fedvtc_edge.privacy.release_spec import ClientReleaseSpec, ReleaseSpec
+from fedvtc_edge.privacy.release_store import SERVER, ReleaseStore
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
+from fedvtc_edge.transport.channel import Delivery
 from fedvtc_edge.wire import (
     WireError,
     decode,
@@ -31,6 +36,8 @@ from fedvtc_edge.wire.context import Context
 
 CLASSES, WIDTH = 3, 4
 RUN = "0" * 32
+
+Uploads = Mapping[str, bytes] | Iterable[tuple[str, bytes]]
 
 
 def of(sender: str, round_: int = 1, kind: str = "features") -> Context:
@@ -55,30 +62,50 @@ def uploads(*, pooled: bool = False, round_: int = 1) -> dict[str, bytes]:
     }
 
 
+def exact(*, pooled: bool = False, floor: float = 0.0, **settings: Any) -> Exact:
+    def never(_: object) -> ClassStatistics:
+        raise AssertionError("the server measures nothing")
+
+    asked = ServerSettings(**settings)
+    return Exact("features", never, CLASSES, WIDTH, pooled, floor, server=asked)
+
+
+def close(
+    server: Server,
+    exchange: Exchange[Any],
+    sent: Uploads,
+    *,
+    quorum: int,
+    context: Context = of(SERVER),  # noqa: B008  (it is frozen)
+) -> bytes:
+    """What is published of uploads that come in some order, each with its sender's fingerprint."""
+    pairs = list(sent.items() if isinstance(sent, Mapping) else sent)
+    waiting: dict[str, list[bytes]] = {}
+    for sender, data in pairs:
+        waiting.setdefault(sender, []).append(data)
+
+    def fetch(own: Context) -> Delivery:
+        data = waiting[own.sender].pop(0)
+        return Delivery(data, len(data), f"SHA256:{own.sender}")
+
+    names = [sender for sender, _ in pairs]
+    return server.aggregate(exchange, context, names, fetch, quorum=quorum)[0]
+
+
 Refused = list[tuple[Context, FedVTCError, str | None]]
 
 
-def noting(refused: Refused) -> Callable[..., None]:
-    return lambda *refusal: refused.append(refusal)
-
-
-def ignore(round_: int, sender: str, kind: str, data: bytes) -> None:
-    """A witness that keeps nothing."""
-
-
-def send(server: Server, sender: str, data: bytes, *, pooled: bool = False) -> bool:
-    return server.receive(data, context=of(sender), width=WIDTH, pooled=pooled)
+def noting(refused: Refused) -> Server:
+    return Server(refuse=lambda *refusal: refused.append(refusal))
 
 
 @pytest.mark.parametrize("pooled", [False, True])
 def test_the_order_of_uploads_does_not_change_a_bit(pooled: bool) -> None:
-    made = uploads(pooled=pooled)
-    results = set()
-    for order in itertools.permutations(made):
-        server = Server(CLASSES, ignore)
-        for sender in order:
-            send(server, sender, made[sender], pooled=pooled)
-        results.add(server.close(quorum=len(made), floor=0.2))
+    made, exchange = uploads(pooled=pooled), exact(pooled=pooled, floor=0.2)
+    results = {
+        close(Server(), exchange, order, quorum=len(made))
+        for order in itertools.permutations(made.items())
+    }
     assert len(results) == 1
 
     total = None  # the slow twin: plain sums in the order of the names
@@ -97,108 +124,103 @@ def test_not_even_where_rounding_depends_on_the_order() -> None:
         )
         for name, z in (("a", 1.0), ("b", 1e-17), ("c", -1.0))
     }
-    results = set()
-    for order in itertools.permutations(made):
-        server = Server(CLASSES, ignore)
-        for sender in order:
-            send(server, sender, made[sender])
-        results.add(server.close(quorum=3))
+    results = {
+        close(Server(), exact(), order, quorum=3) for order in itertools.permutations(made.items())
+    }
     assert len(results) == 1
 
 
 def test_one_upload_counts() -> None:
     (sender, data), *_ = uploads().items()
     refused: Refused = []
-    server = Server(CLASSES, ignore, refuse=noting(refused))
-    assert send(server, sender, data)
-    assert not send(server, sender, data)
+    twice = close(noting(refused), exact(), [(sender, data), (sender, data)], quorum=1)
     ((context, error, fingerprint),) = refused
-    assert (context, fingerprint) == (of(sender), None)
+    assert (context, fingerprint) == (of(sender), "SHA256:client-00")
     assert isinstance(error, ServerError)
     assert str(error) == "client-00 uploads twice in round 1"
-    once = Server(CLASSES, ignore)
-    send(once, sender, data)
-    assert server.close(quorum=1) == once.close(quorum=1)
+    assert twice == close(Server(), exact(), {sender: data}, quorum=1)
 
 
 def test_too_few_uploads_do_not_close_a_round_and_more_may_still_come() -> None:
-    server = Server(CLASSES, ignore)
-    (first, a), (second, b), *_ = uploads().items()
-    send(server, first, a)
+    server, (first, second, *_) = Server(), uploads().items()
     with pytest.raises(ServerError, match="1 uploads, the quorum is 2"):
-        server.close(quorum=2)
-    send(server, second, b)
-    assert published(server.close(quorum=2)).count.sum() == 5
+        close(server, exact(), [first], quorum=2)
+    assert published(close(server, exact(), [first, second], quorum=2)).count.sum() == 5
 
 
 def test_no_upload_at_all_never_closes_a_round() -> None:
-    with pytest.raises(ServerError, match="0 uploads"):
-        Server(CLASSES, ignore).close(quorum=0)
+    for trim in (0.0, 0.2):
+        with pytest.raises(ServerError, match="0 uploads"):
+            close(Server(), exact(trim=trim), {}, quorum=0)
 
 
 def test_rounds_do_not_run_into_each_other() -> None:
-    (first, a), _, (third, c), _ = uploads().items()
-    server = Server(CLASSES, ignore)
-    send(server, first, a)
-    alone = server.close(quorum=1)
-    send(server, third, c)
-    server.close(quorum=1)
-    send(server, first, a)  # heard in an earlier round, and welcome in this one
-    assert server.close(quorum=1) == alone
+    first, _, third, _ = uploads().items()
+    server = Server()
+    alone = close(server, exact(), [first], quorum=1)
+    close(server, exact(), [third], quorum=1)
+    # Heard in an earlier round, and welcome in this one.
+    assert close(server, exact(), [first], quorum=1) == alone
 
 
-def test_the_witness_sees_the_exact_bytes_even_of_what_is_refused() -> None:
+def test_the_recorder_sees_the_exact_bytes_even_of_what_is_refused() -> None:
     seen = []
-    server = Server(CLASSES, lambda *upload: seen.append(upload))
+    server = Server(lambda *upload: seen.append(upload))
     made = uploads()
-    assert send(server, "client-00", made["client-00"])
-    assert not send(server, "client-00", made["client-02"])
-    assert not server.receive(b"junk", context=of("x", 9, "anchor"), width=WIDTH, pooled=True)
+    sent = [("client-00", made["client-00"]), ("client-01", made["client-02"])]
+    close(server, exact(), sent, quorum=1)
+    with pytest.raises(ServerError):
+        close(server, exact(pooled=True), {"x": b"junk"}, quorum=1, context=of(SERVER, 9, "anchor"))
     assert seen == [
         (1, "client-00", "features", made["client-00"]),
-        (1, "client-00", "features", made["client-02"]),
+        (1, "client-01", "features", made["client-02"]),
         (9, "x", "anchor", b"junk"),
     ]
 
 
 def test_a_refused_upload_is_not_counted() -> None:
-    server = Server(CLASSES, ignore)
-    assert not send(server, "client-00", uploads(pooled=True)["client-00"])
+    server = Server()
+    other = uploads(pooled=True)["client-00"]
     with pytest.raises(
         ServerError, match=r"0 uploads, the quorum is 1; refused client-00: \d+ bytes"
     ):
-        server.close(quorum=1)
-    assert send(server, "client-00", uploads()["client-00"])
-    server.close(quorum=1)
+        close(server, exact(), {"client-00": other}, quorum=1)
+    with pytest.raises(ServerError, match=r"0 uploads, the quorum is 1$"):
+        close(server, exact(), {}, quorum=1)  # of which nothing was refused
+    own = uploads()["client-00"]
+    assert close(server, exact(), [("client-00", other), ("client-00", own)], quorum=1)
+
+
+def test_what_did_not_arrive_is_passed_over() -> None:
+    made = uploads()
+
+    def fetch(own: Context) -> Delivery | None:
+        data = made[own.sender]
+        return None if own.sender == "client-00" else Delivery(data, len(data), None)
+
+    found, counted = Server().aggregate(exact(), of(SERVER), made, fetch, quorum=3)
+    assert counted == set(made) - {"client-00"}
+    assert found == close(Server(), exact(), list(made.items())[1:], quorum=3)
 
 
 def test_a_round_goes_on_without_those_that_are_refused() -> None:
     made, refused = uploads(), Refused()
-    server = Server(CLASSES, ignore, refuse=noting(refused))
     twice = measured()["client-03"]
     scaled = encode(ClassStatistics(twice.count, 2 * twice.total, 4 * twice.square))
     bad = {
         "client-00": b"junk",
         "client-01": made["client-02"],
-        "client-03": HEADER_OF_03 + scaled[128:],
+        "client-03": made["client-03"][:128] + scaled[128:],
         "client-04": uploads(round_=2)["client-00"],
     }
-    for sender, data in bad.items():
-        assert not server.receive(
-            data, context=of(sender), width=WIDTH, pooled=False, fingerprint=f"SHA256:{sender}"
-        )
-    assert send(server, "client-02", made["client-02"])
+    good = {"client-02": made["client-02"]}
+    went_on = close(noting(refused), exact(), bad | good, quorum=1)
     assert [(context.sender, fingerprint) for context, _, fingerprint in refused] == [
         (sender, f"SHA256:{sender}") for sender in bad
     ]
     kinds = [type(error) for _, error, _ in refused]
     assert kinds == [WireError, WireError, CheckError, WireError]
-    alone = Server(CLASSES, ignore)
-    send(alone, "client-02", made["client-02"])
-    assert server.close(quorum=1) == alone.close(quorum=1)
-
-
-HEADER_OF_03 = uploads()["client-03"][:128]
+    assert went_on == close(Server(), exact(), good, quorum=1)
 
 
 @pytest.mark.parametrize(
@@ -211,45 +233,99 @@ def test_a_quorum_is_a_share_rounded_up(share: float, cohort: int, least: int) -
 
 @pytest.mark.parametrize("pooled", [False, True])
 def test_what_is_published_is_trimmed_and_suppressed(pooled: bool) -> None:
-    settings = ServerSettings(minimum_contributors=3, trim=0.34)
-    server = Server(CLASSES, ignore, settings=settings)
-    for sender, data in uploads(pooled=pooled).items():
-        send(server, sender, data, pooled=pooled)
-    parts = [
-        decode(data, classes=CLASSES, width=WIDTH, pooled=pooled)
-        for data in uploads(pooled=pooled).values()
-    ]
+    made = uploads(pooled=pooled)
+    parts = [decode(data, classes=CLASSES, width=WIDTH, pooled=pooled) for data in made.values()]
     number = contributors(parts)
     assert number.tolist() == [2, 3, 2]
-    world = GlobalStatistics.from_sum(trimmed_sum(parts, 0.34), floor=0.2)
-    assert server.close(quorum=4, floor=0.2) == publish(suppress(world, number, 3, floor=0.2))
+    for trim, total in ((0.34, trimmed_sum(parts, 0.34)), (0.0, sum(parts[1:], parts[0]))):
+        exchange = exact(pooled=pooled, floor=0.2, minimum_contributors=3, trim=trim)
+        world = GlobalStatistics.from_sum(total, floor=0.2)
+        assert close(Server(), exchange, made, quorum=4) == publish(
+            suppress(world, number, 3, floor=0.2)
+        )
 
 
 def test_nothing_is_published_where_every_class_is_one_clients_own() -> None:
-    server = Server(CLASSES, ignore, settings=ServerSettings(minimum_contributors=2))
-    send(server, "client-02", uploads()["client-02"])
+    own = {"client-02": uploads()["client-02"]}
     with pytest.raises(ServerError, match="no class has 2 contributors, the most are 1"):
-        server.close(quorum=1)
+        close(Server(), exact(minimum_contributors=2), own, quorum=1)
 
 
-@pytest.mark.parametrize("what", ["release", "decoder"])
+@pytest.mark.parametrize("what", ["release", "clipped", "decoder"])
 def test_of_what_has_no_classes_so_many_must_be_heard(what: str) -> None:
-    server = Server(CLASSES, ignore, settings=ServerSettings(minimum_contributors=2))
+    names = list(_releases())[:2]
+    exchange, sent, context = decoders(2), dict[str, bytes](), of(SERVER)
+    if what != "decoder":
+        exchange, context = {"release": noised, "clipped": clipped}[what](2), OPENING
+    for count in (0, 1):
+        with pytest.raises(ServerError, match=f"{count} uploads, the quorum is 2"):
+            close(Server(), exchange, sent, quorum=1, context=context)
+        name = names[count]
+        sent[name] = {
+            "release": _releases()[name],
+            "clipped": encode_release(
+                np.zeros(DESIGN.size, np.int64), context=of(name, 0, "anchor")
+            ),
+            "decoder": encode_weights(_weights(1.0), context=of(name)),
+        }[what]
+    assert close(Server(), exchange, sent, quorum=1, context=context)
 
-    def close() -> Any:
+
+# ---------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("what", ["exact", "pooled", "release", "decoder"])
+def test_memory_does_not_grow_with_the_number_of_clients(what: str) -> None:
+    """An upload is checked, added and forgotten: eight times the clients need no more."""
+    classes, width = 10, 128
+    blank = np.zeros((width, width) if what == "pooled" else (classes, width))
+    part = ClassStatistics(np.ones(classes), np.zeros((classes, width)), blank)
+    spec = ReleaseSpec(classes, width, True, 1.0, 4.0, 1e-5)
+    weights = {"a": np.ones((128, 128), np.float32)}
+    exchange: Exchange[Any] = Decoders(weights)
+    if what in ("exact", "pooled"):
+        exchange = Exact("features", lambda _: part, classes, width, what == "pooled")
+    elif what == "release":
+        draw = np.zeros(spec.size, np.int64)
+        exchange = Noised("features", lambda _: draw, spec, np.zeros(width), ReleaseStore(None))
+
+    def upload(own: Context) -> bytes:
         if what == "decoder":
-            return server.close_decoders(quorum=1)
-        return server.close_releases(quorum=1, spec=DESIGN, centre=CENTRE)
-
-    for sender, data in list(_releases().items())[:2]:
-        with pytest.raises(ServerError, match="the quorum is 2"):
-            close()
+            return encode_weights(weights, context=own)
         if what == "release":
-            assert _release(server, sender, data)
-        else:
-            layers = encode_weights(_weights(1.0), context=of(sender))
-            assert server.receive_decoder(layers, context=of(sender), like=_weights(0.0))
-    assert close()
+            return encode_release(np.ones(spec.size, np.int64), context=own)
+        return encode(part, context=own)
+
+    def fetch(own: Context) -> Delivery:
+        data = upload(own)
+        return Delivery(data, len(data), None)
+
+    def peak(clients: int) -> int:
+        names = [f"client-{index:03d}" for index in range(clients)]
+        tracemalloc.start()
+        try:
+            Server().aggregate(exchange, of(SERVER), names, fetch, quorum=clients)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few = peak(50)  # caches are warm by then
+    few, many = peak(50), peak(400)
+    assert many < 1.5 * few
+    assert many - few < 350 * len(upload(of("client-000"))) / 20  # names are kept
+
+
+def test_where_extremes_are_trimmed_all_uploads_are_compared() -> None:
+    """Of which every one must be kept: no running sum knows what the extremes will be."""
+    honest, liar = measured()["client-02"], measured()["client-02"]
+    sent = {
+        name: encode(honest, context=of(name)) for name in ("client-00", "client-01", "client-02")
+    }
+    lie = ClassStatistics(liar.count, -liar.total, liar.square)
+    fooled = {**sent, "client-03": encode(lie, context=of("client-03"))}
+    robust = published(close(Server(), exact(trim=0.25), fooled, quorum=4))
+    truth = published(close(Server(), exact(), sent, quorum=3))
+    np.testing.assert_allclose(robust.mean, truth.mean, rtol=1e-6)
 
 
 # ---------------------------------------------------------------- decoders
@@ -259,34 +335,52 @@ def _weights(value: float) -> dict[str, np.ndarray]:
     return {"a": np.full((2, 3), value, np.float32), "b": np.arange(4, dtype=np.float32) * value}
 
 
-def test_decoders_are_averaged_whatever_the_order_and_seen_by_the_witness() -> None:
+def decoders(least: int = 0) -> Decoders:
+    return Decoders(_weights(0.0), least)
+
+
+def test_decoders_are_averaged_whatever_the_order_and_seen_by_the_recorder() -> None:
     seen: list[tuple[int, str, str, bytes]] = []
-    answers = []
+    context, answers = of(SERVER, 3, "decoder"), []
     for order in ((1.0, 2.0, 6.0), (6.0, 1.0, 2.0)):
-        server = Server(2, lambda *upload: seen.append(upload))
-        for value in order:
-            context = of(f"c{value}", 3, "decoder")
-            upload = encode_weights(_weights(value), context=context)
-            assert server.receive_decoder(upload, context=context, like=_weights(0.0))
-        answers.append(server.close_decoders(quorum=3))
+        server = Server(lambda *upload: seen.append(upload))
+        made = {
+            f"c{value}": encode_weights(
+                _weights(value), context=replace(context, sender=f"c{value}")
+            )
+            for value in order
+        }
+        answers.append(close(server, decoders(), made, quorum=3, context=context))
     assert answers[0] == answers[1]
     mean = decode_weights(answers[0], like=_weights(0.0))
     np.testing.assert_allclose(mean["b"], np.arange(4) * 3.0)
-    assert seen[0] == (
-        3,
-        "c1.0",
-        "decoder",
-        encode_weights(_weights(1.0), context=of("c1.0", 3, "decoder")),
-    )
+    assert seen[0] == (3, "c1.0", "decoder", made["c1.0"])
+
+
+@pytest.mark.parametrize("clients", [1, 2, 7, 8, 9, 33, 130])
+def test_a_running_average_has_the_bits_of_the_stacked_one(clients: int) -> None:
+    rng = np.random.default_rng(clients)
+    shapes = {"one": (1,), "row": (5,), "matrix": (1, 3), "kernel": (2, 3, 3, 3)}
+    made = [
+        {
+            name: (rng.standard_normal(shape) * 10 ** rng.uniform(-4, 4, shape)).astype(np.float32)
+            for name, shape in shapes.items()
+        }
+        for _ in range(clients)
+    ]
+    for one in made:
+        one["zero"] = np.full((2, 2), -0.0, np.float32)
+    stacked = {
+        name: np.stack([one[name] for one in made]).mean(0, dtype=np.float64) for name in made[0]
+    }
+    assert Decoders(made[0]).aggregate(iter(made), of(SERVER)) == encode_weights(stacked)
 
 
 def test_a_decoder_counts_once_and_only_with_a_quorum() -> None:
-    server = Server(2, lambda *_: None)
-    upload = encode_weights(_weights(1.0), context=of("a"))
-    assert server.receive_decoder(upload, context=of("a"), like=_weights(0.0))
-    assert not server.receive_decoder(upload, context=of("a"), like=_weights(0.0))
+    upload, refused = encode_weights(_weights(1.0), context=of("a")), Refused()
     with pytest.raises(ServerError, match="quorum is 2"):
-        server.close_decoders(quorum=2)
+        close(noting(refused), decoders(), [("a", upload), ("a", upload)], quorum=2)
+    assert [type(error) for _, error, _ in refused] == [ServerError]
 
 
 @pytest.mark.parametrize(
@@ -301,9 +395,9 @@ def test_a_decoder_counts_once_and_only_with_a_quorum() -> None:
 )
 def test_a_decoder_of_another_shape_is_refused(bad: dict[str, np.ndarray]) -> None:
     refused = Refused()
-    server = Server(2, ignore, refuse=noting(refused))
-    for data in (encode_weights(bad, context=of("a")), b"garbage"):
-        assert not server.receive_decoder(data, context=of("a"), like=_weights(0.0))
+    sent = [("a", encode_weights(bad, context=of("a"))), ("a", b"garbage")]
+    with pytest.raises(ServerError, match="0 uploads"):
+        close(noting(refused), decoders(), sent, quorum=1)
     assert [type(error) for _, error, _ in refused] == [WireError, WireError]
 
 
@@ -311,6 +405,26 @@ def test_a_decoder_of_another_shape_is_refused(bad: dict[str, np.ndarray]) -> No
 
 DESIGN = ReleaseSpec(CLASSES, WIDTH, True, 1.0, 4.0, 1e-5)
 CENTRE = np.full(WIDTH, 0.1)
+OPENING = of(SERVER, 0, "anchor")
+
+
+def noised(least: int = 0) -> Noised:
+    def never(_: object) -> np.ndarray:
+        raise AssertionError("the server draws nothing for a client")
+
+    return Noised("anchor", never, DESIGN, CENTRE, ReleaseStore(None), least)
+
+
+def clipped(least: int = 0) -> Clipped:
+    spec = ClientReleaseSpec(CLASSES, WIDTH, True, 1.0, 4.0, 1e-5)
+    return Clipped(
+        "anchor",
+        lambda _: np.zeros(spec.size, np.int64),
+        spec,
+        CENTRE,
+        lambda context, draw: draw(),
+        least,
+    )
 
 
 def _releases() -> dict[str, bytes]:
@@ -323,32 +437,31 @@ def _releases() -> dict[str, bytes]:
     }
 
 
-def _release(server: Server, sender: str, data: bytes) -> bool:
-    return server.receive_release(data, context=of(sender, 0, "anchor"), spec=DESIGN)
+def close_releases(server: Server, sent: Uploads, *, quorum: int) -> bytes:
+    return close(server, noised(), sent, quorum=quorum, context=OPENING)
 
 
-def test_releases_add_up_whatever_the_order_and_are_seen_by_the_witness() -> None:
+def test_releases_add_up_whatever_the_order_and_are_seen_by_the_recorder() -> None:
     made, results = _releases(), set()
-    for order in itertools.permutations(made):
+    for order in itertools.permutations(made.items()):
         seen: list[tuple[int, str, str, bytes]] = []
-        server = Server(CLASSES, lambda *upload, seen=seen: seen.append(upload))
-        for sender in order:
-            _release(server, sender, made[sender])
-        assert seen == [(0, sender, "anchor", made[sender]) for sender in order]
-        results.add(server.close_releases(quorum=3, spec=DESIGN, centre=CENTRE))
+        server = Server(lambda *upload, seen=seen: seen.append(upload))
+        results.add(close_releases(server, order, quorum=3))
+        assert seen == [(0, sender, "anchor", made[sender]) for sender in made]
     arrays = [decode_release(data, size=DESIGN.size) for data in made.values()]
     assert results == {publish(estimate(DESIGN, sum(arrays[1:], arrays[0]), 3, CENTRE))}
 
 
 def test_a_release_counts_once_and_only_with_a_quorum() -> None:
-    made, server = _releases(), Server(CLASSES, ignore)
-    assert _release(server, "client-00", made["client-00"])
-    assert not _release(server, "client-00", made["client-00"])
+    made, refused = _releases(), Refused()
+    first = ("client-00", made["client-00"])
+    server = noting(refused)
     with pytest.raises(ServerError, match="1 uploads, the quorum is 3"):
-        server.close_releases(quorum=3, spec=DESIGN, centre=CENTRE)
-    server.close_releases(quorum=1, spec=DESIGN, centre=CENTRE)
+        close_releases(server, [first, first], quorum=3)
+    assert len(refused) == 1
+    assert close_releases(server, [first], quorum=1)
     with pytest.raises(ServerError, match="0 uploads"):
-        server.close_releases(quorum=0, spec=DESIGN, centre=CENTRE)
+        close_releases(server, {}, quorum=0)
 
 
 def test_a_release_beyond_the_budget_is_never_opened(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,27 +471,22 @@ def test_a_release_beyond_the_budget_is_never_opened(monkeypatch: pytest.MonkeyP
     def never(*_: object, **__: object) -> None:
         raise AssertionError("opened")
 
-    monkeypatch.setattr("fedvtc_edge.federation.server.decode_release", never)
-    server = Server(CLASSES, spent)
+    monkeypatch.setattr("fedvtc_edge.wire.decode_release", never)
     with pytest.raises(PrivacyError):
-        _release(server, "a", _releases()["client-00"])
-    with pytest.raises(ServerError):
-        server.close_releases(quorum=1, spec=DESIGN, centre=CENTRE)
+        close_releases(Server(spent), {"client-00": _releases()["client-00"]}, quorum=1)
 
 
 def test_a_release_of_another_design_is_refused() -> None:
-    server = Server(CLASSES, ignore)
     wide = encode_release(np.zeros(DESIGN.size + 1, np.int64), context=of("a", 0, "anchor"))
-    for data in (uploads()["client-00"], wide, b"", _releases()["client-01"]):
-        assert not _release(server, "client-00", data)
-    assert _release(server, "client-00", _releases()["client-00"])
+    own, refused = _releases()["client-00"], Refused()
+    bad = [uploads()["client-00"], wide, b"", _releases()["client-01"]]
+    found = close_releases(noting(refused), [("client-00", data) for data in (*bad, own)], quorum=1)
+    assert len(refused) == len(bad)
+    assert found == close_releases(Server(), {"client-00": own}, quorum=1)
 
 
 def test_hostile_releases_do_not_wrap() -> None:
     """Every client at the largest value allowed: the sum is what Python's integers say."""
-    server = Server(CLASSES, ignore)
-    data = encode_release(np.full(DESIGN.size, 2**49))
-    for index in range(10_000):
-        server._releases[f"{index}"] = decode_release(data, size=DESIGN.size)
-    world = published(server.close_releases(quorum=1, spec=DESIGN, centre=CENTRE))
+    part = decode_release(encode_release(np.full(DESIGN.size, 2**49)), size=DESIGN.size)
+    world = published(noised().aggregate(itertools.repeat(part, 10_000), OPENING))
     assert world.count.min() > 1e10

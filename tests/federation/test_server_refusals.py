@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from fedvtc_edge import run
-from fedvtc_edge.errors import FedVTCError
-from fedvtc_edge.federation.server import MAX_REASON, Refusals, ServerError
+from fedvtc_edge.errors import FedVTCError, ServerError
+from fedvtc_edge.federation.server import MAX_REASON, Refusals
 from fedvtc_edge.runs.directory import public_name
 from fedvtc_edge.statistics.class_statistics import ClassStatistics
 from fedvtc_edge.training import client as clients

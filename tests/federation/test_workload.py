@@ -11,6 +11,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.methods import Method
+from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
 from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.training.compute import Compute, deterministic
 
@@ -19,7 +20,7 @@ Tiny = Callable[..., Config]
 
 def method_of(config: Config) -> Method:
     data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
-    return assemble(config, data, Compute.of(config.engine), lambda *_: None)
+    return assemble(config, data, Compute.of(config.engine))
 
 
 CASES: list[dict[str, Any]] = [
@@ -49,11 +50,12 @@ def test_the_bytes_that_travel_are_known_before(tiny: Tiny, changes: dict[str, A
         method = method_of(tiny(**changes))
         clients = list(method.federation.clients)
         expected = [{client.id: method.load(client, 0)[1:] for client in clients}]
-        method.open(clients)
-        spent = [{name: (t.down, t.up) for name, t in method.federation.traffic.items()}]
+        executor = LocalExecutor(method)
+        take_steps(method, executor, 0, executor.clients)
+        spent = [{name: (t["down"], t["up"]) for name, t in executor.account.items()}]
         expected.append({client.id: method.load(client, 1)[1:] for client in clients})
-        method.round(1, clients)
-        total = {name: (t.down, t.up) for name, t in method.federation.traffic.items()}
+        take_steps(method, executor, 1, executor.clients)
+        total = {name: (t["down"], t["up"]) for name, t in executor.account.items()}
     spent.append(
         {name: (total[name][0] - d, total[name][1] - u) for name, (d, u) in spent[0].items()}
     )
@@ -69,15 +71,15 @@ def test_the_steps_that_are_taken_are_known_before(tiny: Tiny, name: str, batch:
     config = tiny(method={"name": name}, training={"batch": batch, "epochs": 3})
     with deterministic():
         method = method_of(config)
-        clients = list(method.federation.clients)
-        method.open(clients)
+        clients, executor = list(method.federation.clients), LocalExecutor(method)
+        take_steps(method, executor, 0, executor.clients)
         for client in clients:
             tasks = [t for t in method.load(client, 1).tasks if t.name in ("train", "steps")]
             expected = sum(task.size * task.steps for task in tasks)
             if name == "fedvtc":
                 client.train(1)
             else:
-                method.round(1, [client])
+                take_steps(method, executor, 1, [client.id])
             assert client.samples_seen == expected > 0
 
 
@@ -87,7 +89,7 @@ def test_phases_without_steps_are_not_charged(tiny: Tiny) -> None:
         method = method_of(config)
         clients = list(method.federation.clients)
         assert [task.name for task in method.load(clients[0], 0).tasks] == ["measure"]
-        method.open(clients)
+        take_steps(method, LocalExecutor(method), 0, [client.id for client in clients])
         steps = [
             {task.name: task.steps for task in method.load(clients[0], number).tasks}.get(
                 "finetune"

@@ -6,7 +6,7 @@ import torch
 
 from fedvtc_edge import wire
 from fedvtc_edge.config import Config
-from fedvtc_edge.federation.exchange import Exact, RoundStep
+from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.methods import Federation, Method, register
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.losses import ClassMoments
@@ -29,7 +29,7 @@ class Magnet(Method):
         if number == 0:
             return []
         width = self.federation.config.method.latent
-        exchange = Exact("features", Client.measure, width, pooled=False)
+        exchange = self.federation.exact("features", Client.measure, width, pooled=False)
         return [RoundStep(lambda client: client.train(number, self.means, kl=0.1), exchange)]
 
     def restore(self, published: dict[str, bytes]) -> None:

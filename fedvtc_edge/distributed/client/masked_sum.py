@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.distributed.messages import RequestError, TaskRequest
@@ -15,7 +15,6 @@ from .state import ClientState
 
 if TYPE_CHECKING:
     from fedvtc_edge.federation.exchange import SecureAggregatable
-    from fedvtc_edge.federation.methods import Federation
     from fedvtc_edge.training.client import Client
 
 _SUM = "sum"
@@ -30,10 +29,9 @@ def advertise(
     home: ClientState,
     keys: ClientKeys,
     config: Config,
-    federation: Federation,
     client: Client,
-    exchange: SecureAggregatable,
-    number: int,
+    exchange: SecureAggregatable[Any],
+    context: Context,
 ) -> bytes:
     """Take a client's vector, enter it in the ledger, and begin its part in the sum.
 
@@ -41,24 +39,21 @@ def advertise(
         home: Keeps the part.
         keys: Keys of all.
         config: The settings.
-        federation: The client's view of it.
         client: With its data.
         exchange: What is summed.
-        number: Round.
+        context: Of the client's vector.
 
     Raises:
         MaskingError: A vector of this round and kind has left already, or does not fit.
         PrivacyError: The budget is spent.
     """
-    from fedvtc_edge.federation.cohort import drawn
+    from fedvtc_edge.federation.participation import drawn
 
-    context = federation.context(client, number, exchange.kind)
-    vector, noted = exchange.vector(federation, client, context)
+    vector, noted = exchange.vector(client, context)
     home.record(context, noted)
-    names = drawn(config, keys.roster(config), number)
-    size = exchange.size(federation)
-    home.note(_SUM, {"clients": names, "size": size, "bound": exchange.bound})
-    plan = plan_of(keys, context, names, size, exchange.bound)
+    names = drawn(config, keys.roster(config), context.round)
+    home.note(_SUM, {"clients": names, "size": exchange.size, "bound": exchange.bound})
+    plan = plan_of(keys, context, names, exchange.size, exchange.bound)
     key = keys.identity.signing_key
     return take_step(vault_of(home), plan, keys.client, key, MaskingStep.ADVERTISE, vector=vector)
 

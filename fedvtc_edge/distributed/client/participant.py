@@ -26,9 +26,7 @@ from fedvtc_edge.distributed.messages import (
     digest_of,
 )
 from fedvtc_edge.errors import ConfigError, FedVTCError
-from fedvtc_edge.federation.preflight import check_claim, check_settings
 from fedvtc_edge.masking import MaskingStep
-from fedvtc_edge.models import find
 from fedvtc_edge.privacy.mechanism import release_spec_of
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.sealing import seal
@@ -126,6 +124,10 @@ class Participant:
         return self._worked(request)
 
     def _hello(self, request: TaskRequest) -> bytes:
+        # They need torch; the later messages of a masked sum are answered without.
+        from fedvtc_edge.federation.preflight import check_claim, check_settings
+        from fedvtc_edge.models import find
+
         config = _settings(request)
         self._check_policy(request)
         if config.transport.masking:
@@ -191,7 +193,7 @@ class Participant:
         """Work, and the payload of what then leaves."""
         from fedvtc_edge.federation.exchange import SecureAggregatable
 
-        context, federation = request.context, session.method.federation
+        context = request.context
         steps = session.method.steps(context.round)
         step = steps[request.step] if request.step < len(steps) else None
         if step is not None and step.work is not None:
@@ -216,10 +218,9 @@ class Participant:
                 hint="do not trust this server",
             )
         if isinstance(exchange, SecureAggregatable) and under:
-            return advertise(
-                self.home, self.keys, config, federation, session.client, exchange, context.round
-            )
-        payload = exchange.payload(federation, session.client, context)
+            own = replace(context, kind=exchange.kind)
+            return advertise(self.home, self.keys, config, session.client, exchange, own)
+        payload = exchange.encode(session.client, context)
         self.home.record(context, payload)
         return payload
 

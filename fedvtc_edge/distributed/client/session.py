@@ -20,7 +20,6 @@ from fedvtc_edge.devices.planner import ClientAssignment
 from fedvtc_edge.federation.assembly import one_client
 from fedvtc_edge.federation.evaluation import ACCURACIES, TestSet, evaluate, share
 from fedvtc_edge.federation.methods import Federation, Method, method_of
-from fedvtc_edge.federation.server import Server
 from fedvtc_edge.federation.summary import ClientStats, deposit, pictures, summarise
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.tensors import from_tensors, to_tensors
@@ -84,7 +83,6 @@ class ClientSession:
         federation = Federation(
             config,
             [client],
-            Server(classes, discard_upload),
             shape,
             classes,
             compute,
@@ -170,10 +168,6 @@ def load_networks(state: ClientCheckpoint, modules: Mapping[str, nn.Module]) -> 
         whose="the home's state",
         hint="was the architecture changed? join the run anew, from a new home",
     )
-
-
-def discard_upload(round_: int, sender: str, kind: str, data: bytes) -> None:
-    """A client's process has no server that anything could reach."""
 
 
 # ---------------------------------------------------------------- section

@@ -1,1 +1,1 @@
-"""Server of a federation over a network: registry of clients, collector of uploads, coordinator."""
+"""Server of a federation over a network: registry of clients, collector of uploads, executor."""

@@ -1,4 +1,10 @@
-"""One phase: orders out, one envelope per client in, closed when all or enough are heard."""
+"""One phase: requests out, one envelope per client in, closed when all or enough replied.
+
+A journal says which phases of the open round are closed, and with whom, before anybody is told:
+what a phase published follows from the envelopes in the inbox and from who was in when it
+closed. A server that is killed closes the same phases again with the same clients, so that no
+client is asked to take part in a second, other sum.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +13,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from fedvtc_edge.distributed.mailbox import Mailbox, NodeReply
 from fedvtc_edge.distributed.messages import HELLO, RequestError, Status, TaskRequest, digest_of
-from fedvtc_edge.errors import EnvelopeError, RunError
-from fedvtc_edge.federation.server import Refuse, ServerError
+from fedvtc_edge.errors import EnvelopeError, RunError, ServerError
+from fedvtc_edge.federation.server import Refuse
 from fedvtc_edge.sealing import Inbox
 from fedvtc_edge.storage.atomic import write_atomic
+from fedvtc_edge.wire.context import Context
 
 from .registry import Registry, some
 
 _WAIT_S = 0.5
 _TELL_S = 10.0
 _AWAY_S = 3.0
-
-
-class Response(NamedTuple):
-    """What one client said in a phase.
-
-    Args:
-        payload: What it sealed.
-        size: Bytes of the envelope.
-    """
-
-    payload: bytes
-    size: int
 
 
 @dataclass
@@ -72,8 +66,8 @@ class Collector:
         least: int,
         enough: int | None = None,
         calls: int = 1,
-    ) -> dict[str, Response]:
-        """The answers to orders of one phase.
+    ) -> dict[str, int]:
+        """Ask clients, and wait for their envelopes, which lie in the inbox then.
 
         Args:
             phase: Its number in its round.
@@ -82,6 +76,9 @@ class Collector:
             enough: With so many, nobody is waited for who is not connected; None is
                 ``least``. Of those who are asked more than once, all are waited for.
             calls: How often those that are silent are asked, each for :attr:`deadline_s`.
+
+        Returns:
+            Bytes of the envelopes of those that were heard, in the order of the requests.
 
         Raises:
             ServerError: Too few were heard. What was heard is kept: asked again, the
@@ -98,10 +95,7 @@ class Collector:
         if closed is not None:
             lost = [name for name in closed if name not in heard]
             if lost:
-                raise RunError(
-                    f"what {some(lost)} uploaded in round {number} is not there any more",
-                    hint="restore the inbox from a copy, or start a new run",
-                )
+                raise _lost(some(lost), number)
             return heard
         waiting = {name: request for name, request in requests.items() if name not in heard}
         for call in range(calls):
@@ -119,22 +113,33 @@ class Collector:
         self.journal.close(number, phase, tuple(answered))
         return answered
 
+    def received(self, context: Context) -> tuple[bytes, int]:
+        """The payload of an envelope that counted, and the envelope's size.
+
+        Raises:
+            RunError: It is damaged, or not there any more.
+        """
+        found = self.inbox.find(context, counted=True)
+        if found is None:
+            raise _lost(context.sender, context.round)
+        return found
+
     def _kept(
         self, names: Sequence[str], requests: Mapping[str, TaskRequest], *, counted: bool
-    ) -> dict[str, Response]:
+    ) -> dict[str, int]:
         heard = {}
         for name in names:
             if name in requests:
                 found = self.inbox.find(requests[name].context, counted=counted)
                 if found is not None:
-                    heard[name] = Response(*found)
+                    heard[name] = found[1]
         return heard
 
     def _call(
         self,
         first: TaskRequest,
         waiting: dict[str, TaskRequest],
-        heard: dict[str, Response],
+        heard: dict[str, int],
         total: int,
         contented: int,
         *,
@@ -187,7 +192,7 @@ class Collector:
         self,
         arrived: NodeReply,
         waiting: dict[str, TaskRequest],
-        heard: dict[str, Response],
+        heard: dict[str, int],
         asked: set[str],
         away: dict[str, float],
         busy: dict[str, float],
@@ -215,13 +220,13 @@ class Collector:
         try:
             if reply.status is not Status.NONE:
                 raise RequestError(reply.problem, hint="see the client's terminal")
-            receipt = self.inbox.receive(request.context, reply.envelope)
+            self.inbox.receive(request.context, reply.envelope)
         except (EnvelopeError, RequestError) as error:
             self.refuse(request.context, error, None)
             self.say(f"{request.words}: {name} takes no part: {error}")
             asked.discard(name)  # no use in waiting; asked again, it may say something else
             return ""
-        heard[name] = Response(receipt.payload, len(reply.envelope))
+        heard[name] = len(reply.envelope)
         del waiting[name]
         return name
 
@@ -238,12 +243,12 @@ class Collector:
         self.mailbox.send(addressed)
 
 
-# ---------------------------------------------------------------- section
-# Which phases of the open round are closed, and with whom: on disk before anybody is told.
-#
-# What a phase published follows from the envelopes in the inbox and from who was in when it
-# closed. A server that is killed closes the same phases again with the same clients, so that
-# no client is asked to take part in a second, other sum.
+def _lost(names: str, number: int) -> RunError:
+    return RunError(
+        f"what {names} uploaded in round {number} is not there any more",
+        hint="restore the inbox from a copy, or start a new run",
+    )
+
 
 SCHEMA = 1
 

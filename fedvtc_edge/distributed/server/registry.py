@@ -260,18 +260,6 @@ _TOLD = {
 """Totals that not every client tells, and what a report calls them."""
 
 
-def blank() -> dict[str, Any]:
-    """Totals of a client that has done nothing yet."""
-    return {
-        "seconds": 0.0,
-        "samples": 0,
-        "up": 0,
-        "down": 0,
-        "parameters": None,
-        "peak_memory_mb": None,
-    }
-
-
 def read_report(payload: bytes) -> dict[str, Any]:
     """A client's report: accuracies in [0, 1] or None, and totals, as it says.
 

@@ -12,13 +12,14 @@ from fedvtc_edge.data import Dataset
 from fedvtc_edge.data.dataset import Samples
 from fedvtc_edge.data.own import terms_of
 from fedvtc_edge.devices.planner import ClientAssignment
-from fedvtc_edge.distributed.client.session import discard_upload, load_networks, networks_of
+from fedvtc_edge.distributed.client.session import load_networks, networks_of
 from fedvtc_edge.distributed.client.state import ClientState
 from fedvtc_edge.distributed.mailbox import Mailbox
 from fedvtc_edge.errors import TrustError
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.evaluation import TestSet
 from fedvtc_edge.federation.methods import Federation, Method, method_of
+from fedvtc_edge.federation.rounds import run_rounds
 from fedvtc_edge.federation.server import Refusals, Server
 from fedvtc_edge.federation.summary import ClientStats, finish, summarise
 from fedvtc_edge.models import ImageShape
@@ -30,7 +31,7 @@ from fedvtc_edge.sealing import Identity, Inbox, TrustList
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
 
 from .collector import Collector, Journal
-from .coordinator import Coordinator
+from .executor import RemoteExecutor
 from .registry import Registry
 
 INBOX, JOURNAL = "inbox", "open.json"
@@ -64,9 +65,9 @@ class Keys:
         return names
 
 
-def coordinator_of(
+def executor_of(
     directory: RunDirectory, data: Dataset, keys: Keys, mailbox: Mailbox, progress: Progress
-) -> Coordinator:
+) -> RemoteExecutor:
     """Everything on the server's side, set to where the run was cut off.
 
     Args:
@@ -84,18 +85,14 @@ def coordinator_of(
     run, names = public_name(config), keys.clients(config)
     compute, height, channels = Compute.of(config.engine), data.image_shape[0], data.image_shape[2]
     refuse = Refusals(path).note
-
-    def server() -> Server:
-        return Server(data.classes, directory.record_upload, settings=config.server, refuse=refuse)
-
     federation = Federation(
         config,
         (),
-        server(),
         ImageShape(height, channels),
         data.classes,
         compute,
         run,
+        Server(directory.record_upload, refuse),
         releases=ReleaseStore(path),
         record=directory.record,
     )
@@ -111,22 +108,18 @@ def coordinator_of(
     )
     images = as_images(data.x_test, compute.device)
     test = TestSet(images, torch.from_numpy(data.y_test.copy()))
-    coordinator = Coordinator(
+    executor = RemoteExecutor(
         method_of(config)(federation),
         names,
         keys.trusted,
         registry,
         collector,
-        server=server,
-        recorder=directory.record_upload,
         test=(test, pack_test(Samples(data.x_test, data.y_test))),
-        keep=directory.save,
-        progress=progress,
     )
     state = directory.latest()
     if state is not None:
-        coordinator.restore(state)
-    return coordinator
+        executor.restore(state)
+    return executor
 
 
 def serve(
@@ -154,26 +147,25 @@ def serve(
         MaskingError: The opening's masked sum did not come out.
     """
     with deterministic():
-        coordinator = coordinator_of(directory, data, keys, mailbox, progress)
-        coordinator.run()
-        method = coordinator.method
-        figures = [_figures(coordinator, name) for name in coordinator.clients]
+        executor = executor_of(directory, data, keys, mailbox, progress)
+        method = executor.method
+        run_rounds(method, executor, keep=directory.save, progress=progress)
+        figures = [_figures(executor, name) for name in executor.clients]
         if home is not None:
-            method = _gathered(coordinator, data, home)
-            figures = [
-                ClientStats.of(client, coordinator.config) for client in method.federation.clients
-            ]
+            method = _gathered(method, data, home)
+            config = directory.config
+            figures = [ClientStats.of(client, config) for client in method.federation.clients]
         summary = summarise(
-            method, figures, coordinator.records, coordinator.account, data, _fleet(coordinator)
+            method, figures, executor.records, executor.totals(), data, _fleet(executor)
         )
         finish(directory, method, data, summary)
         if home is None:
-            coordinator.shutdown()
+            executor.shutdown()
 
 
-def _figures(coordinator: Coordinator, name: str) -> ClientStats:
+def _figures(executor: RemoteExecutor, name: str) -> ClientStats:
     """What a client elsewhere has told of itself."""
-    info, spent = coordinator.client_info.get(name), coordinator.account[name]
+    info, spent = executor.client_info.get(name), executor.account[name]
     counts = None if info is None else info.class_counts
     return ClientStats(
         name,
@@ -185,23 +177,21 @@ def _figures(coordinator: Coordinator, name: str) -> ClientStats:
     )
 
 
-def _fleet(coordinator: Coordinator) -> list[ClientAssignment]:
+def _fleet(executor: RemoteExecutor) -> list[ClientAssignment]:
     """Clients choose their architectures themselves."""
-    chosen = {name: info.architecture for name, info in coordinator.client_info.items()}
+    chosen = {name: info.architecture for name, info in executor.client_info.items()}
     return [
         ClientAssignment(name, None, chosen.get(name, "-"), chosen.get(name, "-"))
-        for name in coordinator.clients
+        for name in executor.clients
     ]
 
 
-def _gathered(
-    coordinator: Coordinator, data: Dataset, home: Callable[[str], ClientState]
-) -> Method:
+def _gathered(played: Method, data: Dataset, home: Callable[[str], ClientState]) -> Method:
     """The method with all clients of a simulation in this process, as they came home."""
-    config = coordinator.config
-    method = assemble(config, data, Compute.of(config.engine), discard_upload)
+    config = played.federation.config
+    method = assemble(config, data, Compute.of(config.engine))
     for client in method.federation.clients:
         load_networks(home(client.id).state(), networks_of(client))
-    method.restore(coordinator.method.published)
-    method.done = coordinator.method.done
+    method.restore(played.published)
+    method.done = played.done
     return method

@@ -4,7 +4,7 @@ from typing import cast
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import ConfigError
-from fedvtc_edge.federation.federation import Federation, Traffic
+from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.plugins import METHODS
 
 from .base import Method, calibrated
@@ -14,7 +14,7 @@ from .fedproto import FedProto
 from .fedvtc import FedVTC
 from .supervised import Centralised, Local, LocalMatched
 
-__all__ = ["FedVTC", "Federation", "Method", "Traffic", "calibrated", "method_of", "register"]
+__all__ = ["FedVTC", "Federation", "Method", "calibrated", "method_of", "register"]
 
 
 def register(name: str, method: type[Method]) -> type[Method]:

@@ -1,4 +1,4 @@
-"""What every method is to the engine."""
+"""What every method is to the round loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedvtc_edge.training.knowledge import GlobalKnowledge
 
 
 class Method(ABC):
-    """How clients learn: in steps, which an engine takes with the clients of a round.
+    """How clients learn: in steps, which an executor takes with the clients of a round.
 
     Whatever of the outside world a method needs again after a restart, it keeps in
     ``published``; the engine checkpoints that beside the clients' modules.
@@ -50,25 +50,6 @@ class Method(ABC):
     def steps(self, number: int) -> Sequence[RoundStep]:
         """What round ``number`` consists of; 0 is what happens once, before the first."""
 
-    def open(self, cohort: Sequence[Client]) -> None:
-        """What happens once, before the first round, with all clients that can be reached."""
-        self._go(0, cohort)
-
-    def round(self, number: int, cohort: Sequence[Client]) -> None:
-        """One federated round with the clients in ``cohort``; rounds count from 1."""
-        self._go(number, cohort)
-
-    def _go(self, number: int, cohort: Sequence[Client]) -> None:
-        federation = self.federation
-        for step in self.steps(number):
-            for client in cohort:
-                if step.work is not None:
-                    step.work(client)
-            if step.exchange is not None:
-                data = federation.publish(step.exchange, number, cohort)
-                federation.broadcast(len(data), None if step.exchange.for_all else cohort)
-                self.learn(step.exchange.kind, data, cohort)
-
     def learn(self, kind: str, data: bytes, cohort: Sequence[Client]) -> None:
         """Take up what was published at the end of an exchange.
 
@@ -80,7 +61,7 @@ class Method(ABC):
         self.restore({**self.published, kind: data})
 
     def load(self, client: Client, number: int) -> Load:
-        """What round ``number`` asks of a client's device; 0 is what :meth:`open` does."""
+        """What round ``number`` asks of a client's device; 0 is the opening, before the first."""
         return Load()
 
     def restore(self, published: dict[str, bytes]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from fedvtc_edge.federation.exchange import Clipped, Exchange, Noised
+from fedvtc_edge.federation.exchange import Clipped, Exchange
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.models.anchor import Anchor, centre
 from fedvtc_edge.privacy.accountant import epsilon_spent
@@ -55,10 +56,10 @@ class ClientLevelFedVTC(FedVTC):
             f"features per class of the public list{what}"
         ]
 
-    def _anchor_statistics(self, anchor: Anchor) -> Exchange:
+    def _anchor_statistics(self, anchor: Anchor) -> Exchange[Any]:
         return self._clipped("anchor", lambda _: anchor, centre(anchor, self.federation.shape))
 
-    def _features(self) -> Exchange:
+    def _features(self) -> Exchange[Any]:
         zero = np.zeros(self.clipped.width)
         return self._clipped(
             "features", lambda client: client.model.eval().features, zero, CODE_STD
@@ -70,13 +71,17 @@ class ClientLevelFedVTC(FedVTC):
         extractor: Callable[[Client], Callable[[Tensor], Tensor]],
         about: Array,
         std: float | None = None,
-    ) -> Exchange:
+    ) -> Exchange[Any]:
         """Who noises: the server, once; or, under masks, each client its share beforehand."""
         spec = self.clipped
 
         def clip(client: Client) -> Integers:
             return client.clip_upload(extractor(client), spec, about)
 
-        if not self.federation.config.transport.masking:
-            return Clipped(kind, clip, spec, about, std)
-        return Noised(kind, lambda client: noised(spec, clip(client)), spec, about, std)
+        federation = self.federation
+        if federation.config.transport.masking:
+            return federation.noised(
+                kind, lambda client: noised(spec, clip(client)), spec, about, std
+            )
+        least = federation.config.server.minimum_contributors
+        return Clipped(kind, clip, spec, about, federation.release, least, std)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedvtc_edge.federation.exchange import Exchange, Noised
+from fedvtc_edge.federation.exchange import Noised
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.federation.workload import TrainingTask
 from fedvtc_edge.privacy.dpsgd import check_private
@@ -119,7 +119,7 @@ class ExampleFedVTC(FedVTC):
                 decay=number == self.federation.config.method.rounds,
             )
 
-    def _features(self) -> Exchange:
+    def _features(self) -> Noised:
         """Own features, noised: g is private already, so that one example moves one term."""
         spec = self.spec
         assert spec is not None
@@ -130,7 +130,7 @@ class ExampleFedVTC(FedVTC):
                 features = one_by_one(client.model.eval().features, client.images).numpy()
                 return release(spec, features, client.labels.cpu().numpy(), about)
 
-        return Noised("features", draw, spec, about, CODE_STD)
+        return self.federation.noised("features", draw, spec, about, CODE_STD)
 
     def _secret(self, client: Client, number: int, phase: str, purpose: str) -> SecretStream:
         """The data are among the names: a round repeated on other data draws other noise."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedvtc_edge import wire
 from fedvtc_edge.config import Config
-from fedvtc_edge.federation.exchange import Exact, RoundStep
+from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.federation.workload import Bytes, Load, one_pass, random_batches, statistics_bytes
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
@@ -61,7 +61,9 @@ class FedProto(Method):
             client.train_on(number, *own, steps, prior=self._prior(), kl=PULL)
 
         width = self.federation.config.method.latent
-        return [RoundStep(train, Exact("features", Client.measure, width, pooled=False))]
+        return [
+            RoundStep(train, self.federation.exact("features", Client.measure, width, pooled=False))
+        ]
 
     def learn(self, kind: str, data: bytes, cohort: Sequence[Client]) -> None:
         """Prototypes are all that is published."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
+from typing import Any
 
 from torch import Tensor
 
 from fedvtc_edge import wire
 from fedvtc_edge.config import Config
-from fedvtc_edge.federation.exchange import Decoders, Exact, Exchange, Noised, RoundStep
+from fedvtc_edge.federation.exchange import Decoders, Exchange, RoundStep
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.federation.workload import (
     Bytes,
@@ -249,25 +250,30 @@ class FedVTC(Method):
             decay=number == self.federation.config.method.rounds,
         )
 
-    def _anchor_statistics(self, anchor: Anchor) -> Exchange:
+    def _anchor_statistics(self, anchor: Anchor) -> Exchange[Any]:
         """What is measured of the anchor's features: exact, or noised before it leaves."""
         if self.spec is None:
             settings = self.federation.config.method
             pooled = settings.moments == "covariance"
             measure = partial(Client.measure_anchor, anchor=anchor, pooled=pooled)
-            return Exact("anchor", measure, settings.anchor, pooled)
+            return self.federation.exact("anchor", measure, settings.anchor, pooled=pooled)
         spec, about = self.spec, centre(anchor, self.federation.shape)
-        return Noised("anchor", lambda c: c.release_anchor(anchor, spec, about), spec, about)
+        return self.federation.noised(
+            "anchor", lambda client: client.release_anchor(anchor, spec, about), spec, about
+        )
 
-    def _features(self) -> Exchange:
+    def _features(self) -> Exchange[Any]:
         width = self.federation.config.method.latent
-        return Exact("features", Client.measure, width, pooled=False, floor=STD_FLOOR)
+        return self.federation.exact(
+            "features", Client.measure, width, pooled=False, floor=STD_FLOOR
+        )
 
-    def _decoders(self) -> Exchange:
+    def _decoders(self) -> Decoders:
         """ψ has one shape for all; its weights travel as float32."""
         latent = self.federation.config.method.latent
         blank = vtc.build(self.federation.shape, latent=latent, seed=0).state_dict()
-        return Decoders({name: value.numpy() for name, value in blank.items()})
+        like = {name: value.numpy() for name, value in blank.items()}
+        return Decoders(like, self.federation.config.server.minimum_contributors)
 
 
 def _in_turn(*phases: Callable[[Client], None]) -> Callable[[Client], None]:

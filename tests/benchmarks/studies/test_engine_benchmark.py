@@ -11,6 +11,8 @@ import torch
 from fedvtc_edge.benchmarks.studies import engine as benchmark
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.federation.assembly import clients
+from fedvtc_edge.federation.rounds import run_rounds
+from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.runs.directory import RunDirectory
 from fedvtc_edge.training.compute import Compute, deterministic
 
@@ -21,9 +23,10 @@ def test_engine_and_floor_reach_the_same_weights_bit_for_bit(tmp_path: Path) -> 
     config = benchmark.settings(rounds=2)  # the second round shows that streams move on alike
     data = load_dataset(config.data)
     with deterministic():
-        engine = benchmark.prepare(config, data, RunDirectory.create(tmp_path / "run", config))
-        engine.run()
-        test, labels = engine.test.images, engine.test.labels
+        directory = RunDirectory.create(tmp_path / "run", config)
+        engine = benchmark.prepare(config, data, directory)
+        run_rounds(engine.method, engine, keep=directory.save, progress=SilentProgress())
+        test, labels = benchmark._test(data)
     members = clients(config, data, Compute.of(config.engine), decoders=False)
     begin = [parameter.clone() for parameter in members[0].model.parameters()]
     threads = torch.get_num_threads()

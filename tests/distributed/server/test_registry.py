@@ -288,7 +288,7 @@ def test_a_hello_that_is_lost_is_sent_again(
     assert registry.node(NAMES[0]) == 0
 
 
-@pytest.mark.parametrize("trouble", [Status.BUSY, Status.UNREACHABLE])
+@pytest.mark.parametrize("status", [Status.BUSY, Status.UNREACHABLE])
 def test_a_client_at_work_is_asked_again_but_not_at_once(
     registry: Registry, mailbox: Nodes, keys: dict[str, Identity], status: Status
 ) -> None:

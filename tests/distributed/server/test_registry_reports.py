@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedvtc_edge.distributed.messages import RequestError
-from fedvtc_edge.distributed.server.registry import blank, merged, read_report
+from fedvtc_edge.distributed.server.registry import merged, read_report
 from fedvtc_edge.federation.evaluation import ACCURACIES
+from fedvtc_edge.federation.rounds import blank
 
 HONEST: dict[str, Any] = {
     **dict.fromkeys(ACCURACIES, 0.5),

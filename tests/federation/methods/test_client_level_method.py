@@ -12,8 +12,9 @@ import pytest
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
+from fedvtc_edge.errors import ServerError
 from fedvtc_edge.federation.assembly import assemble
-from fedvtc_edge.federation.server import ServerError
+from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
 from fedvtc_edge.privacy.mechanism import CLIENT_UNIT, release_spec_of
 from fedvtc_edge.privacy.release import check_norm
 from fedvtc_edge.privacy.release_spec import ClientReleaseSpec
@@ -96,7 +97,8 @@ def test_no_upload_depends_on_the_other_clients(tiny: Tiny, tmp_path: Path, quic
         method = assemble(config, load_dataset(config.data), Compute.of(config.engine), recorder)
         if change:
             method.federation.clients[1].images = method.federation.clients[1].images.flip(2)
-        method.open(method.federation.clients)
+        executor = LocalExecutor(method)
+        take_steps(method, executor, 0, executor.clients)
         seen.append(heard)
     assert [seen[0][name] == seen[1][name] for name in IDS] == [True, False, True]
 

@@ -18,7 +18,9 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, PrivacyError
 from fedvtc_edge.federation.assembly import assemble
+from fedvtc_edge.federation.methods import Method
 from fedvtc_edge.federation.methods.example import ExampleFedVTC
+from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.plugins import ARCHITECTURES
 from fedvtc_edge.privacy.ledger import Ledger
@@ -42,6 +44,12 @@ def method_of(config: Config) -> ExampleFedVTC:
     method = assemble(config, load_dataset(config.data), Compute.of(config.engine), lambda *_: None)
     assert isinstance(method, ExampleFedVTC)
     return method
+
+
+def play_round(method: Method, number: int) -> None:
+    """One round, or the opening, with everybody."""
+    executor = LocalExecutor(method)
+    take_steps(method, executor, number, executor.clients)
 
 
 @pytest.mark.parametrize("share", SHARES)
@@ -128,9 +136,9 @@ def test_which_classes_a_client_has_plays_no_part(
         method = method_of(private(tiny))
         for client in method.federation.clients:
             client.present = client.counts = None  # type: ignore[assignment]
-        method.open(method.federation.clients)
+        play_round(method, 0)
         for number in (1, 2, 3):
-            method.round(number, method.federation.clients)
+            play_round(method, number)
 
 
 def test_phase_c_never_sees_a_real_image(tiny: Tiny) -> None:
@@ -140,7 +148,7 @@ def test_phase_c_never_sees_a_real_image(tiny: Tiny) -> None:
             method = method_of(private(tiny))
             method.federation.releases = Fixed()
             client = method.federation.clients[0]
-            method.open(method.federation.clients)
+            play_round(method, 0)
             knowledge = method.knowledge()
             assert knowledge is not None
             if poisoned:
@@ -227,8 +235,8 @@ def test_all_built_in_architectures_train(tiny: Tiny) -> None:
     with deterministic():
         method = method_of(config)
         before = [c.model.projection.weight.clone() for c in method.federation.clients]
-        method.open(method.federation.clients)
-        method.round(1, method.federation.clients)
+        play_round(method, 0)
+        play_round(method, 1)
     for client, old in zip(method.federation.clients, before, strict=True):
         weights = torch.cat([p.detach().flatten() for p in client.model.parameters()])
         assert torch.isfinite(weights).all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from fedvtc_edge.federation.methods import FedVTC, Method, calibrated, register
 from fedvtc_edge.federation.methods.base import CALIBRATION
 from fedvtc_edge.federation.methods.fedvtc import STD_FLOOR
 from fedvtc_edge.federation.methods.supervised import matched_steps
+from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
 from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
@@ -41,14 +42,24 @@ def method_of(config: Config, heard: Heard | None = None) -> Method:
     return assemble(config, load_dataset(config.data), Compute.of(config.engine), recorder)
 
 
-def play(config: Config, heard: Heard | None = None) -> Method:
-    """All rounds with everybody, without an engine."""
+def play_round(method: Method, number: int, members: Sequence[str] | None = None) -> None:
+    """One round, or the opening, with everybody or with some."""
+    executor = LocalExecutor(method)
+    take_steps(method, executor, number, executor.clients if members is None else members)
+
+
+def executor_of(config: Config, heard: Heard | None = None) -> LocalExecutor:
+    """After all rounds with everybody."""
     with deterministic():
-        method = method_of(config, heard)
-        method.open(method.federation.clients)
-        for number in range(1, config.method.rounds + 1):
-            method.round(number, method.federation.clients)
-    return method
+        executor = LocalExecutor(method_of(config, heard))
+        for number in range(config.method.rounds + 1):
+            take_steps(executor.method, executor, number, executor.clients)
+    return executor
+
+
+def play(config: Config, heard: Heard | None = None) -> Method:
+    """A method after all rounds with everybody."""
+    return executor_of(config, heard).method
 
 
 def weights(method: Method) -> Tensor:
@@ -100,16 +111,16 @@ def test_a_guarantee_is_not_inherited(tiny: Tiny) -> None:
 )
 def test_what_travels(tiny: Tiny, changes: dict[str, Any], expected: list[tuple[int, str]]) -> None:
     heard: Heard = []
-    method = play(tiny(method=changes), heard)
-    ids = [client.id for client in method.federation.clients]
+    executor = executor_of(tiny(method=changes), heard)
+    ids = executor.clients
     assert [(round_, sender, kind) for round_, sender, kind, _ in heard] == [
         (round_, sender, kind) for round_, kind in expected for sender in ids
     ]
-    for client in method.federation.clients:
-        own = [data for _, sender, _, data in heard if sender == client.id]
+    for name in ids:
+        own = [data for _, sender, _, data in heard if sender == name]
         sent = sum(len(data) + ENVELOPE for data in own)
-        assert method.federation.traffic[client.id].up == sent
-    assert bool(method.uploads()) == (bool(expected) or changes["name"] == "centralised")
+        assert executor.account[name]["up"] == sent
+    assert bool(executor.method.uploads()) == (bool(expected) or changes["name"] == "centralised")
 
 
 @pytest.mark.parametrize("moments", ["covariance", "diagonal"])
@@ -117,7 +128,7 @@ def test_the_upload_is_as_large_as_it_must_be(tiny: Tiny, moments: str) -> None:
     heard: Heard = []
     config = tiny(method={"moments": moments})
     method = method_of(config, heard)
-    method.open(method.federation.clients)
+    play_round(method, 0)
     classes, width = 10, config.method.anchor
     square = width * (width + 1) // 2 if moments == "covariance" else classes * width
     for *_, data in heard:
@@ -148,7 +159,7 @@ def test_uploads_say_what_an_upload_holds(tiny: Tiny) -> None:
 def test_anchor_statistics_do_not_depend_on_the_partition(tiny: Tiny, moments: str) -> None:
     def published(**changes: Any) -> GlobalStatistics:
         method = method_of(tiny(method={"moments": moments}, **changes))
-        method.open(method.federation.clients)
+        play_round(method, 0)
         return wire.published(method.published["anchor"])
 
     alone = published(clients={"count": 1})
@@ -168,7 +179,7 @@ def test_anchor_statistics_do_not_depend_on_the_partition(tiny: Tiny, moments: s
 def test_anchor_statistics_are_those_of_the_pooled_data(tiny: Tiny) -> None:
     config = tiny(method={"moments": "diagonal"})
     method = method_of(config)
-    method.open(method.federation.clients)
+    play_round(method, 0)
     knowledge = wire.published(method.published["anchor"])
     data = load_dataset(config.data)
     anchor = method.anchor  # type: ignore[attr-defined]
@@ -183,9 +194,9 @@ def test_features_are_published_anew_with_a_floor(tiny: Tiny) -> None:
     config = tiny(method={"share": "features", "rounds": 2})
     with deterministic():
         method = method_of(config)
-        method.round(1, method.federation.clients)
+        play_round(method, 1)
         first = wire.published(method.published["features"])
-        method.round(2, method.federation.clients)
+        play_round(method, 2)
         second = wire.published(method.published["features"])
     assert first.std.min() >= np.float32(STD_FLOOR)
     assert first.mean.shape == (10, 8)
@@ -278,8 +289,8 @@ def test_clients_alone_hear_nothing_of_each_other(tiny: Tiny) -> None:
     method, other = method_of(config), method_of(config)
     with deterministic():
         for number in (1, 2):
-            method.round(number, method.federation.clients)
-            other.round(number, other.federation.clients[1:2])
+            play_round(method, number)
+            play_round(other, number, ["client-01"])
     together, alone = method.federation.clients[1], other.federation.clients[1]
     for name, value in together.model.state_dict().items():
         assert torch.equal(alone.model.state_dict()[name], value)

@@ -17,9 +17,8 @@ from fedvtc_edge.distributed.messages import (
     TaskReply,
     TaskRequest,
 )
-from fedvtc_edge.distributed.server.coordinator import MOST_VOID
-from fedvtc_edge.errors import RunError, TrustError
-from fedvtc_edge.federation.server import ServerError
+from fedvtc_edge.distributed.server.executor import MOST_VOID
+from fedvtc_edge.errors import RunError, ServerError, TrustError
 from fedvtc_edge.masking import MaskingStep
 from fedvtc_edge.sealing import Identity, TrustList, seal
 from fedvtc_edge.transport.masked_sum import mask_step
@@ -64,6 +63,29 @@ def test_a_post_that_repeats_everything_changes_nothing(
     assert len(there.ledger()) == len(calm.ledger())
     assert there.refusals() == []
     assert inbox_is_empty(there)
+
+
+@pytest.mark.parametrize("share", ["features", "features+decoder"])
+def test_whoever_replies_first_the_bits_are_the_same(
+    village: Make, small: Make, share: str
+) -> None:
+    """Uploads are read from the inbox in the order of names, not as they came."""
+    config = small(method={"rounds": 1, "share": share})
+    calm = village(config, at="calm")
+    calm.serve()
+    there = village(config, at="backwards")
+    receive, order = there.receive, []
+
+    def backwards(wait_s: float) -> Any:
+        for arrived in reversed(list(receive(wait_s))):
+            order.append((arrived.request.context.kind, arrived.node))
+            yield arrived
+
+    there.receive = backwards
+    there.serve()
+    assert [node for kind, node in order if kind == "features"] == [2, 1, 0]
+    assert there.published() == calm.published()
+    assert there.untimed() == calm.untimed()
 
 
 @pytest.mark.parametrize("fate", ["lost", "deaf"])

@@ -1,0 +1,254 @@
+"""The executor of rounds whose clients live elsewhere: requests out, sealed envelopes in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fedvtc_edge.distributed.messages import REPORT, RequestError, TaskRequest, digest_of
+from fedvtc_edge.errors import PrivacyError
+from fedvtc_edge.federation.evaluation import ACCURACIES, TestSet, share
+from fedvtc_edge.federation.exchange import Exchange, SecureAggregatable
+from fedvtc_edge.federation.methods import Method
+from fedvtc_edge.federation.rounds import Executor
+from fedvtc_edge.masking import MaskingError, MaskingPlan, MaskingServer, MaskingStep, threshold_of
+from fedvtc_edge.privacy.release_store import SERVER
+from fedvtc_edge.runs.directory import Checkpoint
+from fedvtc_edge.runs.test_set import TEST
+from fedvtc_edge.sealing import TrustList
+from fedvtc_edge.transport.channel import Delivery
+from fedvtc_edge.transport.masked_sum import Integers, mask_kind
+from fedvtc_edge.wire.context import Context
+
+from .collector import Collector
+from .registry import ClientInfo, Registry, merged, read_report
+
+OPENING_CALLS = 3
+"""How often a client is asked for what it uploads only once."""
+
+SHUTDOWN_S = 30.0
+"""So long clients may take to hear that the run is done."""
+
+MOST_VOID = 3
+"""Rounds in a row in which too few took part: then the run stops, to be resumed."""
+
+
+class RemoteExecutor(Executor):
+    """Takes each round through its phases, of which the server sees envelopes alone.
+
+    The method is the same object that the local engine has, with a federation of no
+    clients: only the server's half of its exchanges is used here.
+
+    Args:
+        method: What happens in a round.
+        clients: Ids of all clients, in their order.
+        trusted: Their keys.
+        registry: Knows where they are.
+        collector: Asks them.
+        test: Of the control, and what is published of it to clients that lack it.
+    """
+
+    keeps_opening = True
+    most_void = MOST_VOID
+
+    def __init__(
+        self,
+        method: Method,
+        clients: Sequence[str],
+        trusted: TrustList,
+        registry: Registry,
+        collector: Collector,
+        *,
+        test: tuple[TestSet, bytes] | None,
+    ) -> None:
+        super().__init__(method, clients)
+        for spent in self.account.values():
+            spent |= {"parameters": None, "peak_memory_mb": None}
+        self._known = trusted.before_revocations()
+        self._registry = registry
+        self._collector = collector
+        self._test = test
+        self._accuracies: dict[str, dict[str, Any]] = {name: {} for name in clients}
+        self._cohort: list[str] = []
+        self._phase = 0
+        self._once: dict[str, bytes] = {}
+
+    @property
+    def client_info(self) -> dict[str, ClientInfo]:
+        """What clients said of themselves, by id."""
+        return self._registry.client_info
+
+    def restore(self, state: Checkpoint) -> None:
+        """Continue after ``state``'s round, with what clients have told by then."""
+        super().restore(state)
+        for name, spent in self.account.items():
+            if spent.get("portrait"):
+                known = dict(spent["portrait"])
+                known["class_counts"] = known["class_counts"] and tuple(known["class_counts"])
+                self.client_info.setdefault(name, ClientInfo(**known))
+        for record in self.records:
+            for line in record["clients"]:
+                self._accuracies[line["id"]] = {
+                    key: value for key, value in line.items() if key.startswith("accuracy")
+                }
+        self._collector.inbox.close(state.round)  # it may have been killed before that
+
+    def totals(self) -> dict[str, dict[str, Any]]:
+        """A copy of the running totals, with what clients said of themselves."""
+        for name, info in self.client_info.items():
+            if name in self.account:
+                self.account[name]["portrait"] = asdict(info)
+        return super().totals()
+
+    def shutdown(self) -> None:
+        """Send the clients home, once all that the run leaves is on the disk."""
+        self._registry.shutdown_clients(self.config.method.rounds, SHUTDOWN_S)
+
+    def invite(self, number: int, cohort: Sequence[str]) -> list[str]:
+        """Begin with the whole cohort; for the opening wait until it has connected."""
+        if number == 0:
+            self._registry.gather(cohort, self.quorum(len(cohort)), self._collector.deadline_s)
+        self._cohort, self._phase, self._once = list(cohort), 0, {}
+        return list(cohort)
+
+    def collect(
+        self, index: int, context: Context, members: list[str], quorum: int
+    ) -> Iterable[str]:
+        """One phase, for the uploads of a step; they lie in the inbox."""
+        return self._ask(index, context, dict.fromkeys(members, b""), quorum)
+
+    def fetch(self, exchange: Exchange[Any], context: Context) -> Delivery | None:
+        """One upload from the inbox, entered in the ledger; refused where the budget is spent."""
+        fingerprint = self._known.lookup(context.sender).fingerprint
+        delivery = Delivery(*self._collector.received(context), fingerprint)
+        try:
+            self.federation.record(context, delivery.payload)
+        except PrivacyError as error:
+            self.federation.server.refuse(context, error, fingerprint)
+            return None
+        return delivery
+
+    def masked_sum(
+        self,
+        index: int,
+        exchange: SecureAggregatable[Any],
+        context: Context,
+        members: list[str],
+        quorum: int,
+    ) -> tuple[Integers, int, list[str]]:
+        """One phase for each step of a masked sum; who is silent in one has dropped out."""
+        # All who are invited, present or not: thresholds and noise are made for so many. One
+        # that was revoked meanwhile is among them, and is not heard: it drops out.
+        keys = {name: self._known.lookup(name).key for name in self._cohort}
+        server = MaskingServer(MaskingPlan(context, keys, exchange.size, exchange.bound))
+        least = max(quorum, threshold_of(len(self._cohort)))
+        messages = dict.fromkeys(members, b"")
+        for step in MaskingStep:
+            asked = self.federation.context(
+                context.sender, context.round, mask_kind(context.kind, step)
+            )
+            for name in self._ask(index, asked, messages, least):
+                self.account[name]["down"] += len(messages[name])
+                self._take(server, step, name, context, asked)
+            if step is not MaskingStep.UNMASK:
+                messages = server.advance()
+        total = server.finish()
+        return total.total, len(total.survivors), list(messages)
+
+    def remaining(self, members: list[str], counted: set[str]) -> list[str]:
+        """Those that were heard."""
+        return [name for name in members if name in counted]
+
+    def learn(self, exchange: Exchange[Any], data: bytes, members: Sequence[str]) -> None:
+        """Tell the method; clients are told with the next request."""
+        self._once = {} if exchange.for_all else {exchange.kind: data}
+        super().learn(exchange, data, members)
+
+    def finish(self, number: int, members: Sequence[str]) -> list[str]:
+        """Ask for what is left to do, and how it went; nobody is waited for twice."""
+        steps = self.method.steps(number)
+        last = len(steps) - 1 if steps and steps[-1].exchange is None else len(steps)
+        least = self.quorum(len(self._cohort))
+        context = self.federation.context(SERVER, number, REPORT)
+        reported = self._ask(last, context, dict.fromkeys(members, b""), 1, least)
+        for name in reported:
+            self._read_report(self.federation.context(name, number, REPORT))
+        return list(reported)
+
+    def evaluate(self) -> tuple[list[dict[str, Any]], float | None]:
+        """What clients reported, now or last, and the control on the server's test set."""
+        lines = [
+            {"id": name, **dict.fromkeys(ACCURACIES), **self._accuracies[name]}
+            for name in self.clients
+        ]
+        if self._test is None:
+            return lines, None
+        scores = self.method.control(self._test[0].images)
+        return lines, None if scores is None else share(scores.argmax(1) == self._test[0].labels)
+
+    def remarks(self, problem: str) -> dict[str, Any]:
+        """Why the round is void."""
+        return {"void": problem}
+
+    def close(self, number: int) -> None:
+        """Put the round's envelopes away."""
+        self._collector.inbox.close(number)
+
+    def _take(
+        self, server: MaskingServer, step: MaskingStep, name: str, context: Context, asked: Context
+    ) -> None:
+        """One message of a masked sum; one that is refused is as good as none."""
+        federation = self.federation
+        own = federation.context(name, asked.round, asked.kind)
+        message, _ = self._collector.received(own)
+        federation.server.recorder(own.round, name, own.kind, message)
+        try:
+            if step is MaskingStep.MASK:
+                federation.record(federation.context(name, own.round, context.kind), message)
+            server.receive(message, sender=name)
+        except (MaskingError, PrivacyError) as error:
+            federation.server.refuse(own, error, self._known.lookup(name).fingerprint)
+
+    def _read_report(self, context: Context) -> None:
+        """Take up a client's report; one that cannot be read is refused, and tells nothing."""
+        try:
+            report = read_report(self._collector.received(context)[0])
+        except RequestError as error:
+            self.federation.server.refuse(context, error, None)
+            return
+        self._accuracies[context.sender] = {
+            key: value for key, value in report.items() if key.startswith("accuracy")
+        }
+        merged(self.account[context.sender], report)
+
+    def _ask(
+        self,
+        index: int,
+        context: Context,
+        messages: Mapping[str, bytes],
+        least: int,
+        enough: int | None = None,
+    ) -> list[str]:
+        """One phase: a request to each client that has a message; those that replied, in order."""
+        number, kind = context.round, context.kind
+        last = number == self.config.method.rounds and kind == REPORT
+        requests = {}
+        for name, message in messages.items():
+            published = {**self.method.published, **self._once}
+            known = self.client_info.get(name)
+            if self._test is not None and known is not None and known.wants_test:
+                published[TEST] = self._test[1]
+            digests = {each: digest_of(data) for each, data in published.items()}
+            own = self.federation.context(name, number, kind)
+            requests[name] = TaskRequest(
+                own, self._phase, index, message, digests, published, last=last
+            )
+        calls = 1 if number else OPENING_CALLS
+        sizes = self._collector.collect(
+            self._phase, requests, least=least, enough=enough, calls=calls
+        )
+        self._phase += 1
+        for name, size in sizes.items():
+            self.account[name]["up"] += size if kind != REPORT else 0
+        return list(sizes)
