@@ -12,6 +12,7 @@
     │   ├── TrustError        a trust list that cannot be used, or whom it does not trust
     │   ├── ContextError      names that an upload cannot belong to      (context)
     │   ├── BundleError       what a bundle is given, or asked for and does not hold
+    │   ├── PluginError       a plug-in that is not there or fails       (plugins)
     │   └── DeploymentError   a server or node that cannot be reached, or whose keys are wrong
     ├── MissingExtra          a part that this installation leaves out   exit 2
     ├── StatisticsError       numbers that are no statistics             (statistics)
