@@ -186,7 +186,7 @@ def test_a_process_that_looks_up_no_name_loads_none() -> None:
 
 
 def test_the_package_offers_what_it_says() -> None:
-    from fedvtc_edge.attacks.audit import audit
+    from fedvtc_edge.attacks import audit
 
     assert fedvtc_edge.audit is audit
     assert set(dir(fedvtc_edge)) == set(fedvtc_edge.__all__)
