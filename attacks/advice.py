@@ -20,92 +20,75 @@ Entry = dict[str, str | bool]
 
 def threat_model(config: Config) -> list[Entry]:
     """Adversaries with what each sees of this run, and whether the run's claim covers it."""
-    private, masked = config.privacy.mode, config.transport.masking
-    mode = shared(config)
-    anchored = mode == "anchored"
+    private, masked, mode = config.privacy.mode, config.transport.masking, shared(config)
     if mode == "nothing":
-        return [
-            {
-                "view": "device",
-                "sees": "a client's own classifier; nothing is uploaded",
-                "covered": False,
-            }
-        ]
+        sees = "a client's own classifier; nothing is uploaded"
+        return [{"view": "device", "sees": sees, "covered": False}]
     upload = "counts, class means and second moments"
     if private in ("anchored", "example"):
         upload = "noised counts, class means and second moments"
     each = "only the sum over the clients" if masked else f"each client's {upload}"
+    anchored = mode == "anchored"
     space = "in the anchor's space, which it can compute" if anchored else "of hidden features"
     weights = ", and every decoder's weights" if mode == "features+decoder" else ""
-    trusted = private == "client" and not masked
-    return [
-        {
-            "view": "server",
-            "sees": f"{each}, {space}{weights}",
-            "covered": private != "none" and not trusted,
-        },
-        {
-            "view": "colluders",
-            "sees": "what is published, less what all clients but one know of themselves",
-            "covered": private != "none",
-        },
-        {
-            "view": "device",
-            "sees": "a client's own classifier and decoder, and what is published",
-            "covered": private == "example",
-        },
-        {
-            "view": "server+device",
-            "sees": "both, in league: hidden features become computable",
-            "covered": private == "example",
-        },
-        {
-            "view": "eavesdropper",
-            "sees": "addresses, times and sizes; the sizes are the same for all clients"
-            if config.transport.seal
-            else "all that the server sees: nothing is sealed",
-            "covered": private not in ("none", "client"),
-        },
-    ]
+    lengths = "addresses, times and sizes; the sizes are the same for all clients"
+    everything = "all that the server sees: nothing is sealed"
+    told = "what is published, less what all clients but one know of themselves"
+    own = "a client's own classifier and decoder, and what is published"
+    both = "both, in league: hidden features become computable"
+    noised, trained = private != "none", private == "example"
+    rows = (
+        ("server", f"{each}, {space}{weights}", noised and (private != "client" or masked)),
+        ("colluders", told, noised),
+        ("device", own, trained),
+        ("server+device", both, trained),
+        (
+            "eavesdropper",
+            lengths if config.transport.seal else everything,
+            noised and private != "client",
+        ),
+    )
+    return [{"view": view, "sees": sees, "covered": covered} for view, sees, covered in rows]
 
 
 def layers(config: Config) -> list[Entry]:
     """Layers of protection with what each stops and does not stop, on or off."""
     noise = config.privacy.mode != "none"
     about = covers(config) if noise else "nothing: it is off"
-    return [
-        {
-            "layer": "anchor",
-            "on": shared(config) == "anchored",
-            "stops": "repeated uploads, and features that were trained on the data",
-            "does_not_stop": "anybody from computing features of a guess and comparing",
-        },
-        {
-            "layer": "sealing",
-            "on": config.transport.seal,
-            "stops": "eavesdroppers, forgery and replay",
-            "does_not_stop": "the server, which opens what it receives",
-        },
-        {
-            "layer": "masking",
-            "on": config.transport.masking,
-            "stops": "the server from seeing one client's statistics",
-            "does_not_stop": "what the sum says; a client whose class nobody else has; all other "
-            "clients together",
-        },
-        {
-            "layer": "noise",
-            "on": noise,
-            "stops": "reconstruction, and membership as far as ε says",
-            "does_not_stop": f"whatever it does not cover; it covers {about}",
-        },
-        {
-            "layer": "minimum contributors",
-            "on": config.server.minimum_contributors > 1,
-            "stops": "publishing a class that one client alone holds",
-            "does_not_stop": "the server, or all other contributors together",
-        },
-    ]
+    rows = (
+        (
+            "anchor",
+            shared(config) == "anchored",
+            "repeated uploads, and features that were trained on the data",
+            "anybody from computing features of a guess and comparing",
+        ),
+        (
+            "sealing",
+            config.transport.seal,
+            "eavesdroppers, forgery and replay",
+            "the server, which opens what it receives",
+        ),
+        (
+            "masking",
+            config.transport.masking,
+            "the server from seeing one client's statistics",
+            "what the sum says; a client whose class nobody else has; all other clients together",
+        ),
+        (
+            "noise",
+            noise,
+            "reconstruction, and membership as far as ε says",
+            f"whatever it does not cover; it covers {about}",
+        ),
+        (
+            "minimum contributors",
+            config.server.minimum_contributors > 1,
+            "publishing a class that one client alone holds",
+            "the server, or all other contributors together",
+        ),
+    )
+    keys = ("layer", "on", "stops", "does_not_stop")
+    return [dict(zip(keys, row, strict=True)) for row in rows]
 
 
 def recommendations(

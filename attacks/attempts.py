@@ -19,8 +19,7 @@ from .adversary.trials import AuditedRun, Trial, UploadStager
 from .adversary.view import Attack, Guess
 from .inference.reconstruction import ClassMean
 from .scoring.findings import Finding, Policy, credit, rates_of
-from .scoring.metrics import auc, bonferroni, mean_interval, proportion_interval
-from .scoring.similarity import psnr, ssim
+from .scoring.metrics import auc, bonferroni, mean_interval, proportion_interval, psnr, ssim
 
 VIEWS = ("server", "server+device", "colluders", "device", "eavesdropper")
 """Adversaries, see :class:`~fedvtc_edge.attacks.adversary.view.View`."""

@@ -33,9 +33,8 @@ from fedvtc_edge.plugins import Registry
 
 from .adversary.view import Attack
 from .inference.exact_recovery import Differencing, ExactRecovery
-from .inference.membership import Membership, SecondMoments
+from .inference.membership import Membership, SecondMoments, Shadow
 from .inference.reconstruction import Decode, Inversion
-from .inference.shadow import Shadow
 
 ATTACKS: Registry[Attack] = Registry("attack", "--attacks", "fedvtc_edge.attacks", error=UsageError)
 """Registered attacks, in the order of the report."""

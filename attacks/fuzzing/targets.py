@@ -214,11 +214,11 @@ def _publication() -> Target:
         return "a negative one" if (value.count < 0).any() or (value.std < 0).any() else None
 
     rows = np.arange(CLASSES * WIDTH, dtype=np.float64).reshape(CLASSES, WIDTH)
-    worlds = [
+    publications = [
         GlobalStatistics(np.array([5.0, 3.0, 0.0]), rows, rows + 1, covariance)
         for covariance in (None, np.eye(WIDTH))
     ]
-    genuine = tuple(map(wire.publish, worlds))
+    genuine = tuple(map(wire.publish, publications))
     return Target("publication", wire.published, (wire.WireError,), genuine, wrong=wrong)
 
 

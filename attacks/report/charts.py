@@ -15,7 +15,7 @@ from fedvtc_edge.report.wording import percent, short
 from ..scoring.findings import Finding
 from . import wording
 from .document import AuditDocument, PointRecord
-from .tables import records, unique
+from .wording import records, unique
 
 _DASHED, _DOTTED = (0, (4, 2)), (0, (1.2, 1.5))
 _TICKS = (1, 2, 5, 20, 100)

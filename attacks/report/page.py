@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from fedvtc_edge.report.kit import fill, write
 
-from . import tables, wording
+from . import wording
 from .charts import against_records, tradeoff
 from .document import read
 from .pictures import Picture, gallery
@@ -34,7 +34,7 @@ def render(document: Mapping[str, Any], pictures: Sequence[Picture], path: Path)
         RunError: The document does not fit its schema, or the page cannot be written.
     """
     audit = read(document)
-    adversaries = tables.adversaries(audit)
+    adversaries = wording.adversaries(audit)
     charts = [
         (adversary.view, against_records(audit, adversary.view, index))
         for index, adversary in enumerate(adversaries)
@@ -51,7 +51,7 @@ def render(document: Mapping[str, Any], pictures: Sequence[Picture], path: Path)
         charts=[(view, chart) for view, chart in charts if chart is not None],
         tradeoff=tradeoff(audit),
         gallery=gallery(pictures),
-        membership=tables.membership(audit),
-        others=tables.others(audit),
+        membership=wording.membership(audit),
+        others=wording.others(audit),
     )
     return write(Path(path), html)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedvtc_edge.report.pictures import Strip, strip
 
-from .tables import ordered, unique
+from .wording import ordered, unique
 
 if TYPE_CHECKING:
     from ..attempts import Example

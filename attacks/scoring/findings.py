@@ -95,7 +95,7 @@ class Policy:
     """Limits of what may leak; by default five times what chance reaches.
 
     Args:
-        identification: Largest share of records told from same-class decoys.
+        identification: Largest share of records told from non-members of their class.
         membership: Largest true-positive rate at 1 % false positives.
         confidence: Confidence of all intervals that decide, together.
         covered: Adversaries that are judged; None judges all.

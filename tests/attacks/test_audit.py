@@ -29,9 +29,8 @@ from fedvtc_edge.attacks.direct_disclosures import exact_recovery, histogram, tr
 from fedvtc_edge.attacks.dp.claims import Thresholds
 from fedvtc_edge.attacks.inference import reconstruction
 from fedvtc_edge.attacks.inference.exact_recovery import ExactRecovery
-from fedvtc_edge.attacks.inference.membership import Membership
+from fedvtc_edge.attacks.inference.membership import Membership, ridge
 from fedvtc_edge.attacks.inference.reconstruction import ClassMean, Decode, Inversion, invert
-from fedvtc_edge.attacks.inference.shadow import ridge
 from fedvtc_edge.attacks.registry import parse_attacks
 from fedvtc_edge.attacks.scoring.findings import Finding, Policy, credit
 from fedvtc_edge.attacks.scoring.metrics import proportion_interval

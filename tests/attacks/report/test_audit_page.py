@@ -19,8 +19,15 @@ from fedvtc_edge.attacks.adversary.view import Case, Guess, View
 from fedvtc_edge.attacks.report import Picture, render, shown
 from fedvtc_edge.attacks.report.charts import beside
 from fedvtc_edge.attacks.report.pictures import PIXEL_BUDGET, gallery
-from fedvtc_edge.attacks.report.tables import ordered, records
-from fedvtc_edge.attacks.report.wording import amount, interval, number, odds, told
+from fedvtc_edge.attacks.report.wording import (
+    amount,
+    interval,
+    number,
+    odds,
+    ordered,
+    records,
+    told,
+)
 from fedvtc_edge.errors import RunError
 
 Document = dict[str, Any]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from fedvtc_edge.attacks.scoring.similarity import cosine, psnr, ssim
+from fedvtc_edge.attacks.scoring.metrics import cosine, psnr, ssim
 from fedvtc_edge.errors import FedVTCError, ScoreError
 
 Array = NDArray[np.float64]
