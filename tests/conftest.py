@@ -26,10 +26,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import numpy as np
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from fedvtc_edge import __main__ as front
 from fedvtc_edge import plugins
 from fedvtc_edge.config import Config, load_config
+
+# How long an example takes is a matter of what else the machine does.
+hypothesis_settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("any machine")
 
 Tiny = Callable[..., Config]
 

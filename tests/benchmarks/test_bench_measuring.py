@@ -280,14 +280,14 @@ def test_ctrl_c_leaves_no_group_and_no_process(hungry: Path) -> None:
         [sys.executable, "-c", program, str(hungry)], stderr=subprocess.DEVNULL
     )
     left = f"fedvtc-edge-bench-{bench.pid}-*"
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     # Inside the bisection where there are groups, else after what it takes to start.
     while home is not None and not list(home.folder.glob(left)) and time.monotonic() < end:
         time.sleep(0.02)
     if home is None:
         time.sleep(3)
     bench.send_signal(signal.SIGINT)
-    assert bench.wait(60) in (-signal.SIGINT, 130, 1)
+    assert bench.wait(300) in (-signal.SIGINT, 130, 1)
     assert home is None or not list(home.folder.glob(left))
     children = [path for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == bench.pid]
     assert children == []

@@ -235,16 +235,14 @@ def test_ctrl_c_leaves_no_half_bundle(tiny_run: Path, tmp_path: Path) -> None:
         stderr=pipe,
         text=True,
         cwd=tmp_path,
-        # A shell's background job ignores SIGINT, and so would every child of it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not list(out.glob(".client-00.new-*/classifier.onnx")):
         assert child.poll() is None
         assert time.monotonic() < until
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)
-    stdout, stderr = child.communicate(timeout=60)
+    stdout, stderr = child.communicate(timeout=300)
     assert (child.returncode, stdout) == (130, "")
     assert [line.split(": ")[:2] for line in stderr.splitlines()] == [
         ["fedvtc-edge", "error"],
