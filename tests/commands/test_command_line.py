@@ -765,7 +765,7 @@ def test_a_reader_who_has_seen_enough(words: list[str]) -> None:
 def test_a_terminal_without_the_sign_still_gets_its_table() -> None:
     program = (
         "from fedvtc_edge import __main__ as front\n"
-        "front.command_line.invoke = lambda context: print('1 \u00b1 2')\n"
+        "front.command_line.invoke = lambda context: print('1 \\u00b1 2')\n"
         "front.main(['x'])\n"
     )
     done = subprocess.run(
