@@ -131,7 +131,10 @@ def audit(
         "curve": [asdict(point) for point in points],
         "recommendations": advice.recommendations(settings, found, points, policy),
         "layers": advice.layers(settings),
-        "utility": {key: opened.summary.get(key) for key in ("accuracy_control", "accuracy_mean")},
+        "utility": {
+            key: getattr(opened.summary, key) if isinstance(opened, FinishedRun) else None
+            for key in ("accuracy_control", "accuracy_mean")
+        },
     }
     invalid = [] if claimed is None else reasons_against(claimed, settings)
     pictures = shown(examples, data.class_names)

@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedvtc_edge.data import load_dataset
-from fedvtc_edge.data.own import DataTerms
+from fedvtc_edge.data.own import TEST_SET, DataTerms, unpack_test
 from fedvtc_edge.distributed.client.state import ClientState
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.models import Classifier, ImageShape
 from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.runs.directory import version
 from fedvtc_edge.runs.finished import FinishedRun
-from fedvtc_edge.runs.test_set import TEST_SET, unpack_test
 from fedvtc_edge.training.knowledge import CODE_STD, class_codes
 
 from . import inputs
@@ -108,14 +107,14 @@ class Builder:
         decoder = self.finished.decoder(client, self.shape)
         if decoder is not None and codes is not None:
             writer.paint(decoder)
-        writer.classifier(model, record.get("accuracy"))
+        writer.classifier(model, record.accuracy)
         if codes is not None:
             (folder / STATISTICS).write_bytes(codes.to_bytes())
             writer.files.append(STATISTICS)
             if decoder is not None:
                 writer.synthesizer(decoder)
         if self.anchor is not None:
-            writer.anchor(self.anchor, record.get("accuracy_calibrated"))
+            writer.anchor(self.anchor, record.accuracy_calibrated)
         if self.int8:
             writer.quantized()
         summary = self.finished.summary
@@ -123,12 +122,12 @@ class Builder:
             schema=1,
             kind="fedvtc-edge bundle",
             client=client,
-            architecture=record["architecture"],
-            device=record.get("device"),
+            architecture=record.architecture or "",
+            device=record.device,
             run=self.finished.digest,
             source=self._source(client),
             method=self.finished.config.method.name,
-            share=summary.get("share"),
+            share=summary.share,
             classes=self.data.class_names,
             latent=self.latent,
             anchor=self.anchor.width if self.anchor else None,
@@ -138,9 +137,9 @@ class Builder:
             graphs=writer.graphs,
             privacy=Privacy(
                 mode=self.finished.config.privacy.mode,
-                epsilon=summary.get("epsilon"),
-                delta=summary.get("delta"),
-                unit=summary.get("privacy_unit"),
+                epsilon=summary.epsilon,
+                delta=summary.delta,
+                unit=summary.privacy_unit,
             ),
             accuracy=writer.accuracy,
             parity=writer.parity,
@@ -159,7 +158,7 @@ class Builder:
         knowledge = self.published
         if knowledge is None:
             return None
-        counts = self.finished.record(client).get("class_counts")
+        counts = self.finished.record(client).class_counts
         if not isinstance(counts, list) or len(counts) != self.data.classes:
             raise RunError(
                 f"{self.finished.path}: {client} lacks counts of {self.data.classes} classes",

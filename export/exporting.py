@@ -100,7 +100,7 @@ def export(
         "version": version(),
         "run": str(run),
         "out": str(out),
-        "evaluated_on": finished.summary.get("evaluated_on"),
+        "evaluated_on": finished.summary.evaluated_on,
         "signed_by": _fingerprint(signing_key),
         "bundles": entries,
     }

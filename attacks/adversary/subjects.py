@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from fedvtc_edge import wire
 from fedvtc_edge.config import Config
@@ -49,10 +48,6 @@ class AuditTarget(Protocol):
         """The settings of the run."""
 
     @property
-    def summary(self) -> Mapping[str, Any]:
-        """The content of ``summary.json``."""
-
-    @property
     def digest(self) -> str:
         """Digest of the settings."""
 
@@ -84,11 +79,6 @@ class Settings:
     path: Path = Path("/nonexistent")
     classes: int = 10
     digest: str = ""
-
-    @property
-    def summary(self) -> Mapping[str, Any]:
-        """An empty summary."""
-        return {}
 
     def anchor(self, shape: ImageShape) -> Anchor:
         """The anchor R of the settings."""

@@ -39,8 +39,8 @@ def against_records(audit: AuditDocument, view: str, index: int) -> Chart | None
         return None
     most = max(x for _, mine in attacks for x, _ in _both(mine, "identification"))
 
-    def paint(figure: Figure, narrow: bool) -> None:
-        columns = 2 if narrow else min(4, len(attacks))
+    def plot(figure: Figure) -> None:
+        columns = min(4, len(attacks))
         handles: dict[str, Any] = {}
         for place, (attack, mine) in enumerate(attacks):
             axes = figure.add_subplot(-(-len(attacks) // columns), columns, place + 1)
@@ -55,7 +55,7 @@ def against_records(audit: AuditDocument, view: str, index: int) -> Chart | None
                 handles.setdefault(label, handle)
         figure.legend(
             list(handles.values()), list(handles), loc="outside upper left",
-            ncols=2 if narrow else len(handles),
+            ncols=len(handles),
         )  # fmt: skip
 
     told = "; ".join(
@@ -65,13 +65,12 @@ def against_records(audit: AuditDocument, view: str, index: int) -> Chart | None
     )
     return draw(
         f"records{index}",
-        paint,
+        plot,
         label=f"Identification against the number of records, {wording.view(view)}. {told}.",
         caption="Bands and bars are confidence intervals. Grey is the same attack on records that "
         "nobody uploaded. Guessing identifies 2% of 50, and has an AUC of 50%.",
         width=FULL,
         height=70 + _PANEL * -(-len(attacks) // 4),
-        narrow_height=100 + 150 * -(-len(attacks) // 2),
     )
 
 
@@ -158,25 +157,24 @@ def tradeoff(audit: AuditDocument) -> Chart | None:
     heights = [place[1] for one in series for place, _ in one.points]
     room = 1.24 * max(max(heights) - min(heights), 5.0)
 
-    def paint(figure: Figure, narrow: bool) -> None:
+    def plot(figure: Figure) -> None:
         axes = figure.add_subplot()
         middle = (max(heights) + min(heights)) / 2
         axes.set_ylim(middle - room / 2, middle + room / 2)
-        places = beside([one.end for one in series], room * (0.05 if narrow else 0.055))
+        places = beside([one.end for one in series], room * 0.055)
         for one, (x, y) in zip(series, places, strict=True):
-            _draw(axes, one, narrow)
-            name = (wording.briefly if narrow else wording.setting)(one.epsilon, one.moments)
+            _draw(axes, one)
+            name = wording.setting(one.epsilon, one.moments)
             text = axes.text(x + 1.5, y, short(name, 44), color=one.color, va="center", zorder=5)
             text.set_in_layout(False)  # a long name is cut, and does not squeeze the plot
         right = max(x for x, _ in places)
-        axes.set_xlim(-2, right + (32 if narrow else 36))
-        every = 50 if narrow else 20
-        axes.set_xticks([tick for tick in range(0, 101, every) if tick <= max(right, every) + 5])
+        axes.set_xlim(-2, right + 36)
+        axes.set_xticks([tick for tick in range(0, 101, 20) if tick <= max(right, 20) + 5])
         axes.xaxis.set_major_formatter("{x:.0f}%")
         axes.yaxis.set_major_formatter("{x:.0f}%")
         axes.grid()
-        axes.set_xlabel("identified" if narrow else "members identified (less is better)")
-        axes.set_ylabel("accuracy, statistics only" + ("" if narrow else " (more is better)"))
+        axes.set_xlabel("members identified (less is better)")
+        axes.set_ylabel("accuracy, statistics only (more is better)")
 
     told = "; ".join(
         f"{wording.setting(point.epsilon, point.moments)}, {point.minimum} records or more: "
@@ -185,7 +183,7 @@ def tradeoff(audit: AuditDocument) -> Chart | None:
     )
     return draw(
         "tradeoff",
-        paint,
+        plot,
         label=f"Leakage against utility. {told}.",
         caption="Each marker is a setting; the number in it is the smallest class that a client "
         "uploads, and the members identified are those of such classes. Lines across are 95% "
@@ -229,15 +227,15 @@ def _series(curve: Sequence[PointRecord]) -> list[Series]:
     ]
 
 
-def _draw(axes: Axes, series: Series, narrow: bool) -> None:
+def _draw(axes: Axes, series: Series) -> None:
     color, marker = series.color, _MARKERS.get(series.moments, "o")
     xs, ys = zip(*(place for place, _ in series.points), strict=True)
     axes.plot(xs, ys, color=color, linewidth=1.2, alpha=0.6, zorder=2)
     for (x, y), point in series.points:
         if point.low is not None and point.high is not None:
             axes.hlines(y, 100 * point.low, 100 * point.high, color=color, linewidth=1, alpha=0.45)
-        axes.plot([x], [y], marker=marker, markersize=9 if narrow else 11, color=color, zorder=3)
+        axes.plot([x], [y], marker=marker, markersize=11, color=color, zorder=3)
         axes.text(
-            x, y, str(point.minimum), color="white", fontsize=5.5 if narrow else 6.5, ha="center",
+            x, y, str(point.minimum), color="white", fontsize=6.5, ha="center",
             va="center_baseline", zorder=4, fontweight="bold",
         )  # fmt: skip

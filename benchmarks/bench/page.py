@@ -107,7 +107,7 @@ def accuracy_memory(document: Record) -> Chart | None:
         return None
     best = front([(x, y) for x, y, _ in points])
 
-    def paint(figure: Figure, narrow: bool) -> None:
+    def plot(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.plot(*zip(*best, strict=True), color=OWN, linewidth=1.2, alpha=0.6, label="front")
         for variant, mark in _MARKS.items():
@@ -116,7 +116,7 @@ def accuracy_memory(document: Record) -> Chart | None:
                 x, y = zip(*here, strict=True)
                 style: dict[str, Any] = {"marker": mark, "label": variant, "alpha": 0.8}
                 axes.scatter(x, y, 36, color=OWN, zorder=3, **style)
-        if len(points) <= _LABELLED and not narrow:
+        if len(points) <= _LABELLED:
             for x, y, row in points:
                 name = short(f"{row['client']} {row['architecture']}", 24)
                 axes.annotate(
@@ -137,7 +137,7 @@ def accuracy_memory(document: Record) -> Chart | None:
     )
     return draw(
         "front",
-        paint,
+        plot,
         label=f"Accuracy against memory. {told}.",
         caption=f"Classifiers at batch {batch}. Limits are found to 1 MB, so points that are "
         "nearer than that are equal.",
@@ -171,7 +171,7 @@ def memory_batch(document: Record) -> Chart | None:
         if row["kind"] == "enforced" and row["verdict"] == "oom"
     ]
 
-    def paint(figure: Figure, narrow: bool) -> None:
+    def plot(figure: Figure) -> None:
         axes = figure.add_subplot()
         seen: set[tuple[str, str]] = set()
         for (model, variant, _), values in series.items():
@@ -200,7 +200,7 @@ def memory_batch(document: Record) -> Chart | None:
         axes.set_ylabel("MB")
         axes.margins(x=0.08, y=0.1)
         axes.grid(axis="y")
-        legend(figure, axes, columns=2 if narrow else 3)
+        legend(figure, axes, columns=3)
 
     told = "; ".join(
         f"{client} {model} {variant}: "
@@ -210,7 +210,7 @@ def memory_batch(document: Record) -> Chart | None:
     lines = "; ".join(f"{name} has {limit:g} MB" for name, limit in limits)
     return draw(
         "memory",
-        paint,
+        plot,
         label=f"Smallest working memory limit against batch. {told}. {lines}",
         caption="The smallest limit under which it runs here; dotted: what a device has.",
     )
@@ -224,7 +224,7 @@ def latency(document: Record) -> Chart | None:
         return None
     levels = document["quantile_levels"]
 
-    def paint(figure: Figure, narrow: bool) -> None:
+    def plot(figure: Figure) -> None:
         axes = figure.add_subplot()
         seen: set[tuple[str, str]] = set()
         for row in rows:
@@ -241,7 +241,7 @@ def latency(document: Record) -> Chart | None:
         axes.set_ylim(0, 102)
         axes.yaxis.set_major_formatter("{x:.0f}%")
         axes.grid()
-        legend(figure, axes, columns=2 if narrow else 5)
+        legend(figure, axes, columns=5)
 
     told = "; ".join(
         f"{row['client']} {row['model']} {row['variant']}: p50 {row['wall_ms_p50']:g} ms, "
@@ -250,7 +250,7 @@ def latency(document: Record) -> Chart | None:
     )
     return draw(
         "latency",
-        paint,
+        plot,
         label=f"Distribution of latency on this host. {told}.",
         caption=f"This host, no limit, batch {batch}; one line per graph and client. "
         "Not a device's latency.",

@@ -129,7 +129,7 @@ def plot(document: dict[str, Any]) -> str:
     rows = document["rows"]
     places = list(range(len(rows)))
 
-    def paint(figure: Figure, narrow: bool) -> None:
+    def drawing(figure: Figure) -> None:
         axes = figure.add_subplot()
         for name, (style, color) in _STYLES.items():
             if name not in rows[0]:
@@ -146,11 +146,11 @@ def plot(document: dict[str, Any]) -> str:
         axes.set_xticks(places, names)
         unit = "client" if document["mode"] == "client" else "example of one client"
         axes.set_xlabel(f"ε per {unit}, at δ = {document['delta']:g}")
-        legend(figure, axes, columns=2 if narrow else 4)
+        legend(figure, axes, columns=4)
 
-    chart = draw("privacy", paint, label="Accuracy against epsilon.", width=FULL, height=340)
+    chart = draw("privacy", drawing, label="Accuracy against epsilon.", width=FULL, height=340)
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return f"{str(chart.wide).replace('<svg ', f'<svg {spaces} ', 1)}\n"
+    return str(chart.svg).replace("<svg ", f'<svg {spaces} width="{FULL}" ', 1) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

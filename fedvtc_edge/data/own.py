@@ -2,7 +2,8 @@
 
 A client of a real federation has no test set, may lack classes, and may list the ones
 it has in another order. What does not fit is refused by name and never bent to fit:
-one client with two classes swapped would spoil everybody's statistics.
+one client with two classes swapped would spoil everybody's statistics. Who lacks a test set
+gets the server's, packed by :func:`pack_test`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,23 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from fedvtc_edge.errors import DataError
 
 from .arrays import read_pair
-from .dataset import Dataset, Labels, Pixels, check_canvas, check_class_names
+from .dataset import (
+    Dataset,
+    Labels,
+    Pixels,
+    Samples,
+    as_labels,
+    as_pixels,
+    check_canvas,
+    check_class_names,
+    check_pairs,
+)
 from .folders import class_of, image_names, split_of
 from .sources import _LIMIT_SEED
 from .splits import Split, subset
@@ -296,3 +309,39 @@ def _layout(path: Path, terms: DataTerms) -> tuple[Tree, str, list[str]]:
     if len(tops) == 1 and not terms.has_class(tops[0]) and (below := image_names(tree, tops[0])):
         return tree, tops[0], below
     return tree, "", names
+
+
+TEST_SET = "test.safetensors"
+"""File of a client's state folder that holds the test set."""
+
+TEST = "test-set"
+"""Under which name the server publishes its test set to clients that lack it."""
+
+
+def pack_test(test: Samples) -> bytes:
+    """A test set as it is published."""
+    arrays = {"images": test.images, "labels": test.labels}
+    return save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+
+
+def unpack_test(data: bytes, terms: DataTerms) -> Samples:
+    """Read what :func:`pack_test` wrote.
+
+    Raises:
+        DataError: Damaged, or not of the agreed shapes and classes.
+    """
+    where = "the server's test set"
+    try:
+        arrays = load(data)
+        images, labels = arrays["images"], arrays["labels"]
+    except (SafetensorError, KeyError, ValueError, TypeError):
+        raise DataError(f"{where} is damaged", hint="join again") from None
+    images = as_pixels(images, where)
+    labels = as_labels(labels, where, len(terms.class_names))
+    check_pairs(images, labels, where, "_test")
+    if images.shape[1:] != terms.shape:
+        raise DataError(
+            f"{where}: images of {images.shape[1:]}, agreed are {terms.shape}",
+            hint="the server contradicts itself: do not trust it",
+        )
+    return Samples(images, labels)

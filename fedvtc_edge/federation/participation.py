@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -15,6 +14,7 @@ from fedvtc_edge.devices.clock import DeviceJob, Speed, Visit, closing, visit
 from fedvtc_edge.errors import ServerError
 from fedvtc_edge.federation.workload import StepCosts
 from fedvtc_edge.masking import threshold_of
+from fedvtc_edge.runs.records import ClockRecord, Line, RoundRecord
 from fedvtc_edge.seeding import generator
 from fedvtc_edge.training.client import Client
 
@@ -54,7 +54,7 @@ class RoundParticipation:
     """
 
     present: list[Client]
-    record: dict[str, Any] | None = None
+    record: ClockRecord | None = None
 
 
 class ParticipationSimulator:
@@ -77,10 +77,10 @@ class ParticipationSimulator:
         self.now = 0.0
         """Simulated seconds since the start of the run."""
 
-    def resume(self, records: Sequence[Mapping[str, Any]]) -> None:
+    def resume(self, records: Sequence[RoundRecord]) -> None:
         """Set the clock to where these rounds' records left it."""
         if self._profiles and records:
-            self.now = records[-1]["clock"][-1]["end"]
+            self.now = records[-1].clock[-1].end
 
     def opening(self) -> tuple[list[Client], list[RoundParticipation]]:
         """Everybody is called, and who does not answer is called again.
@@ -118,7 +118,7 @@ class ParticipationSimulator:
         problem = "" if turn.present else "nobody took part"
         if self._travels(cohort[0], number):
             problem = self._too_few(len(turn.present), len(cohort))
-        turn.record["void"] = problem
+        turn.record.void = problem
         return RoundParticipation([], turn.record) if problem else turn
 
     def _play(self, number: int, cohort: Sequence[Client], *, call: int = 0) -> RoundParticipation:
@@ -132,13 +132,10 @@ class ParticipationSimulator:
         begin, length = self.now, closing(visits.values())
         self.now = round(begin + length, _DIGITS)  # as it is read back after a restart
         present = [client for client in cohort if visits[client.id].outcome == "done"]
-        record = {
-            "begin": begin,
-            "end": self.now,
-            "void": "",
-            "clients": {name: _line(one, length) for name, one in visits.items()},
-        }
-        return RoundParticipation(present, record)
+        lines = {name: _line(one, length) for name, one in visits.items()}
+        return RoundParticipation(
+            present, ClockRecord(begin=begin, end=self.now, void="", clients=lines)
+        )
 
     def _travels(self, client: Client, number: int) -> bool:
         """Whether the round has an upload, which a quorum is about."""
@@ -153,23 +150,12 @@ class ParticipationSimulator:
         return f"{present} of {expected} clients, the quorum is {least}" * (present < least)
 
 
-def _line(one: Visit, length: float) -> dict[str, Any]:
+def _line(one: Visit, length: float) -> Line:
     """A client's stretch of the timeline, in seconds."""
-    waited = length - one.busy if one.outcome == "done" else 0.0
-    spans = {"download": one.download, "compute": one.compute, "upload": one.upload}
-    return {
-        "outcome": one.outcome,
-        **{name: round(span, _DIGITS) for name, span in (spans | {"wait": waited}).items()},
-    }
-
-
-def attended(record: Mapping[str, Any]) -> list[str]:
-    """A round's attendance in words, for its line of progress; nothing without devices."""
-    if "clock" not in record:
-        return []
-    last = record["clock"][-1]
-    outcomes = Counter(one["outcome"] for one in last["clients"].values())
-    missed = ", ".join(f"{n} {name}" for name, n in sorted(outcomes.items()) if name != "done")
-    told = f"{outcomes['done']} of {len(last['clients'])} took part"
-    void = f", round void: {last['void']}" if last["void"] else ""
-    return [told + (f" ({missed})" if missed else "") + void, f"clock {last['end']:.0f} s"]
+    return Line(
+        outcome=one.outcome,
+        download=round(one.download, _DIGITS),
+        compute=round(one.compute, _DIGITS),
+        upload=round(one.upload, _DIGITS),
+        wait=round(length - one.busy if one.outcome == "done" else 0.0, _DIGITS),
+    )

@@ -17,15 +17,16 @@ from fedvtc_edge.models.tensors import from_tensors, to_tensors
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.progress import Progress
 from fedvtc_edge.runs.directory import Checkpoint
+from fedvtc_edge.runs.records import ClientRecord, ClockRecord, RoundRecord, averages
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.transport.channel import Delivery
 from fedvtc_edge.transport.masked_sum import Integers
 from fedvtc_edge.wire.context import Context
 
-from .evaluation import TestSet, averages, evaluate
+from .evaluation import TestSet, evaluate
 from .exchange import Exchange, SecureAggregatable
 from .methods import Method
-from .participation import ParticipationSimulator, attended, drawn
+from .participation import ParticipationSimulator, drawn
 from .server import quorum_of
 
 Keep = Callable[[Checkpoint], None]
@@ -54,7 +55,7 @@ def run_rounds(method: Method, executor: Executor, *, keep: Keep, progress: Prog
 
     progress.start(config.method.rounds, "rounds")
     for record in records:
-        progress.advance(note(record))
+        progress.advance(record.words())
     begin, void = time.perf_counter(), 0
     nothing = {name: blank() for name in executor.clients}
     if not executor.opened:
@@ -83,17 +84,17 @@ def run_rounds(method: Method, executor: Executor, *, keep: Keep, progress: Prog
         method.done, seconds = number, time.perf_counter() - begin
         lines, control = executor.evaluate()
         _add_costs(lines, before, executor.totals(), took_part, method.epsilon())
-        record = {
-            "round": number,
+        record = RoundRecord(
+            round=number,
             **averages(lines),
-            "accuracy_control": control,
-            "seconds": round(seconds, 4),
-            **executor.remarks(problem),
-            "clients": lines,
-        }
+            accuracy_control=control,
+            seconds=round(seconds, 4),
+            clients=lines,
+        )
+        executor.remark(record, problem)
         records.append(record)
         save(number)
-        progress.advance(note(record))
+        progress.advance(record.words())
         begin = time.perf_counter()
 
 
@@ -142,7 +143,7 @@ def take_steps(
 
 
 def _add_costs(
-    lines: Iterable[dict[str, Any]],
+    lines: Iterable[ClientRecord],
     before: Mapping[str, Mapping[str, Any]],
     after: Mapping[str, Mapping[str, Any]],
     took_part: Collection[str],
@@ -150,12 +151,12 @@ def _add_costs(
 ) -> None:
     """Complete the clients' records of a round: bytes and seconds are differences of totals."""
     for line in lines:
-        old, new = before[line["id"]], after[line["id"]]
-        line["took_part"] = line["id"] in took_part
-        line["upload_bytes"] = new["up"] - old["up"]
-        line["download_bytes"] = new["down"] - old["down"]
-        line["seconds"] = round(new["seconds"] - old["seconds"], 4)
-        line["epsilon"] = epsilon
+        old, new = before[line.id], after[line.id]
+        line.took_part = line.id in took_part
+        line.upload_bytes = new["up"] - old["up"]
+        line.download_bytes = new["down"] - old["down"]
+        line.seconds = round(new["seconds"] - old["seconds"], 4)
+        line.epsilon = epsilon
 
 
 class Executor(ABC):
@@ -182,7 +183,7 @@ class Executor(ABC):
         self.config: Config = method.federation.config
         self.clients = list(clients)
         self.account: dict[str, dict[str, Any]] = {name: blank() for name in self.clients}
-        self.records: list[dict[str, Any]] = []
+        self.records: list[RoundRecord] = []
         self.opened = False
 
     def restore(self, state: Checkpoint) -> None:
@@ -261,12 +262,12 @@ class Executor(ABC):
         """End a round's work; the clients that took part in all of it."""
 
     @abstractmethod
-    def evaluate(self) -> tuple[list[dict[str, Any]], float | None]:
+    def evaluate(self) -> tuple[list[ClientRecord], float | None]:
         """A record of accuracies per client, and the accuracy of the training-free control."""
 
     @abstractmethod
-    def remarks(self, problem: str) -> dict[str, Any]:
-        """What else a round's record says; ``problem`` is why it is void, or empty."""
+    def remark(self, record: RoundRecord, problem: str) -> None:
+        """Add what else a round's record says; ``problem`` is why it is void, or empty."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights for the checkpoint, by ``client/module/parameter``."""
@@ -300,7 +301,7 @@ class LocalExecutor(Executor):
         self._test = test
         self._attendance = attendance or ParticipationSimulator(method, {})
         self._here = {client.id: client for client in method.federation.clients}
-        self._clock: list[dict[str, Any]] = []
+        self._clock: list[ClockRecord] = []
 
     def restore(self, state: Checkpoint) -> None:
         """Continue after ``state``'s round, with the clients' networks."""
@@ -379,15 +380,15 @@ class LocalExecutor(Executor):
                 baseline.train(number)
         return list(members)
 
-    def evaluate(self) -> tuple[list[dict[str, Any]], float | None]:
+    def evaluate(self) -> tuple[list[ClientRecord], float | None]:
         """Read all clients on the test set."""
         assert self._test is not None
         return evaluate(self.method, self.baselines, self._test)
 
-    def remarks(self, problem: str) -> dict[str, Any]:
-        """The timeline of a round with devices."""
-        clock, self._clock = self._clock, []
-        return {"clock": clock} if clock else {}
+    def remark(self, record: RoundRecord, problem: str) -> None:
+        """Add the timeline of a round with devices."""
+        if self._clock:
+            record.clock, self._clock = self._clock, []
 
     def tensors(self) -> dict[str, Tensor]:
         """All networks, the local baselines' too."""
@@ -411,22 +412,3 @@ class LocalExecutor(Executor):
 def blank() -> dict[str, Any]:
     """Totals of a client that has done nothing yet."""
     return {"seconds": 0.0, "samples": 0, "up": 0, "down": 0}
-
-
-def note(record: Mapping[str, Any]) -> str:
-    """A round in words, for its line of progress."""
-    parts = [
-        f"{label} {100 * record[key]:.1f} %"
-        for label, key in (
-            ("f_k", "accuracy_mean"),
-            ("calibrated", "accuracy_calibrated_mean"),
-            ("control", "accuracy_control"),
-            ("local-only", "accuracy_local_only_mean"),
-        )
-        if record.get(key) is not None
-    ]
-    if "void" in record:  # of clients elsewhere: how many were there is the first question
-        heard = sum(line["took_part"] for line in record["clients"])
-        parts.insert(0, f"{heard} of {len(record['clients'])} took part")
-        parts += ["void"] * bool(record["void"])
-    return ", ".join(parts + attended(record))

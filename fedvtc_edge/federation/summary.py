@@ -1,4 +1,4 @@
-"""The last page of a run: ``summary.json`` and the pictures of the report."""
+"""Results of a finished run: ``summary.json``, networks, and images for the report."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.devices.footprint import peak_megabytes
 from fedvtc_edge.devices.planner import ClientAssignment, notes
 from fedvtc_edge.privacy.mechanism import UNITS, claim_of, covers
-from fedvtc_edge.runs.directory import SCHEMA, RunDirectory, as_json, version
+from fedvtc_edge.runs.directory import RunDirectory, as_json, version
+from fedvtc_edge.runs.records import ClientRecord, RoundRecord, SatOut, Summary, averages
 from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.training.client import Client
 
-from .evaluation import averages
 from .methods import Method
 
 _PER_CLASS = 6
 _PICTURE_BYTES = 8_000_000
-"""About how many painted pixels samples.npz may hold; at least one picture a class."""
+"""About how many synthetic pixels samples.npz may hold; at least one picture a class."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class ClientStats:
 def summarise(
     method: Method,
     clients: Sequence[ClientStats],
-    rounds: Sequence[Mapping[str, Any]],
+    rounds: Sequence[RoundRecord],
     account: Mapping[str, Mapping[str, Any]],
     data: Dataset,
     fleet: Sequence[ClientAssignment],
-) -> dict[str, Any]:
+) -> Summary:
     """``summary.json`` of interface.md; accuracies are fractions on the global test set.
 
     Args:
@@ -91,80 +91,74 @@ def summarise(
     federation, last = method.federation, rounds[-1]
     config = federation.config
     records = []
-    for client, measured in zip(clients, last["clients"], strict=True):
+    for client, measured in zip(clients, last.clients, strict=True):
         spent, counts = account[client.id], client.class_counts
+        seconds_virtual, rounds_missed = spans.get(client.id, (None, None))
         records.append(
-            {
-                "id": client.id,
-                "architecture": client.architecture,
-                "architecture_wanted": assignments[client.id].wanted,
-                "device": client.device,
-                "samples": None if counts is None else sum(counts),
-                "classes_present": None if counts is None else sum(n > 0 for n in counts),
-                "class_counts": counts,
-                "parameters": client.parameters,
-                **{key: value for key, value in measured.items() if key.startswith("accuracy")},
-                "upload_bytes": spent["up"],
-                "download_bytes": spent["down"],
-                "peak_memory_mb": client.peak_memory_mb,
-                "seconds": round(spent["seconds"], 3),
-                **spans.get(client.id, {"seconds_virtual": None, "rounds_missed": None}),
-            }
+            ClientRecord(
+                id=client.id,
+                architecture=client.architecture,
+                architecture_wanted=assignments[client.id].wanted,
+                device=client.device,
+                samples=None if counts is None else sum(counts),
+                classes_present=None if counts is None else sum(n > 0 for n in counts),
+                class_counts=None if counts is None else list(counts),
+                parameters=client.parameters,
+                **measured.accuracies,
+                upload_bytes=spent["up"],
+                download_bytes=spent["down"],
+                peak_memory_mb=client.peak_memory_mb,
+                seconds=round(spent["seconds"], 3),
+                seconds_virtual=seconds_virtual,
+                rounds_missed=rounds_missed,
+            )
         )
     means = averages(records)
-    seconds = sum(record["seconds"] for record in rounds)
     alone = means["accuracy_local_only_mean"] or 0.0
-    claim = claim_of(config)
-    anchored, epsilon = method.has_decoder, method.epsilon()
-    return {
-        "schema": SCHEMA,
-        "version": version(),
-        "seed": config.seed,
-        "method": config.method.name,
-        "data": data.name,
-        "evaluated_on": config.data.evaluate,
-        "partition": config.data.partition,
-        "alpha": config.data.alpha if config.data.partition == "dirichlet" else None,
-        "share": config.method.share if anchored else None,
-        "moments": config.method.moments
-        if anchored and config.method.share == "anchored"
-        else None,
-        "ablate": list(config.method.ablate),
-        "engine": config.engine.name,
-        "device": str(federation.compute.device),
-        "rounds": config.method.rounds,
-        "class_names": list(data.class_names),
-        "clients": records,
-        "sat_out": [
-            {
-                "id": assignment.client,
-                "architecture": assignment.wanted,
-                "device": assignment.profile.name,
-            }
-            for assignment in fleet
-            if assignment.architecture is None and assignment.profile
+    claim, epsilon = claim_of(config), method.epsilon()
+    vtc = method.has_decoder
+    return Summary(
+        version=version(),
+        seed=config.seed,
+        method=config.method.name,
+        data=data.name,
+        evaluated_on=config.data.evaluate,
+        partition=config.data.partition,
+        alpha=config.data.alpha if config.data.partition == "dirichlet" else None,
+        share=config.method.share if vtc else None,
+        moments=config.method.moments if vtc and config.method.share == "anchored" else None,
+        ablate=list(config.method.ablate),
+        engine=config.engine.name,
+        device=str(federation.compute.device),
+        rounds=config.method.rounds,
+        class_names=list(data.class_names),
+        clients=records,
+        sat_out=[
+            SatOut(id=one.client, architecture=one.wanted, device=one.profile.name)
+            for one in fleet
+            if one.architecture is None and one.profile
         ],
-        "notes": notes(fleet),
+        notes=notes(fleet),
         **means,
-        "accuracy_control": last["accuracy_control"],
-        "gain": None if means["accuracy_mean"] is None else means["accuracy_mean"] - alone,
-        "upload_bytes_total": _total(spent["up"] for spent in account.values()),
-        "download_bytes_total": _total(spent["down"] for spent in account.values()),
-        "uploads": [
+        accuracy_control=last.accuracy_control,
+        gain=None if means["accuracy_mean"] is None else means["accuracy_mean"] - alone,
+        upload_bytes_total=_total(spent["up"] for spent in account.values()),
+        download_bytes_total=_total(spent["down"] for spent in account.values()),
+        uploads=[
             f"{text}; under masks, so that the server sees only the sum over the clients"
             if config.transport.masking
             else text
             for text in method.uploads()
         ],
-        "epsilon": epsilon,
-        "delta": config.privacy.delta if epsilon is not None else None,
-        "privacy_unit": UNITS[config.privacy.mode] if claim else None,
-        "privacy_mechanism": claim.mechanism if claim else None,
-        "privacy_covers": covers(config) if claim else None,
-        "seconds": round(seconds, 3),
-        "seconds_virtual": last["clock"][-1]["end"] if "clock" in last else None,
-        "samples_per_second": _rate(account.values()),
-    }
+        epsilon=epsilon,
+        delta=config.privacy.delta if epsilon is not None else None,
+        privacy_unit=UNITS[config.privacy.mode] if claim else None,
+        privacy_mechanism=claim.mechanism if claim else None,
+        privacy_covers=covers(config) if claim else None,
+        seconds=round(sum(record.seconds or 0.0 for record in rounds), 3),
+        seconds_virtual=last.clock[-1].end if last.clock else None,
+        samples_per_second=_rate(account.values()),
+    )
 
 
 def _rate(accounts: Iterable[Mapping[str, Any]]) -> float | None:
@@ -176,36 +170,29 @@ def _rate(accounts: Iterable[Mapping[str, Any]]) -> float | None:
 
 def _total(values: Iterable[int | None]) -> int | None:
     """Their sum, or None where nobody counted one of them."""
-    total = 0
-    for value in values:
-        if value is None:
-            return None
-        total += value
-    return total
+    every = list(values)
+    known = [value for value in every if value is not None]
+    return sum(known) if len(known) == len(every) else None
 
 
-def virtual(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def virtual(rounds: Sequence[RoundRecord]) -> dict[str, tuple[float, dict[str, int]]]:
     """Simulated seconds at work and rounds missed of each client; empty without devices."""
-    found: dict[str, dict[str, Any]] = {}
-    turns = [turn for record in records for turn in record.get("clock", ())]
-    for turn in turns:
-        for name, line in turn["clients"].items():
-            own = found.setdefault(name, {"seconds_virtual": 0.0, "rounds_missed": {}})
-            own["seconds_virtual"] += line["download"] + line["compute"] + line["upload"]
-            if line["outcome"] != "done":
-                missed = own["rounds_missed"]
-                missed[line["outcome"]] = missed.get(line["outcome"], 0) + 1
-    for own in found.values():
-        own["seconds_virtual"] = round(own["seconds_virtual"], 3)
-    return found
+    found: dict[str, tuple[float, dict[str, int]]] = {}
+    for turn in (turn for record in rounds for turn in record.clock):
+        for name, line in turn.clients.items():
+            seconds, missed = found.get(name, (0.0, {}))
+            if line.outcome != "done":
+                missed[line.outcome] = missed.get(line.outcome, 0) + 1
+            found[name] = seconds + line.busy, missed
+    return {name: (round(seconds, 3), missed) for name, (seconds, missed) in found.items()}
 
 
 def pictures(method: Method, data: Dataset) -> dict[str, NDArray[np.uint8]]:
-    """Painted and real images for the report.
+    """Synthetic and real images for the report.
 
     Returns:
         ``painted`` [clients, C, n, H, W, channels] and ``real`` [C, n, H, W, channels]
-        from the public test set, uint8; empty for methods that paint nothing.
+        from the public test set, uint8; empty for methods without a decoder.
     """
     world = method.knowledge()
     clients = method.federation.clients
@@ -227,11 +214,9 @@ def pictures(method: Method, data: Dataset) -> dict[str, NDArray[np.uint8]]:
     return {"painted": stacked.reshape(len(clients), *grid).numpy(), "real": real}
 
 
-def finish(
-    directory: RunDirectory, method: Method, data: Dataset, summary: Mapping[str, Any]
-) -> None:
+def finish(directory: RunDirectory, method: Method, data: Dataset, summary: Summary) -> None:
     """Write what a finished run leaves, the clients' networks that are here, and the report."""
-    records = {record["id"]: record for record in summary["clients"]}
+    records = {record.id: record for record in summary.clients}
     deposit(
         directory.path,
         summary,
@@ -253,9 +238,9 @@ def finish(
 
 def deposit(
     folder: Path,
-    summary: Mapping[str, Any],
+    summary: Summary,
     published: Mapping[str, bytes],
-    clients: Mapping[str, tuple[Mapping[str, nn.Module], Mapping[str, Any]]],
+    clients: Mapping[str, tuple[Mapping[str, nn.Module], ClientRecord]],
     pictures: Mapping[str, NDArray[np.uint8]],
     *,
     mode: int = 0o644,
@@ -279,7 +264,7 @@ def deposit(
         for file, module in modules.items():
             state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
             write(own / f"{file}.safetensors", save(state))
-        write(own / "client.json", as_json(record))
+        write(own / "client.json", as_json(record.document()))
     if pictures:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **pictures)
@@ -287,4 +272,4 @@ def deposit(
     metrics = folder / "metrics.jsonl"
     if metrics.exists():
         write(metrics, metrics.read_bytes())  # durable now: no resume will mend it
-    write(folder / "summary.json", as_json(summary))
+    write(folder / "summary.json", as_json(summary.document()))

@@ -1,4 +1,4 @@
-"""Matplotlib as a maker of small, repeatable, self-contained inline SVG.
+"""Charts by Matplotlib as small, repeatable, self-contained inline SVG.
 
 Nothing here touches pyplot: a report drawn inside someone's notebook must not
 disturb their figures.
@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 OWN, CALIBRATED, CONTROL, LOCAL = "#0072B2", "#B84E00", "#00795A", "#6B7280"
 INK, QUIET, GRID = "#1F2933", "#52606D", "#E1E5EA"
 
-#: Widths in CSS pixels: beside another chart, across the page, on a phone.
-HALF, FULL, PHONE = 520, 1064, 326
+HALF, FULL = 520, 880
+"""Units of a viewBox that is beside another chart or across the page: about CSS pixels."""
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # real text: sharp, small, searchable
@@ -59,46 +59,52 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart twice: for a wide page and for a phone, both with letters of one size."""
+    """An inline drawing with a viewBox, which the page scales, and what it says."""
 
-    wide: Markup
-    narrow: Markup
+    svg: Markup
     caption: str
-
-
-Painter = Callable[[Figure, bool], None]
 
 
 def draw(
     name: str,
-    paint: Painter,
+    plot: Callable[[Figure], None],
     *,
     label: str,
     caption: str = "",
     width: int = HALF,
     height: int = 300,
-    narrow_height: int | None = None,
 ) -> Chart:
-    """Draws a chart at both widths.
+    """Draw a chart.
 
     Args:
         name: Letters that prefix every id, so that charts can share one page.
-        paint: Fills a figure; its second argument is true on a phone.
+        plot: Fills a figure.
         label: What the chart shows, for readers who cannot see it.
         caption: What the chart says, for everyone.
-        width: Wide version's width, CSS pixels.
-        height: Wide version's height, CSS pixels.
-        narrow_height: Phone version's height; ``height`` if not given.
+        width: Of the viewBox, in about CSS pixels.
+        height: Of the viewBox.
     """
-    wide = _svg(f"{name}-w", paint, label, width, height, narrow=False)
-    narrow = _svg(f"{name}-n", paint, label, PHONE, narrow_height or height, narrow=True)
-    return Chart(wide, narrow, caption)
+    settings = {**_STYLE, "svg.hashsalt": name}
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        # Letters are drawn by the browser's fonts; that ours lacks one is no concern.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure = Figure(figsize=(width / 96, height / 96), layout="constrained")
+        FigureCanvasSVG(figure)
+        plot(figure)
+        file = io.StringIO()
+        figure.savefig(
+            file,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
+    return Chart(Markup(_inline(file.getvalue(), name, label)), caption)  # noqa: S704 - see _inline
 
 
 def legend(figure: Figure, axes: Axes, *, columns: int) -> None:
-    """One legend above the plot, baselines that cross the whole plot last."""
+    """Put one legend above the plot, baselines that cross the whole plot last."""
     handles, labels = axes.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda place: "control" in labels[place])
+    order = sorted(range(len(labels)), key=lambda place: "statistics only" in labels[place])
     figure.legend(
         [handles[place] for place in order],
         [labels[place] for place in order],
@@ -107,39 +113,17 @@ def legend(figure: Figure, axes: Axes, *, columns: int) -> None:
     )
 
 
-def _svg(
-    prefix: str, paint: Painter, label: str, width: int, height: int, *, narrow: bool
-) -> Markup:
-    settings = {**_STYLE, "svg.hashsalt": prefix}
-    with mpl.rc_context(settings), warnings.catch_warnings():
-        # Letters are drawn by the browser's fonts; that ours lacks one is no concern.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=(width / 96, height / 96), layout="constrained")
-        FigureCanvasSVG(figure)
-        paint(figure, narrow)
-        file = io.StringIO()
-        figure.savefig(
-            file,
-            format="svg",
-            transparent=True,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-        )
-    return Markup(_inline(file.getvalue(), prefix, label, width, height))  # noqa: S704 - see _inline
-
-
-def _inline(svg: str, prefix: str, label: str, width: int, height: int) -> str:
+def _inline(svg: str, prefix: str, label: str) -> str:
     """The drawing alone, fit to stand in a page with others.
 
     Matplotlib escapes all text it writes. What goes: the XML head and comments,
     namespaces (an HTML parser knows them), a style rule that would reach the whole
     page; and ids get a prefix, for two charts number their parts alike.
     """
-    view = re.search(r'viewBox="([^"]*)"', svg)
+    (view,) = re.findall(r'viewBox="([^"]*)"', svg)
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     body = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
     body = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
     body = re.sub(r"\n\s*", "\n", body)
-    box = view.group(1) if view else f"0 0 {width * 0.75:g} {height * 0.75:g}"
-    head = f'<svg role="img" aria-label="{escape(label)}" viewBox="{box}"'
-    return f'{head} width="{width}" height="{height}">{body}'.rstrip()
+    return f'<svg role="img" aria-label="{escape(label)}" viewBox="{view}">{body}'.rstrip()

@@ -1,4 +1,4 @@
-"""The charts of a run: accuracy over rounds, per client, on absent classes, and cost."""
+"""Charts of runs and comparisons: accuracy over rounds, per client, on unseen classes, cost."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedvtc_edge.runs.records import ClientRecord, Comparison, Summary
+from fedvtc_edge.runs.records import ClientRecord, Comparison, Summary, mean
 
 from .canvas import CALIBRATED, CONTROL, FULL, GRID, LOCAL, OWN, QUIET, Chart, draw, legend
 from .reading import Run
-from .wording import NOTHING, duration, mean, percent, ranked, short, size
+from .wording import NOTHING, duration, percent, ranked, short, size
 
 MAX_BARS = 24  #: Beyond this many clients, bars show the ends of the ranking.
 _DASHED, _DOTTED = (0, (5, 2)), (0, (1.2, 1.5))
@@ -45,27 +45,27 @@ def accuracy_per_round(run: Run) -> Chart | None:
                 single.setdefault(client.id, []).append((record.round, 100 * client.accuracy))
     local = summary.accuracy_local_only_mean
     if local is None:
-        local = mean([r.accuracy_local_only_mean for r in run.rounds])
+        local = mean(r.accuracy_local_only_mean for r in run.rounds)
     control = summary.accuracy_control
 
-    def paint(figure: Figure, narrow: bool) -> None:
+    def plot(figure: Figure) -> None:
         axes = figure.add_subplot()
         for line in single.values():
             axes.plot(*zip(*line, strict=True), color=OWN, alpha=0.28, linewidth=0.9)
         every = max(1, len(own) // 10)
         axes.plot(
             *zip(*own, strict=True), "o-", color=OWN, linewidth=2.4, markersize=4.5,
-            markevery=every, label="model f_k, mean",
+            markevery=every, label="own model, mean",
         )  # fmt: skip
         if calibrated:
             axes.plot(
                 *zip(*calibrated, strict=True), "D-", color=CALIBRATED, linewidth=1.6,
-                markersize=4, markevery=every, label="calibrated, mean",
+                markersize=4, markevery=every, label="combined, mean",
             )  # fmt: skip
         if control is not None:
             axes.axhline(
                 100 * control, color=CONTROL, linestyle=_DASHED, linewidth=1.6,
-                label="control, untrained",
+                label="statistics only (no training)",
             )  # fmt: skip
         if local is not None:
             axes.axhline(
@@ -78,28 +78,27 @@ def accuracy_per_round(run: Run) -> Chart | None:
         axes.set_xlabel("round")
         axes.locator_params(axis="x", integer=True)
         axes.margins(x=0.02)
-        legend(figure, axes, columns=2 if narrow else 4)
+        legend(figure, axes, columns=4)
 
     return draw(
         "rounds",
-        paint,
+        plot,
         label=f"Accuracy per round. The mean over clients goes from {own[0][1]:.1f}% in round "
         f"{own[0][0]} to {own[-1][1]:.1f}% in round {own[-1][0]}; local only {percent(local)}, "
-        f"control {percent(control)}.",
+        f"statistics only (no training) {percent(control)}.",
         caption="Each thin line is one client.",
         width=FULL,
         height=330,
-        narrow_height=300,
     )
 
 
 def accuracy_per_client(summary: Summary) -> Chart | None:
-    """Local-only, trained and calibrated accuracy of each client, as bars."""
+    """Accuracy of each client, local only, own model and combined, as bars."""
     clients = shown(summary)
     series = [
         ("local only", LOCAL, [c.accuracy_local_only for c in clients]),
-        ("model f_k", OWN, [c.accuracy for c in clients]),
-        ("calibrated", CALIBRATED, [c.accuracy_calibrated for c in clients]),
+        ("own model", OWN, [c.accuracy for c in clients]),
+        ("combined", CALIBRATED, [c.accuracy_calibrated for c in clients]),
     ]
     series = [one for one in series if any(value is not None for value in one[2])]
     if not series:
@@ -107,7 +106,7 @@ def accuracy_per_client(summary: Summary) -> Chart | None:
     bar = 0.84 / len(series)
     inside: dict[str, Any] = {"color": "white", "fontsize": 7}
 
-    def paint(figure: Figure, narrow: bool) -> None:
+    def plot(figure: Figure) -> None:
         axes = figure.add_subplot()
         for index, (label, color, values) in enumerate(series):
             places = [row + (index - (len(series) - 1) / 2) * bar for row in range(len(clients))]
@@ -115,40 +114,39 @@ def accuracy_per_client(summary: Summary) -> Chart | None:
             axes.barh(places, widths, bar * 0.9, color=color, label=label)
             for place, value, width in zip(places, values, widths, strict=True):
                 note = NOTHING if value is None else f"{width:.0f}"
-                if width > 12:  # inside the bar: the line of the control crosses the outside
+                if width > 12:  # inside the bar: a line crosses the outside
                     axes.text(width - 1, place, note, va="center", ha="right", **inside)
                 else:
                     axes.text(width + 1, place, note, va="center", color=QUIET, fontsize=7)
         if summary.accuracy_control is not None:
             axes.axvline(
                 100 * summary.accuracy_control, color=CONTROL, linestyle=_DASHED, linewidth=1.4,
-                label="control, untrained",
+                label="statistics only (no training)",
             )  # fmt: skip
         _percent_rows(axes, clients)
-        legend(figure, axes, columns=2 if narrow else 4)
+        legend(figure, axes, columns=2)
 
     told = "; ".join(
-        f"{c.id}: local only {percent(c.accuracy_local_only)}, model {percent(c.accuracy)}, "
-        f"calibrated {percent(c.accuracy_calibrated)}"
+        f"{c.id}: local only {percent(c.accuracy_local_only)}, own model {percent(c.accuracy)}, "
+        f"combined {percent(c.accuracy_calibrated)}"
         for c in clients
     )
     return draw(
         "clients",
-        paint,
+        plot,
         label=f"Accuracy per client. {told}.",
         caption=_left_out(summary),
         height=80 + len(clients) * 14 * len(series),
-        narrow_height=96 + len(clients) * 14 * len(series),
     )
 
 
-def absent_classes(summary: Summary) -> Chart | None:
-    """Accuracy on classes that a client never held: alone, and after federation."""
+def unseen_classes(summary: Summary) -> Chart | None:
+    """Accuracy on classes of which a client holds no image: local only, and its own model."""
     clients = [c for c in shown(summary) if c.accuracy_absent_classes is not None]
     if not clients:
         return None
 
-    def paint(figure: Figure, narrow: bool) -> None:
+    def plot(figure: Figure) -> None:
         axes = figure.add_subplot()
         rows = range(len(clients))
         after = [100 * (c.accuracy_absent_classes or 0.0) for c in clients]
@@ -162,18 +160,18 @@ def absent_classes(summary: Summary) -> Chart | None:
         if known:
             axes.scatter(
                 [x for _, x in known], [y for y, _ in known], 42, color=LOCAL,
-                label="absent, local only", zorder=2,
+                label="unseen classes, local only", zorder=2,
             )  # fmt: skip
         overall = [(y, 100 * c.accuracy) for y, c in enumerate(clients) if c.accuracy is not None]
         if overall:
             axes.scatter(
                 [x for _, x in overall], [y for y, _ in overall], 90, color=OWN, marker="|",
-                label="all classes, f_k", zorder=2,
+                label="all classes, own model", zorder=2,
             )  # fmt: skip
-        axes.scatter(after, rows, 42, color=OWN, label="absent, f_k", zorder=3)
+        axes.scatter(after, rows, 42, color=OWN, label="unseen classes, own model", zorder=3)
         _percent_rows(axes, clients)
         axes.grid(axis="y", color=GRID)
-        legend(figure, axes, columns=2 if narrow else 3)
+        legend(figure, axes, columns=2)
 
     told = "; ".join(
         f"{c.id}: {percent(c.accuracy_absent_classes_local_only)} alone, "
@@ -185,12 +183,11 @@ def absent_classes(summary: Summary) -> Chart | None:
     if complete:
         caption += f" Clients that hold every class are not drawn ({complete})."
     return draw(
-        "absent",
-        paint,
-        label=f"Accuracy on locally absent classes. {told}.",
+        "unseen",
+        plot,
+        label=f"Accuracy on classes unseen by the client. {told}.",
         caption=caption,
         height=90 + 42 * len(clients),
-        narrow_height=106 + 42 * len(clients),
     )
 
 
@@ -202,7 +199,7 @@ def cost(summary: Summary) -> Chart | None:
     panels: list[tuple[str, list[float | None], Callable[[float | None], str]]] = [
         ("Bytes up", [c.upload_bytes for c in clients], size),
         ("Bytes down", [c.download_bytes for c in clients], size),
-        ("Time on device (modelled)" if virtual else "Time", seconds, duration),
+        ("Time (modelled)" if virtual else "Time", seconds, duration),
         ("Peak memory (planned)", [c.peak_memory_mb for c in clients], _megabytes),
     ]
     panels = [panel for panel in panels if any(value is not None for value in panel[1])]
@@ -211,24 +208,21 @@ def cost(summary: Summary) -> Chart | None:
     # Up and down stand on one scale: a reader compares them by length.
     traffic = max((v or 0.0 for name, vs, _ in panels if "Bytes" in name for v in vs), default=0.0)
 
-    def paint(figure: Figure, narrow: bool) -> None:
-        columns = 2 if narrow else len(panels)
-        lines = -(-len(panels) // columns)
+    def plot(figure: Figure) -> None:
         for index, (title, values, write) in enumerate(panels):
-            axes = figure.add_subplot(lines, columns, index + 1)
+            axes = figure.add_subplot(1, len(panels), index + 1)
             widths = [value or 0.0 for value in values]
             axes.barh(range(len(clients)), widths, 0.62, color=OWN)
             longest = (traffic if "Bytes" in title else max(widths)) or 1.0
             for row, value in enumerate(values):
                 text = write(value)
                 axes.text(widths[row] + longest * 0.03, row, text, va="center", fontsize=7.5)
-            axes.set_xlim(0, longest * (1.75 if narrow else 1.4))
-            axes.set_title(title.replace(" on device", "") if narrow else title)
+            axes.set_xlim(0, longest * 1.45)
+            axes.set_title(title)
             axes.set_xticks([])
             axes.spines["bottom"].set_visible(False)
-            first = index % columns == 0
-            names = [short(c.id, 10 if narrow else 18) for c in clients] if first else []
-            axes.set_yticks(range(len(clients)) if first else [], names)
+            names = [short(c.id) for c in clients] if index == 0 else []
+            axes.set_yticks(range(len(clients)) if index == 0 else [], names)
             axes.set_ylim(len(clients) - 0.4, -0.6)
 
     told = "; ".join(
@@ -239,12 +233,11 @@ def cost(summary: Summary) -> Chart | None:
     row = 25 * len(clients)
     return draw(
         "cost",
-        paint,
+        plot,
         label=f"Cost per client. {told}.",
         caption=_left_out(summary),
         width=FULL,
         height=50 + row,
-        narrow_height=(50 + row) * -(-len(panels) // 2),
     )
 
 
@@ -272,16 +265,12 @@ def _left_out(summary: Summary) -> str:
     )
 
 
-# ---------------------------------------------------------------- section
-# The dot plot of a comparison: every seed, every method, one scale.
-
-
 def accuracy_per_method(comparison: Comparison) -> Chart:
-    """Mean, spread and single seeds of each method; its calibrated form and its control."""
+    """Mean, spread and single seeds of each method, combined and statistics only beside them."""
     names = ranked(comparison)
     methods = [comparison.methods[name] for name in names]
 
-    def paint(figure: Figure, narrow: bool) -> None:
+    def plot(figure: Figure) -> None:
         axes = figure.add_subplot()
         seeds = [
             (100 * value, row)
@@ -297,13 +286,15 @@ def accuracy_per_method(comparison: Comparison) -> Chart:
         for x, row in means:
             spread = 100 * (methods[row].accuracy_std or 0.0)
             axes.plot([x - spread, x + spread], [row, row], color=OWN, linewidth=2, alpha=0.7)
-        _dots(axes, means, s=62, color=OWN, label="f_k, mean ± std", zorder=3)
+        _dots(axes, means, s=62, color=OWN, label="own model, mean ± std", zorder=3)
         # Below the mean, not on it: seeds that agree would hide behind the larger dot.
         low = [(x, row + 0.26) for x, row in seeds]
-        _dots(axes, low, s=16, color=OWN, alpha=0.55, linewidths=0, label="f_k, one seed")
+        _dots(axes, low, s=16, color=OWN, alpha=0.55, linewidths=0, label="own model, one seed")
+        combined = [method.accuracy_calibrated for method in methods]
+        untrained = [method.accuracy_control for method in methods]
         for label, color, marker, rise, values in (
-            ("calibrated", CALIBRATED, "D", 0.0, [m.accuracy_calibrated for m in methods]),
-            ("control, untrained", CONTROL, "x", 0.26, [m.accuracy_control for m in methods]),
+            ("combined", CALIBRATED, "D", 0.0, combined),
+            ("statistics only (no training)", CONTROL, "x", 0.26, untrained),
         ):
             known = [(100 * v, row - rise) for row, v in enumerate(values) if v is not None]
             _dots(axes, known, s=34, color=color, marker=marker, label=label, zorder=4)
@@ -314,18 +305,17 @@ def accuracy_per_method(comparison: Comparison) -> Chart:
         axes.set_yticks(range(len(names)), [short(name) for name in names])
         axes.set_ylim(len(names) - 0.45, -0.55)
         if axes.get_legend_handles_labels()[0]:
-            legend(figure, axes, columns=2 if narrow else 4)
+            legend(figure, axes, columns=4)
 
     told = "; ".join(f"{n}: {percent(comparison.methods[n].accuracy_mean)}" for n in names)
     return draw(
         "methods",
-        paint,
+        plot,
         label=f"Mean accuracy per method. {told}.",
         caption="Large dots are means over seeds with one standard deviation, "
         "small dots are single seeds.",
         width=FULL,
         height=90 + 42 * len(names),
-        narrow_height=110 + 42 * len(names),
     )
 
 

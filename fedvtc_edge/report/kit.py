@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,13 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedvtc_edge.errors import RunError
-from fedvtc_edge.report import wording
+from fedvtc_edge.storage.atomic import write_atomic
+
+from . import wording
 
 
 def fill(template: str, *, package: str = __package__, **content: Any) -> str:
-    """A page from a template, with our filters and style; all content is escaped.
+    """Fill a template with our filters and style; all content is escaped.
 
     Args:
         template: Its file name.
@@ -44,14 +45,11 @@ def _environment(package: str) -> Environment:
 
 
 def write(path: Path, html: str) -> Path:
-    """Replaces ``path`` in one step: a reader sees the old page or the new one, never half."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Replace ``path`` in one step: a reader sees the old page or the new one, never half."""
     try:
         # A name may hold half a surrogate pair, which no encoding can write.
-        draft.write_bytes(html.encode("utf-8", errors="replace"))
-        os.replace(draft, path)
+        write_atomic(path, html.encode("utf-8", errors="replace"), durable=False)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise RunError(
             f"cannot write '{path}': {error}",
             hint="make the directory writable, or copy the run to a place that is",

@@ -1,21 +1,18 @@
-"""Puts a page together and writes it whole or not at all."""
+"""The pages of a run and of a comparison, each written whole or not at all."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from fedvtc_edge.report.kit import fill, write
-
 from . import charts, wording
-from . import wording as telling
-from .charts import accuracy_per_method
+from .kit import fill, write
 from .pictures import MANY_CLASSES, read_pictures
 from .reading import read_comparison, read_run
 from .timeline import attendance, devices, timeline
 
 
 def render(directory: Path) -> Path:
-    """Draws ``report.html`` of a run, finished or not, from the files in its directory.
+    """Draw ``report.html`` of a run, finished or not, from the files in its directory.
 
     The page is one file without scripts that loads nothing from anywhere, and the
     same run gives the same bytes.
@@ -41,10 +38,9 @@ def render(directory: Path) -> Path:
         pictures=None if run.partial else read_pictures(directory / "samples.npz", summary),
         many_classes=MANY_CLASSES,
         attendance=attendance(run.rounds),
-        told=telling,
         rounds_chart=charts.accuracy_per_round(run),
         clients_chart=charts.accuracy_per_client(summary),
-        absent_chart=charts.absent_classes(summary),
+        unseen_chart=charts.unseen_classes(summary),
         cost_chart=charts.cost(summary),
         timeline_chart=timeline(turns, kinds),
         devices=devices(turns, kinds),
@@ -54,7 +50,7 @@ def render(directory: Path) -> Path:
 
 
 def render_comparison(directory: Path) -> Path:
-    """Draws ``comparison.html`` from ``comparison.json``, under the promises of ``render``.
+    """Draw ``comparison.html`` from ``comparison.json``, under the promises of ``render``.
 
     Args:
         directory: The directory that ``fedvtc-edge compare`` wrote.
@@ -71,6 +67,6 @@ def render_comparison(directory: Path) -> Path:
         "comparison.html.j2",
         comparison=comparison,
         names=wording.ranked(comparison),
-        chart=accuracy_per_method(comparison),
+        chart=charts.accuracy_per_method(comparison),
     )
     return write(directory / "comparison.html", html)

@@ -1,4 +1,4 @@
-"""Painted and real images, side by side, as small PNG strips inside the page."""
+"""Synthetic and real images, side by side, as small PNG strips inside the page."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from fedvtc_edge.runs.records import ClientRecord, Summary
 Images = NDArray[np.uint8]
 
 #: A row holds at most these many, and no more than fit side by side in half a page.
-PAINTED_PER_ROW, REAL_PER_ROW, ROW_WIDTH = 6, 4, 500
+SYNTHETIC_PER_ROW, REAL_PER_ROW, ROW_WIDTH = 6, 4, 500
 #: Up to this many classes, every class gets a row; beyond it, these many of each kind.
-MANY_CLASSES, ABSENT_ROWS, PRESENT_ROWS = 20, 10, 5
-#: Clients whose pictures are shown; and raw bytes of painted pixels in the whole page.
+MANY_CLASSES, UNSEEN_ROWS, PRESENT_ROWS = 20, 10, 5
+#: Clients whose pictures are shown; and raw bytes of synthetic pixels in the whole page.
 MAX_CLIENTS, PIXEL_BUDGET = 12, 1_200_000
 TILE = 40  #: CSS pixels that one image is wide at least.
 
@@ -39,22 +39,22 @@ class Strip:
 
 @dataclass(frozen=True)
 class SynthesisRow:
-    """One class at one client: what it paints, beside what the class really looks like."""
+    """One class at one client: its synthetic images, and how many real ones it holds."""
 
     label: int
     name: str
     held: int | None
-    painted: Strip
+    synthesised: Strip
 
 
 @dataclass(frozen=True)
 class SynthesisGallery:
-    """A client's rows, absent classes first: they are what the method is about."""
+    """A client's rows, unseen classes first: they are what the method is about."""
 
     client: ClientRecord
-    absent: list[SynthesisRow]
+    unseen: list[SynthesisRow]
     present: list[SynthesisRow]
-    absent_total: int
+    unseen_total: int
     present_total: int
 
 
@@ -81,13 +81,13 @@ def read_pictures(path: Path, summary: Summary) -> Pictures | None:
     try:
         # Opened here: numpy would leave its own file open when the archive is damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            painted, real = np.asarray(arrays["painted"]), np.asarray(arrays["real"])
+            synthetic, real = np.asarray(arrays["painted"]), np.asarray(arrays["real"])
     except _UNREADABLE as error:
         raise RunError(f"cannot read images from '{path}': {error}", hint=_HINT) from error
     K, C = len(summary.clients), len(summary.classes)
-    _check(path, "painted", painted, (K, C), rank=6)
+    _check(path, "painted", synthetic, (K, C), rank=6)
     _check(path, "real", real, (C,), rank=5)
-    return _lay_out(painted, real, summary)
+    return _lay_out(synthetic, real, summary)
 
 
 _UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
@@ -111,22 +111,22 @@ def _check(path: Path, name: str, array: Images, leading: tuple[int, ...], *, ra
         )
 
 
-def _lay_out(painted: Images, real: Images, summary: Summary) -> Pictures:
+def _lay_out(synthetic: Images, real: Images, summary: Summary) -> Pictures:
     shown = summary.clients[:MAX_CLIENTS]
     rows = len(summary.classes)
     if rows > MANY_CLASSES:
-        rows = ABSENT_ROWS + PRESENT_ROWS
+        rows = UNSEEN_ROWS + PRESENT_ROWS
     # A page of large colour images must stay light enough to mail: fewer per row, never none.
-    affordable = PIXEL_BUDGET // (len(shown) * rows * int(np.prod(painted.shape[3:])))
-    scale, gap = _scale(painted.shape[4])
-    slots = max(2, ROW_WIDTH // ((painted.shape[4] + gap) * scale))
+    affordable = PIXEL_BUDGET // (len(shown) * rows * int(np.prod(synthetic.shape[3:])))
+    scale, gap = _scale(synthetic.shape[4])
+    slots = max(2, ROW_WIDTH // ((synthetic.shape[4] + gap) * scale))
     beside = min(REAL_PER_ROW, max(1, round(0.4 * slots)))
-    per_row = max(1, min(PAINTED_PER_ROW, slots - beside, affordable))
+    per_row = max(1, min(SYNTHETIC_PER_ROW, slots - beside, affordable))
     galleries = [
         _gallery(client, images[:, :per_row], summary.classes)
-        for client, images in zip(shown, painted, strict=False)
+        for client, images in zip(shown, synthetic, strict=False)
     ]
-    used = {row.label for g in galleries for row in (*g.absent, *g.present)}
+    used = {row.label for g in galleries for row in (*g.unseen, *g.present)}
     return Pictures(
         galleries,
         {label: strip(real[label, : min(beside, per_row)]) for label in sorted(used)},
@@ -135,18 +135,18 @@ def _lay_out(painted: Images, real: Images, summary: Summary) -> Pictures:
 
 
 def _gallery(client: ClientRecord, images: Images, names: list[str]) -> SynthesisGallery:
-    # A run that did not count its classes cannot call any of them absent.
-    counts: list[int | None] = [*client.class_counts] or [None] * len(names)
-    absent = [label for label, count in enumerate(counts) if count == 0]
+    # A run that did not count its classes cannot call any of them unseen.
+    counts: list[int | None] = [*(client.class_counts or ())] or [None] * len(names)
+    unseen = [label for label, count in enumerate(counts) if count == 0]
     present = [label for label, count in enumerate(counts) if count != 0]
-    chosen = (absent, present)
+    chosen = (unseen, present)
     if len(names) > MANY_CLASSES:
-        chosen = (absent[:ABSENT_ROWS], present[:PRESENT_ROWS])
+        chosen = (unseen[:UNSEEN_ROWS], present[:PRESENT_ROWS])
     rows = [
         [SynthesisRow(label, names[label], counts[label], strip(images[label])) for label in labels]
         for labels in chosen
     ]
-    return SynthesisGallery(client, rows[0], rows[1], len(absent), len(present))
+    return SynthesisGallery(client, rows[0], rows[1], len(unseen), len(present))
 
 
 def _scale(width: int, tile: int = TILE) -> tuple[int, int]:

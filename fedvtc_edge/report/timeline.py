@@ -1,4 +1,4 @@
-"""A run's simulated time: what each client's device did when, by the virtual clock."""
+"""Who took part in which round, and what each client's device did when by the virtual clock."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def devices(turns: Sequence[ClockRecord], kinds: dict[str, str]) -> list[Device]
             Device(
                 name=name,
                 clients=len(own),
-                busy=sum(line.download + line.compute + line.upload for line in lines) / len(own),
+                busy=sum(line.busy for line in lines) / len(own),
                 done=outcomes.count("done"),
                 late=outcomes.count("late"),
                 dropped=outcomes.count("dropped"),
@@ -84,7 +84,7 @@ def timeline(turns: Sequence[ClockRecord], kinds: dict[str, str]) -> Chart | Non
     last, picture = turns[-1].end, _picture(turns, rows)
     colors = ListedColormap(["#00000000", *(_KINDS[kind] for kind in _ORDER)])
 
-    def paint(figure: Figure, narrow: bool) -> None:
+    def plot(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.imshow(
             picture, cmap=colors, vmin=0, vmax=len(_ORDER), aspect="auto",
@@ -92,7 +92,7 @@ def timeline(turns: Sequence[ClockRecord], kinds: dict[str, str]) -> Chart | Non
         )  # fmt: skip
         if len(rows) <= MAX_NAMES:
             names = [f"{short(row, 12)} ({short(kinds[row], 14)})" for row in rows]
-            axes.set_yticks(range(len(rows)), [short(row, 12) for row in rows] if narrow else names)
+            axes.set_yticks(range(len(rows)), names)
         else:
             places, names, begin = [], [], 0
             for kind, group in groupby(rows, key=lambda row: kinds[row]):
@@ -106,7 +106,7 @@ def timeline(turns: Sequence[ClockRecord], kinds: dict[str, str]) -> Chart | Non
             axes.axvline(turn.begin, color="#9AA5B1", linewidth=0.4)
         axes.set_xlabel("simulated seconds")
         handles = [Patch(color=color, label=kind) for kind, color in _KINDS.items()]
-        figure.legend(handles=handles, loc="outside upper left", ncols=2 if narrow else 6)
+        figure.legend(handles=handles, loc="outside upper left", ncols=6)
 
     told = "; ".join(
         f"{one.name}: {one.clients} clients, busy {duration(one.busy)} each, {one.done} turns "
@@ -116,13 +116,12 @@ def timeline(turns: Sequence[ClockRecord], kinds: dict[str, str]) -> Chart | Non
     height = 90 + min(max(16 * len(rows), 60), 640)
     return draw(
         "timeline",
-        paint,
+        plot,
         label=f"Timeline of {len(rows)} clients over {duration(last)} of simulated time. {told}.",
         caption="Thin lines: a round begins. Times are modelled from the devices' profiles. What "
         f"lasts less than {duration(last / _COLUMNS)} is drawn that wide.",
         width=FULL,
         height=height,
-        narrow_height=height + 40,
     )
 
 
@@ -147,7 +146,7 @@ def _picture(turns: Sequence[ClockRecord], rows: Sequence[str]) -> NDArray[np.ui
 
 
 def _spans(line: Line, begin: float, end: float) -> list[tuple[str, float, float]]:
-    """What a client did from when to when in a turn."""
+    """Kinds of a client's activity in a turn, each with its begin and end in seconds."""
     if line.outcome == "unreachable":
         return [("unreachable", begin, end)]
     down, work = begin + line.download, begin + line.download + line.compute
@@ -160,9 +159,6 @@ def _spans(line: Line, begin: float, end: float) -> list[tuple[str, float, float
         ("waits for the others", work + line.upload, end),
     ]
 
-
-# ---------------------------------------------------------------- section
-# Who took part in which round, where clients are elsewhere and may be late or away.
 
 Cell = Literal["took", "missed", "void"]
 
@@ -190,7 +186,7 @@ def attendance(rounds: Sequence[RoundRecord]) -> list[ParticipationTable]:
     """Every client's rounds, in the clients' order; empty where nobody could stay away.
 
     Args:
-        rounds: Of the run, in order; those that do not say who took part are left out.
+        rounds: Of the run, in order; those without this information are left out.
     """
     told = [
         (record, {client.id: client.took_part for client in record.clients})

@@ -1,11 +1,9 @@
-"""Numbers and findings in words: what the page says, kept apart from how it looks."""
+"""Numbers and findings in words: what the pages say, kept apart from how they look."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from fedvtc_edge.privacy.mechanism import CLIENT_UNIT, UNIT
-from fedvtc_edge.runs.records import ClientRecord, Comparison, Summary
+from fedvtc_edge.runs.records import ClientRecord, Comparison, Summary, mean
 
 from .reading import Run
 
@@ -58,10 +56,9 @@ def short(text: str, limit: int = 18) -> str:
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 
-def mean(values: Sequence[float | None]) -> float | None:
-    """The mean of what is known, ``None`` where nothing is."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+def sent(summary: Summary) -> float | None:
+    """Bytes that a client uploads, on average."""
+    return mean(client.upload_bytes for client in summary.clients)
 
 
 def gain(summary: Summary) -> float | None:
@@ -85,7 +82,7 @@ def lead(summary: Summary) -> str:
     # The model's figure never stands without its two neighbours, here neither.
     text += beside(summary.accuracy_calibrated_mean, summary.accuracy_control)
     if summary.accuracy_local_only_mean is not None:
-        text += f"; trained alone, {percent(summary.accuracy_local_only_mean)}"
+        text += f"; local only, {percent(summary.accuracy_local_only_mean)}"
     return text + "."
 
 
@@ -93,31 +90,31 @@ def beside(calibrated: float | None, control: float | None) -> str:
     """What must be read beside a model's accuracy, in brackets; nothing where neither is known."""
     parts = []
     if calibrated is not None:
-        parts.append(f"{percent(calibrated)} calibrated")
+        parts.append(f"{percent(calibrated)} combined")
     if control is not None:
-        parts.append(f"{percent(control)} for the untrained control")
+        parts.append(f"{percent(control)} from statistics only")
     return f" ({', '.join(parts)})" if parts else ""
 
 
 def against_control(summary: Summary) -> str | None:
-    """How the trained model stands to the classifier that needs no training; never left out."""
+    """How own models stand to the classifier that needs no training; never left out."""
     if summary.accuracy_mean is None:
         return None
     if summary.accuracy_control is None:
         return (
-            "No training-free control was measured: this mode shares no anchor statistics, "
-            "so there is nothing to calibrate with either."
+            "Statistics alone classify nothing here: this mode shares none of the anchor, "
+            "so there is nothing to combine with either."
             if summary.accuracy_calibrated_mean is None
-            else "The training-free control was not measured."
+            else "The accuracy of statistics only was not measured."
         )
     gap = summary.accuracy_mean - summary.accuracy_control
     if abs(gap) < 0.0005:
         stands = "is level with"
     else:
         stands = f"is {100 * abs(gap):.1f} points {'above' if gap > 0 else 'below'}"
-    text = f"The trained model {stands} the control, which reads the same statistics untrained."
+    text = f"The own models' mean {stands} statistics only, which train nothing."
     if summary.accuracy_calibrated_mean is not None:
-        text += " Calibration joins the two at prediction time."
+        text += " Combined joins the two at prediction time."
     return text
 
 
@@ -149,58 +146,9 @@ def privacy(summary: Summary) -> tuple[str, str]:
     )
 
 
-_OWN = (
-    "Every round: counts, sums and sums of squares per class of the client's own features, "
-    "which become the class codes that everyone paints from."
-)
-_UPLOADS = {
-    "features": [_OWN],
-    "features+decoder": [
-        _OWN,
-        "Every round: the parameters of the client's decoder, the part that paints images. "
-        "The server averages them.",
-    ],
-}
-_ANCHOR = (
-    "Once, before the first round: {what}, measured in the feature space of the anchor, "
-    "a frozen random network that everyone builds from a public seed and that never saw data."
-)
-_MOMENTS = {
-    "covariance": "the number of images and the feature sum of each class, "
-    "and one second-moment matrix pooled over all classes",
-    "diagonal": "the number of images, the feature sum and the sum of squares of each class",
-}
-
-
-def uploads(summary: Summary) -> list[str]:
-    """What left the clients, in plain words: the run's own list, or what its mode implies."""
-    if summary.uploads is not None:
-        return summary.uploads or ["Nothing left the clients."]
-    if summary.method == "local":
-        return ["Nothing: every client trained alone."]
-    if summary.method in (None, "fedvtc"):
-        if summary.share == "anchored":
-            what = _MOMENTS.get(summary.moments or "", "sums of features per class")
-            return [_ANCHOR.format(what=what), _OWN]
-        if summary.share in _UPLOADS:
-            return _UPLOADS[summary.share]
-    return ["This run did not itemise its uploads; the byte counts below are complete."]
-
-
-def stayed(summary: Summary) -> list[str]:
-    """What did not leave the clients, so far as the mode alone can promise it."""
-    if summary.uploads is not None or summary.method != "fedvtc":
-        return []
-    if summary.share == "features+decoder":
-        return ["Images and single labels.", "The classifier's parameters and gradients."]
-    if summary.share in ("anchored", "features"):
-        return ["Images and single labels.", "Model parameters and gradients."]
-    return []
-
-
 def holds(client: ClientRecord, names: list[str]) -> str:
     """The class counts of a client, read aloud."""
-    pairs = list(zip(names, client.class_counts, strict=False))
+    pairs = list(zip(names, client.class_counts or (), strict=False))
     if len(pairs) > 20:
         held = sum(1 for _, number in pairs if number)
         return f"{held} of {len(pairs)} classes held"
@@ -217,9 +165,6 @@ def ranked(comparison: Comparison) -> list[str]:
 
     return sorted(methods, key=place)
 
-
-# ---------------------------------------------------------------- section
-# What a page says where clients are elsewhere, and tell of themselves only what they choose.
 
 NOT_TOLD = (
     "how accurate the clients' networks are",
@@ -254,7 +199,7 @@ def headline(run: Run) -> str:
     text = f"The {len(summary.clients)} clients keep to themselves how accurate their networks are"
     if summary.accuracy_control is not None:
         reached = percent(summary.accuracy_control)
-        text += f"; the untrained control, which reads what they sent, reaches {reached}"
+        text += f"; statistics only (no training), made of what they sent, reach {reached}"
     return text + "."
 
 
@@ -275,26 +220,29 @@ def missing(run: Run, key: str) -> str:
 
 
 def left(run: Run) -> list[str]:
-    """What left the clients, with what they told of themselves."""
-    lines = list(uploads(run.summary))
+    """What left the clients, in the run's own words, with what they told of themselves."""
+    summary = run.summary
+    if summary.uploads is None:
+        lines = ["This run did not itemise its uploads; the byte counts below are complete."]
+    else:
+        lines = list(summary.uploads or ["Nothing left the clients."])
     if not run.served:
         return lines
-    clients = run.summary.clients
-    if any(client.accuracy is not None for client in clients):
+    if any(client.accuracy is not None for client in summary.clients):
         lines.append(
             "each round, told: how accurate its networks are on the test set, and how many "
             "images it trained on"
         )
-    if any(client.class_counts for client in clients):
+    if any(client.class_counts for client in summary.clients):
         lines.append("once, told: how many images of which class it has")
     return [*lines, "each round: how long it worked, and how many parameters its networks have"]
 
 
 def kept(run: Run) -> list[str]:
-    """What did not leave the clients."""
+    """What did not leave the clients, where they are elsewhere."""
     summary = run.summary
     if not (run.served or summary.home):
-        return stayed(summary)
+        return []
     decoders = summary.share == "features+decoder"
     lines = ["Images and single labels.", f"{'The classifier' if decoders else 'All networks'}."]
     if run.served and all(client.accuracy is None for client in summary.clients):

@@ -12,27 +12,28 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tomli_w
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, from_numpy
 
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.errors import ConfigError, RunError
 from fedvtc_edge.privacy.ledger import Ledger
 from fedvtc_edge.privacy.mechanism import claim_of
 from fedvtc_edge.storage.atomic import write_atomic
-from fedvtc_edge.storage.lock import LOCK
+from fedvtc_edge.storage.lock import LOCK, alone
 from fedvtc_edge.wire.context import Context
 
-SCHEMA = 1
+from .checkpoint import decode, encode, naming_damage
+from .records import SCHEMA, RoundRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TORN = re.compile(r"\..+\.(safetensors|upload|release|jsonl?|npz|html|key|pub|toml)\.[a-z0-9_]{8}")
 """Temporary files of :func:`write_atomic`, which a killed process leaves behind."""
@@ -51,7 +52,7 @@ class Checkpoint:
     """
 
     round: int
-    records: list[dict[str, Any]]
+    records: list[RoundRecord]
     published: dict[str, bytes]
     account: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -89,14 +90,7 @@ class RunDirectory:
                 f"{path} holds {'a finished' if done else 'an unfinished'} run already",
                 hint="choose another --out" if done else f"go on with it: --resume {path}",
             )
-        if path.exists() and not path.is_dir():
-            raise RunError(f"{path} is a file", hint="choose a new folder for --out")
-        try:
-            occupied = path.exists() and any(entry.name != LOCK for entry in path.iterdir())
-        except OSError as error:
-            raise _unwritable(path, error) from None
-        if occupied:
-            raise RunError(f"{path} is not empty", hint="choose a new folder for --out")
+        check_empty(path)
         return cls(path, config, files)
 
     @classmethod
@@ -114,27 +108,30 @@ class RunDirectory:
             RunError: No run there, one that cannot be written, one of another version,
                 or one whose settings or ledger are not what they were.
         """
-        if not (path / "config.toml").is_file():
-            raise RunError(
-                f"{path} holds no run (no config.toml)", hint="start one: fedvtc-edge run --out DIR"
-            )
-        made = digest_at_start(path)
+        config, _ = settings_of(path)
         if not os.access(path, os.W_OK):
             raise RunError(f"cannot write {path}", hint="give yourself permission to write there")
-        try:
-            run = cls(path, load_config(path / "config.toml"))
-        except ConfigError as error:
-            raise RunError(
-                f"{path / 'config.toml'} is not one of this version: {error}", hint=error.hint
-            ) from None
-        if made != digest(run.config):
-            raise RunError(
-                f"{path / 'config.toml'} was changed since the run began",
-                hint="restore it, or start a new run with the changed file",
-            )
+        run = cls(path, config)
         run._ledger.reopen()
         run.begun = True
         return run
+
+    @classmethod
+    @contextmanager
+    def resumed(cls, path: Path) -> Iterator[RunDirectory]:
+        """Open an unfinished run for this process alone, to go on after its last checkpoint.
+
+        Raises:
+            RunError: As :meth:`reopen`; the run is finished, or another process works on it.
+        """
+        cls.reopen(path)  # is it one? A lock would make a file there
+        with alone(path):
+            run = cls.reopen(path)  # as it is now that nobody else writes there
+            if run.finished:
+                raise RunError(
+                    f"{path} is finished already", hint=f"see it: fedvtc-edge report {path}"
+                )
+            yield run
 
     def begin(self) -> None:
         """Lay out the folder; a reopened one has been, and only loses what a kill left torn.
@@ -183,19 +180,16 @@ class RunDirectory:
 
     def save(self, state: Checkpoint) -> None:
         """Write the checkpoint, then the round's line of metrics.jsonl, then drop the old one."""
-        document = {
+        metadata = {
             "schema": SCHEMA,
             "version": version(),
             "config": digest(self.config),
             "round": state.round,
-            "records": state.records,
+            "records": [record.document() for record in state.records],
             "account": state.account,
         }
-        tensors = dict(state.tensors)
-        for kind, data in state.published.items():
-            tensors[f"published/{kind}"] = from_numpy(np.frombuffer(data, np.uint8).copy())
-        blob = save(tensors, {"state": json.dumps(document)})
-        write_atomic(self._checkpoint(state.round), blob)
+        data = encode(metadata, state.published, state.tensors)
+        write_atomic(self._checkpoint(state.round), data)
         self._write_metrics(state.records)
         for old in self._checkpoints():
             if old != self._checkpoint(state.round):
@@ -210,24 +204,14 @@ class RunDirectory:
         path = max(self._checkpoints(), default=None)
         if path is None:
             return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                document = json.loads((file.metadata() or {})["state"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            published = {
-                name.removeprefix("published/"): tensors.pop(name).numpy().tobytes()
-                for name in sorted(tensors)
-                if name.startswith("published/")
-            }
-            number, records, account = (document[key] for key in ("round", "records", "account"))
-            if document["config"] != digest(self.config):
+        with naming_damage(path, "start the run again in a new folder"):
+            kept, published, tensors = decode(path)
+            records = [RoundRecord.model_validate(record) for record in kept["records"]]
+            state = Checkpoint(kept["round"], records, published, kept["account"], tensors)
+            if kept["config"] != digest(self.config):
                 raise ValueError("it is of another run")
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            raise RunError(
-                f"{path} is damaged: {error}", hint="start the run again in a new folder"
-            ) from None
         self._write_metrics(records)  # a line may be torn, or of a round that must be done again
-        return Checkpoint(number, records, published, account, tensors)
+        return state
 
     def _checkpoint(self, number: int) -> Path:
         return self.path / "checkpoint" / f"round-{number:06d}.safetensors"
@@ -235,8 +219,8 @@ class RunDirectory:
     def _checkpoints(self) -> list[Path]:
         return sorted((self.path / "checkpoint").glob("round-*.safetensors"))
 
-    def _write_metrics(self, records: list[dict[str, Any]]) -> None:
-        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+    def _write_metrics(self, records: list[RoundRecord]) -> None:
+        lines = "".join(json.dumps(r.document(), allow_nan=False) + "\n" for r in records)
         # Not durable, for two stalls fewer a round: the checkpoint holds the same records.
         write_atomic(self.path / "metrics.jsonl", lines.encode(), durable=False)
 
@@ -247,14 +231,37 @@ def version() -> str:
     return metadata.version("fedvtc-edge")
 
 
-def digest_at_start(path: Path) -> str:
-    """The digest of the settings that a run of this version was begun with.
+def check_empty(path: Path) -> None:
+    """Refuse a folder for results that is not new or empty.
 
-    A run goes on with the version that began it, or its statistics would change silently.
+    Raises:
+        RunError: It holds something, is a file, or cannot be read.
     """
     try:
+        occupied = path.exists() and any(entry.name != LOCK for entry in path.iterdir())
+    except NotADirectoryError:
+        raise RunError(f"{path} is a file", hint="choose a new folder for --out") from None
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    if occupied:
+        raise RunError(f"{path} is not empty", hint="choose a new folder for --out")
+
+
+def settings_of(path: Path) -> tuple[Config, str]:
+    """The settings that a run of this version was begun with, and their digest.
+
+    A run goes on with the version that began it, or its statistics would change silently.
+
+    Raises:
+        RunError: No run there, one of another version, or one whose settings were changed.
+    """
+    if not (path / "config.toml").is_file():
+        raise RunError(
+            f"{path} holds no run (no config.toml)", hint="start one: fedvtc-edge run --out DIR"
+        )
+    try:
         made = json.loads((path / "run.json").read_text("utf-8"))
-        schema, maker, settings = made["schema"], made["version"], made["config"]
+        schema, maker, begun_with = made["schema"], made["version"], made["config"]
     except (OSError, ValueError, KeyError, TypeError):
         raise RunError(
             f"{path / 'run.json'} does not say which version made the run",
@@ -265,7 +272,18 @@ def digest_at_start(path: Path) -> str:
             f"{path} was made by fedvtc-edge {maker} (schema {schema}), this is {version()}",
             hint=f"pip install fedvtc-edge=={maker}, or start a new run",
         )
-    return str(settings)
+    try:
+        config = load_config(path / "config.toml")
+    except ConfigError as error:
+        raise RunError(
+            f"{path / 'config.toml'} is not one of this version: {error}", hint=error.hint
+        ) from None
+    if digest(config) != begun_with:
+        raise RunError(
+            f"{path / 'config.toml'} was changed since the run began",
+            hint="restore it, or start a new run with the changed file",
+        )
+    return config, str(begun_with)
 
 
 def _unwritable(path: Path, error: OSError) -> RunError:

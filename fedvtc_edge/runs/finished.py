@@ -1,4 +1,4 @@
-"""A finished run, read back for whoever comes after it: export, audit, benchmarks.
+"""Finished runs, read back by export, audits and benchmarks.
 
 A run directory may have travelled, so nothing in it is believed before it is
 checked against what the settings say.
@@ -6,12 +6,10 @@ checked against what the settings say.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -19,8 +17,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fedvtc_edge import wire
-from fedvtc_edge.config import Config, load_config
-from fedvtc_edge.errors import ConfigError, RunError
+from fedvtc_edge.config import Config
+from fedvtc_edge.errors import RunError
 from fedvtc_edge.models import Classifier, ImageShape, build, vtc
 from fedvtc_edge.models.anchor import Anchor
 from fedvtc_edge.plugins import METHODS
@@ -29,12 +27,12 @@ from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.wire import WireError
 
-from .directory import SCHEMA, digest, digest_at_start
+from .directory import settings_of
+from .records import ClientRecord, Summary, read_record
 
 M = TypeVar("M", bound=nn.Module)
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_LARGEST_SUMMARY = 100_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +48,7 @@ class FinishedRun:
 
     path: Path
     config: Config
-    summary: Mapping[str, Any]
+    summary: Summary
     digest: str
 
     @classmethod
@@ -60,45 +58,33 @@ class FinishedRun:
         Raises:
             RunError: No run there, an unfinished or damaged one, or one of another version.
         """
-        if not (path / "config.toml").is_file():
+        finished = (path / "summary.json").is_file()
+        if (path / "home.json").is_file() and not finished:
             raise RunError(
-                f"{path} holds no run (no config.toml)", hint="start one: fedvtc-edge run --out DIR"
-            )
-        if (path / "home.json").is_file() and not (path / "summary.json").is_file():
-            raise RunError(
-                f"{path} is the home of a client whose run is not over",
+                f"{path} is of a client whose run is not over",
                 hint="it is ready when 'fedvtc-edge join' says that the run is done",
             )
-        begun_with = digest_at_start(path)
-        if not (path / "summary.json").is_file():
+        config, begun_with = settings_of(path)
+        if not finished:
             raise RunError(
                 f"{path} is not finished", hint=f"go on with it: fedvtc-edge run --resume {path}"
-            )
-        try:
-            config = load_config(path / "config.toml")
-        except ConfigError as error:
-            raise RunError(f"{path / 'config.toml'}: {error}", hint=error.hint) from None
-        if digest(config) != begun_with:
-            raise RunError(
-                f"{path / 'config.toml'} was changed since the run", hint="restore the file"
             )
         return cls(path, config, _summary(path / "summary.json"), begun_with)
 
     @property
     def clients(self) -> tuple[str, ...]:
         """Ids of the clients, in their order."""
-        return tuple(record["id"] for record in self.summary["clients"])
+        return tuple(record.id for record in self.summary.clients)
 
     @property
     def is_home(self) -> bool:
-        """Whether it is one client's home, and not a whole run."""
-        return self.summary.get("home") is True
+        """Whether it is one client's state folder, and not a whole run."""
+        return self.summary.home
 
     @property
     def is_served(self) -> bool:
         """Whether its clients were elsewhere, and kept their networks and images."""
-        elsewhere = self.config.engine.name == "flower" and not self.is_home
-        return elsewhere and not any(self.path.glob("clients/*/classifier.safetensors"))
+        return self.summary.elsewhere(self.path)
 
     def need_networks(self) -> None:
         """Refuse a served run.
@@ -109,18 +95,18 @@ class FinishedRun:
         if self.is_served:
             raise RunError(
                 f"{self.path} was served: its networks stayed with the clients",
-                hint="export each client's home, on its machine: fedvtc-edge export HOME --out DIR",
+                hint="export each client on its own machine: fedvtc-edge export HOME --out DIR",
             )
 
-    def record(self, client: str) -> Mapping[str, Any]:
+    def record(self, client: str) -> ClientRecord:
         """A client's entry in the summary.
 
         Raises:
             RunError: No client of that id.
         """
-        for record in self.summary["clients"]:
-            if record["id"] == client:
-                return dict(record)
+        for record in self.summary.clients:
+            if record.id == client:
+                return record
         raise RunError(
             f"{self.path} has no client {client!r}",
             hint=f"clients: {self.clients[0]} to {self.clients[-1]}",
@@ -134,7 +120,8 @@ class FinishedRun:
             RunError: Weights that are missing, damaged or of another shape.
         """
         latent = self.config.method.latent
-        name = self.record(client)["architecture"]
+        name = self.record(client).architecture
+        assert name is not None  # _summary has looked
         model = build(name, shape, latent=latent, classes=classes, seed=0)
         return self._filled(model, client, "classifier")
 
@@ -195,54 +182,13 @@ class FinishedRun:
         return module.eval()
 
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "accuracy": (int, float),
-    "accuracy_calibrated": (int, float),
-    "device": str,
-    "share": str,
-    "epsilon": (int, float),
-    "delta": (int, float),
-    "privacy_unit": str,
-    "evaluated_on": str,
-}
-
-
-def _check(document: Mapping[str, Any], where: str) -> None:
-    """Refuse values that are neither absent nor of the type that a run writes."""
-    for key, kinds in _KINDS.items():
-        value: Any = document.get(key)
-        if value is None:
-            continue
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise ValueError(f"{where}{key} is a {type(value).__name__}")
-        if isinstance(value, (int, float)) and not abs(value) < 1e300:  # NaN is not, either
-            raise ValueError(f"{where}{key} is {value}")
-    counts = document.get("class_counts")
-    if counts is None:  # not every client tells them
-        return
-    if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):
-        raise ValueError(f"{where}class_counts are no counts")
-
-
-def _summary(path: Path) -> Mapping[str, Any]:
-    try:
-        if path.stat().st_size > _LARGEST_SUMMARY:
-            raise ValueError("it is too large")
-        document = json.loads(path.read_text("utf-8"))
-        if document["schema"] != SCHEMA:
-            raise ValueError(f"schema {document['schema']}, expected {SCHEMA}")
-        ids = [record["id"] for record in document["clients"]]
-        named = all(isinstance(name, str) and _ID.fullmatch(name) for name in ids)
-        if not ids or not named or len(set(ids)) != len(ids):
-            raise ValueError("its clients have no proper ids")
-        for record in document["clients"]:
-            if not isinstance(record["architecture"], str):
-                raise ValueError("a client has no architecture")
-            _check(record, f"{record['id']}.")
-        _check(document, "")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(
-            f"{path} is damaged: {error}", hint="the run cannot be trusted: run it again"
-        ) from None
-    result: Mapping[str, Any] = document
-    return result
+def _summary(path: Path) -> Summary:
+    summary = read_record(Summary, path, strict=True)
+    ids = [record.id for record in summary.clients]
+    if not ids or not all(map(_ID.fullmatch, ids)) or len(set(ids)) != len(ids):
+        problem = "its clients have no proper ids"
+    elif any(record.architecture is None for record in summary.clients):
+        problem = "a client has no architecture"
+    else:
+        return summary
+    raise RunError(f"{path} is damaged: {problem}", hint="it cannot be trusted: run it again")

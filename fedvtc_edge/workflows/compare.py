@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,14 @@ import numpy as np
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import RunError, UsageError
-from fedvtc_edge.federation.evaluation import mean
 from fedvtc_edge.federation.preflight import check_names
 from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.progress import Progress, SilentProgress
+from fedvtc_edge.runs.directory import as_json, check_empty
+from fedvtc_edge.runs.records import Comparison, MethodRecord, mean
 from fedvtc_edge.storage.atomic import write_atomic
 
 from .run import run_without_trace
-
-SCHEMA = 1
 
 _VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "fedvtc-features": ("FedVTC as published: own features only", {"share": "features"}),
@@ -83,19 +81,23 @@ def compare(
     changes = {name: _changes(name) for name in methods}
     check_names(config)
     if out is not None:
-        _claim(out)
+        check_empty(out)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"cannot write {out}: {error.strerror}", hint="choose another --out"
+            ) from None
     progress = progress or SilentProgress()
     progress.start(len(methods) * len(seeds), "runs")
     data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
-    entries: dict[str, Any] = {}
-    document = {
-        "schema": SCHEMA,
-        "data": data.name,
-        "alpha": config.data.alpha if config.data.partition == "dirichlet" else None,
-        "seeds": list(seeds),
-        "evaluated_on": config.data.evaluate,
-        "methods": entries,
-    }
+    comparison = Comparison(
+        data=data.name,
+        alpha=config.data.alpha if config.data.partition == "dirichlet" else None,
+        seeds=list(seeds),
+        evaluated_on=config.data.evaluate,
+        methods={},
+    )
     try:
         for name in methods:
             summaries = []
@@ -104,13 +106,12 @@ def compare(
                 summary = run_without_trace(settings, data)
                 summaries.append(summary)
                 progress.advance(f"{name}, seed {seed}: {100 * summary['accuracy_mean']:.1f} %")
-            entries[name] = _entry(summaries)
+            comparison.methods[name] = _entry(summaries)
             if out is not None:  # each method as it is done: a stopped comparison keeps the rest
-                text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-                write_atomic(out / "comparison.json", text.encode())
+                write_atomic(out / "comparison.json", as_json(comparison.document()))
     finally:
         progress.close()
-    return document
+    return comparison.document()
 
 
 def _changes(name: str) -> dict[str, Any]:
@@ -127,32 +128,20 @@ def _changes(name: str) -> dict[str, Any]:
     return {"name": name}
 
 
-def _claim(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        occupied = any(out.iterdir())
-    except OSError as error:
-        raise RunError(
-            f"cannot write {out}: {error.strerror}", hint="choose another --out"
-        ) from None
-    if occupied:
-        raise RunError(f"{out} is not empty", hint="choose a new folder for --out")
-
-
-def _entry(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _entry(summaries: Sequence[dict[str, Any]]) -> MethodRecord:
     def over(key: str) -> float | None:
-        return mean([summary[key] for summary in summaries])
+        return mean(summary[key] for summary in summaries)
 
     accuracies = [summary["accuracy_mean"] for summary in summaries]
-    return {
-        "accuracy_mean": over("accuracy_mean"),
+    return MethodRecord(
+        accuracy_mean=over("accuracy_mean"),
         # The sample std: None where one seed says nothing of the spread.
-        "accuracy_std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
-        "accuracy_worst": over("accuracy_worst"),
-        "accuracy_absent_classes": over("accuracy_absent_classes_mean"),
-        "accuracy_calibrated": over("accuracy_calibrated_mean"),
-        "accuracy_control": over("accuracy_control"),
-        "upload_bytes_total": over("upload_bytes_total"),
-        "seconds": over("seconds"),
-        "per_seed": accuracies,
-    }
+        accuracy_std=float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
+        accuracy_worst=over("accuracy_worst"),
+        accuracy_absent_classes=over("accuracy_absent_classes_mean"),
+        accuracy_calibrated=over("accuracy_calibrated_mean"),
+        accuracy_control=over("accuracy_control"),
+        upload_bytes_total=over("upload_bytes_total"),
+        seconds=over("seconds"),
+        per_seed=accuracies,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset, load_dataset
 from fedvtc_edge.data.arrays import pack
-from fedvtc_edge.errors import ConfigError, RunError
+from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.federation.assembly import assemble, assignments, clients
 from fedvtc_edge.federation.evaluation import TestSet
 from fedvtc_edge.federation.federation import no_ledger
@@ -130,13 +129,7 @@ def resume(directory: Path, *, progress: Progress | None = None) -> RunResult:
         RunError: No run there, a finished one, one of another version, a damaged one, or one
             that another process is at work on.
     """
-    RunDirectory.reopen(Path(directory))  # is it one? A lock would make a file there
-    with alone(Path(directory)):
-        run_directory = RunDirectory.reopen(Path(directory))
-        if run_directory.finished:
-            raise RunError(
-                f"{directory} is finished already", hint=f"see it: fedvtc-edge report {directory}"
-            )
+    with RunDirectory.resumed(Path(directory)) as run_directory:
         state = run_directory.latest()
         config = run_directory.config
         if config.engine.name == "flower":
@@ -202,7 +195,7 @@ def _run(
             if directory is not None:
                 directory.save(state)
             for callback in callbacks:
-                callback(copy.deepcopy(state.records[-1]))
+                callback(state.records[-1].document())
 
         fleet = assignments(config, data)
         taking_part = {client.id for client in method.federation.clients}
@@ -229,4 +222,4 @@ def _run(
         method.federation.transport.end()
         if directory is not None:
             finish(directory, method, data, summary)
-    return RunResult(summary, directory.path if directory else None)
+    return RunResult(summary.document(), directory.path if directory else None)

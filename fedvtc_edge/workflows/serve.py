@@ -71,11 +71,7 @@ def resume_serving(
     Raises:
         RunError: No run there, a finished one, a damaged one, or one of another engine.
     """
-    RunDirectory.reopen(Path(path))  # is it one? A lock would make a file there
-    with alone(Path(path)):
-        directory = RunDirectory.reopen(Path(path))
-        if directory.finished:
-            raise RunError(f"{path} is finished already", hint=f"fedvtc-edge report {path}")
+    with RunDirectory.resumed(Path(path)) as directory:
         if directory.config.engine.name != "flower":
             raise RunError(f"{path} was not served", hint=f"fedvtc-edge run --resume {path}")
         keys, notes = check_deployment(directory.config, kit, previous, host, port)

@@ -91,7 +91,8 @@ def audited(path: Path) -> AuditedRun:
 
 def test_data_are_dealt_out_as_the_run_did(made: Callable[..., Path]) -> None:
     lab = audited(made())
-    counts = {record["id"]: record["class_counts"] for record in lab.run.summary["clients"]}
+    assert isinstance(lab.run, FinishedRun)
+    counts = {record.id: record.class_counts for record in lab.run.summary.clients}
     for client, expected in counts.items():
         where = lab.holdings[client]
         assert np.bincount(lab.labels[where], minlength=10).tolist() == expected

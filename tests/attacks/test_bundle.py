@@ -638,7 +638,7 @@ def exported(
 
 def test_a_bundle_of_ours_holds_no_more_than_it_must(exported: tuple[FinishedRun, Path]) -> None:
     finished, folder = exported
-    counts = {name: np.array(finished.record(name)["class_counts"]) for name in finished.clients}
+    counts = {name: np.array(finished.record(name).class_counts) for name in finished.clients}
     world = finished.published()
     assert world is not None
     zeros = np.zeros_like(world.mean)
@@ -655,7 +655,7 @@ def test_a_class_of_one_client_alone_is_that_clients_own(
 ) -> None:
     """The server publishes its mean, and every bundle holds it; nothing an export could mend."""
     finished, folder = exported
-    counts = np.array([finished.record(name)["class_counts"] for name in finished.clients])
+    counts = np.array([finished.record(name).class_counts for name in finished.clients])
     alone = np.flatnonzero((counts > 0).sum(0) == 1)
     world = finished.published()
     assert world is not None

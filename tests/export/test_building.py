@@ -70,8 +70,8 @@ def accuracy(finished: FinishedRun, bundle: Bundle, **options: bool) -> float:
 def test_its_accuracy_is_the_runs(built: tuple[str, FinishedRun, Bundle]) -> None:
     _, finished, bundle = built
     record, told = finished.record(finished.clients[-1]), bundle.manifest.accuracy
-    assert told["classifier"] == told["classifier_run"] == record["accuracy"]
-    assert accuracy(finished, bundle) == record["accuracy"]
+    assert told["classifier"] == told["classifier_run"] == record.accuracy
+    assert accuracy(finished, bundle) == record.accuracy
     assert told["images"] == 60
 
 
@@ -108,7 +108,7 @@ def test_its_codes_are_what_the_run_painted_from(built: tuple[str, FinishedRun, 
         assert np.array_equal(codes.mean, stored.mean.astype(np.float32))
         assert np.array_equal(codes.std, stored.std.astype(np.float32))
         assert codes.knowledge is None
-    counts = finished.record(finished.clients[-1])["class_counts"]
+    counts = finished.record(finished.clients[-1]).class_counts
     assert codes.own.tolist() == [count > 0 for count in counts]
     assert 0 < codes.own.sum() < 10, "the clients' classes differ"
     assert codes.known.tolist() == published.present.tolist()
@@ -132,7 +132,7 @@ def test_it_calibrates_where_the_run_is_anchored(built: tuple[str, FinishedRun, 
     mode, finished, bundle = built
     record = finished.record(finished.clients[-1])
     if mode == "anchored-diagonal":
-        expected = record["accuracy_calibrated"]
+        expected = record.accuracy_calibrated
         assert accuracy(finished, bundle, calibrated=True) == expected
         assert bundle.manifest.accuracy["calibrated"] == expected
     else:
@@ -179,7 +179,7 @@ def test_a_class_that_nobody_has(
     assert scores.shape == (8, 4)
     assert np.isfinite(scores).all()
     record = finished.record(finished.clients[-1])
-    assert accuracy(finished, bundle, calibrated=True) == record["accuracy_calibrated"]
+    assert accuracy(finished, bundle, calibrated=True) == record.accuracy_calibrated
     manifest = bundle.manifest
     assert (manifest.image.channels, manifest.image.colour) == (3, "rgb")
     assert manifest.classes == tuple(f"class {label}" for label in range(4))
@@ -208,7 +208,7 @@ def test_two_classes_in_two_dimensions(
     one = np.concatenate([bundle.paint([y], bundle.noise(2, 3)[y : y + 1]) for y in (0, 1)])
     assert np.abs(one.astype(int) - bundle.synthesize([0, 1], 3)).max() <= 1
     record = finished.record(finished.clients[-1])
-    assert accuracy(finished, bundle) == record["accuracy"]
+    assert accuracy(finished, bundle) == record.accuracy
 
 
 # What the manifest says of the run.
@@ -219,7 +219,7 @@ def test_the_manifest_is_the_runs(tiny_run: Path, exported: Path) -> None:
     for client in finished.clients:
         manifest = Manifest.from_bytes((exported / client / "manifest.json").read_bytes())
         record = finished.record(client)
-        assert (manifest.client, manifest.architecture) == (client, record["architecture"])
+        assert (manifest.client, manifest.architecture) == (client, record.architecture)
         assert (manifest.run, manifest.revision) == (finished.digest, 0)
         assert (manifest.method, manifest.share) == ("fedvtc", "anchored")
         assert (manifest.latent, manifest.anchor, len(manifest.classes)) == (8, 12, 10)

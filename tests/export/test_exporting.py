@@ -99,7 +99,7 @@ def test_one_bundle_per_client(
         for key, calibrated in (("classifier", False), ("calibrated", True)):
             chosen = bundle.classify(data.x_test, calibrated=calibrated).argmax(1)
             reached = float((chosen == data.y_test).mean())
-            expected = record["accuracy_calibrated" if calibrated else "accuracy"]
+            expected = record.accuracy_calibrated if calibrated else record.accuracy
             assert entry["accuracy"][key] == entry["accuracy"][f"{key}_run"] == expected == reached
         small = Bundle.open(folder, variant="int8").classify(data.x_test).argmax(1)
         assert entry["accuracy"]["classifier_int8"] == float((small == data.y_test).mean())

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from fedvtc_edge.federation.evaluation import TestSet, averages, evaluate, mean, share
+from fedvtc_edge.federation.evaluation import TestSet, evaluate, share
+from fedvtc_edge.runs.records import ClientRecord, averages, mean
 from fedvtc_edge.training.compute import as_images
 
 LABELS = [0, 0, 1, 1, 2, 2, 2, 2]
@@ -69,16 +70,15 @@ def test_accuracies_of_one_client() -> None:
     method: Any = Rehearsed([client("a", [True, True, False])], {"a": own}, control)
     baselines: Any = [client("a", [True, True, False], alone)]
     records, training_free = evaluate(method, baselines, TEST)
-    assert records == [
-        {
-            "id": "a",
-            "accuracy": 4 / 8,
-            "accuracy_local_only": 4 / 8,
-            "accuracy_absent_classes": 1 / 4,
-            "accuracy_absent_classes_local_only": 0.0,
-            "accuracy_calibrated": 5 / 8,
-        }
-    ]
+    (record,) = records
+    assert record.document() == {
+        "id": "a",
+        "accuracy": 4 / 8,
+        "accuracy_local_only": 4 / 8,
+        "accuracy_absent_classes": 1 / 4,
+        "accuracy_absent_classes_local_only": 0.0,
+        "accuracy_calibrated": 5 / 8,
+    }
     assert training_free == 5 / 8
 
 
@@ -87,9 +87,9 @@ def test_without_twins_the_method_is_its_own_and_without_an_anchor_there_is_no_c
     method: Any = Rehearsed([client("a", [True, True, True])], {"a": own})
     (record,), control = evaluate(method, [], TEST)
     assert control is None
-    assert record["accuracy"] == record["accuracy_local_only"] == 2 / 8
-    assert record["accuracy_calibrated"] is None
-    assert record["accuracy_absent_classes"] is None  # it lacks no class
+    assert record.accuracy == record.accuracy_local_only == 2 / 8
+    assert record.accuracy_calibrated is None
+    assert record.accuracy_absent_classes is None  # it lacks no class
 
 
 def test_twins_are_matched_by_place() -> None:
@@ -101,21 +101,21 @@ def test_twins_are_matched_by_place() -> None:
     ]
     method: Any = Rehearsed(clients, scores)
     records, _ = evaluate(method, baselines, TEST)
-    assert [(r["id"], r["accuracy"], r["accuracy_local_only"]) for r in records] == [
+    assert [(r.id, r.accuracy, r.accuracy_local_only) for r in records] == [
         ("a", 1.0, 2 / 8),
         ("b", 2 / 8, 4 / 8),
     ]
 
 
 def test_averages_skip_what_is_not_known() -> None:
-    def record(accuracy: float, absent: float | None) -> dict[str, Any]:
-        return {
-            "accuracy": accuracy,
-            "accuracy_local_only": 0.5,
-            "accuracy_absent_classes": absent,
-            "accuracy_absent_classes_local_only": None,
-            "accuracy_calibrated": accuracy + 0.125,
-        }
+    def record(accuracy: float, absent: float | None) -> ClientRecord:
+        return ClientRecord(
+            id="a",
+            accuracy=accuracy,
+            accuracy_local_only=0.5,
+            accuracy_absent_classes=absent,
+            accuracy_calibrated=accuracy + 0.125,
+        )
 
     assert averages([record(0.5, None), record(0.75, 0.25), record(0.25, 0.75)]) == {
         "accuracy_mean": 0.5,

@@ -15,10 +15,11 @@ from fedvtc_edge.data import load_dataset
 from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.errors import ServerError
 from fedvtc_edge.federation.assembly import assemble
-from fedvtc_edge.federation.participation import CALLS, ParticipationSimulator, attended
+from fedvtc_edge.federation.participation import CALLS, ParticipationSimulator
 from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
 from fedvtc_edge.masking import MaskingError
 from fedvtc_edge.runs.directory import RunDirectory
+from fedvtc_edge.runs.records import RoundRecord
 from fedvtc_edge.training.compute import Compute, deterministic
 from fedvtc_edge.workflows.run import resume
 
@@ -121,11 +122,11 @@ def test_the_opening_calls_again_who_did_not_answer(tiny: Tiny, tmp_path: Path) 
         attendance = attendance_of(config)
         present, turns = attendance.opening()
     assert len(turns) == CALLS
-    called = [set(turn.record["clients"]) for turn in turns if turn.record]
+    called = [set(turn.record.clients) for turn in turns if turn.record]
     assert called[0] > called[1] > called[2], "whoever answered is not called again"
     assert [client.id for client in present] == sorted(client.id for client in present)
     assert len(present) == sum(len(turn.present) for turn in turns) > len(turns[0].present)
-    ends = [turn.record["end"] for turn in turns if turn.record]
+    ends = [turn.record.end for turn in turns if turn.record]
     assert ends == sorted(ends)
     assert attendance.now == pytest.approx(ends[-1], abs=1e-6)
 
@@ -223,13 +224,15 @@ def _clocks(text: str) -> list[Any]:
 
 
 def test_attendance_in_words() -> None:
-    assert attended({}) == []
+    assert RoundRecord(round=1).words() == ""
     line = {"download": 0, "compute": 1, "upload": 0, "wait": 0}
     clients = {
         name: {"outcome": outcome, **line}
         for name, outcome in zip("abcd", ("done", "late", "late", "dropped"), strict=True)
     }
-    record = {"clock": [{"begin": 0, "end": 61.2, "void": "", "clients": clients}]}
-    assert attended(record) == ["1 of 4 took part (1 dropped, 2 late)", "clock 61 s"]
-    record["clock"][-1]["void"] = "1 of 4 clients, the quorum is 3"
-    assert attended(record)[0].endswith("round void: 1 of 4 clients, the quorum is 3")
+    turn = {"begin": 0, "end": 61.2, "void": "", "clients": clients}
+    record = RoundRecord.model_validate({"round": 1, "accuracy_mean": 0.5, "clock": [turn]})
+    told = "own model 50.0 %, 1 of 4 took part (1 dropped, 2 late)"
+    assert record.words() == f"{told}, clock 61 s"
+    record.clock[-1].void = "1 of 4 clients, the quorum is 3"
+    assert record.words().startswith(f"{told}, round void: 1 of 4 clients, the quorum is 3")

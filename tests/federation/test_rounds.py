@@ -66,8 +66,7 @@ def run(config: Config, state: Checkpoint | None = None) -> tuple[LocalExecutor,
 
 def members(executor: LocalExecutor) -> list[list[str]]:
     return [
-        [client["id"] for client in record["clients"] if client["took_part"]]
-        for record in executor.records
+        [client.id for client in record.clients if client.took_part] for record in executor.records
     ]
 
 
@@ -111,20 +110,20 @@ def test_who_sits_out_stays_as_it_was(tiny: Tiny) -> None:
         if not torch.equal(value, first.tensors[name])
     }
     assert changed == {f"{active}/classifier", f"{active}/decoder", f"{active}/local"}
-    for record in executor.records[1]["clients"]:
-        taking_part = record["id"] == active
-        assert bool(record["upload_bytes"]) == taking_part
-        assert bool(record["seconds"]) == taking_part
-        assert record["download_bytes"] > 0, "what is published reaches everybody"
+    for record in executor.records[1].clients:
+        taking_part = record.id == active
+        assert bool(record.upload_bytes) == taking_part
+        assert bool(record.seconds) == taking_part
+        assert record.download_bytes, "what is published reaches everybody"
 
 
 def test_rounds_add_up_to_the_account(tiny: Tiny) -> None:
     executor, _ = run(tiny(method={"share": "features+decoder"}, clients={"cohort": 0.67}))
     for name, total in executor.account.items():
-        own = [c for record in executor.records for c in record["clients"] if c["id"] == name]
-        assert sum(c["upload_bytes"] for c in own) == total["up"]
-        assert sum(c["download_bytes"] for c in own) == total["down"]
-        assert sum(c["seconds"] for c in own) == pytest.approx(total["seconds"], abs=1e-3)
+        own = [c for record in executor.records for c in record.clients if c.id == name]
+        assert sum(c.upload_bytes or 0 for c in own) == total["up"]
+        assert sum(c.download_bytes or 0 for c in own) == total["down"]
+        assert sum(c.seconds or 0.0 for c in own) == pytest.approx(total["seconds"], abs=1e-3)
 
 
 def test_images_seen_are_counted(tiny: Tiny) -> None:
@@ -145,8 +144,8 @@ def test_twins_are_the_local_method(tiny: Tiny) -> None:
             assert torch.equal(baseline, value), name
             compared += 1
     assert compared > 10
-    own = [record["accuracy"] for record in alone.kept[-1].records[-1]["clients"]]
-    control = [record["accuracy_local_only"] for record in beside.kept[-1].records[-1]["clients"]]
+    own = [record.accuracy for record in alone.kept[-1].records[-1].clients]
+    control = [c.accuracy_local_only for c in beside.kept[-1].records[-1].clients]
     assert own == control
 
 
@@ -158,7 +157,8 @@ def test_a_restored_executor_goes_on_as_if_nothing_had_been(
     _, whole = run(config)
     executor, rest = run(config, whole.kept[0])
     assert rest.told == ["start 3 rounds", "advance", "keep 2", "advance", "keep 3", "advance"]
-    assert untimed(executor.records) == untimed(whole.kept[-1].records)
+    done, expected = ([r.document() for r in e.records] for e in (executor, whole.kept[-1]))
+    assert untimed(done) == untimed(expected)
     for name, value in whole.kept[-1].tensors.items():
         assert torch.equal(rest.kept[-1].tensors[name], value), name
     assert rest.kept[-1].published == whole.kept[-1].published

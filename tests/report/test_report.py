@@ -180,20 +180,20 @@ def test_shows_every_client_and_every_kind_of_class(run: Path) -> None:
         assert f'<th scope="row" title="{name}">{name}<' in page
         assert architecture in page
         assert device in page
-    assert "absent — never seen by this client" in page
+    assert "unseen by this client" in page
     assert re.search(r"present \(\d+\)", page)
     assert page.count("<details") == 6
     assert page.count('<details class="card" open') == 1
     assert page.count('<img class="strip"') == 60
 
 
-def test_model_calibrated_and_control_stand_together(run: Path) -> None:
+def test_own_model_combined_and_statistics_only_stand_together(run: Path) -> None:
     page = page_of(run)
-    for name in ("Model f_k", "Calibrated", "Control", "Local only"):
+    for name in ("Own model", "Combined", "Statistics only", "Local only"):
         assert f"<dt>{name}</dt>" in page
-    assert "below the control" in page
+    assert "below statistics only" in page
     assert "Not differentially private" in page
-    assert "second-moment matrix" in page
+    assert "did not itemise its uploads" in page
 
 
 def test_budget_of_privacy_is_told(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_torn_last_line_is_ignored_but_not_a_torn_middle(run: Path) -> None:
     metrics.write_text(whole + '{"round": 11, "accur', encoding="utf-8")
     assert page_of(run) == before
     metrics.write_text('{"round": 0, "acc\n' + whole, encoding="utf-8")
-    with pytest.raises(RunError, match="line 1 is not JSON"):
+    with pytest.raises(RunError, match="line 1 is damaged: it is not JSON"):
         render(run)
 
 
@@ -260,8 +260,8 @@ def test_unfinished_run_reports_its_rounds(run: Path) -> None:
 def test_modes_without_an_anchor_say_so(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path, summary_of(anchored=False)))
     assert page.count("Not measured in this mode.") == 2
-    assert "No training-free control was measured" in page
-    assert "control, untrained" not in page
+    assert "Statistics alone classify nothing here" in page
+    assert ">statistics only (no training)<" not in page
 
 
 def test_nearly_empty_summary_still_renders(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_nothing_told_is_said_in_words(tmp_path: Path) -> None:
     assert "how accurate the clients' networks are; how many images".replace("'", "&#39;") in page
     assert "join --tell" in page
     assert "The 3 clients keep to themselves how accurate their networks are" in page
-    assert "reaches 95.0%" in page
+    assert "reach 95.0%" in page
     assert page.count("Not told by the clients.") == 3
     assert "No client told an accuracy in any round." in page
     assert "No accuracy has been measured yet." not in page
@@ -133,10 +133,10 @@ def test_an_unfinished_run_shows_its_rounds_so_far(tmp_path: Path) -> None:
     assert "Round 2 is void" in page
 
 
-def test_a_home_says_whose_page_it_is(tmp_path: Path) -> None:
+def test_a_client_s_page_says_whose_it_is(tmp_path: Path) -> None:
     own = {"home": True, "evaluated_on": None, "clients": [client("north", False)]}
     page = page_of(served(tmp_path, tells=0, upload_bytes_total=None, **own))
-    assert "one client's home" in page
+    assert "one client's own page" in page
     assert "This client has no test set" in page
     assert page.count("No test set here.") == 3
     assert "Not told" not in page

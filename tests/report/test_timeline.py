@@ -81,9 +81,9 @@ def test_devices_are_counted() -> None:
 def test_the_drawing_tells_who_cannot_see_it() -> None:
     chart = timeline(TURNS, KINDS)
     assert chart is not None
-    assert "rpi4: 2 clients" in chart.wide
-    assert "1 late, 1 dropped" in chart.narrow
-    data = re.search(r"data:image/png;base64,([^\"]+)", chart.wide)
+    assert "rpi4: 2 clients" in chart.svg
+    assert "1 late, 1 dropped" in chart.svg
+    data = re.search(r"data:image/png;base64,([^\"]+)", chart.svg)
     assert data is not None
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data.group(1)))).convert("RGB"))
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) >= 6
@@ -98,8 +98,8 @@ def test_many_clients_share_labels(count: int) -> None:
         dict.fromkeys(names, "rpi4"),
     )
     assert chart is not None
-    assert ("rpi4 × 60" in chart.wide) == (count == 60)
-    assert (">k3 (rpi4)<" in chart.wide) == (count == 5)
+    assert ("rpi4 × 60" in chart.svg) == (count == 60)
+    assert (">k3 (rpi4)<" in chart.svg) == (count == 5)
 
 
 def test_the_page_of_a_run_with_devices(tiny: Tiny, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_one_line_of_metrics_per_round(
 def test_the_server_saw_what_the_folder_says(tiny: Tiny, tmp_path: Path, mode: str) -> None:
     method = MODES.get(mode, {"share": mode})
     heard: dict[str, bytes] = {}
-    plain = runs.RunDirectory.recorder
+    plain = runs.RunDirectory.record_upload
 
     def recorder(self: RunDirectory, round_: int, sender: str, kind: str, data: bytes) -> None:
         heard[f"round-{round_:04d}/{sender}.{kind}.upload"] = data
@@ -171,7 +171,7 @@ def test_the_server_saw_what_the_folder_says(tiny: Tiny, tmp_path: Path, mode: s
 
     out = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(runs.RunDirectory, "recorder", recorder)
+        patched.setattr(runs.RunDirectory, "record_upload", recorder)
         summary = run(tiny(method=method, clients={"cohort": 0.67}), out=out).summary
     server = out / "server"
     stored = {

@@ -64,13 +64,13 @@ def refuses(call: Callable[[], object], message: str, hint: str) -> None:
 def test_what_was_trained_is_read_back(folder: Path, result: RunResult, tiny: Tiny) -> None:
     finished = FinishedRun.open(folder)
     assert finished.config == tiny()
-    assert finished.summary == result.summary
+    assert finished.summary.document() == result.summary
     assert finished.clients == ("client-00", "client-01", "client-02")
     data = load_dataset(finished.config.data)
     images = torch.from_numpy(data.x_test).permute(0, 3, 1, 2) / 255
     for record in result.summary["clients"]:
         client = record["id"]
-        assert finished.record(client) == record
+        assert finished.record(client).document() == record
         model = finished.classifier(client, SHAPE, CLASSES)
         assert not model.training
         with torch.no_grad():
@@ -177,16 +177,16 @@ BAD_IDS += [None, ["a"], "client-01"]
 @pytest.mark.parametrize("name", BAD_IDS, ids=repr)
 def test_ids_that_could_be_paths(folder: Path, name: Any) -> None:
     rewrite(folder / "summary.json", lambda s: s["clients"][0].update(id=name))
-    message = "its clients have no proper ids"
+    message = "its clients have no proper ids" if isinstance(name, str) else "clients.0.id is"
     refuses(lambda: FinishedRun.open(folder), message, "run it again")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("schema"), "'schema'"),
+        (lambda s: s.pop("schema"), "schema None, expected 1"),
         (lambda s: s.update(schema=2), "schema 2, expected 1"),
-        (lambda s: s.pop("clients"), "'clients'"),
+        (lambda s: s.pop("clients"), "clients is"),
         (lambda s: s.update(clients=[]), "no proper ids"),
         (lambda s: s.update(clients=None), "damaged"),
         (lambda s: s.update(clients={"id": "a"}), "damaged"),
@@ -194,22 +194,22 @@ def test_ids_that_could_be_paths(folder: Path, name: Any) -> None:
         (lambda s: [s], "damaged"),
         (lambda s: "summary", "damaged"),
         (lambda s: 3, "damaged"),
-        (lambda s: s.update(epsilon="4"), "epsilon is a str"),
-        (lambda s: s.update(privacy_unit=1), "privacy_unit is a int"),
-        (lambda s: s.update(share=["anchored"]), "share is a list"),
-        (lambda s: s["clients"][1].pop("architecture"), "'architecture'"),
+        (lambda s: s.update(epsilon="4"), "epsilon is '4'"),
+        (lambda s: s.update(privacy_unit=1), "privacy_unit is 1"),
+        (lambda s: s.update(share=["anchored"]), "share is ['anchored']"),
+        (lambda s: s["clients"][1].pop("architecture"), "no architecture"),
         (lambda s: s["clients"][1].update(architecture=None), "no architecture"),
-        (lambda s: s["clients"][1].update(architecture=["mlp"]), "no architecture"),
-        (lambda s: s["clients"][1].update(accuracy="0.5"), "client-01.accuracy is a str"),
-        (lambda s: s["clients"][1].update(accuracy=True), "client-01.accuracy is a bool"),
-        (lambda s: s["clients"][1].update(accuracy=float("nan")), "client-01.accuracy is nan"),
+        (lambda s: s["clients"][1].update(architecture=["mlp"]), "architecture is ['mlp']"),
+        (lambda s: s["clients"][1].update(accuracy="0.5"), "clients.1.accuracy is '0.5'"),
+        (lambda s: s["clients"][1].update(accuracy=True), "clients.1.accuracy is True"),
+        (lambda s: s["clients"][1].update(accuracy=float("nan")), "clients.1.accuracy is nan"),
         (lambda s: s["clients"][1].update(accuracy_calibrated=1e999), "calibrated is inf"),
-        (lambda s: s["clients"][1].update(accuracy=10**400), "client-01.accuracy is 1000"),
-        (lambda s: s["clients"][1].update(device=4), "client-01.device is a int"),
-        (lambda s: s["clients"][1].update(class_counts={"0": 1}), "no counts"),
-        (lambda s: s["clients"][1].update(class_counts=["3"] * 10), "no counts"),
-        (lambda s: s["clients"][1].update(class_counts=[-1] * 10), "no counts"),
-        (lambda s: s["clients"][1].update(class_counts=[[1]] * 10), "no counts"),
+        (lambda s: s["clients"][1].update(accuracy=10**400), "clients.1.accuracy is 1000"),
+        (lambda s: s["clients"][1].update(device=4), "clients.1.device is 4"),
+        (lambda s: s["clients"][1].update(class_counts={"0": 1}), "clients.1.class_counts is"),
+        (lambda s: s["clients"][1].update(class_counts=["3"] * 10), "counts.0 is '3'"),
+        (lambda s: s["clients"][1].update(class_counts=[-1] * 10), "counts.0 is -1"),
+        (lambda s: s["clients"][1].update(class_counts=[[1]] * 10), "counts.0 is [1]"),
     ],
 )
 def test_a_summary_that_no_run_wrote(
@@ -235,7 +235,8 @@ def served(folder: Path) -> FinishedRun:
     for path in folder.glob("clients/*/*.safetensors"):
         path.unlink()
     silent = [
-        client | {"class_counts": None} for client in FinishedRun.open(folder).summary["clients"]
+        client.document() | {"class_counts": None}
+        for client in FinishedRun.open(folder).summary.clients
     ]
     rewrite(folder / "summary.json", lambda s: s.update(engine="flower", clients=silent))
     return FinishedRun.open(folder)
@@ -278,7 +279,7 @@ def test_a_summary_that_is_no_document(folder: Path, text: bytes) -> None:
 
 
 def test_a_summary_too_large_to_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedvtc_edge.runs.finished._LARGEST_SUMMARY", 100)
+    monkeypatch.setattr("fedvtc_edge.runs.records._LARGEST", 100)
     refuses(lambda: FinishedRun.open(folder), "too large", "")
 
 
@@ -310,7 +311,7 @@ def test_any_value_anywhere_is_read_or_refused(
         return
     assert all(isinstance(name, str) and "/" not in name for name in finished.clients)
     for client in finished.clients:
-        accuracy = finished.record(client).get("accuracy")
+        accuracy = finished.record(client).accuracy
         assert accuracy is None or abs(accuracy) < float("inf")
 
 
@@ -389,7 +390,7 @@ def test_damaged_statistics(folder: Path, damage: str) -> None:
 
 def test_an_architecture_that_is_not_registered_here(folder: Path) -> None:
     finished = FinishedRun.open(folder)
-    name = finished.record("client-00")["architecture"]
+    name = finished.record("client-00").architecture
     with pytest.MonkeyPatch.context() as patched:
         patched.delitem(ARCHITECTURES._known, name)
         with pytest.raises(ConfigError, match=f"unknown architecture '{name}'"):

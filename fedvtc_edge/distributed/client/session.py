@@ -1,4 +1,16 @@
-"""A client at work for the time of one message: its networks, its method, its control."""
+"""A client at work for the time of one message, and the finished run that it is left with.
+
+After the last round :func:`finalize` makes a finished run of the client's state folder, so that
+``fedvtc-edge export HOME`` and ``fedvtc-edge report HOME`` work on the client's machine without
+the server::
+
+    run.json                  version and settings
+    clients/ID/               classifier, decoder, and the client's entry in the summary
+    statistics.safetensors    what the server published last
+    test.safetensors          the test set that accuracies are of, if there is one
+    samples.npz               synthetic images, beside images of that test set
+    summary.json              written last: the folder is ready
+"""
 
 from __future__ import annotations
 
@@ -14,17 +26,17 @@ from torch import nn
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset
-from fedvtc_edge.data.own import DataTerms
+from fedvtc_edge.data.own import TEST, TEST_SET, DataTerms, pack_test, unpack_test
 from fedvtc_edge.devices.footprint import peak_megabytes
 from fedvtc_edge.devices.planner import ClientAssignment
 from fedvtc_edge.federation.assembly import one_client
-from fedvtc_edge.federation.evaluation import ACCURACIES, TestSet, evaluate, share
+from fedvtc_edge.federation.evaluation import TestSet, control_accuracy, evaluate
 from fedvtc_edge.federation.methods import Federation, Method, method_of
 from fedvtc_edge.federation.summary import ClientStats, deposit, pictures, summarise
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.tensors import from_tensors, to_tensors
 from fedvtc_edge.runs.directory import RunDirectory, public_name
-from fedvtc_edge.runs.test_set import TEST, TEST_SET, pack_test, unpack_test
+from fedvtc_edge.runs.records import ACCURACIES, ClientRecord, RoundRecord
 from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
@@ -38,9 +50,9 @@ class ClientSession:
     """One client with all that it trains.
 
     Args:
-        client: Itself.
-        baseline: Its local-only double; None where the method is local-only.
-        method: Knows the steps.
+        client: In training.
+        baseline: Its local baseline; None where the method is local-only.
+        method: Of the run.
         test: The global test set, or None.
     """
 
@@ -59,11 +71,11 @@ class ClientSession:
         terms: DataTerms,
         has: LocalData,
     ) -> ClientSession:
-        """Build everything anew, as seeded, and load what was kept.
+        """Build everything anew from the seed, and load what was kept.
 
         Args:
             config: The settings.
-            home: For its releases.
+            home: The client's state folder, which keeps its releases.
             state: What was kept.
             architecture: Of the client's network.
             terms: Classes and shapes.
@@ -143,13 +155,13 @@ class ClientSession:
         if share_metrics and self.test is not None:
             baselines = [] if self.baseline is None else [self.baseline]
             records, _ = evaluate(self.method, baselines, self.test)
-            report |= {k: v for k, v in records[0].items() if k.startswith("accuracy")}
+            report |= records[0].accuracies
             report["peak_memory_mb"] = peak_megabytes(client, self.method.federation.config)
         return report
 
 
 def networks_of(client: Client) -> dict[str, nn.Module]:
-    """A client's networks, by the names under which its home keeps them."""
+    """A client's networks, by the names under which its state keeps them."""
     modules: dict[str, nn.Module] = {"classifier": client.model}
     if client.decoder is not None:
         modules["decoder"] = client.decoder
@@ -157,7 +169,7 @@ def networks_of(client: Client) -> dict[str, nn.Module]:
 
 
 def load_networks(state: ClientCheckpoint, modules: Mapping[str, nn.Module]) -> None:
-    """Fill networks with what a home keeps.
+    """Fill networks with what a client's state keeps.
 
     Raises:
         RunError: It is of other networks, or of none.
@@ -165,27 +177,13 @@ def load_networks(state: ClientCheckpoint, modules: Mapping[str, nn.Module]) -> 
     from_tensors(
         state.tensors,
         modules,
-        whose="the home's state",
-        hint="was the architecture changed? join the run anew, from a new home",
+        whose="the client's state",
+        hint="was the architecture changed? join the run anew, with a new --home folder",
     )
 
 
-# ---------------------------------------------------------------- section
-# What a client is left with after the last round: its home becomes a finished run of its own.
-#
-# ``fedvtc-edge export HOME`` then makes its bundle and ``fedvtc-edge report HOME`` draws its
-# page, both on the client's machine and without the server. What the client does not tell the
-# server, its home says to its owner alone.
-#
-#     run.json                  version and settings
-#     clients/ID/               classifier, decoder, and the client's entry in the summary
-#     statistics.safetensors    what the server published last
-#     test.safetensors          the test set that the client was read on, if it had one
-#     samples.npz               what it paints, beside images of that test set
-#     summary.json              written last: the home is ready
-
 _OWNER_ONLY = 0o600
-"""As the home's state: it all tells of the client's data."""
+"""As the client's state: it all tells of the client's data."""
 
 
 def finalize(
@@ -196,10 +194,10 @@ def finalize(
     has: LocalData,
     report: bytes,
 ) -> None:
-    """Make a finished run of a home, once its client has answered the last order.
+    """Make a finished run of a client's state folder, after the last request.
 
-    The same home gives the same files but for seconds; a home in which it was cut off is
-    not ready, and doing it again mends that.
+    The same state gives the same files but for seconds; where it was cut off the folder is not
+    ready, and doing it again mends that.
 
     Args:
         home: The client's.
@@ -223,12 +221,19 @@ def finalize(
     summary = summarise(
         method,
         [ClientStats.of(client, config)],
-        [{"seconds": client.seconds, "clients": [measured], **_control(session)}],
+        [
+            RoundRecord(
+                round=config.method.rounds,
+                accuracy_control=control_accuracy(method, session.test),
+                seconds=client.seconds,
+                clients=[measured],
+            )
+        ],
         {client.id: account},
         data,
         [ClientAssignment(client.id, None, client.architecture, client.architecture)],
     )
-    summary |= {"home": True, "evaluated_on": config.data.evaluate if packed else None}
+    summary.home, summary.evaluated_on = True, config.data.evaluate if packed else None
     RunDirectory(home.path, config).label()
     if packed:
         write_atomic(home.path / TEST_SET, packed, mode=_OWNER_ONLY)
@@ -236,14 +241,14 @@ def finalize(
         home.path,
         summary,
         published,
-        {client.id: (networks_of(client), summary["clients"][0])},
+        {client.id: (networks_of(client), summary.clients[0])},
         pictures(method, data) if packed else {},
         mode=_OWNER_ONLY,
     )
 
 
 def finalize_late(home: ClientState, architecture: str, source: Source) -> None:
-    """Leave with what the last round that was worked in brought; without any, not at all.
+    """Finalize with the last round that was worked in; without any, not at all.
 
     Args:
         home: Of a client that was away in the last round, or not invited.
@@ -278,20 +283,11 @@ def _data(config: Config, terms: DataTerms, has: LocalData, packed: bytes) -> Da
     )
 
 
-def _measured(session: ClientSession, told: dict[str, Any]) -> dict[str, Any]:
+def _measured(session: ClientSession, told: dict[str, Any]) -> ClientRecord:
     """The client's line of the last round; accuracies are None where there is no test set."""
     if session.test is None or "accuracy" in told:
-        return {"id": session.client.id, **{key: told.get(key) for key in ACCURACIES}}
+        return ClientRecord(id=session.client.id, **{key: told.get(key) for key in ACCURACIES})
     records, _ = evaluate(
         session.method, [] if session.baseline is None else [session.baseline], session.test
     )
     return records[0]
-
-
-def _control(session: ClientSession) -> dict[str, float | None]:
-    """Accuracy of the training-free classifier."""
-    scores = None if session.test is None else session.method.control(session.test.images)
-    if scores is None:
-        return {"accuracy_control": None}
-    assert session.test is not None
-    return {"accuracy_control": share(scores.argmax(1) == session.test.labels)}

@@ -1,10 +1,10 @@
-"""A client's home: the folder in which it lives between two messages.
+"""The state folder of a client: all that it keeps between two messages.
 
     home.json           the one run that it takes part in
     config.toml         the settings that it agreed to
     terms.json          the classes and shapes that it agreed to
     state.safetensors   networks, what was published, totals; renamed into place
-    last.upload         the last envelope, and the order that it answers
+    last.upload         the last envelope, and the digest of the request that it answers
     sum.part            its part in the masked sum that is open (0600)
     ledger.json         every release, written before it leaves
     clients/ID/         noised releases and the key of their noise
@@ -28,6 +28,7 @@ from fedvtc_edge.errors import ConfigError, RunError
 from fedvtc_edge.privacy.ledger import Ledger
 from fedvtc_edge.privacy.mechanism import claim_of
 from fedvtc_edge.privacy.release_store import ReleaseStore
+from fedvtc_edge.runs.checkpoint import decode, encode, naming_damage, read_metadata
 from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.wire.context import Context
 
@@ -42,17 +43,17 @@ _HOME, _CONFIG, _TERMS, _STATE, _ANSWER = (
     "state.safetensors",
     "last.upload",
 )
-_PUBLISHED = "published/"
+_ANEW = "join the run anew, with a new --home folder"
 
 
 @dataclass
 class ClientCheckpoint:
-    """What a client carries from message to message.
+    """State of a client between two messages.
 
     Args:
         round: The last round that it worked in; 0 is the opening.
         step: The last step of it that is done; -1 is none.
-        answered: Digest of the order that brought it here.
+        answered: Digest of the last request that was worked on.
         seconds: Working time so far.
         samples: Images that training has seen so far.
         published: What the server has published, by kind.
@@ -69,7 +70,7 @@ class ClientCheckpoint:
 
 
 class ClientState:
-    """One client's folder; see this module's docstring.
+    """One client's state folder, in which it takes part in one run.
 
     Args:
         path: Made when there is none.
@@ -83,7 +84,7 @@ class ClientState:
 
     @property
     def joined(self) -> str | None:
-        """Public name of the run that this home belongs to, if it belongs to one.
+        """Public name of the run that this folder belongs to, or None.
 
         Raises:
             RunError: ``home.json`` is damaged, or of another client.
@@ -98,20 +99,21 @@ class ClientState:
             schema, client, run = None, None, None
         if schema != SCHEMA or client != self.client or not isinstance(run, str):
             raise RunError(
-                f"{path} is not of client {self.client}", hint="give each client a home of its own"
+                f"{path} is not of client {self.client}",
+                hint="give each client a --home of its own",
             )
         return run
 
     @property
     def ready(self) -> bool:
-        """Whether the run is over for this client, and its home can be exported."""
+        """Whether the run is over for this client, so that the folder can be exported."""
         return (self.path / "summary.json").is_file()
 
     def join(self, run: str, settings: str, terms: str) -> None:
-        """Belong to a run from now on: its settings and terms are not changed any more.
+        """Bind the folder to a run, whose settings and terms never change from now on.
 
         Raises:
-            OrderError: The home belongs to another run, or has agreed to other terms.
+            RequestError: It belongs to another run, or has agreed to other terms.
             RunError: It is damaged, or cannot be written.
         """
         known = self.joined
@@ -133,16 +135,16 @@ class ClientState:
         self._write(_HOME, (json.dumps(made) + "\n").encode())
 
     def check(self, run: str) -> None:
-        """Refuse whatever is not of this home's run.
+        """Refuse whatever is not of this folder's run.
 
         Raises:
-            OrderError: It belongs to none, or to another.
+            RequestError: It belongs to none, or to another.
         """
         known = self.joined
         if known != run:
             raise RequestError(
-                f"the home belongs to {f'run {known}' if known else 'no run'}, asked is {run}",
-                hint="a client's releases are counted per home: join another run from a new one",
+                f"this folder belongs to {f'run {known}' if known else 'no run'}, asked is {run}",
+                hint="releases are counted per folder: join another run with a new --home",
             )
 
     def config(self) -> Config:
@@ -154,7 +156,9 @@ class ClientState:
         try:
             return load_config(self.path / _CONFIG)
         except ConfigError as error:
-            raise self._damaged(_CONFIG, str(error)) from None
+            raise RunError(
+                f"{self.path / _CONFIG} is damaged: {error!s:.200}", hint=_ANEW
+            ) from None
 
     def terms(self) -> str:
         """The terms that were agreed to, JSON.
@@ -162,10 +166,9 @@ class ClientState:
         Raises:
             RunError: They cannot be read.
         """
-        try:
-            return (self.path / _TERMS).read_text("utf-8")
-        except (OSError, ValueError) as error:
-            raise self._damaged(_TERMS, str(error)) from None
+        with naming_damage(self.path / _TERMS, _ANEW):
+            terms = (self.path / _TERMS).read_text("utf-8")
+        return terms
 
     def record(self, context: Context, data: bytes) -> None:
         """Enter what is about to be released in the ledger.
@@ -185,54 +188,28 @@ class ClientState:
         Raises:
             RunError: The file is damaged.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = self.path / _STATE
         if not path.is_file():
             return ClientCheckpoint()
-        try:
-            with safe_open(path, framework="pt") as file:
-                kept = json.loads((file.metadata() or {})["state"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            published = {
-                name.removeprefix(_PUBLISHED): tensors.pop(name).numpy().tobytes()
-                for name in sorted(tensors)
-                if name.startswith(_PUBLISHED)
-            }
-            return ClientCheckpoint(**kept, published=published, tensors=tensors)
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            raise self._damaged(_STATE, str(error)) from None
+        with naming_damage(path, _ANEW):
+            kept, published, tensors = decode(path)
+            state = ClientCheckpoint(**kept, published=published, tensors=tensors)
+        return state
 
     def keep(self, state: ClientCheckpoint) -> None:
         """Write the state: all of it or, after a crash, the one before."""
-        import numpy as np
-        from safetensors.torch import save
-        from torch import from_numpy
-
         kept = {
             name: getattr(state, name)
             for name in ("round", "step", "answered", "seconds", "samples")
         }
-        tensors = dict(state.tensors)
-        for kind, data in state.published.items():
-            tensors[f"{_PUBLISHED}{kind}"] = from_numpy(np.frombuffer(data, np.uint8).copy())
-        self._write(_STATE, save(tensors, {"state": json.dumps(kept)}), mode=0o600)
+        self._write(_STATE, encode(kept, state.published, state.tensors), mode=0o600)
 
     def answered(self) -> str:
-        """Digest of the order that the kept state answers; read without torch."""
-        from safetensors import SafetensorError, safe_open
-
-        path = self.path / _STATE
-        if not path.is_file():
-            return ""
-        try:
-            with safe_open(path, framework="numpy") as file:
-                return str(json.loads((file.metadata() or {})["state"])["answered"])
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError):
-            return ""  # whoever needs the state finds out, and says so
+        """Digest of the request that the kept state answers; read without torch."""
+        return str(read_metadata(self.path / _STATE).get("answered", ""))
 
     def kept_answer(self, request: str) -> bytes | None:
-        """The envelope that answers an order of this digest, if it was made before."""
+        """The envelope that answers a request of this digest, if it was made before."""
         try:
             head, _, envelope = (self.path / _ANSWER).read_bytes().partition(b"\n")
         except OSError:
@@ -240,7 +217,7 @@ class ClientState:
         return envelope if head == request.encode() else None
 
     def keep_answer(self, request: str, envelope: bytes) -> None:
-        """Keep an envelope, so that an order that comes twice is answered by the same bytes."""
+        """Keep an envelope, so that a request that comes twice is answered by the same bytes."""
         self._write(_ANSWER, request.encode() + b"\n" + envelope, mode=0o600)
 
     def notes(self, name: str) -> Mapping[str, Any]:
@@ -252,10 +229,9 @@ class ClientState:
         path = self.path / f"{name}.json"
         if not path.is_file():
             return {}
-        try:
-            return dict(json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise self._damaged(path.name, str(error)) from None
+        with naming_damage(path, _ANEW):
+            document = dict(json.loads(path.read_text("utf-8")))
+        return document
 
     def note(self, name: str, document: Mapping[str, Any]) -> None:
         """Keep a small JSON document under a name."""
@@ -277,8 +253,3 @@ class ClientState:
                 f"cannot write {self.path}: {error.strerror or error}",
                 hint="make room, or give yourself permission to write there",
             ) from None
-
-    def _damaged(self, name: str, why: str) -> RunError:
-        return RunError(
-            f"{self.path / name} is damaged: {why:.200}", hint="join the run anew, from a new home"
-        )

@@ -6,16 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from fedvtc_edge.data.own import TEST
 from fedvtc_edge.distributed.messages import REPORT, RequestError, TaskRequest, digest_of
 from fedvtc_edge.errors import PrivacyError
-from fedvtc_edge.federation.evaluation import ACCURACIES, TestSet, share
+from fedvtc_edge.federation.evaluation import TestSet, control_accuracy
 from fedvtc_edge.federation.exchange import Exchange, SecureAggregatable
 from fedvtc_edge.federation.methods import Method
 from fedvtc_edge.federation.rounds import Executor
 from fedvtc_edge.masking import MaskingError, MaskingPlan, MaskingServer, MaskingStep, threshold_of
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.runs.directory import Checkpoint
-from fedvtc_edge.runs.test_set import TEST
+from fedvtc_edge.runs.records import ACCURACIES, ClientRecord, RoundRecord
 from fedvtc_edge.sealing import TrustList
 from fedvtc_edge.transport.channel import Delivery
 from fedvtc_edge.transport.masked_sum import Integers, mask_kind
@@ -69,7 +70,7 @@ class RemoteExecutor(Executor):
         self._registry = registry
         self._collector = collector
         self._test = test
-        self._accuracies: dict[str, dict[str, Any]] = {name: {} for name in clients}
+        self._accuracies = {name: dict.fromkeys(ACCURACIES) for name in clients}
         self._cohort: list[str] = []
         self._phase = 0
         self._once: dict[str, bytes] = {}
@@ -87,11 +88,8 @@ class RemoteExecutor(Executor):
                 known = dict(spent["portrait"])
                 known["class_counts"] = known["class_counts"] and tuple(known["class_counts"])
                 self.client_info.setdefault(name, ClientInfo(**known))
-        for record in self.records:
-            for line in record["clients"]:
-                self._accuracies[line["id"]] = {
-                    key: value for key, value in line.items() if key.startswith("accuracy")
-                }
+        for line in self.records[-1].clients if self.records else ():
+            self._accuracies[line.id] = dict(line.accuracies)
         self._collector.inbox.close(state.round)  # it may have been killed before that
 
     def totals(self) -> dict[str, dict[str, Any]]:
@@ -176,20 +174,14 @@ class RemoteExecutor(Executor):
             self._read_report(self.federation.context(name, number, REPORT))
         return list(reported)
 
-    def evaluate(self) -> tuple[list[dict[str, Any]], float | None]:
+    def evaluate(self) -> tuple[list[ClientRecord], float | None]:
         """What clients reported, now or last, and the control on the server's test set."""
-        lines = [
-            {"id": name, **dict.fromkeys(ACCURACIES), **self._accuracies[name]}
-            for name in self.clients
-        ]
-        if self._test is None:
-            return lines, None
-        scores = self.method.control(self._test[0].images)
-        return lines, None if scores is None else share(scores.argmax(1) == self._test[0].labels)
+        lines = [ClientRecord(id=name, **self._accuracies[name]) for name in self.clients]
+        return lines, control_accuracy(self.method, self._test and self._test[0])
 
-    def remarks(self, problem: str) -> dict[str, Any]:
-        """Why the round is void."""
-        return {"void": problem}
+    def remark(self, record: RoundRecord, problem: str) -> None:
+        """Say why the round is void."""
+        record.void = problem
 
     def close(self, number: int) -> None:
         """Put the round's envelopes away."""
@@ -217,9 +209,7 @@ class RemoteExecutor(Executor):
         except RequestError as error:
             self.federation.server.refuse(context, error, None)
             return
-        self._accuracies[context.sender] = {
-            key: value for key, value in report.items() if key.startswith("accuracy")
-        }
+        self._accuracies[context.sender] = {key: report[key] for key in ACCURACIES}
         merged(self.account[context.sender], report)
 
     def _ask(

@@ -21,8 +21,8 @@ from fedvtc_edge.distributed.messages import (
     TaskRequest,
 )
 from fedvtc_edge.errors import EnvelopeError
-from fedvtc_edge.federation.evaluation import ACCURACIES
 from fedvtc_edge.privacy.release_store import SERVER
+from fedvtc_edge.runs.records import ACCURACIES
 from fedvtc_edge.sealing import Identity, TrustList, unseal
 from fedvtc_edge.wire.context import Context, ContextError
 

@@ -10,7 +10,7 @@ import torch
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset
 from fedvtc_edge.data.dataset import Samples
-from fedvtc_edge.data.own import terms_of
+from fedvtc_edge.data.own import pack_test, terms_of
 from fedvtc_edge.devices.planner import ClientAssignment
 from fedvtc_edge.distributed.client.session import load_networks, networks_of
 from fedvtc_edge.distributed.client.state import ClientState
@@ -26,7 +26,6 @@ from fedvtc_edge.models import ImageShape
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.progress import Progress
 from fedvtc_edge.runs.directory import RunDirectory, as_toml, public_name
-from fedvtc_edge.runs.test_set import pack_test
 from fedvtc_edge.sealing import Identity, Inbox, TrustList
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
 

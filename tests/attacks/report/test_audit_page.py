@@ -237,7 +237,7 @@ def test_unjudged_and_unknown_findings_render(tmp_path: Path) -> None:
 
 def test_charts_speak(leaking: str) -> None:
     labels = re.findall(r'<svg role="img" aria-label="([^"]*)"', leaking)
-    assert len(labels) == 8  # three adversaries and the curve, each twice
+    assert len(labels) == 4  # three adversaries and the curve
     assert "decode: n = 1, staged 99.0%, n = 2, staged" in labels[0]
     assert "ε = 8, means, pooled second moments, 20 records or more:" in labels[-1]
     assert "Read off the highest marker" in leaking

@@ -15,10 +15,9 @@ from safetensors.numpy import save
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.data.dataset import Samples
-from fedvtc_edge.data.own import DataTerms, terms_of
+from fedvtc_edge.data.own import DataTerms, pack_test, terms_of, unpack_test
 from fedvtc_edge.distributed.client.local_data import difference, from_partition, from_path
 from fedvtc_edge.errors import DataError
-from fedvtc_edge.runs.test_set import pack_test, unpack_test
 
 TERMS = DataTerms(("cat", "dog", "owl"), 8, 8, 1, 0)
 

@@ -70,8 +70,8 @@ def refused(reply: TaskReply, said: str) -> None:
 
 def test_a_home_that_joined_nothing_does_nothing(village: Make, small: Make) -> None:
     made = village(small())
-    refused(made.reply(ME, made.request(ME, 0, "anchor")), "the home belongs to no run")
-    refused(made.reply(ME, made.request(ME, 2, SHUTDOWN)), "the home belongs to no run")
+    refused(made.reply(ME, made.request(ME, 0, "anchor")), "folder belongs to no run")
+    refused(made.reply(ME, made.request(ME, 2, SHUTDOWN)), "folder belongs to no run")
 
 
 def test_an_order_for_somebody_else_is_refused(there: Make) -> None:

@@ -83,11 +83,11 @@ def test_a_home_becomes_a_finished_run_and_the_server_learns_nothing(
         np.testing.assert_array_equal(task.x_test, there.data.x_test)
         images = torch.from_numpy(task.x_test).permute(0, 3, 1, 2).float() / 255
         guessed = finished.classifier(name, shape, task.classes)(images).argmax(1).numpy()
-        accuracy = finished.record(name)["accuracy"]
+        accuracy = finished.record(name).accuracy
         assert accuracy == pytest.approx(float((guessed == task.y_test).mean()))
-        assert finished.summary["accuracy_control"] == pytest.approx(told["accuracy_control"])
+        assert finished.summary.accuracy_control == pytest.approx(told["accuracy_control"])
     page = render(home).read_text()
-    assert "one client's home" in page
+    assert "one client's own page" in page
     assert 'id="pictures"' in page
     with pytest.raises(RunError, match="networks stayed with the clients"):
         export(run, run / "bundles")
@@ -134,7 +134,7 @@ def test_who_was_away_in_the_last_round_leaves_with_what_it_has(village: Any, sm
     finished = FinishedRun.open(there.home(late).path)
     kept = there.home(late).state()
     assert kept.round == 1
-    assert finished.record(late)["accuracy"] is not None
+    assert finished.record(late).accuracy is not None
     weights = load_file(finished.path / "clients" / late / "classifier.safetensors")
     assert all(torch.equal(kept.tensors[f"classifier/{k}"], v) for k, v in weights.items())
     assert not there.home(never).ready  # it has trained nothing

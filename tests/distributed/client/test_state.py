@@ -71,7 +71,7 @@ def test_a_damaged_state_is_named(home: ClientState, damaged: bytes) -> None:
     path.write_bytes(damaged)
     with pytest.raises(RunError, match=r"state\.safetensors is damaged") as refused:
         home.state()
-    assert "new home" in refused.value.hint
+    assert "new --home" in refused.value.hint
     assert home.answered() == ""
 
 
