@@ -1,7 +1,7 @@
-"""A federation beyond one process: the same server and clients, and messages between them.
+"""A federation beyond one process: the same round loop, with messages between server and clients.
 
-``orders`` are what the messages say. A ``Member`` is a client that lives in a folder, its
-``Home``, and answers one order at a time. The ``Coordinator`` is the server's side: it sends
-orders, collects envelopes and closes each phase. What carries the messages is a ``Post``,
-of which this package knows nothing.
+A ``Participant`` is a client that lives in a folder, its ``ClientState``, and answers one
+``TaskRequest`` at a time. The ``RemoteExecutor`` is the server's side: it sends requests,
+collects envelopes and closes each phase. What carries the messages is a ``Mailbox``, of
+which this package knows nothing.
 """

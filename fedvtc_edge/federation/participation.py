@@ -58,7 +58,7 @@ class RoundParticipation:
 
 
 class ParticipationSimulator:
-    """Plays each round on the clock before it is run, and sends home who would miss it.
+    """Simulates each round on the virtual clock before it is run, and leaves out who would miss it.
 
     A client that misses a round has done nothing in it that counts: neither its upload
     nor its training. Without profiles everybody takes part and no time passes.

@@ -32,7 +32,8 @@ LARGEST_SUM = 2.0**28
 
 _MARK, _LETTERS = "-mask", "abcde"
 
-Witness = Callable[[int, str, str, bytes], None]
+Recorder = Callable[[int, str, str, bytes], None]
+"""Told of each message: round, sender, kind, bytes."""
 
 
 class Bytes(NamedTuple):
@@ -68,10 +69,10 @@ class MaskedSums:
         recorder: Told of every message as the server sees it.
     """
 
-    def __init__(self, parties: KeyRing, transport: Transport, recorder: Witness) -> None:
+    def __init__(self, parties: KeyRing, transport: Transport, recorder: Recorder) -> None:
         self._parties = parties
         self._transport = transport
-        self._witness = recorder
+        self._recorder = recorder
 
     def add(
         self, vectors: Mapping[str, Integers], context: Context, *, bound: int = LARGEST_BOUND
@@ -94,7 +95,7 @@ class MaskedSums:
             own = Context(context.run, context.round, sender, kind)
             delivery = self._transport.relay(message, own)
             up[sender] += delivery.size
-            self._witness(context.round, sender, kind, delivery.payload)
+            self._recorder(context.round, sender, kind, delivery.payload)
             return delivery.payload
 
         def letter(client: str, message: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Which client is at which node, and what it says of itself."""
+"""Which client is at which node, and what it says of itself and of a finished round."""
 
 from __future__ import annotations
 
@@ -221,13 +221,13 @@ class Registry:
             found = json.loads(payload) if len(payload) <= _LARGEST else {}
             if found["nonce"] != request.nonce:
                 raise ValueError("an old hello")
-            return self._portrait(reply.client, found)
+            return self._client_info(reply.client, found)
         except (ValueError, KeyError, TypeError, RecursionError):
             raise RequestError(
                 "its hello is none", hint="install the same version of fedvtc-edge on both sides"
             ) from None
 
-    def _portrait(self, client: str, found: dict[str, Any]) -> ClientInfo:
+    def _client_info(self, client: str, found: dict[str, Any]) -> ClientInfo:
         counts, name = found.get("class_counts"), str(found["architecture"])
         if not name.isprintable() or len(name) > 64:
             raise ValueError("architecture")
@@ -246,10 +246,7 @@ def some(names: Sequence[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-# ---------------------------------------------------------------- section
-# What clients say of a finished round, checked, and their running totals.
-
-_LARGEST_reports = 65_536
+_LARGEST_REPORT = 65_536
 _TOTALS = {"seconds": 1e9, "samples_seen": 2**53, "parameters": 2**40, "peak_memory_mb": 1e9}
 
 _TOLD = {
@@ -267,7 +264,7 @@ def read_report(payload: bytes) -> dict[str, Any]:
         OrderError: Not JSON, too large, or a number that none can be.
     """
     try:
-        found = json.loads(payload) if len(payload) <= _LARGEST_reports else {}
+        found = json.loads(payload) if len(payload) <= _LARGEST_REPORT else {}
         report: dict[str, Any] = {key: found.get(key) for key in ACCURACIES}
         report |= {key: found.get(key) for key in _TOTALS}
         for key, value in report.items():
