@@ -35,7 +35,7 @@ def threat_model(config: Config) -> list[Entry]:
     everything = "all that the server sees: nothing is sealed"
     told = "what is published, less what all clients but one know of themselves"
     own = "a client's own classifier and decoder, and what is published"
-    both = "both, in league: hidden features become computable"
+    both = "both together: hidden features become computable"
     noised, trained = private != "none", private == "example"
     rows = (
         ("server", f"{each}, {space}{weights}", noised and (private != "client" or masked)),

@@ -49,7 +49,7 @@ PRECISION = 2.0**-10
 """Relative error under which two numbers are one: that of two roundings to float16."""
 
 BITS = 40
-"""What a match must be worth: four numbers of float16, or seven of int8."""
+"""Bits that a match must be worth: four numbers of float16, or seven of int8."""
 
 _BLOCK, _MOST = 2**21, 10
 _GENERIC = {"admin", "localhost", "root", "runner", "ubuntu", "user"}
@@ -288,7 +288,7 @@ def _array(tensor: onnx.TensorProto, files: Files) -> NDArray[Any]:
 
 
 def _dequantised(node: onnx.NodeProto, arrays: Mapping[str, NDArray[Any]]) -> Iterator[Piece]:
-    """What int8 weights stand for; none where they are computed, or scaled block by block."""
+    """Numbers that int8 weights stand for; none where they are computed or scaled by blocks."""
     name, scaled, *zeros = node.input
     if name not in arrays or scaled not in arrays:
         return
@@ -341,11 +341,11 @@ class Vector:
     expected: bool = False
 
     def tolerance(self, slack: float) -> float:
-        """How far a number may be off, in its own units."""
+        """Largest error of a number, in its own units."""
         return slack + PRECISION * float(np.abs(self.values).max())
 
     def is_telling(self, slack: float) -> bool:
-        """Whether to find it says anything: numbers times the bits that each has."""
+        """Whether a match says anything: numbers times the bits that each has."""
         spread = float(np.ptp(self.values))
         # Ones and zeros are a mask: which classes there are, not how many of each.
         if not np.isfinite(spread) or spread == 0 or set(np.unique(self.values)) <= {0.0, 1.0}:

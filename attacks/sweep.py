@@ -3,7 +3,7 @@
 ``python -m fedvtc_edge.attacks.sweep --data digits --out DIR``
 
 Anchored uploads are staged, without training. Own features need a run of their own, whose
-uploads are attacked by the server and a client's device in league; noise is refused there.
+uploads are attacked by the server and a client's device together; noise is refused there.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def sums_of(published: GlobalStatistics) -> ClassStatistics:
 
 
 def uploads(folder: Path, config: Config) -> Iterator[tuple[Context, bytes]]:
-    """All uploads under ``server/``, in the order of rounds and names.
+    """Uploads under ``server/``, in the order of rounds and names.
 
     Raises:
         RunError: A file that is too large, is no upload, or of another run.

@@ -248,7 +248,7 @@ class AuditedRun:
         return Pairs(substitute, in_chunks(substitute, known).double().numpy(), hidden)
 
     def trials(self, seen: Observation, number: int, extract: Map | None) -> list[Trial]:
-        """Up to ``number`` trials on the classes of an upload, one member each."""
+        """Trials on the classes of an upload, one member each."""
         own = self.holdings[seen.client]
         cells = [own[self.labels[own] == label] for label in range(self.classes)]
         cells = [cell for cell in cells if len(cell)]

@@ -63,7 +63,7 @@ class View:
 
     Args:
         who: The adversary: ``server``, ``colluders`` (all clients but one), ``device`` (who takes
-            one apart), or ``server+device``, both in league.
+            one apart), or ``server+device``, both together.
         label: The class.
         count: Samples n, as seen: under noise an estimate, 1 at least.
         mean: Mean of their features, [p].
@@ -137,7 +137,7 @@ class Guess:
 
 
 class Attack(Protocol):
-    """Statistics in, guesses out."""
+    """Attack: guesses from statistics."""
 
     @property
     def name(self) -> str:

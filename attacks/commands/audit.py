@@ -84,7 +84,7 @@ def command(
 
 
 def _beside(subject: Path) -> Path:
-    """In a run's folder; beside a bundle, in which nothing may be added, and beside a file."""
+    """Folder in a run; beside a bundle, to which nothing may be added, and beside a file."""
     if (subject / "config.toml").is_file():
         return subject / "audit"
     return subject.parent / f"{subject.stem}-audit"

@@ -19,7 +19,7 @@ BEYOND = 2 * MAX_EPSILON
 
 _POINTS = 501
 _LEAST_MU = 1e-6
-"""Of which ε is 0 at any δ that is claimed."""
+"""A μ below which ε is 0 at any δ that is claimed."""
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,24 @@ Records = tuple[Array, Integers]
 """Features [N, m], each of norm √m where they are an anchor's, and their classes [N]."""
 
 
+class _Release:
+    """Properties that follow from the release spec alone."""
+
+    spec: ReleaseSpec
+
+    @property
+    def claim(self) -> PrivacyClaim:
+        """The claim of the release spec."""
+        return claim_of_spec(self.spec)
+
+    @property
+    def blocks(self) -> Blocks:
+        """Counts, each class' sums, second moments."""
+        return blocks_of(self.spec)
+
+
 @dataclass(frozen=True, eq=False)
-class ExampleRelease:
+class ExampleRelease(_Release):
     """One client's private uploads, all that share a budget, side by side.
 
     Under masking only the sum over the clients is seen, which carries ``draws`` shares of
@@ -42,16 +58,6 @@ class ExampleRelease:
     worlds: tuple[Records, Records]
     centre: Array
     draws: int = 1
-
-    @property
-    def claim(self) -> PrivacyClaim:
-        """The claim of the release spec."""
-        return claim_of_spec(self.spec)
-
-    @property
-    def blocks(self) -> Blocks:
-        """Counts, each class' sums, second moments."""
-        return blocks_of(self.spec)
 
     def exact(self, world: int) -> Integers:
         """The uploads without noise."""
@@ -75,7 +81,7 @@ class ExampleRelease:
 
 
 @dataclass(frozen=True, eq=False)
-class ClientRelease:
+class ClientRelease(_Release):
     """Publication of a federation: noised sums of clipped uploads.
 
     Args:
@@ -89,16 +95,6 @@ class ClientRelease:
     worlds: tuple[Sequence[Records], Sequence[Records]]
     centre: Array
     draws: int = 1
-
-    @property
-    def claim(self) -> PrivacyClaim:
-        """The claim of the release spec."""
-        return claim_of_spec(self.spec)
-
-    @property
-    def blocks(self) -> Blocks:
-        """Counts, each class' sums, second moments."""
-        return blocks_of(self.spec)
 
     def exact(self, world: int) -> Integers:
         """The sums without noise."""
@@ -118,7 +114,7 @@ class ClientRelease:
 
     @cached_property
     def _totals(self) -> list[Integers]:
-        """Of both worlds: clipping has no chance in it, and is done once."""
+        """Sums of both worlds: clipping has no chance in it, and is done once."""
         nothing = np.zeros(self.spec.size, np.int64)
         return [
             sum((clipped_upload(self.spec, *one, self.centre) for one in clients), nothing)

@@ -1,4 +1,4 @@
-"""What reads untrusted bytes, and what of an accepted mutant can be checked."""
+"""Readers of untrusted bytes, and checks of what they accept."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def made_of(name: str, suite: str) -> Identity:
 
 
 def targets(folder: Path) -> list[Target]:
-    """All of them, each with its own valid bytes.
+    """Targets, each with its own valid bytes.
 
     Args:
         folder: Empty; the inboxes write there.
@@ -129,7 +129,7 @@ def _statistics(*, pooled: bool) -> Target:
 
 
 def impossible(sums: ClassStatistics) -> str | None:
-    """What no data have, looked for class by class in the slow and obvious way.
+    """A fault of sums that no data have, looked for class by class in the slow and obvious way.
 
     The bounds are those that docs/wire-format.md promises.
     """
@@ -203,7 +203,7 @@ def _another(again: bytes, data: bytes) -> str | None:
 
 
 def _publication() -> Target:
-    """What a client reads of the server's."""
+    """A client's reader of the server's publication."""
 
     def wrong(data: bytes, value: object) -> str | None:
         assert isinstance(value, GlobalStatistics)
@@ -247,6 +247,6 @@ def _advert() -> Target:
 
 
 def _sums(*, pooled: bool) -> ClassStatistics:
-    """Of made-up features; the third class has no sample."""
+    """Sums of made-up features; the third class has no sample."""
     features = np.random.default_rng(0).normal(size=(12, WIDTH))
     return ClassStatistics.of(features, np.arange(12) % 2, classes=CLASSES, pooled=pooled)

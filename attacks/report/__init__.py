@@ -1,4 +1,4 @@
-"""The picture of an audit: one self-contained HTML file that says what leaks, and how surely.
+"""Page of an audit: one self-contained HTML file that says what leaks, and how surely.
 
 ``render`` draws the page from ``report.json`` and some pictures; ``shown`` makes the
 pictures from trials. As a run's report it needs the ``train`` extra and never torch.

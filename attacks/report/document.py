@@ -19,7 +19,7 @@ Verdict = Literal["pass", "leak", "inconclusive", "claim invalid"]
 
 
 class SubjectRecord(Record):
-    """What was audited."""
+    """Subject of the audit."""
 
     kind: str = "run"
     name: str | None = None
@@ -34,7 +34,7 @@ class SubjectRecord(Record):
 
 
 class ClaimRecord(Record):
-    """What is said of the subject's privacy; without ε nothing is."""
+    """Claim about the subject's privacy; without ε nothing is claimed."""
 
     epsilon: Amount | None = None
     delta: Amount | None = None
@@ -85,7 +85,7 @@ class PointRecord(Record):
 
 
 class Recommendation(Record):
-    """What to set, and why."""
+    """Setting to choose, and why."""
 
     setting: str
     why: str | None = None
@@ -101,7 +101,7 @@ class Layer(Record):
 
 
 class Utility(Record):
-    """What the run was good for."""
+    """Accuracies of the run."""
 
     accuracy_control: Fraction | None = None
     accuracy_mean: Fraction | None = None

@@ -1,4 +1,4 @@
-"""Draws the page of an audit."""
+"""Page of an audit."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .pictures import Picture, gallery
 
 
 def render(document: Mapping[str, Any], pictures: Sequence[Picture], path: Path) -> Path:
-    """Draws ``report.html`` of an audit.
+    """Draw ``report.html`` of an audit.
 
     The page is one file without scripts that loads nothing from anywhere, and the
     same audit gives the same bytes. With pictures it shows training data.
 
     Args:
         document: ``report.json``.
-        pictures: Of trials, in the order of the page.
-        path: Of the page.
+        pictures: Pictures of trials, in the order of the page.
+        path: File of the page.
 
     Returns:
         ``path``.

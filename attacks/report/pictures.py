@@ -64,7 +64,7 @@ class AttackRow:
 
 @dataclass(frozen=True)
 class Grid:
-    """All rows of one attack, through the same eyes, on the same group."""
+    """Rows of one attack on one view and group."""
 
     attack: str
     view: str
@@ -74,7 +74,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class AttackGallery:
-    """All grids, attack by attack, and the strips that several of them share."""
+    """Grids, attack by attack, and the strips that several of them share."""
 
     attacks: dict[str, list[Grid]] = field(default_factory=dict)
     shared: dict[int, Strip] = field(default_factory=dict)
@@ -82,17 +82,12 @@ class AttackGallery:
 
 
 def shown(examples: Sequence[Example], names: Sequence[str]) -> list[Picture]:
-    """Pictures of trials.
-
-    Args:
-        examples: Of an audit.
-        names: Of the classes; a class beyond them goes by its number.
-    """
+    """Pictures of an audit's examples; a class beyond ``names`` goes by its number."""
     return [_shown(example, names) for example in examples if example.guess.picture is not None]
 
 
 def gallery(pictures: Sequence[Picture]) -> AttackGallery:
-    """Lays pictures out; a page of large colour images must stay light enough to mail."""
+    """Lay pictures out; a page of large colour images must stay light enough to mail."""
     if not pictures:
         return AttackGallery()
     sections: dict[tuple[str, str, str], list[Picture]] = {}
@@ -120,10 +115,7 @@ class _Shared:
         self.strips: dict[int, Strip] = {}
         self._known: dict[str, int] = {}
 
-    def add(self, image: Image | None) -> int | None:
-        return None if image is None else self.put(image)
-
-    def put(self, image: Image) -> int:
+    def add(self, image: Image) -> int:
         made = _strip(image)
         place = self._known.setdefault(made.uri, len(self._known))
         self.strips[place] = made
@@ -133,11 +125,11 @@ class _Shared:
 def _row(picture: Picture, shared: _Shared) -> AttackRow:
     return AttackRow(
         picture.label,
-        shared.put(picture.target),
+        shared.add(picture.target),
         _strip(picture.reconstruction),
         None if picture.null is None else _strip(picture.null),
-        shared.add(picture.class_mean),
-        shared.add(picture.ceiling),
+        None if picture.class_mean is None else shared.add(picture.class_mean),
+        None if picture.ceiling is None else shared.add(picture.ceiling),
     )
 
 

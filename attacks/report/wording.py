@@ -39,7 +39,7 @@ SUBJECTS = {"run": "run", "bundle": "exported bundle", "statistics": "published 
 VIEWS = {
     "server": "The server",
     "server+device": "The server, with a client's device",
-    "colluders": "All clients but one, in league",
+    "colluders": "All clients but one, together",
     "device": "Whoever takes a device apart",
     "eavesdropper": "An eavesdropper",
 }
@@ -191,7 +191,7 @@ IDENTIFICATION = ("identification",)
 MEMBERSHIP = ("auc", "tpr_at_1_percent_fpr", "tpr_at_0.1_percent_fpr")
 
 Cell = dict[str, Finding]
-"""What was found of one attack on one group, by metric."""
+"""Findings on one attack and one group, by metric."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ class Adversary:
 
 
 def adversaries(audit: AuditDocument) -> list[Adversary]:
-    """Those of the threat model first, then any that findings speak of."""
+    """Adversaries of the threat model, then any others that findings name."""
     known = {threat.view: threat for threat in audit.threat_model}
     made = []
     for view in unique([*known, *(finding.view for finding in audit.findings)]):
@@ -252,7 +252,7 @@ def membership(audit: AuditDocument) -> list[tuple[str, list[Table]]]:
 
 
 def others(audit: AuditDocument) -> list[tuple[str, bool, list[Finding]]]:
-    """All that stands in no other table: in words, whether it has to be seen, and what it is."""
+    """Findings that stand in no other table: heading, whether it is open, and rows."""
     rest = [f for f in audit.findings if f.metric not in IDENTIFICATION + MEMBERSHIP]
     leaks = [finding for finding in rest if finding.passed is False]
     sound = [finding for finding in rest if finding.passed is not False]

@@ -221,7 +221,7 @@ def _scores(values: ArrayLike, name: str, least: int = 1) -> Scores:
 
 
 _ROUNDING = 1e-9
-"""What sums of thirds and sevenths are off by, at most."""
+"""Largest error of sums of thirds and sevenths."""
 
 
 def bonferroni(confidence: float, tests: int) -> float:
@@ -331,7 +331,7 @@ def auc_interval(
 
 @cache  # all intervals of one report ask for the same few
 def student_limit(error: float, freedom: int) -> float:
-    """What Student's t exceeds with chance ``error``, by bisection on its exact tail.
+    """Limit that Student's t exceeds with chance ``error``, by bisection on its exact tail.
 
     The tail is a finite sum in θ = atan(t / √freedom) (Abramowitz and Stegun 26.7.3-4),
     because the beta quantile would need scipy; right to about 1e-16 / ``error``, relatively.
