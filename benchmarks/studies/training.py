@@ -30,7 +30,7 @@ from fedvtc_edge.devices.recorder import probe_copy, record
 from fedvtc_edge.errors import FedVTCError
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
-from fedvtc_edge.federation.workload import TrainingTask, one_step
+from fedvtc_edge.federation.workload import TrainingTask, Workload, one_step
 from fedvtc_edge.models import architectures
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, deterministic
@@ -61,7 +61,7 @@ def study(networks: Sequence[str], repeats: int, device: Speed | None = None) ->
         executor = LocalExecutor(method)
         take_steps(method, executor, 0, executor.clients)
         for client in method.federation.clients:
-            tasks = method.load(client, config.method.rounds).tasks
+            tasks = Workload(method, config.method.rounds).of(client).tasks
             for task in {task.name: task for task in reversed(tasks)}.values():
                 samples.append(_sample(client, task, repeats))
     rows = []

@@ -12,7 +12,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.devices.clock import DeviceJob, Speed, Visit, closing, visit
 from fedvtc_edge.errors import ServerError
-from fedvtc_edge.federation.workload import StepCosts
+from fedvtc_edge.federation.workload import StepCosts, Workload
 from fedvtc_edge.masking import threshold_of
 from fedvtc_edge.runs.records import ClockRecord, Line, RoundRecord
 from fedvtc_edge.seeding import generator
@@ -92,7 +92,7 @@ class ParticipationSimulator:
             ServerError: Too few answer.
         """
         everybody = list(self._method.federation.clients)
-        if not self._profiles or not self._travels(everybody[0], 0):
+        if not self._profiles or not self._travels(0):
             return everybody, []
         turns: list[RoundParticipation] = []
         absent = everybody
@@ -116,15 +116,15 @@ class ParticipationSimulator:
         turn = self._play(number, cohort)
         assert turn.record is not None
         problem = "" if turn.present else "nobody took part"
-        if self._travels(cohort[0], number):
+        if self._travels(number):
             problem = self._too_few(len(turn.present), len(cohort))
         turn.record.void = problem
         return RoundParticipation([], turn.record) if problem else turn
 
     def _play(self, number: int, cohort: Sequence[Client], *, call: int = 0) -> RoundParticipation:
-        seed, visits = self._config.seed, {}
+        seed, visits, workload = self._config.seed, {}, Workload(self._method, number)
         for client in cohort:
-            load = self._method.load(client, number)
+            load = workload.of(client)
             compute = self._costs.seconds(client, load.tasks, self._speeds[client.id])
             stream = generator(seed, client.id, number, "clock", call)
             job = DeviceJob(load.down, compute, load.up)
@@ -137,9 +137,9 @@ class ParticipationSimulator:
             present, ClockRecord(begin=begin, end=self.now, void="", clients=lines)
         )
 
-    def _travels(self, client: Client, number: int) -> bool:
+    def _travels(self, number: int) -> bool:
         """Whether the round has an upload, which a quorum is about."""
-        return self._method.load(client, number).up > 0
+        return Workload(self._method, number).up > 0
 
     def _too_few(self, present: int, expected: int) -> str:
         """Why so few cannot close a round; empty where they can."""

@@ -1,32 +1,43 @@
-"""What a round asks of a client's device: phases to compute and bytes to carry.
+"""Load of a round on a client's device, read off the method's own steps.
 
-Needed before the round, to know who would finish it. Messages have one length whatever
-the data are, so that their sizes are known before there is anything to send.
+Needed before the round, to know who would finish it. A step's work is given a client that
+notes its phases in place of going through them; what one step of a phase costs is recorded
+on a probe copy with a few images. Messages have one length whatever the data are, so that
+their sizes are known before there is anything to send.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from fedvtc_edge import wire
 from fedvtc_edge.devices.clock import Speed
 from fedvtc_edge.devices.recorder import Work, probe_copy, record
-from fedvtc_edge.masking import LARGEST_BOUND, traffic_of
-from fedvtc_edge.privacy.release_spec import ReleaseSpec
+from fedvtc_edge.masking import traffic_of
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.training.client import Client
-from fedvtc_edge.transport.masked_sum import vector_bound, vector_size
+from fedvtc_edge.training.knowledge import GlobalKnowledge
+from fedvtc_edge.training.losses import ClassMoments
 
-from .exchange import blank_statistics
-from .federation import Federation
+from .exchange import (
+    Clipped,
+    Exact,
+    Exchange,
+    Noised,
+    RoundStep,
+    SecureAggregatable,
+    blank_statistics,
+)
 
-Bytes = tuple[int, int]
-"""Up and down."""
+if TYPE_CHECKING:
+    from .methods.base import Method
 
 _FEW = 2
 """Images in the smaller of two trials; between it and a full batch, time is linear in images."""
@@ -34,7 +45,7 @@ _FEW = 2
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """A part of what a client does in a round.
+    """Steps of one phase that a client takes in a round.
 
     Args:
         name: Of the phase; tasks of one name and architecture cost the same per step.
@@ -50,7 +61,7 @@ class TrainingTask:
 
 
 class Load(NamedTuple):
-    """What one client has to do in one round.
+    """Work and traffic of one client in one round.
 
     Args:
         tasks: Phases to compute.
@@ -118,75 +129,207 @@ def one_step(client: Client, task: TrainingTask, size: int) -> Work:
     return replace(twice, flops=twice.flops[step], traffic=twice.traffic[step])
 
 
-def epochs(client: Client, train: Callable[[Client], None]) -> Iterator[TrainingTask]:
-    """Phase A: whole batches, and a smaller one of what is left.
+class Workload:
+    """Loads of all clients in one round of a method.
 
     Args:
-        client: One of the federation.
-        train: Trains a probe copy for as many epochs as its settings ask for.
+        method: Nothing of it changes; what it will learn in the round is taken to be blank.
+        number: Of the round; 0 is what happens once, before the first.
+
+    Attributes:
+        up: Bytes that each client uploads.
+        down: Bytes that each client downloads.
     """
-    settings = client.settings
-    whole, rest = divmod(len(client.images), settings.batch)
-    for size, steps in ((settings.batch, whole), (rest, 1)):
-        if size and steps:
-            yield TrainingTask(
-                "train", size, settings.epochs * steps, lambda probe, _: train(probe)
-            )
+
+    def __init__(self, method: Method, number: int) -> None:
+        self._method = copy.copy(method)  # learning binds its attributes anew
+        for exchange in _exchanges(self._method.steps(0)) if number else ():
+            if exchange.kind not in method.published:  # nobody was called yet
+                self._method.learn(exchange.kind, _messages(method, exchange)[1], [])
+        self._steps = self._method.steps(number)
+        self.up, self.down = 0, 0
+        for exchange in _exchanges(self._steps):
+            upload, published = _messages(method, exchange)
+            more = 0
+            if method.federation.masked is not None and isinstance(exchange, SecureAggregatable):
+                upload, more = _masked(method, exchange)
+            self.up, self.down = self.up + upload, self.down + len(published) + more
+            self._method.learn(exchange.kind, published, [])
+
+    def of(self, client: Client) -> Load:
+        """Load of one client, of which nothing changes: phases, then looks for uploads."""
+        phases: list[TrainingTask] = []
+        looks: list[TrainingTask] = []
+        for index, step in enumerate(self._steps):
+            phases += _phases(step, index, client)
+            look = None if step.exchange is None else self._look(step.exchange)
+            if look is not None:
+                looks.append(TrainingTask("measure", len(client.images), 1, _again(look)))
+        return Load((*phases, *looks), self.down, self.up)
+
+    def _look(self, exchange: Exchange[Any]) -> Callable[[Client], object] | None:
+        """What a client computes for an upload; of a release the features alone."""
+        if isinstance(exchange, Exact):
+            return exchange.measure
+        if not isinstance(exchange, Noised | Clipped):
+            return None
+        anchor = getattr(self._method, "anchor", None)
+        if anchor is None:
+            return Client.measure
+        return partial(Client.measure_anchor, anchor=anchor, pooled=True)
 
 
-def random_batches(client: Client, steps: int, samples: int) -> TrainingTask:
-    """So many steps on random batches out of ``samples`` labelled images."""
+class Sampling(Protocol):
+    """Batches that are not the usual ones, as noised gradients are of."""
 
-    def work(probe: Client, steps: int) -> None:
-        probe.train_on(0, probe.images, probe.labels, probe.present, steps)
-
-    return TrainingTask("steps", min(client.settings.batch, samples), steps, work)
-
-
-def one_pass(client: Client, measure: Callable[[Client], object]) -> TrainingTask:
-    """A look at each of the client's images, as statistics are measured."""
-
-    def work(probe: Client, steps: int) -> None:
-        for _ in range(steps):
-            measure(probe)
-
-    return TrainingTask("measure", len(client.images), 1, work)
+    def expected(
+        self, size: int, usual: Sequence[tuple[float, float]]
+    ) -> Sequence[tuple[float, float]]:
+        """Images in a step and number of such steps, on ``size`` examples."""
 
 
-def statistics_bytes(federation: Federation, width: int, *, pooled: bool) -> Bytes:
-    """Exact statistics of so many features up, and what is published down."""
-    classes = federation.classes
-    down = _published(classes, width, pooled)
-    if federation.masked is not None:
-        size = vector_size(classes, width, pooled=pooled)
-        return _masked(federation, size, vector_bound(), down)
-    blank = blank_statistics(classes, width, pooled=pooled)
-    upload = wire.encode(blank, precision=federation.config.transport.precision)
-    return len(upload) + federation.transport.overhead, down
+class _OwnLoopError(Exception):
+    """Work that reaches for a client's networks past its phases."""
 
 
-def release_bytes(federation: Federation, spec: ReleaseSpec) -> Bytes:
-    """A noised or clipped release up, and what is published of their sum down."""
-    down = _published(spec.classes, spec.width, spec.second)
-    if federation.masked is not None:
-        return _masked(federation, spec.size, LARGEST_BOUND, down)
-    upload = wire.encode_release(np.zeros(spec.size, np.int64))
-    return len(upload) + federation.transport.overhead, down
+class PhaseNotes(Client):
+    """A client that notes its phases in place of going through them; it has no networks."""
+
+    tasks: list[TrainingTask]
+
+    @classmethod
+    def of(cls, client: Client) -> PhaseNotes:
+        """A client's data and settings without its networks."""
+        notes = cls.__new__(cls)
+        vars(notes).update(vars(client), tasks=[])
+        del notes.model, notes.decoder
+        return notes
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Refuse what was taken away: the networks."""
+        raise _OwnLoopError(name)
+
+    def train(
+        self,
+        round_: int,
+        prior: ClassMoments | None = None,
+        *,
+        kl: float = 0.0,
+        gradients: Sampling | None = None,
+    ) -> None:
+        """Whole batches and a smaller one of what is left; noised steps as plain ones."""
+        batch, epochs = self.settings.batch, self.settings.epochs
+        whole, rest = divmod(len(self.images), batch)
+        usual = [(batch, epochs * whole), (rest, epochs)]
+        sizes = usual if gradients is None else gradients.expected(len(self.images), usual)
+        self._note("train", sizes, lambda probe, _: probe.train(0, prior, kl=kl))
+
+    def train_on(
+        self, round_: int, images: Tensor, labels: Tensor, present: Tensor, steps: int, **_: Any
+    ) -> None:
+        """Random batches, without what pulls them."""
+        self._note(
+            "steps",
+            [(min(self.settings.batch, len(images)), steps)],
+            lambda probe, k: probe.train_on(0, probe.images, probe.labels, probe.present, k),
+        )
+
+    def fit_decoder(
+        self, round_: int, knowledge: GlobalKnowledge, *, match: bool, **_: Any
+    ) -> None:
+        """As many images in a step as a batch has, whatever the client's number is."""
+        self._note(
+            "decoder",
+            [(self.settings.batch, self.settings.decoder_steps)],
+            lambda probe, _: probe.fit_decoder(0, knowledge, match=match),
+        )
+
+    def finetune(
+        self,
+        round_: int,
+        knowledge: GlobalKnowledge,
+        *,
+        steps: int,
+        kl: float,
+        head_only: bool = False,
+        **_: Any,
+    ) -> None:
+        """Real images in a step; synthetic ones come on top."""
+        self._note(
+            "finetune",
+            [(min(self.settings.batch, len(self.images)), steps)],
+            lambda probe, k: probe.finetune(0, knowledge, steps=k, kl=kl, head_only=head_only),
+        )
+
+    def _note(
+        self,
+        name: str,
+        sizes: Iterable[tuple[float, float]],
+        work: Callable[[Client, int], object],
+    ) -> None:
+        self.tasks += [
+            TrainingTask(name, size, steps, work) for size, steps in sizes if size and steps
+        ]
 
 
-def weights_bytes(federation: Federation, weights: wire.Weights) -> Bytes:
-    """Weights up, and their average down."""
-    size = len(wire.encode_weights(weights))
-    return size + federation.transport.overhead, size
+def _phases(step: RoundStep, index: int, client: Client) -> list[TrainingTask]:
+    """Phases of a step's work; work with a loop of its own is one phase, linear in images.
+
+    It is recorded in the first round that is asked for, and taken to cost as much in others.
+    """
+    if step.work is None:
+        return []
+    notes, work = PhaseNotes.of(client), step.work
+    try:
+        work(notes)
+    except _OwnLoopError:
+
+        def whole(probe: Client) -> None:
+            probe.settings = client.settings
+            work(probe)
+
+        return [TrainingTask(f"step {index}", len(client.images), 1, _again(whole))]
+    return notes.tasks
 
 
-def _published(classes: int, width: int, pooled: bool) -> int:
-    zero = np.zeros((classes, width))
-    covariance = np.zeros((width, width)) if pooled else None
-    return len(wire.publish(GlobalStatistics(np.zeros(classes), zero, zero, covariance)))
+def _again(work: Callable[[Client], object]) -> Callable[[Client, int], object]:
+    """``work`` so many times."""
+
+    def repeated(probe: Client, times: int) -> None:
+        for _ in range(times):
+            work(probe)
+
+    return repeated
 
 
-def _masked(federation: Federation, size: int, bound: int, published: int) -> Bytes:
-    """As if nobody of the group were missing."""
-    up, down = traffic_of(federation.config.group, size, bound)
-    return up + 5 * federation.transport.overhead, down + published
+def _messages(method: Method, exchange: Exchange[Any]) -> tuple[int, bytes]:
+    """Bytes of an upload on its way, and a publication of the right shape that says nothing."""
+    federation = method.federation
+    if isinstance(exchange, Exact):
+        classes, width, pooled = federation.classes, exchange.width, exchange.pooled
+        blank = blank_statistics(classes, width, pooled=pooled)
+        upload = wire.encode(blank, precision=federation.config.transport.precision)
+    elif isinstance(exchange, Noised | Clipped):
+        spec = exchange.spec
+        classes, width, pooled = spec.classes, spec.width, spec.second
+        upload = wire.encode_release(np.zeros(spec.size, np.int64))
+    else:
+        client = federation.clients[0]  # it can tell sizes, for they are the same for everybody
+        context = federation.context(client.id, 0, exchange.kind)
+        upload = exchange.encode(client, context)
+        published = exchange.aggregate([exchange.decode(upload, context)], context)
+        return len(upload) + federation.transport.overhead, published
+    mean, covariance = np.zeros((classes, width)), np.eye(width) if pooled else None
+    known = GlobalStatistics(np.ones(classes), mean, np.ones_like(mean), covariance)
+    return len(upload) + federation.transport.overhead, wire.publish(known)
+
+
+def _masked(method: Method, exchange: SecureAggregatable[Any]) -> tuple[int, int]:
+    """Bytes up and down of a masked sum, as if nobody of the group were missing."""
+    federation = method.federation
+    up, down = traffic_of(federation.config.group, exchange.size, exchange.bound)
+    return up + 5 * federation.transport.overhead, down
+
+
+def _exchanges(steps: Iterable[RoundStep]) -> Iterator[Exchange[Any]]:
+    return (step.exchange for step in steps if step.exchange is not None)

@@ -12,7 +12,6 @@ from torch import Tensor
 from fedvtc_edge.config import Config
 from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.federation import Federation
-from fedvtc_edge.federation.workload import Load
 from fedvtc_edge.training.client import Client, in_chunks
 from fedvtc_edge.training.knowledge import GlobalKnowledge
 
@@ -59,10 +58,6 @@ class Method(ABC):
             cohort: Clients in this process that took part.
         """
         self.restore({**self.published, kind: data})
-
-    def load(self, client: Client, number: int) -> Load:
-        """What round ``number`` asks of a client's device; 0 is the opening, before the first."""
-        return Load()
 
     def restore(self, published: dict[str, bytes]) -> None:
         """Take up again what an earlier process published."""

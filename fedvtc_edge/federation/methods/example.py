@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from fedvtc_edge.federation.exchange import Noised
 from fedvtc_edge.federation.federation import Federation
-from fedvtc_edge.federation.workload import TrainingTask
+from fedvtc_edge.federation.workload import PhaseNotes
 from fedvtc_edge.privacy.dpsgd import check_private
 from fedvtc_edge.privacy.mechanism import schedule_of
 from fedvtc_edge.privacy.release import Integers, release
@@ -66,14 +65,17 @@ class ExampleFedVTC(FedVTC):
             return [own]
         return [own, "every round: all weights of its decoder, trained by DP-SGD"]
 
-    def _training(self, client: Client) -> Iterable[TrainingTask]:
-        """Steps on random samples, charged as ordinary ones: per-example gradients cost more."""
-        expected = self.schedule.rate * len(client.images)
-        for task in super()._training(client):
-            return [replace(task, size=expected, steps=self.schedule.train_steps)]
-        return []
+    def expected(
+        self, size: int, usual: Sequence[tuple[float, float]]
+    ) -> Sequence[tuple[float, float]]:
+        """Images in a step of phase A and number of steps: random samples, of the schedule."""
+        return [(self.schedule.rate * size, self.schedule.train_steps)]
 
     def _train(self, client: Client, number: int) -> None:
+        if isinstance(client, PhaseNotes):  # as ordinary steps: per-example gradients cost more
+            prior = self._knowledge.codes if self._knowledge else None
+            client.train(number, prior, kl=self.kl, gradients=self)
+            return
         with client.working():
             client.samples_seen += private.train(
                 client.model,
@@ -87,6 +89,8 @@ class ExampleFedVTC(FedVTC):
             )
 
     def _fit_decoder(self, client: Client, number: int, knowledge: GlobalKnowledge) -> None:
+        if isinstance(client, PhaseNotes):
+            return super()._fit_decoder(client, number, knowledge)
         assert client.decoder is not None
         with client.working():
             client.samples_seen += private.train_decoder(
@@ -105,6 +109,8 @@ class ExampleFedVTC(FedVTC):
     def _finetune(
         self, client: Client, number: int, knowledge: GlobalKnowledge, steps: int
     ) -> None:
+        if isinstance(client, PhaseNotes):
+            return super()._finetune(client, number, knowledge, steps)
         assert client.decoder is not None
         with client.working():
             client.samples_seen += private.finetune(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,7 +11,6 @@ from fedvtc_edge import wire
 from fedvtc_edge.config import Config
 from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.federation import Federation
-from fedvtc_edge.federation.workload import Bytes, Load, one_pass, random_batches, statistics_bytes
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.training.client import Client, in_chunks
 from fedvtc_edge.training.losses import ClassMoments
@@ -68,20 +66,6 @@ class FedProto(Method):
     def learn(self, kind: str, data: bytes, cohort: Sequence[Client]) -> None:
         """Prototypes are all that is published."""
         self.restore({"prototypes": data})
-
-    def load(self, client: Client, number: int) -> Load:
-        """Training with the pull, and prototypes up and down; nothing before the first round."""
-        if number == 0:
-            return Load()
-        steps = matched_steps(self.federation, client, number)
-        training = random_batches(client, steps, len(client.images))
-        up, down = self._round_bytes
-        return Load((training, one_pass(client, Client.measure)), down, up)
-
-    @cached_property
-    def _round_bytes(self) -> Bytes:
-        width = self.federation.config.method.latent
-        return statistics_bytes(self.federation, width, pooled=False)
 
     def _prior(self) -> ClassMoments | None:
         """Prototypes with the std at which the KL pull, 1/(2σ²), is the squared distance."""

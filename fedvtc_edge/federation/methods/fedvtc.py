@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -12,23 +12,13 @@ from fedvtc_edge import wire
 from fedvtc_edge.config import Config
 from fedvtc_edge.federation.exchange import Decoders, Exchange, RoundStep
 from fedvtc_edge.federation.federation import Federation
-from fedvtc_edge.federation.workload import (
-    Bytes,
-    Load,
-    TrainingTask,
-    epochs,
-    one_pass,
-    release_bytes,
-    statistics_bytes,
-    weights_bytes,
-)
 from fedvtc_edge.models import vtc
 from fedvtc_edge.models.anchor import Anchor, centre
 from fedvtc_edge.privacy.mechanism import release_spec_of
 from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.training.client import Client, in_chunks
 from fedvtc_edge.training.finetuning import steps_in
-from fedvtc_edge.training.knowledge import GlobalKnowledge, blank, from_anchor, from_features
+from fedvtc_edge.training.knowledge import GlobalKnowledge, from_anchor, from_features
 
 from .base import Method
 
@@ -127,20 +117,6 @@ class FedVTC(Method):
         elif "features" in published:
             self._knowledge = from_features(wire.published(published["features"]), device=device)
 
-    def load(self, client: Client, number: int) -> Load:
-        """Statistics once or in each round, and the phases around them."""
-        if number == 0:
-            if self.anchor is None:
-                return Load()
-            anchor, (up, down) = self.anchor, self._opening_bytes
-            measuring = one_pass(client, lambda probe: probe.measure_anchor(anchor, pooled=True))
-            return Load((measuring,), down, up)
-        tasks, (up, down) = [*self._training(client), *self._painting(client, number)], (0, 0)
-        if self.share != "anchored":
-            tasks.append(one_pass(client, Client.measure))
-            up, down = self._round_bytes
-        return Load(tuple(tasks), down, up)
-
     def control(self, images: Tensor) -> Tensor | None:
         """The discriminant on the anchor statistics alone."""
         if self._knowledge is None or self._knowledge.anchored is None:
@@ -180,57 +156,6 @@ class FedVTC(Method):
         if self.share == "features":
             return [own]
         return [own, "every round: all weights of its decoder"]
-
-    def _training(self, client: Client) -> Iterable[TrainingTask]:
-        """Phase A, as a device rehearses it."""
-        codes = self._known.codes
-        return epochs(client, lambda probe: probe.train(0, codes, kl=self.kl))
-
-    def _painting(self, client: Client, number: int) -> Iterator[TrainingTask]:
-        """Phases B and C, as a device rehearses them."""
-        knowledge, settings = self._known, client.settings
-        size = min(settings.batch, len(client.images))
-
-        def fit(probe: Client, _: int) -> None:
-            probe.fit_decoder(0, knowledge, match="dm" not in self.ablate)
-
-        def finetune(probe: Client, steps: int) -> None:
-            head_only = "head-only" in self.ablate
-            probe.finetune(0, knowledge, steps=steps, kl=self.kl, head_only=head_only)
-
-        yield TrainingTask("decoder", settings.batch, settings.decoder_steps, fit)
-        steps = steps_in(number, self.federation.config.method.rounds, settings)
-        if steps:
-            yield TrainingTask("finetune", size, steps, finetune)
-
-    @property
-    def _known(self) -> GlobalKnowledge:
-        """What the anchor knows, or something of its shape: the same before and after a restart."""
-        if self._knowledge is not None and self._knowledge.anchored is not None:
-            return self._knowledge
-        latent = self.federation.config.method.latent
-        return blank(self.federation.classes, latent, device=self.federation.compute.device)
-
-    @cached_property
-    def _opening_bytes(self) -> Bytes:
-        settings = self.federation.config.method
-        if self.spec is not None:
-            return release_bytes(self.federation, self.spec)
-        pooled = settings.moments == "covariance"
-        return statistics_bytes(self.federation, settings.anchor, pooled=pooled)
-
-    @cached_property
-    def _round_bytes(self) -> Bytes:
-        federation = self.federation
-        if self.spec is not None:
-            up, down = release_bytes(federation, self.spec)
-        else:
-            width = federation.config.method.latent
-            up, down = statistics_bytes(federation, width, pooled=False)
-        if self.share == "features+decoder":
-            more = weights_bytes(federation, federation.clients[0].decoder_weights())
-            up, down = up + more[0], down + more[1]
-        return up, down
 
     def _train(self, client: Client, number: int) -> None:
         client.train(number, self._knowledge.codes if self._knowledge else None, kl=self.kl)

@@ -9,7 +9,6 @@ import torch
 from fedvtc_edge.config import Config, TrainingSettings
 from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.federation import Federation
-from fedvtc_edge.federation.workload import Load, epochs, random_batches
 from fedvtc_edge.training import finetuning, supervised
 from fedvtc_edge.training.client import Client
 
@@ -25,10 +24,6 @@ class Local(Method):
         """Phase A and nothing else."""
         return [RoundStep(lambda client: client.train(number))] if number else []
 
-    def load(self, client: Client, number: int) -> Load:
-        """Phase A; nothing travels."""
-        return Load(tuple(epochs(client, lambda probe: probe.train(0))) if number else ())
-
 
 class LocalMatched(Method):
     """Each client alone, with as many gradient steps as FedVTC takes on f and ψ together."""
@@ -41,10 +36,6 @@ class LocalMatched(Method):
             client.train_on(number, client.images, client.labels, client.present, steps)
 
         return [RoundStep(train)] if number else []
-
-    def load(self, client: Client, number: int) -> Load:
-        """FedVTC's budget; nothing travels."""
-        return _matched(self.federation, client, number, len(client.images))
 
 
 class Centralised(Method):
@@ -70,20 +61,9 @@ class Centralised(Method):
 
         return [RoundStep(train)] if number else []
 
-    def load(self, client: Client, number: int) -> Load:
-        """FedVTC's budget; that all data would have to travel is not charged."""
-        return _matched(self.federation, client, number, len(self._images))
-
     def uploads(self) -> list[str]:
         """What a centralised training would need."""
         return ["all raw data (a ceiling, not a federation)"]
-
-
-def _matched(federation: Federation, client: Client, number: int, samples: int) -> Load:
-    if number == 0:
-        return Load()
-    steps = matched_steps(federation, client, number)
-    return Load((random_batches(client, steps, samples),))
 
 
 def matched_steps(federation: Federation, client: Client, number: int) -> int:

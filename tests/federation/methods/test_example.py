@@ -21,6 +21,7 @@ from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.methods import Method
 from fedvtc_edge.federation.methods.example import ExampleFedVTC
 from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
+from fedvtc_edge.federation.workload import Workload
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.plugins import ARCHITECTURES
 from fedvtc_edge.privacy.ledger import Ledger
@@ -247,6 +248,7 @@ def test_a_device_is_charged_for_the_scheduled_steps_whatever_it_has(tiny: Tiny)
     method = method_of(private(tiny))
     schedule = method.schedule
     for client in method.federation.clients:
-        (training,) = (task for task in method.load(client, 1).tasks if task.name == "train")
+        load = Workload(method, 1).of(client)
+        (training,) = (task for task in load.tasks if task.name == "train")
         assert training.steps == schedule.train_steps
         assert training.size == schedule.rate * len(client.images)
