@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from fedvtc_edge.distributed.messages import RequestError
 from fedvtc_edge.distributed.server.registry import merged, read_report
-from fedvtc_edge.federation.evaluation import ACCURACIES
 from fedvtc_edge.federation.rounds import blank
+from fedvtc_edge.runs.records import ACCURACIES
 
 HONEST: dict[str, Any] = {
     **dict.fromkeys(ACCURACIES, 0.5),
