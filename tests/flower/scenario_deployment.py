@@ -49,6 +49,8 @@ HOMES = {"client-00": "home", "client-01": "ho=me 1", "client-02": 'it\'s a "hom
 
 GATED = ("/v1/control/start-run", "/v1/runtime/acquire-task", "/v1/fleet/get-fab")
 
+PLUGIN = Path(__file__).parents[1] / "plugins" / "own_architecture.py"
+
 PATIENCE_S = 1100.0
 
 
@@ -149,7 +151,9 @@ def main(folder: Path) -> None:
 
     def join(name: str) -> Command:
         keys, home = f"kit/{name}", HOMES[name]
-        words = ("--keys", keys, "--home", home, "--wait", "300", "--tell")
+        words = ["--keys", keys, "--home", home, "--wait", "300", "--tell"]
+        if name == "client-01":  # with a network of its own, which the server need not know
+            words += ["--plugin", str(PLUGIN), "--architecture", "pyramid"]
         return start(name, "join", f"localhost:{port}", *words)
 
     def superlink() -> tuple[int, str]:

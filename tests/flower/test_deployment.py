@@ -41,6 +41,8 @@ def test_a_client_and_the_superlink_are_killed_and_nothing_counts_twice(
     assert attendance == [[True, True, True], [True, True, False], [True, True, True]]
     assert "the run is done" in result["client-02"]
     assert all(client["accuracy"] is not None for client in summary["clients"])
+    architectures = [client["architecture"] for client in summary["clients"]]
+    assert architectures == ["mlp", "pyramid", "mlp"]
 
     # It came back with its state: it did not take part in the sum again, nor anew.
     assert "opening" not in result["server"]
