@@ -15,6 +15,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -191,6 +192,11 @@ def load(*sources: str | Path) -> None:
         _import(text)
         if text not in _inherited():
             os.environ[VARIABLE] = os.pathsep.join([*_inherited(), text])
+
+
+def options() -> str:
+    """Words that name this process's plug-ins on another command line, with a space before."""
+    return "".join(f" --plugin {shlex.quote(text)}" for text in _inherited())
 
 
 def _inherited() -> list[str]:

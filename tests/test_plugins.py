@@ -22,6 +22,8 @@ from fedvtc_edge import plugins
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, DataError
+from fedvtc_edge.federation.methods import FedVTC
+from fedvtc_edge.federation.preflight import check_settings
 from fedvtc_edge.models import architectures, build, register
 from fedvtc_edge.models.anchor import Anchor
 from fedvtc_edge.models.registry import ImageShape
@@ -226,7 +228,8 @@ def test_an_architecture(
     call("run", file, *words, "--out", "there").refuses(*needs)
     with monkeypatch.context() as patched:
         patched.setattr(RunDirectory, "_write_metrics", stop)
-        call("run", file, *words, "--out", "there", "--plugin", ARCHITECTURE)
+        stopped = call("run", file, *words, "--out", "there", "--plugin", ARCHITECTURE)
+    stopped.refuses("interrupted", f"run --resume there --plugin {ARCHITECTURE}", 130)
     fresh()
     call("run", "--resume", "there", "--quiet").refuses(*needs)
     resumed = call("run", "--resume", "there", "--quiet", "--json", "--plugin", ARCHITECTURE)
@@ -302,6 +305,20 @@ def test_an_extractor_and_an_attack(
     call(*audit).refuses("unknown attack 'nearest'", "--plugin FILE.py")
     document = json.loads(call(*audit, "--plugin", ATTACK).out)
     assert {finding["attack"] for finding in document["findings"]} == {"nearest"}
+
+
+def test_masks_for_a_cohort_are_none_for_everybody(tiny: Tiny) -> None:
+    class Own(FedVTC):
+        """Uploads once from all clients, as its parent does."""
+
+    changes = {"clients": {"count": 8, "cohort": 0.5}, "transport": {"masking": True}}
+    changes["privacy"] = {"collusion": 0.0}
+    check_settings(tiny(**changes))
+    with plugins.METHODS.lent({"own": Own}):
+        with pytest.raises(ConfigError, match="masks are made for 4") as refused:
+            check_settings(tiny(**changes, method={"name": "own"}))
+        assert refused.value.hint == "set clients.cohort to 1"
+        check_settings(tiny(**changes | {"clients": {"count": 8}}, method={"name": "own"}))
 
 
 def test_the_default_extractor_leaves_no_trace(tiny: Tiny) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fedvtc_edge import plugins
+
 from . import _common as common
 
 if TYPE_CHECKING:
@@ -90,7 +92,8 @@ def command(
         common.emit_json({"schema": 1, "client": client, "home": str(place)})
     else:
         click.echo(f"{client}: the run is done; its networks lie in {place}")
-        click.echo(f"a bundle of them: fedvtc-edge export {shlex.quote(str(place))} --out bundles")
+        words = f"{shlex.quote(str(place))} --out bundles{plugins.options()}"
+        click.echo(f"a bundle of them: fedvtc-edge export {words}")
 
 
 def _membership(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fedvtc_edge import plugins
+
 from . import _common as common
 
 if TYPE_CHECKING:
@@ -92,7 +94,8 @@ def how_to_go_on(command: str, directory: Path, rest: str = "") -> str:
     """A hint after Ctrl-C, by what the run has written."""
     if not (directory / "config.toml").is_file():
         return "nothing was written yet: give the same command to start again"
-    return f"go on with: fedvtc-edge {command} --resume {shlex.quote(str(directory))}{rest}"
+    words = f"{command} --resume {shlex.quote(str(directory))}{plugins.options()}"
+    return f"go on with: fedvtc-edge {words}{rest}"
 
 
 def report_of(directory: Path) -> Path:

@@ -59,6 +59,13 @@ def _check_masking(config: Config) -> None:
             f"{MOST_CLIENTS}",
             hint="with two clients a sum tells each the other's statistics; see clients.count",
         )
+    once = METHODS.find(config.method.name).shared(config) == "anchored"
+    if once and group != config.clients.count:  # a method of somebody's own
+        raise ConfigError(
+            f"transport.masking with clients.cohort = {config.clients.cohort:g}: all clients of "
+            f"method.name = {config.method.name!r} upload at once, and masks are made for {group}",
+            hint="set clients.cohort to 1",
+        )
     bearable = 2 * threshold_of(group) - group
     if config.colluders >= bearable:
         raise ConfigError(
