@@ -282,7 +282,7 @@ def test_a_real_run(call: Call, settings: str, tmp_path: Path) -> None:
     assert lines[12] == "run: there"
     progress = answer.err.splitlines()
     assert progress[0] == "rounds: 3 to do"
-    assert [line.split(" f_k ")[0] for line in progress[1:]] == [
+    assert [line.split(" own model ")[0] for line in progress[1:]] == [
         "rounds: 1/3",
         "rounds: 2/3",
         "rounds: 3/3",
