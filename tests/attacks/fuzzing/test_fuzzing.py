@@ -170,7 +170,7 @@ def test_a_context_that_is_not_compared(tmp_path: Path, field: str) -> None:
 @pytest.mark.parametrize("name", ["diagonal", "pooled"])
 def test_sums_that_no_data_have(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     monkeypatch.setattr(uploads, "check_possible", lambda sums: None)
-    assert planted(every(tmp_path, name)) == {"wrong"}
+    assert planted(replace(every(tmp_path, name), neighbours=()), 800) == {"wrong"}
 
 
 def test_counts_that_count_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
