@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fedvtc_edge.report.kit import fill, write
+from fedvtc_edge.report.page import fill, write
 
 from . import wording
 from .charts import against_records, tradeoff

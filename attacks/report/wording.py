@@ -163,14 +163,6 @@ def setting(epsilon: float | None, moments: str) -> str:
     return f"{noise}, {MOMENTS.get(moments, moments)}"
 
 
-def briefly(epsilon: float | None, moments: str) -> str:
-    """A setting where there is little room: pooled moments go without saying."""
-    kind = {"mean": "means", "class": "class std"}.get(moments, moments)
-    if epsilon is None:
-        return kind
-    return f"ε = {number(epsilon)}" + ("" if moments == "pooled" else f", {kind}")
-
-
 def worst(audit: AuditDocument) -> str | None:
     """Sentence on the surest identification; None without one."""
     found = [f for f in audit.findings if f.metric == "identification" and f.value is not None]

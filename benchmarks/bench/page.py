@@ -20,7 +20,7 @@ from fedvtc_edge.report.canvas import (
     draw,
     legend,
 )
-from fedvtc_edge.report.kit import fill, write
+from fedvtc_edge.report.page import fill, write
 from fedvtc_edge.report.wording import short
 from fedvtc_edge.storage.atomic import write_atomic
 
