@@ -17,7 +17,7 @@ def test_phases_are_predicted_by_the_others(
 ) -> None:
     pi = DeviceProfile.load("rpi5")
     (tmp_path / "mine.toml").write_text(pi.to_toml())
-    names = "mlp,lenet"
+    names = "mlp,lenet,resnet8"  # three at least: each is predicted by the others
     given = ["--architectures", names, "--repeats", "1", "--device", str(tmp_path / "mine.toml")]
     training.main([*given, "--json"])
     document = json.loads(capsys.readouterr().out)
