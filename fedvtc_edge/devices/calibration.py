@@ -1,4 +1,4 @@
-"""Measures this machine in the runtime that a bundle uses, and writes its profile.
+"""Profile of this machine: its cores, its memory and its speed in the runtime of a bundle.
 
 Four probe graphs run in onnxruntime; neither torch nor the onnx package is needed.
 ``benchmarks/latency/probes.py`` made them, from the sizes that are named here.
@@ -184,9 +184,6 @@ def _figure(value: float, what: str, stamp: str) -> dict[str, Any]:
     digits = _DIGITS - 1 - math.floor(math.log10(value))
     return {"value": round(float(value), digits), "kind": "measured", "source": f"{what}; {stamp}"}
 
-
-# ---------------------------------------------------------------- section
-# What the machine we run on has: cores that we may use, and memory.
 
 MEGABYTE = 1 << 20
 

@@ -76,7 +76,7 @@ def test_the_bytes_that_travel_are_known_before(tiny: Tiny, changes: dict[str, A
 @pytest.mark.parametrize("batch", [8, 32])
 @pytest.mark.parametrize("name", METHODS.names())
 def test_the_steps_that_are_taken_are_known_before(tiny: Tiny, name: str, batch: int) -> None:
-    """Samples seen in phase A; painting counts images that are no samples."""
+    """Samples seen in phase A; synthesis counts images that are no samples."""
     config = tiny(method={"name": name}, training={"batch": batch, "epochs": 3})
     with deterministic():
         method = method_of(config)
