@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedvtc_edge.config import Config
-from fedvtc_edge.privacy.mechanism import covers
+from fedvtc_edge.privacy.claim import Claim
+from fedvtc_edge.privacy.mechanism import mechanism_of
 
 from .adversary.subjects import shared
 from .adversary.trials import CANDIDATES
 from .curve import MINIMUM_COUNTS
-from .dp.claims import PrivacyClaim, Thresholds
+from .dp.claims import Thresholds
 from .scoring.findings import DECIDING_RATE, Finding, Point, Policy
 
 Entry = dict[str, str | bool]
@@ -20,12 +21,15 @@ Entry = dict[str, str | bool]
 
 def threat_model(config: Config) -> list[Entry]:
     """Adversaries with what each sees of this run, and whether the run's claim covers it."""
-    private, masked, mode = config.privacy.mode, config.transport.masking, shared(config)
+    mechanism, masked, mode = mechanism_of(config), config.transport.masking, shared(config)
+    private, trained = mechanism is not None, mechanism is not None and mechanism.protects_models
+    noised = mechanism is not None and mechanism.unit == "example"
+    trusted = mechanism is not None and mechanism.noised_by_server
     if mode == "nothing":
         sees = "a client's own classifier; nothing is uploaded"
         return [{"view": "device", "sees": sees, "covered": False}]
     upload = "counts, class means and second moments"
-    if private in ("anchored", "example"):
+    if noised:
         upload = "noised counts, class means and second moments"
     each = "only the sum over the clients" if masked else f"each client's {upload}"
     anchored = mode == "anchored"
@@ -36,16 +40,15 @@ def threat_model(config: Config) -> list[Entry]:
     told = "what is published, less what all clients but one know of themselves"
     own = "a client's own classifier and decoder, and what is published"
     both = "both together: hidden features become computable"
-    noised, trained = private != "none", private == "example"
     rows = (
-        ("server", f"{each}, {space}{weights}", noised and (private != "client" or masked)),
-        ("colluders", told, noised),
+        ("server", f"{each}, {space}{weights}", private and not trusted),
+        ("colluders", told, private),
         ("device", own, trained),
         ("server+device", both, trained),
         (
             "eavesdropper",
             lengths if config.transport.seal else everything,
-            noised and private != "client",
+            noised,
         ),
     )
     return [{"view": view, "sees": sees, "covered": covered} for view, sees, covered in rows]
@@ -53,8 +56,8 @@ def threat_model(config: Config) -> list[Entry]:
 
 def layers(config: Config) -> list[Entry]:
     """Layers of protection with what each stops and does not stop, on or off."""
-    noise = config.privacy.mode != "none"
-    about = covers(config) if noise else "nothing: it is off"
+    mechanism = mechanism_of(config)
+    about = "nothing: it is off" if mechanism is None else mechanism.covers
     rows = (
         (
             "anchor",
@@ -76,7 +79,7 @@ def layers(config: Config) -> list[Entry]:
         ),
         (
             "noise",
-            noise,
+            mechanism is not None,
             "reconstruction, and membership as far as ε says",
             f"whatever it does not cover; it covers {about}",
         ),
@@ -143,7 +146,7 @@ def recommendations(
         )
     private = [point for point in points if point.epsilon is not None and point.minimum == 1]
     good = [point for point in private if point.low <= policy.identification]
-    if config.privacy.mode == "none" and good:
+    if mechanism_of(config) is None and good:
         best = max(good, key=lambda point: point.epsilon or 0)
         advise(
             f'privacy.mode = "anchored", privacy.epsilon = {best.epsilon:g} or less',
@@ -169,7 +172,7 @@ EXIT = {"pass": 0, "leak": 1, "inconclusive": 3, "claim invalid": 4}
 """Exit codes of the verdicts."""
 
 
-def policy_of(config: Config, claim: PrivacyClaim | None, limits: Thresholds) -> Policy:
+def policy_of(config: Config, claim: Claim | None, limits: Thresholds) -> Policy:
     """Limits: what a user allows, else what the claim allows, else five times chance.
 
     (ε, δ) allows a test with a false-positive rate f to find e^ε·f + δ of the members, and one

@@ -12,8 +12,9 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from fedvtc_edge.config import Config
-from fedvtc_edge.data import load_dataset
+from fedvtc_edge.data import load_data
 from fedvtc_edge.errors import RunError, UsageError
+from fedvtc_edge.privacy.claim import Claim
 from fedvtc_edge.progress import Progress, SilentProgress
 from fedvtc_edge.runs.directory import version
 from fedvtc_edge.runs.finished import FinishedRun
@@ -29,7 +30,7 @@ from .attempts import STAGED, attempt, groups_of, parse_views
 from .bundle import MANIFEST
 from .curve import curve
 from .direct_disclosures import exact_recovery, histogram, scanned, traffic
-from .dp.claims import PrivacyClaim, Thresholds, claim_of_run, read_claim, reasons_against
+from .dp.claims import Thresholds, claim_of_run, read_claim, reasons_against
 from .dp.game import audit_claim
 from .inference.memorisation import memorisation
 from .registry import parse_attacks
@@ -101,7 +102,7 @@ def audit(
     policy = policy_of(settings, claimed, limits)
     # Matrices are small: a second thread only waits for the first.
     with deterministic(), threadpool_limits(limits=1):
-        data = load_dataset(settings.data, public_classes=settings.privacy.mode != "none")
+        data = load_data(settings)
         audited = AuditedRun(opened, data, seed=seed)
         seen = [one for one in audited.observed() if one.who in chosen]
         groups = groups_of(audited, seen, number, staged=STAGED[:4] if quick else STAGED)
@@ -215,7 +216,7 @@ def _subject(run: FinishedRun | StatisticsFile, data: str) -> dict[str, Any]:
     }
 
 
-def _claim(claim: PrivacyClaim, file: Path | None) -> dict[str, Any]:
+def _claim(claim: Claim, file: Path | None) -> dict[str, Any]:
     return {
         "epsilon": claim.epsilon,
         "delta": claim.delta,

@@ -20,8 +20,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from fedvtc_edge.config import Config, load_config
-from fedvtc_edge.data import load_dataset
+from fedvtc_edge.data import load_data
 from fedvtc_edge.errors import FedVTCError
+from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.progress import BarProgress, Progress, SilentProgress
 from fedvtc_edge.runs.finished import FinishedRun
 from fedvtc_edge.storage.atomic import write_atomic
@@ -107,7 +108,7 @@ def _private(epsilon: float) -> dict[str, Any]:
 
 
 def _staged(config: Config, trials: int) -> Iterator[SweepRow]:
-    data = load_dataset(config.data)
+    data = load_data(config)
     audited = AuditedRun(Settings(config, classes=data.classes), data)
     stage, claim = UploadStager(audited), claim_of_run(config)
     dp = None if claim is None else audit_claim(audited, claim, quick=True)
@@ -128,7 +129,7 @@ def _trained(config: Config, trials: int) -> Iterator[SweepRow]:
     with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
         summary = run(config, out=Path(folder, "run")).summary
         finished = FinishedRun.open(Path(folder, "run"))
-        audited = AuditedRun(finished, load_dataset(config.data))
+        audited = AuditedRun(finished, load_data(config))
         seen = [one for one in audited.observed() if one.who == "server+device"]
         groups = groups_of(audited, seen, trials, staged=())
         for group in sorted(groups, key=lambda group: group.trials[0].count):
@@ -153,7 +154,7 @@ def _row(config: Config, names: Sequence[str], group: Group) -> SweepRow:
         config.data.name,
         config.method.share,
         config.method.moments if config.method.share == "anchored" else "diagonal",
-        None if config.privacy.mode == "none" else config.privacy.epsilon,
+        None if mechanism_of(config) is None else config.privacy.epsilon,
         group.name.removeprefix("n = "),
         best.attack,
         best.value or 0.0,

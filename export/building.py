@@ -11,12 +11,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fedvtc_edge.data import load_dataset
-from fedvtc_edge.data.own import TEST_SET, DataTerms, unpack_test
-from fedvtc_edge.distributed.client.state import ClientState
+from fedvtc_edge.data import load_data
+from fedvtc_edge.data.own import TERMS, TEST_SET, DataTerms, unpack_test
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.models import Classifier, ImageShape
 from fedvtc_edge.plugins import METHODS
+from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.runs.directory import version
 from fedvtc_edge.runs.finished import FinishedRun
 from fedvtc_edge.training.knowledge import CODE_STD, class_codes
@@ -165,7 +165,8 @@ class Builder:
                 hint="the run is damaged, or its data set has changed: run it again",
             )
         own = np.array(counts) > 0
-        if self.finished.config.privacy.mode == "example":  # which it has is private
+        mechanism = mechanism_of(self.finished.config)
+        if mechanism is not None and mechanism.protects_models:  # which it has is private
             own = np.ones_like(own)
         if self.anchor is None:
             mean, std = knowledge.mean.astype(np.float32), knowledge.std.astype(np.float32)
@@ -250,10 +251,10 @@ def task_of(finished: FinishedRun) -> ClassificationTask:
         RunError: A file of the home is missing.
     """
     if not finished.is_home:
-        return load_dataset(finished.config.data)
+        return load_data(finished.config)
     path = finished.path / TEST_SET
     try:
-        terms = DataTerms.from_json(ClientState(finished.path, finished.clients[0]).terms())
+        terms = DataTerms.from_json((finished.path / TERMS).read_text("utf-8"))
         packed = path.read_bytes() if path.exists() else None
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fedvtc_edge.errors import ParityError
 from fedvtc_edge.models import Classifier
-from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.models.vtc import VTC
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 

@@ -53,7 +53,7 @@ class DataSettings(_Table):
 
     @field_validator("image_size")
     @classmethod
-    def _paintable(cls, value: int) -> int:
+    def _synthesisable(cls, value: int) -> int:
         if value and (value % 4 or not 8 <= value <= 64):
             raise refuse(
                 f"{value} pixels cannot be painted",
@@ -204,6 +204,16 @@ class Config(_Table):
     def colluders(self) -> int:
         """Clients of a group that may be in league with the server, rounded up."""
         return math.ceil(self.privacy.collusion * self.group - 1e-9)  # 0.07 · 100 is 7.000…01
+
+    @property
+    def dropouts(self) -> int:
+        """Clients of a group that a masked sum can do without: a third, rounded down."""
+        return self.group // 3
+
+    @property
+    def client_ids(self) -> list[str]:
+        """Ids of all clients, in order."""
+        return [f"client-{index:02d}" for index in range(self.clients.count)]
 
     def replace(self, **tables: Mapping[str, Any] | int) -> Config:
         """A copy with some keys changed, validated again.
@@ -368,8 +378,3 @@ def _unknown_key(location: list[str], root: type[BaseModel]) -> ConfigError:
     near += [f"{prefix}{name}" for name in difflib.get_close_matches(key, valid, 1, cutoff)]
     hint = f"did you mean {' or '.join(near)}?" if near else f"valid keys: {', '.join(valid)}"
     return ConfigError(f"unknown key {prefix}{key}", hint=hint)
-
-
-def client_ids(config: Config) -> list[str]:
-    """Ids of all clients, in order."""
-    return [f"client-{index:02d}" for index in range(config.clients.count)]

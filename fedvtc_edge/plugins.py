@@ -164,7 +164,7 @@ EXTRACTORS: Registry[Callable[..., Any] | None] = Registry(
     "extractor",
     "method.extractor",
     "fedvtc_edge.extractors",
-    builtins="fedvtc_edge.models.anchor",
+    builtins="fedvtc_edge.models.extractor",
 )
 METHODS: Registry[type[MethodTraits]] = Registry(
     "method", "method.name", "fedvtc_edge.methods", builtins="fedvtc_edge.federation.methods"

@@ -21,10 +21,10 @@ SIDES = ("attacks", "benchmarks", "export")
 LAYERS: list[set[str]] = [
     {"errors", "progress", "seeding"},
     {"config", "plugins", "statistics", "storage"},
-    {"data", "models", "wire"},
-    {"sealing"},
+    {"data", "privacy", "wire"},
+    {"models", "sealing"},
     {"masking"},
-    {"privacy", "transport"},
+    {"transport"},
     {"runs", "training"},
     {"devices", "report"},
     {"federation"},
@@ -126,6 +126,25 @@ def dotted_parts(path: Path) -> list[str]:
     parts = [*path.relative_to(ROOT).with_suffix("").parts]
     parts = parts[:-1] if parts[-1] == "__init__" else parts
     return parts if parts[0] == PACKAGE else [PACKAGE, *parts]
+
+
+# What a layer would allow, and what must not be all the same: who imports, and from what.
+FORBIDDEN = [
+    ("fedvtc_edge/privacy", "fedvtc_edge.masking"),  # it is told how many clients may drop out
+    ("fedvtc_edge/training/client.py", "fedvtc_edge.wire"),  # statistics, not their bytes
+    ("export", "fedvtc_edge.distributed"),
+    ("attacks", "fedvtc_edge.federation.assembly"),  # an adversary has uploads, and no federation
+    ("attacks", "fedvtc_edge.federation.evaluation"),
+]
+
+
+@pytest.mark.parametrize(("importer", "forbidden"), FORBIDDEN)
+def test_forbidden_arrows(importer: str, forbidden: str) -> None:
+    importers = [path for path in EVERYTHING if short(path).startswith(importer)]
+    assert importers
+    for path in importers:
+        found = {name for name in imports_of(path) if f"{name}.".startswith(f"{forbidden}.")}
+        assert not found, f"{short(path)} imports {found}"
 
 
 @pytest.mark.parametrize("side", SIDES)

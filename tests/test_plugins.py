@@ -25,7 +25,7 @@ from fedvtc_edge.errors import ConfigError, DataError
 from fedvtc_edge.federation.methods import FedVTC
 from fedvtc_edge.federation.preflight import check_settings
 from fedvtc_edge.models import architectures, build, register
-from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.models.registry import ImageShape
 from fedvtc_edge.workflows.run import run
 

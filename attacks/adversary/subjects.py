@@ -10,11 +10,10 @@ from fedvtc_edge import wire
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import RunError, UsageError
 from fedvtc_edge.models import Classifier, ImageShape
-from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.extractor import Anchor, extractor_of
 from fedvtc_edge.models.vtc import VTC
 from fedvtc_edge.plugins import METHODS
-from fedvtc_edge.privacy.mechanism import release_spec_of
-from fedvtc_edge.seeding import derive_seed
+from fedvtc_edge.privacy.mechanism import anchor_width
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.wire import WireError
 
@@ -80,12 +79,9 @@ class Settings:
     classes: int = 10
     digest: str = ""
 
-    def anchor(self, shape: ImageShape) -> Anchor:
+    def anchor(self, shape: ImageShape) -> Anchor | None:
         """The anchor R of the settings."""
-        spec = release_spec_of(self.config, self.classes)
-        width = spec.width if spec else self.config.method.anchor
-        seed = derive_seed(self.config.seed, "anchor")
-        return Anchor(shape, width, seed, self.config.method.extractor).eval()
+        return extractor_of(self.config, shape, self.classes)
 
     def published(self) -> GlobalStatistics | None:
         """No publication."""
@@ -130,8 +126,7 @@ class StatisticsFile(Settings):
                 f"{path} holds no published statistics: {error}",
                 hint="give statistics.safetensors of a run or of a bundle",
             ) from None
-        spec = release_spec_of(config, len(found.count))
-        width = spec.width if spec else config.method.anchor
+        width = anchor_width(config, len(found.count))
         if shared(config) != "anchored" or found.mean.shape[1] != width:
             raise RunError(
                 f"{path} has {found.mean.shape[1]} features, the settings say {width} of an anchor",

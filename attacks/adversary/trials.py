@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvtc_edge import wire
-from fedvtc_edge.config import client_ids
 from fedvtc_edge.data import Dataset, partition
 from fedvtc_edge.models import ImageShape
-from fedvtc_edge.models.anchor import Anchor, centre
-from fedvtc_edge.privacy.mechanism import release_spec_of
+from fedvtc_edge.models.extractor import Anchor, centre
+from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.privacy.release import bounded_sums, clipped_upload, contributions
 from fedvtc_edge.privacy.release_spec import COUNT, Array, ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.privacy.sampler import GRID, discrete_gaussian
@@ -106,7 +105,7 @@ class AuditedRun:
             settings=self.config.data,
             seed=derive_seed(self.config.seed, "partition"),
         )
-        self.holdings: dict[str, Indices] = dict(zip(client_ids(self.config), parts, strict=True))
+        self.holdings: dict[str, Indices] = dict(zip(self.config.client_ids, parts, strict=True))
         self.holdings[EVERYONE] = np.concatenate(parts)
         order = self.rng.permutation(len(data.y_test))
         half = len(order) // 2
@@ -114,7 +113,8 @@ class AuditedRun:
         self.public, self.public_labels = test[order[:half]], data.y_test[order[:half]]
         self.held, self.held_labels = test[order[half:]], data.y_test[order[half:]]
         self.anchored = shared(self.config) == "anchored"
-        self.spec = release_spec_of(self.config, self.classes)
+        self.mechanism = mechanism_of(self.config, self.classes)
+        self.spec = None if self.mechanism is None else self.mechanism.spec
         self._models: dict[str, Map] = {}
         self._decoders: dict[str, Map | None] = {}
         self._populations: dict[Map, list[Population]] = {}
@@ -173,7 +173,7 @@ class AuditedRun:
         total, pooled = sums_of(published), published.covariance is not None
         if self.config.server.trim or self.config.server.minimum_contributors > 1:
             return  # what was published is not the sum
-        for client in client_ids(self.config):
+        for client in self.config.client_ids:
             rest = np.setdiff1d(self.holdings[EVERYONE], self.holdings[client])
             own = self.sums(self.anchor, rest, pooled=pooled)
             left = ClassStatistics(

@@ -1,51 +1,37 @@
-"""What a run claims of its privacy, and what makes any claim invalid, measured or not."""
+"""What a run claims of its privacy, and what makes any claim invalid, measured or not.
+
+Claims, and how much may leak, are also read from TOML as a user writes them.
+"""
 
 from __future__ import annotations
 
 import difflib
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from pydantic_core import ErrorDetails
 
 from fedvtc_edge.config import Config, read_toml
-from fedvtc_edge.errors import ConfigError, PrivacyError
-from fedvtc_edge.privacy import mechanism as plan
-from fedvtc_edge.privacy.accountant import MAX_EPSILON, MIN_DELTA, ComposedStep, epsilon_spent
-from fedvtc_edge.privacy.mechanism import schedule_of
+from fedvtc_edge.errors import ConfigError
+from fedvtc_edge.privacy.accountant import MAX_EPSILON
+from fedvtc_edge.privacy.claim import NEIGHBOURS, UNITS, Claim
+from fedvtc_edge.privacy.mechanism import mechanism_of
 
-__all__ = [
-    "PrivacyClaim",
-    "Thresholds",
-    "claim_of_run",
-    "least_epsilon",
-    "read_claim",
-    "reasons_against",
-]
-
+_EXAMPLE = 'epsilon = 4.0, delta = 1e-5, unit = "example", neighbouring = "add/remove"'
 _GDP = re.compile(r"\bgdp\b|\bclt\b|gaussian.?(dp|differential)", re.IGNORECASE)
 
 
-def claim_of_run(config: Config) -> PrivacyClaim | None:
+def claim_of_run(config: Config) -> Claim | None:
     """What a run claims by its own settings; None where it claims nothing."""
-    said = plan.claim_of(config)
-    if said is None:
-        return None
-    return PrivacyClaim(
-        epsilon=said.epsilon,
-        delta=config.privacy.delta,
-        unit=_unit(config),
-        neighbouring="add/remove",
-        mechanism=said.mechanism,
-        accountant="PRV or RDP" if config.privacy.mode == "example" else "exact",
-    )
+    mechanism = mechanism_of(config)
+    return None if mechanism is None else mechanism.claim
 
 
-def reasons_against(claim: PrivacyClaim, config: Config | None = None) -> list[str]:
+def reasons_against(claim: Claim, config: Config | None = None) -> list[str]:
     """Why a claim is invalid, whatever an audit of it measures.
 
     A claim that is merely too small for the noise is refuted by attacks; these are claims
@@ -71,7 +57,7 @@ def reasons_against(claim: PrivacyClaim, config: Config | None = None) -> list[s
     return missing + _inherent(claim) + ([] if config is None else _contradictions(claim, config))
 
 
-def _inherent(claim: PrivacyClaim) -> list[str]:
+def _inherent(claim: Claim) -> list[str]:
     """What no run could mend."""
     found = {
         "statistics of a batch (BatchNorm) mix the examples that DP-SGD must tell apart": (
@@ -87,13 +73,15 @@ def _inherent(claim: PrivacyClaim) -> list[str]:
     return [reason for reason, applies in found.items() if applies]
 
 
-def _contradictions(claim: PrivacyClaim, config: Config) -> list[str]:
+def _contradictions(claim: Claim, config: Config) -> list[str]:
     """What the run's own settings say against it."""
-    found, unit, mode = [], _unit(config), config.privacy.mode
-    if config.method.share == "features+decoder" and mode != "example":
+    found, mechanism = [], mechanism_of(config)
+    protected = mechanism is not None and mechanism.protects_models
+    if config.method.share == "features+decoder" and not protected:
         found.append("decoders, trained on the data, were sent without noise and account")
-    if mode == "none":
+    if mechanism is None:
         return [*found, "the run adds no noise: its privacy.mode is 'none'"]
+    unit = mechanism.unit
     if claim.unit not in (None, "", unit):
         found.append(f"its unit is one {claim.unit}, the run's noise is for one {unit}")
     clients, population = config.clients.count, config.privacy.population
@@ -104,55 +92,14 @@ def _contradictions(claim: PrivacyClaim, config: Config) -> list[str]:
             f"somebody's data outright"
         )
     elif claim.delta is not None and not found:
-        least = least_epsilon(config, claim.delta, claim.neighbouring or NEIGHBOURS[0])
+        relation = claim.neighbouring or "add/remove"
+        least = mechanism.least_epsilon(claim.delta, relation)
         if claim.epsilon < least:
-            relation = claim.neighbouring or NEIGHBOURS[0]
             found.append(
                 f"epsilon {claim.epsilon:g} is less than the run's noise gives: "
                 f"{_upward(least)} at delta {claim.delta:g} for neighbours by {relation}"
             )
     return found
-
-
-def least_epsilon(config: Config, delta: float, neighbouring: str) -> float:
-    """The least ε that may be said of a private run; its accountant's.
-
-    Replacing one unit moves sums by twice the bound: what was released in full is accounted
-    with half of its noise. Of sampled steps that would be too much, so that they count as
-    if nothing were replaced: the result is never more than what must be claimed.
-
-    Args:
-        config: With a privacy mode.
-        delta: δ; infinity comes of one below 1e-300.
-        neighbouring: ``add/remove`` or ``replace``.
-    """
-    steps = _steps(config)
-    doubled = [(noise / 2, rate, number) for noise, rate, number in steps if rate == 1.0]
-    histories = [steps, doubled] if neighbouring == "replace" else [steps]
-    if delta < MIN_DELTA:
-        return math.inf
-    try:
-        return max(epsilon_spent(history, delta) for history in histories)
-    except PrivacyError:  # no ε up to 1000
-        return math.inf
-
-
-def _steps(config: Config) -> list[ComposedStep]:
-    """Noise multiplier, sampling rate and number of all that one unit goes through."""
-    if config.privacy.mode == "example":
-        schedule = schedule_of(config)
-        rounds = schedule.rounds
-        steps = schedule.steps(
-            schedule.noise_multiplier, trained=rounds, painted=rounds, released=schedule.releases
-        )
-        return [step for step in steps if step[2]]
-    spec = plan.release_spec_of(config, 2)  # neither noise nor clip depend on the classes
-    assert spec is not None
-    return [(spec.noise_multiplier, 1.0, spec.releases)]
-
-
-def _unit(config: Config) -> str:
-    return "client" if config.privacy.mode == "client" else "example"
 
 
 def _upward(epsilon: float) -> str:
@@ -163,63 +110,7 @@ def _upward(epsilon: float) -> str:
     return f"{math.ceil(epsilon / step) * step:.6g}"
 
 
-# ---------------------------------------------------------------- section
-# A claim, and how much may leak; as Python has them, and as a user writes them in TOML.
-
-UNITS = ("example", "client")
-NEIGHBOURS = ("add/remove", "replace")
-
-_EXAMPLE = 'epsilon = 4.0, delta = 1e-5, unit = "example", neighbouring = "add/remove"'
-_GAUSSIAN = re.compile(r"(discrete[ -])?gaussian", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class PrivacyClaim:
-    """(ε, δ), and of what.
-
-    Args:
-        epsilon: ε, above 0 and at most 1000.
-        delta: δ in [0, 1); None where it is not said.
-        unit: ``example`` or ``client``.
-        neighbouring: ``add/remove`` or ``replace``.
-        mechanism: In words that begin with its name, such as ``Gaussian`` or ``DP-SGD``.
-        accountant: By what ε was computed.
-        clip_from_data: Whether the clip bound is computed from the data.
-        batch_norm: Whether a network with BatchNorm is trained under DP-SGD.
-        decoder_outside_ledger: Whether a decoder is trained on data, or sent, without account.
-
-    Raises:
-        PrivacyError: An ε or δ that is no such number.
-    """
-
-    epsilon: float
-    delta: float | None
-    unit: str | None
-    neighbouring: str | None
-    mechanism: str | None
-    accountant: str | None = None
-    clip_from_data: bool = False
-    batch_norm: bool = False
-    decoder_outside_ledger: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.epsilon <= MAX_EPSILON:
-            raise PrivacyError(
-                f"a claim of epsilon {self.epsilon}, expected above 0 to {MAX_EPSILON:g}",
-                hint="claim the epsilon that the noise was calibrated for",
-            )
-        if self.delta is not None and not 0 <= self.delta < 1:
-            raise PrivacyError(
-                f"a claim of delta {self.delta}, expected 0 to below 1",
-                hint="below one over the number of units",
-            )
-
-    @property
-    def gaussian(self) -> bool:
-        """Whether it is of plain Gaussian noise, whose curve is known exactly."""
-        return _GAUSSIAN.match(self.mechanism or "") is not None
-
-
+@with_config(ConfigDict(allow_inf_nan=False))
 @dataclass(frozen=True)
 class Thresholds:
     """What may leak at most; None leaves it to the auditor.
@@ -230,41 +121,22 @@ class Thresholds:
         max_epsilon: Lower bound on ε.
     """
 
-    max_identification: float | None = None
-    max_membership_tpr: float | None = None
-    max_epsilon: float | None = None
+    max_identification: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
+    max_membership_tpr: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
+    max_epsilon: Annotated[float, Field(strict=True, gt=0, le=MAX_EPSILON)] | None = None
 
 
-class _Claimed(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    epsilon: float = Field(gt=0, le=MAX_EPSILON)
-    delta: float | None = Field(default=None, ge=0, lt=1)
-    unit: Literal["example", "client"] | None = None
-    neighbouring: Literal["add/remove", "replace"] | None = None
-    mechanism: str | None = Field(default=None, max_length=400)
-    accountant: str | None = Field(default=None, max_length=400)
-    clip_from_data: bool = False
-    batch_norm: bool = False
-    decoder_outside_ledger: bool = False
+_LIMITS = [field.name for field in fields(Thresholds)]
 
 
-class _Limits(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    max_identification: float | None = Field(default=None, ge=0, le=1)
-    max_membership_tpr: float | None = Field(default=None, ge=0, le=1)
-    max_epsilon: float | None = Field(default=None, gt=0, le=MAX_EPSILON)
-
-
-def read_claim(path: Path) -> tuple[PrivacyClaim | None, Thresholds]:
+def read_claim(path: Path) -> tuple[Claim | None, Thresholds]:
     """Read what is claimed of a run, and what may leak.
 
     What a claim leaves out is no error here: it makes the claim invalid, and
     :func:`~fedvtc_edge.attacks.dp.claims.reasons_against` says so.
 
     Args:
-        path: A TOML file with the keys of :class:`PrivacyClaim` and of :class:`Thresholds`.
+        path: A TOML file with the keys of :class:`Claim` and of :class:`Thresholds`.
 
     Returns:
         The claim, None where only thresholds are given, and the thresholds.
@@ -274,22 +146,22 @@ def read_claim(path: Path) -> tuple[PrivacyClaim | None, Thresholds]:
             out of range, or a claim without an ε.
     """
     document = read_toml(path)
-    limits = {key: document.pop(key) for key in _Limits.model_fields if key in document}
+    limits = {key: document.pop(key) for key in _LIMITS if key in document}
     try:
-        thresholds = Thresholds(**_Limits.model_validate(limits).model_dump())
+        thresholds = TypeAdapter(Thresholds).validate_python(limits)
         if limits and not document:
             return None, thresholds
-        return PrivacyClaim(**_Claimed.model_validate(document).model_dump()), thresholds
+        return TypeAdapter(Claim).validate_python(document), thresholds
     except ValidationError as error:
         raise _explain(path, error.errors(), document) from None
 
 
 def _explain(path: Path, errors: list[ErrorDetails], document: dict[str, Any]) -> ConfigError:
     # A misspelt key is also a missing one: the misspelling is what the user can see.
-    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+    first = next((e for e in errors if e["type"] == "unexpected_keyword_argument"), errors[0])
     key = str(first["loc"][0])
-    known = [*_Claimed.model_fields, *_Limits.model_fields]
-    if first["type"] == "extra_forbidden":
+    known = [*(field.name for field in fields(Claim)), *_LIMITS]
+    if first["type"] == "unexpected_keyword_argument":
         return ConfigError(f"{path}: unknown key {key}", hint=_near(key, known, "keys"))
     if first["type"] == "missing":
         return ConfigError(

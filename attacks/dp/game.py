@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from fedvtc_edge.errors import PrivacyError, ScoreError
 from fedvtc_edge.privacy.accountant import noise_for
+from fedvtc_edge.privacy.claim import Claim
 from fedvtc_edge.privacy.release_spec import Array, ClientReleaseSpec
 from fedvtc_edge.training.client import one_by_one
 
 from ..adversary.observations import EVERYONE
 from ..adversary.trials import AuditedRun
 from .bounds import Blocks, Bounds, bounds_of, choose
-from .claims import PrivacyClaim
 from .releases import ClientRelease, ExampleRelease, Records, canary, canary_client, joined
 
 Verdict = Literal["pass", "leak", "inconclusive"]
@@ -87,7 +87,7 @@ class MechanismAudit:
 
 def audit(
     mechanism: AuditedMechanism,
-    claim: PrivacyClaim,
+    claim: Claim,
     *,
     trials: int,
     confidence: float,
@@ -138,7 +138,7 @@ def audit(
 
 
 def trials_for(
-    claim: PrivacyClaim,
+    claim: Claim,
     *,
     confidence: float,
     attacks: int = 1,
@@ -211,9 +211,7 @@ def _checked(upload: NDArray[Any], world: int, size: int) -> Array:
     return numbers
 
 
-def audit_claim(
-    audited: AuditedRun, claim: PrivacyClaim, *, quick: bool
-) -> Mapping[str, Any] | None:
+def audit_claim(audited: AuditedRun, claim: Claim, *, quick: bool) -> Mapping[str, Any] | None:
     """Try to refute the claim of a run on its own release path.
 
     The worlds differ in a canary, which moves the sums by all of the clip bound, and in a natural
@@ -227,12 +225,12 @@ def audit_claim(
     Returns:
         ``dp`` of the report; None where the run has no noise or its claim no δ.
     """
-    if audited.spec is None or claim.delta is None:
+    if audited.mechanism is None or claim.delta is None:
         return None
     played = _mechanisms(audited)
     played = dict(list(played.items())[:1]) if quick else played
     worlds = f"with and without one {claim.unit or 'example'}, all else equal"
-    if audited.config.privacy.mode == "example":
+    if audited.mechanism.protects_models:
         # DP-SGD's steps are not played over: what is audited is the release, by its own claim.
         claim = next(iter(played.values())).claim
         worlds += "; of the whole budget, the share that uploads spend"

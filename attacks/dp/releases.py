@@ -13,11 +13,11 @@ from functools import cached_property
 
 import numpy as np
 
+from fedvtc_edge.privacy.claim import Claim
 from fedvtc_edge.privacy.release import Integers, bounded_sums, clipped_upload, noised, release
 from fedvtc_edge.privacy.release_spec import RADIUS, Array, ClientReleaseSpec, ReleaseSpec
 
 from .bounds import Blocks
-from .claims import PrivacyClaim
 
 Records = tuple[Array, Integers]
 """Features [N, m], each of norm √m where they are an anchor's, and their classes [N]."""
@@ -138,9 +138,9 @@ class _HalvedClient(ClientReleaseSpec):
         return super().share / 2
 
 
-def claim_of_spec(spec: ReleaseSpec) -> PrivacyClaim:
+def claim_of_spec(spec: ReleaseSpec) -> Claim:
     """The claim of all releases of a spec together."""
-    return PrivacyClaim(
+    return Claim(
         epsilon=spec.epsilon,
         delta=spec.delta,
         unit="client" if isinstance(spec, ClientReleaseSpec) else "example",

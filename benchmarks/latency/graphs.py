@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedvtc_edge.export.graphs import AnchorGraph, ClassifierGraph, SynthesizerGraph, convert
 from fedvtc_edge.export.runtime import Arrays, Session
 from fedvtc_edge.models import ImageShape, build, vtc
-from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.extractor import Anchor
 
 _LATENT, _ANCHOR, _CLASSES, _SEED = 64, 128, 10, 0
 _COLOURED = 32

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedvtc_edge.config import Config, TrainingSettings, load_config
-from fedvtc_edge.data import Dataset, load_dataset
+from fedvtc_edge.data import Dataset, load_data
 from fedvtc_edge.federation.assembly import assemble, clients
 from fedvtc_edge.federation.evaluation import TestSet
 from fedvtc_edge.federation.rounds import LocalExecutor, run_rounds, take_steps
@@ -87,7 +87,7 @@ def measure(rounds: int, repeats: int) -> dict[str, Any]:
         training steps alone, the strictest one.
     """
     config = settings(rounds)
-    data = load_dataset(config.data)
+    data = load_data(config)
     for warm_up in (engine_seconds, training_seconds, floor_seconds):
         warm_up(settings(1), data)
     engines, trainings, floors = [], [], []

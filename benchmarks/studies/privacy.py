@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 
 import fedvtc_edge
 from fedvtc_edge.config import Config, load_config
-from fedvtc_edge.data import load_dataset
+from fedvtc_edge.data import load_data
 from fedvtc_edge.errors import ConfigError, FedVTCError
 from fedvtc_edge.federation.assembly import assemble
-from fedvtc_edge.federation.preflight import check_names
+from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
 from fedvtc_edge.progress import BarProgress, Progress, SilentProgress
 from fedvtc_edge.report.canvas import CALIBRATED, CONTROL, FULL, LOCAL, OWN, draw, legend
@@ -111,8 +111,8 @@ def control_alone(config: Config) -> dict[str, float]:
         raise ConfigError(
             "--release-only without an anchor", hint='use method.share = "anchored" of "fedvtc"'
         )
-    check_names(config)
-    data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
+    check(config)
+    data = load_data(config)
     with deterministic():
         compute = Compute.of(config.engine)
         method = assemble(config, data, compute)

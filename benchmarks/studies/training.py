@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from fedvtc_edge.config import load_config
-from fedvtc_edge.data import load_dataset
+from fedvtc_edge.data import load_data
 from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.devices.clock import Speed
 from fedvtc_edge.devices.recorder import probe_copy, record
@@ -55,7 +55,7 @@ def study(networks: Sequence[str], repeats: int, device: Speed | None = None) ->
         ConfigError: No such architecture, or too few of them.
     """
     config = load_config({"clients": {"count": len(networks), "architectures": list(networks)}})
-    data, samples = load_dataset(config.data), []
+    data, samples = load_data(config), []
     with deterministic():
         method = assemble(config, data, Compute.of(config.engine))
         executor = LocalExecutor(method)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from fedvtc_edge.config import ClientSettings, EngineSettings, TrainingSettings
 from fedvtc_edge.federation.methods.fedvtc import KL
 from fedvtc_edge.models import Classifier, ImageShape, build, vtc
-from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.models.vtc import VTC
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.training.client import Client

@@ -5,6 +5,6 @@ Nothing here imports torch except the torchvision sets, and those only when name
 
 from .dataset import Dataset
 from .partition import partition
-from .sources import load_dataset
+from .sources import load_data, load_dataset
 
-__all__ = ["Dataset", "load_dataset", "partition"]
+__all__ = ["Dataset", "load_data", "load_dataset", "partition"]

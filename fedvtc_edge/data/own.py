@@ -311,8 +311,8 @@ def _layout(path: Path, terms: DataTerms) -> tuple[Tree, str, list[str]]:
     return tree, "", names
 
 
-TEST_SET = "test.safetensors"
-"""File of a client's state folder that holds the test set."""
+TERMS, TEST_SET = "terms.json", "test.safetensors"
+"""Files of a client's state folder that hold the agreed terms and the test set."""
 
 TEST = "test-set"
 """Under which name the server publishes its test set to clients that lack it."""

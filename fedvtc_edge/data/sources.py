@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedvtc_edge.config import DataSettings
+from fedvtc_edge.config import Config, DataSettings
 from fedvtc_edge.errors import DataError, MissingExtra
 
 from .arrays import open_arrays
@@ -28,6 +28,16 @@ _LIMIT_SEED = 1_000_037
 
 _DIGITS_TEST = 500
 _HOLDOUT_SHARE = 5  # one in five
+
+
+def load_data(config: Config) -> Dataset:
+    """The data set of a run; under a privacy mode it must say what its classes are.
+
+    Raises:
+        DataError: Not found, damaged, or without a public list of classes where one is needed.
+        MissingExtra: The source needs a package that is not installed.
+    """
+    return load_dataset(config.data, public_classes=config.privacy.mode != "none")
 
 
 def load_dataset(settings: DataSettings, *, public_classes: bool = False) -> Dataset:

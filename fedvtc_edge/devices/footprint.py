@@ -15,7 +15,7 @@ from torch import nn
 from fedvtc_edge.config import Config, MethodSettings, TrainingSettings
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.models import ImageShape, build, from_torchvision, vtc
-from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS, METHODS
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.training.client import Client

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fedvtc_edge.config import Config, client_ids
+from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset, partition
 from fedvtc_edge.data.dataset import Samples
 from fedvtc_edge.devices.planner import ClientAssignment, fleet
@@ -52,7 +52,7 @@ def assemble(
     kind = method_of(config)
     height, _, channels = data.image_shape
     own = None if folder is None else folder / FOLDER
-    parties = KeyRing(client_ids(config), own)
+    parties = KeyRing(config.client_ids, own)
     transport = transport_of(config.transport, parties, public_name(config), own)
     federation = Federation(
         config,
@@ -153,4 +153,4 @@ def assignments(config: Config, data: Dataset) -> list[ClientAssignment]:
         ConfigError: An unknown architecture or device.
     """
     height, _, channels = data.image_shape
-    return fleet(config, client_ids(config), ImageShape(height, channels), data.classes)
+    return fleet(config, config.client_ids, ImageShape(height, channels), data.classes)

@@ -17,8 +17,9 @@ from fedvtc_edge import wire
 from fedvtc_edge.config import ServerSettings
 from fedvtc_edge.errors import ServerError
 from fedvtc_edge.masking import LARGEST_BOUND
-from fedvtc_edge.privacy.release import check_norm, estimate, noised
-from fedvtc_edge.privacy.release_spec import Array, ClientReleaseSpec, ReleaseSpec
+from fedvtc_edge.privacy.mechanism import Mechanism
+from fedvtc_edge.privacy.release import check_norm, estimate
+from fedvtc_edge.privacy.release_spec import Array, ReleaseSpec
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.training.client import Client
@@ -247,7 +248,7 @@ class Clipped(Exchange[Integers]):
     Args:
         kind: ``anchor`` or ``features``.
         clip: One client's clipped sums, int64 [size].
-        spec: Clip bound and noise.
+        mechanism: Clip bound and noise.
         centre: Public centre of the features.
         release: Draws the server's one release of a context, or gives what was drawn before;
             it is in the ledger when this returns.
@@ -257,11 +258,16 @@ class Clipped(Exchange[Integers]):
 
     kind: str
     clip: Callable[[Client], Integers]
-    spec: ClientReleaseSpec
+    mechanism: Mechanism
     centre: Array
     release: Callable[[Context, Callable[[], bytes]], bytes]
     least: int = 0
     std: float | None = None
+
+    @property
+    def spec(self) -> ReleaseSpec:
+        """Form of the sums."""
+        return self.mechanism.spec
 
     def encode(self, client: Client, context: Context) -> bytes:
         """Encode clipped sums."""
@@ -277,7 +283,7 @@ class Clipped(Exchange[Integers]):
         """Encode what the server's release of the noised sum says of the data."""
         total, _ = _sum_of(parts, self.spec.size)  # without noise: nobody else may see it
         released = self.release(
-            context, lambda: wire.encode_release(noised(self.spec, total), context=context)
+            context, lambda: wire.encode_release(self.mechanism.aggregate(total), context=context)
         )
         total = wire.decode_release(released, size=self.spec.size, context=context)
         return _estimate(self.spec, total, 1, self.centre, self.std)

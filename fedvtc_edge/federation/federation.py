@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.models.registry import ImageShape
-from fedvtc_edge.privacy.release_spec import Array, ReleaseSpec
+from fedvtc_edge.privacy.mechanism import Mechanism, mechanism_of
+from fedvtc_edge.privacy.release_spec import Array
 from fedvtc_edge.privacy.release_store import SERVER, ReleaseStore
 from fedvtc_edge.statistics.class_statistics import ClassStatistics
 from fedvtc_edge.training.client import Client
@@ -16,7 +17,7 @@ from fedvtc_edge.transport.channel import Plain, Transport
 from fedvtc_edge.transport.masked_sum import Integers, MaskedSums
 from fedvtc_edge.wire.context import Context
 
-from .exchange import Exact, Noised, release_name
+from .exchange import Clipped, Exact, Exchange, Noised, release_name
 from .server import Server
 
 Record = Callable[[Context, bytes], None]
@@ -43,6 +44,8 @@ class Federation:
         transport: Carries uploads.
         record: The ledger.
         masked: Sums that hide their parts, or None where the server sees each upload.
+        mechanism: Of differential privacy, as the settings ask for; None where nothing is
+            claimed.
     """
 
     config: Config
@@ -56,6 +59,10 @@ class Federation:
     transport: Transport = field(default_factory=Plain)
     record: Record = no_ledger
     masked: MaskedSums | None = None
+    mechanism: Mechanism | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mechanism = mechanism_of(self.config, self.classes)
 
     def context(self, sender: str, number: int, kind: str) -> Context:
         """What an upload or publication of round ``number`` belongs to."""
@@ -74,17 +81,26 @@ class Federation:
         precision, server = self.config.transport.precision, self.config.server
         return Exact(kind, measure, self.classes, width, pooled, floor, precision, server)
 
-    def noised(
+    def protected(
         self,
         kind: str,
-        draw: Callable[[Client], Integers],
-        spec: ReleaseSpec,
+        protect: Callable[[Client], Integers],
         centre: Array,
         std: float | None = None,
-    ) -> Noised:
-        """The exchange of noised releases that the settings ask for."""
-        least = self.config.server.minimum_contributors
-        return Noised(kind, draw, spec, centre, self.releases, least, std)
+    ) -> Exchange[Integers]:
+        """The exchange of private releases: noised by the clients, or by the server once.
+
+        Args:
+            kind: ``anchor`` or ``features``.
+            protect: What the mechanism lets out of a client, int64 [size].
+            centre: Public centre of the features.
+            std: A public constant to publish in place of estimated deviations.
+        """
+        mechanism, least = self.mechanism, self.config.server.minimum_contributors
+        assert mechanism is not None
+        if mechanism.noised_by_server:
+            return Clipped(kind, protect, mechanism, centre, self.release, least, std)
+        return Noised(kind, protect, mechanism.spec, centre, self.releases, least, std)
 
     def release(self, context: Context, draw: Callable[[], bytes]) -> bytes:
         """The server's one release of a context, in the ledger before it is published.

@@ -20,7 +20,7 @@ from fedvtc_edge.data import Dataset
 from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.devices.footprint import peak_megabytes
 from fedvtc_edge.devices.planner import ClientAssignment, notes
-from fedvtc_edge.privacy.mechanism import UNITS, claim_of, covers
+from fedvtc_edge.privacy.claim import UNITS
 from fedvtc_edge.runs.directory import RunDirectory, as_json, version
 from fedvtc_edge.runs.records import ClientRecord, RoundRecord, SatOut, Summary, averages
 from fedvtc_edge.storage.atomic import write_atomic
@@ -115,7 +115,7 @@ def summarise(
         )
     means = averages(records)
     alone = means["accuracy_local_only_mean"] or 0.0
-    claim, epsilon = claim_of(config), method.epsilon()
+    mechanism, epsilon = federation.mechanism, method.epsilon()
     vtc = method.has_decoder
     return Summary(
         version=version(),
@@ -152,9 +152,9 @@ def summarise(
         ],
         epsilon=epsilon,
         delta=config.privacy.delta if epsilon is not None else None,
-        privacy_unit=UNITS[config.privacy.mode] if claim else None,
-        privacy_mechanism=claim.mechanism if claim else None,
-        privacy_covers=covers(config) if claim else None,
+        privacy_unit=UNITS[mechanism.unit] if mechanism else None,
+        privacy_mechanism=mechanism.claim.mechanism if mechanism else None,
+        privacy_covers=mechanism.covers if mechanism else None,
         seconds=round(sum(record.seconds or 0.0 for record in rounds), 3),
         seconds_virtual=last.clock[-1].end if last.clock else None,
         samples_per_second=_rate(account.values()),

@@ -12,7 +12,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 from torch import Tensor
@@ -25,6 +25,7 @@ from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.knowledge import GlobalKnowledge
 from fedvtc_edge.training.losses import ClassMoments
+from fedvtc_edge.training.steps import Gradients
 
 from .exchange import (
     Clipped,
@@ -179,15 +180,6 @@ class Workload:
         return partial(Client.measure_anchor, anchor=anchor, pooled=True)
 
 
-class Sampling(Protocol):
-    """Batches that are not the usual ones, as noised gradients are of."""
-
-    def expected(
-        self, size: int, usual: Sequence[tuple[float, float]]
-    ) -> Sequence[tuple[float, float]]:
-        """Images in a step and number of such steps, on ``size`` examples."""
-
-
 class _OwnLoopError(Exception):
     """Work that reaches for a client's networks past its phases."""
 
@@ -215,7 +207,7 @@ class PhaseNotes(Client):
         prior: ClassMoments | None = None,
         *,
         kl: float = 0.0,
-        gradients: Sampling | None = None,
+        gradients: Gradients | None = None,
     ) -> None:
         """Whole batches and a smaller one of what is left; noised steps as plain ones."""
         batch, epochs = self.settings.batch, self.settings.epochs

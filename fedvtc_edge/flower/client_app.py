@@ -60,7 +60,7 @@ def _at(home: Path, request: TaskRequest) -> TaskReply:
 
 @functools.lru_cache(maxsize=256)  # a process of a simulation plays many clients, many times
 def _simulated(path: Path, index: int) -> Participant:
-    from fedvtc_edge.config import client_ids, load_config
+    from fedvtc_edge.config import load_config
     from fedvtc_edge.distributed.client.keys import ClientKeys, DisclosurePolicy
     from fedvtc_edge.distributed.client.local_data import from_partition
     from fedvtc_edge.distributed.client.participant import Participant
@@ -70,7 +70,7 @@ def _simulated(path: Path, index: int) -> Participant:
     from .server_main import home_of
 
     config = load_config(path / "config.toml")
-    name, keys = client_ids(config)[index], path / FOLDER
+    name, keys = config.client_ids[index], path / FOLDER
     own = ClientKeys(
         name,
         Identity.load(keys / f"{name}.key"),

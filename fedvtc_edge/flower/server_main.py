@@ -10,8 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedvtc_edge.config import client_ids
-from fedvtc_edge.data import load_dataset
+from fedvtc_edge.data import load_data
 from fedvtc_edge.distributed.client.state import ClientState
 from fedvtc_edge.distributed.events import Writer
 from fedvtc_edge.distributed.server.executor import OPENING_CALLS
@@ -42,7 +41,7 @@ def home_of(path: Path, client: str) -> ClientState:
 
 def key_ring_of(directory: RunDirectory) -> KeyRing:
     """Keys of all keys of a simulation, made when first needed."""
-    return KeyRing(client_ids(directory.config), directory.path / FOLDER)
+    return KeyRing(directory.config.client_ids, directory.path / FOLDER)
 
 
 def note_keys(path: Path, ring: list[Path], trust: Path) -> None:
@@ -72,7 +71,7 @@ def run_server(grid: Grid, path: Path) -> None:
         config = directory.config
         simulated = not (path / "checkpoint" / KEYS).is_file()
         keys = _simulated(directory) if simulated else _keys(path)
-        data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
+        data = load_data(config)
         mailbox = GridMailbox(grid, ttl_s=config.server.deadline_s * OPENING_CALLS + 60.0)
         serve(
             directory,

@@ -18,7 +18,7 @@ class VTC(nn.Module):
     (kernel 4, stride 2, padding 1: no overlap of unequal weight) doubles it.
 
     Args:
-        shape: Images to paint; ``size`` is a multiple of 4 from 8 to 64.
+        shape: Of the images; ``size`` is a multiple of 4 from 8 to 64.
         latent: Width p of the latents.
         width: Channels of the smallest square.
     """
@@ -45,7 +45,7 @@ class VTC(nn.Module):
         self.paint = nn.Sequential(*layers)
 
     def forward(self, v: Tensor) -> Tensor:
-        """Paint latents v [N, p]."""
+        """Images [N, channels, size, size] of latents v [N, p]."""
         square = self.spread(v).view(-1, self.width, self.base, self.base)
         return cast(Tensor, self.paint(square))
 

@@ -4,43 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from fedvtc_edge.errors import PrivacyError, RunError
 from fedvtc_edge.storage.atomic import write_atomic
 
+from .mechanism import Mechanism
+
 SCHEMA = 1
 
 _FIELDS = {"round", "client", "kind", "bytes", "sha256", "mechanism", "epsilon"}
-
-
-@dataclass(frozen=True)
-class ReleaseClaim:
-    """What one release costs its client, and how many the budget allows.
-
-    Args:
-        mechanism: In words, with its parameters.
-        epsilon: Spent by ``releases`` of them together.
-        releases: Of each client, of all kinds; of each kind where there are ``rounds``.
-        at: ε that an upload of a round and a kind brings its client to, where that grows.
-        rounds: How many rounds so many releases are, where there are several.
-        by: Who releases: None is each client, else the one who noises what the others send.
-        upload: What those others' uploads are, in words; they spend nothing.
-    """
-
-    mechanism: str
-    epsilon: float
-    releases: int
-    at: Callable[[int, str], float] | None = None
-    rounds: int = 0
-    by: str | None = None
-    upload: str | None = None
-
-    def is_by(self, sender: str) -> bool:
-        """Whether what ``sender`` sends is a release, and not an upload to whoever releases."""
-        return self.by in (None, sender)
 
 
 class Ledger:
@@ -56,12 +29,13 @@ class Ledger:
 
     Args:
         path: Of the file; nothing is read or written before :meth:`begin` or :meth:`reopen`.
-        claim: What releases cost, or None.
+        mechanism: Of the run, which says what releases cost and how many the budget
+            allows; None where nothing is claimed.
     """
 
-    def __init__(self, path: Path, claim: ReleaseClaim | None = None) -> None:
+    def __init__(self, path: Path, mechanism: Mechanism | None = None) -> None:
         self.path = path
-        self.claim = claim
+        self.mechanism = mechanism
         self._lines: dict[str, None] = {}  # entries as they stand in the file, in order
 
     def begin(self) -> None:
@@ -92,8 +66,12 @@ class Ledger:
         Raises:
             PrivacyError: Its budget is spent, and these are not the bytes it spent it on.
         """
-        claim = self.claim
-        spends = claim is not None and claim.is_by(client)
+        mechanism, said, epsilon = self.mechanism, None, None
+        if mechanism is not None and mechanism.is_release_of(client):
+            said, epsilon = mechanism.claim.mechanism, mechanism.epsilon_at(round_, kind)
+        elif mechanism is not None:
+            bound = mechanism.spec.clip
+            said = f"clipped to an L2 norm of {bound:g}, no noise: for the trusted server"
         line = json.dumps(
             {
                 "round": round_,
@@ -101,8 +79,8 @@ class Ledger:
                 "kind": kind,
                 "bytes": len(data),
                 "sha256": hashlib.sha256(data).hexdigest(),
-                "mechanism": None if claim is None else claim.mechanism if spends else claim.upload,
-                "epsilon": _epsilon(claim, round_, kind) if spends else None,
+                "mechanism": said,
+                "epsilon": epsilon,
             }
         )
         if line not in self._lines:
@@ -111,31 +89,23 @@ class Ledger:
             self._lines[line] = None
 
     def _check_budget(self, client: str, kind: str) -> None:
-        if self.claim is None or not self.claim.is_by(client):
+        mechanism = self.mechanism
+        if mechanism is None or not mechanism.is_release_of(client):
             return
+        allowed, by_kind = mechanism.spec.releases, mechanism.every_round
         entries = [json.loads(line) for line in self._lines]
         spent = sum(
-            entry["client"] == client and (not self.claim.rounds or entry["kind"] == kind)
+            entry["client"] == client and (not by_kind or entry["kind"] == kind)
             for entry in entries
         )
-        if spent >= self.claim.releases:
+        if spent >= allowed:
+            fits = f"{allowed} rounds fit" if by_kind else f"{allowed} release fits"
             raise PrivacyError(
-                f"{client} has released {spent} times, epsilon {self.claim.epsilon:g} is spent",
-                hint=f"{_fits(self.claim)} the budget; a retry sends the same bytes",
+                f"{client} has released {spent} times, epsilon {mechanism.claim.epsilon:g} is "
+                "spent",
+                hint=f"{fits} the budget; a retry sends the same bytes",
             )
 
     def _write(self, lines: list[str]) -> None:
         releases = "".join(f"\n  {line}," for line in lines).removesuffix(",")
         write_atomic(self.path, f'{{"schema": {SCHEMA}, "releases": [{releases}\n]}}\n'.encode())
-
-
-def _epsilon(claim: ReleaseClaim | None, round_: int, kind: str) -> float | None:
-    if claim is None:
-        return None
-    return claim.at(round_, kind) if claim.at else claim.epsilon
-
-
-def _fits(claim: ReleaseClaim) -> str:
-    if claim.rounds:
-        return f"{claim.rounds} rounds fit"
-    return f"{claim.releases} release fits"

@@ -1,19 +1,28 @@
-"""From settings to what a run may claim: the design of its release, or none."""
+"""The privacy mechanism of a run: what is clipped, who adds the noise, and what may be claimed.
+
+Only this module knows what ``privacy.mode`` means. Everything follows from the settings
+alone: it is public before any data are read.
+"""
 
 from __future__ import annotations
 
-import functools
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import ClassVar, Literal
+
+from numpy.typing import ArrayLike
 
 from fedvtc_edge.config import Config
-from fedvtc_edge.errors import PrivacyError
-from fedvtc_edge.masking import threshold_of
+from fedvtc_edge.errors import ConfigError, PrivacyError
 
-from .accountant import ComposedStep, epsilon_spent, noise_for
-from .distributed_noise import min_honest
-from .ledger import ReleaseClaim
+from .accountant import MIN_DELTA, ComposedStep, epsilon_spent
+from .claim import NEIGHBOURS, Claim
+from .release import Integers, clipped_upload, noised, release
 from .release_spec import (
+    Array,
     ClientReleaseSpec,
     ReleaseSpec,
     spec_for_clients,
@@ -21,310 +30,447 @@ from .release_spec import (
     unit_of,
 )
 from .release_store import SERVER
-
-UNIT = "one training example of one client, added or removed"
-CLIENT_UNIT = "one client with all of its data, added or removed"
-
-UNITS = {"anchored": UNIT, "example": UNIT, "client": CLIENT_UNIT}
-"""What the ε of a mode protects, and the neighbouring relation."""
-
-_COVERS = {
-    "anchored": "each client's upload, not the models that stay with it",
-    "example": "each client's uploads, models and bundle",
-    "client": "what the server publishes, not what it sees (it is trusted) nor the models "
-    "that stay with the clients",
-}
+from .sampler import LARGEST_SIGMA, LEAST_SIGMA, min_honest
+from .schedule import Schedule
 
 
-def covers(config: Config) -> str:
-    """What the ε of a mode is about, in words."""
-    if shares_of(config) == 1:
-        return _COVERS[config.privacy.mode]
-    league = f"with up to {config.colluders} of {config.group} clients in league with it"
-    return (
-        f"the masked sum, which is all that the server sees, also {league}; not the models that "
-        "stay with the clients"
-    )
+def mechanism_of(config: Config, classes: int = 2) -> Mechanism | None:
+    """The mechanism that the settings ask for; None where nothing is claimed.
 
-
-def shares_of(config: Config) -> int:
-    """Honest clients that share the noise of a masked sum; 1 where each adds all of it.
-
-    Counted are those that are surely in a sum that comes out, less those that may collude.
+    Args:
+        config: The settings.
+        classes: Number C of classes. Only the length and the width of a release depend on
+            it, neither noise nor clip nor claim: before the classes are known any number does.
     """
-    if not config.transport.masking or config.privacy.mode not in ("anchored", "client"):
-        return 1
-    dropouts = config.group - threshold_of(config.group)
-    return min_honest(config.group, dropouts=dropouts, colluders=config.colluders)
+    kind = _MECHANISMS.get(config.privacy.mode)
+    return None if kind is None else kind(config, classes)
 
 
-def release_spec_of(config: Config, classes: int) -> ReleaseSpec | None:
-    """One noised release of the run; None where nothing is claimed."""
-    privacy = config.privacy
-    if privacy.mode == "none":
-        return None
-    if privacy.mode == "client":
-        return client_release_spec_of(config, classes)
-    example = schedule_of(config) if privacy.mode == "example" else None
-    if example is not None and config.method.share != "anchored":
-        return ReleaseSpec(
-            classes=classes,
-            width=config.method.latent,
-            second=False,
-            clip=privacy.clip,
-            epsilon=example.release_epsilon,
-            delta=privacy.delta,
-            releases=example.releases,
-        )
-    return spec_for_examples(
-        classes=classes,
-        clients=config.clients.count,
-        population=privacy.population,
-        epsilon=example.release_epsilon if example is not None else privacy.epsilon,
-        delta=privacy.delta,
-        clip=privacy.clip,
-        widest=config.method.anchor,
-        second=config.method.moments == "covariance",
-        shares=shares_of(config),
-    )
-
-
-def client_release_spec_of(config: Config, classes: int) -> ClientReleaseSpec:
-    """The server's releases: one before the first round, or one in each."""
-    privacy, method, clients = config.privacy, config.method, config.clients.count
-    if method.share == "anchored":
-        return spec_for_clients(
-            classes=classes,
-            clients=clients,
-            population=privacy.population,
-            epsilon=privacy.epsilon,
-            delta=privacy.delta,
-            clip=privacy.clip,
-            widest=method.anchor,
-            second=method.moments == "covariance",
-            shares=shares_of(config),
-        )
-    return ClientReleaseSpec(
-        classes=classes,
-        width=method.latent,
-        second=False,
-        clip=privacy.clip,
-        epsilon=privacy.epsilon,
-        delta=privacy.delta,
-        releases=method.rounds,
-        unit=unit_of(clients, privacy.population),
-        shares=shares_of(config),
-    )
-
-
-def claim_of(config: Config) -> ReleaseClaim | None:
-    """What each release costs, for the ledger; None where nothing is claimed."""
-    privacy = config.privacy
-    if privacy.mode == "none":
-        return None
-    if privacy.mode == "example":
-        return _claim_of_schedule(schedule_of(config))
-    spec = release_spec_of(config, 2)  # neither noise nor clip depend on the classes
-    assert spec is not None
-    if isinstance(spec, ClientReleaseSpec):
-        return _claim_of_clients(spec)
-    among = "" if spec.shares == 1 else f"in shares of {spec.shares} honest clients, "
-    return ReleaseClaim(
-        mechanism=f"discrete Gaussian, {among}noise multiplier {spec.noise_multiplier:.6g}, "
-        f"L2 sensitivity {privacy.clip:g}, delta {privacy.delta:g}",
-        epsilon=privacy.epsilon,
-        releases=1,
-    )
-
-
-def _claim_of_clients(spec: ClientReleaseSpec) -> ReleaseClaim:
-    """Of the server, which noises the sum; under masking of each client, which adds a share."""
-    noise, delta, several = spec.noise_multiplier, spec.delta, spec.releases > 1
-
-    def after(round_: int, kind: str) -> float:
-        return min(epsilon_spent([(noise, 1.0, max(round_, 1))], delta), spec.epsilon)
-
-    by = "drawn by a trusted server"
-    if spec.shares > 1:
-        by = f"in shares of {spec.shares} honest clients"
-    return ReleaseClaim(
-        mechanism=f"discrete Gaussian on the sum over the clients, noise multiplier "
-        f"{noise:.6g}, {spec.releases} times, {by}; L2 sensitivity {spec.clip:g} per "
-        f"client, delta {delta:g}",
-        epsilon=spec.epsilon,
-        releases=spec.releases,
-        at=after if several else None,
-        rounds=spec.releases if several else 0,
-        by=SERVER if spec.shares == 1 else None,
-        upload=f"clipped to an L2 norm of {spec.clip:g}, no noise: for the trusted server",
-    )
-
-
-def _claim_of_schedule(schedule: Schedule) -> ReleaseClaim:
-    steps = schedule.rounds * (schedule.train_steps + schedule.decoder_steps)
-    return ReleaseClaim(
-        mechanism=f"DP-SGD, noise multiplier {schedule.noise_multiplier:.6g}, sampling rate "
-        f"{schedule.rate:.6g}, {steps} steps; discrete Gaussian, noise multiplier "
-        f"{schedule.release_noise:.6g}, {schedule.releases} times; L2 sensitivity "
-        f"{schedule.clip:g}, delta {schedule.delta:g}",
-        epsilon=schedule.spent(schedule.rounds, schedule.rounds, schedule.releases),
-        releases=schedule.releases,
-        at=schedule.at_upload,
-        rounds=schedule.rounds if schedule.repeated else 0,
-    )
-
-
-# ---------------------------------------------------------------- section
-# What ``privacy.mode = example`` spends: every noised step and release, in one accountant.
-
-RELEASE_SHARE = 0.5
-"""Part of ε that all releases of a client would spend if there were no training. Multipliers
-add up by squares, so that about three quarters of what matters is left to the training."""
-
-_PRECISION = 1e-3
-_LEAST_NOISE, _MOST_NOISE = 0.4, 2.0**20
+def anchor_width(config: Config, classes: int) -> int:
+    """Number m of anchor features: fewer than ``method.anchor`` where noise would drown them."""
+    mechanism = mechanism_of(config, classes)
+    return config.method.anchor if mechanism is None else mechanism.spec.width
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """Numbers of steps and releases, sampling rate and noise: public before data are read.
+class Mechanism(ABC):
+    """How a run keeps its (ε, δ).
 
-    Guarantee: (ε, δ)-differential privacy of everything that a client sends, and of its
-    classifier, its decoder and the bundle exported from them. *Unit*: one training
-    example of one client. *Neighbouring relation*: data sets that differ in one example,
-    added or removed. *Mechanism*: each gradient step on real data is a Poisson-sampled
-    Gaussian mechanism, of per-example gradients clipped to ``clip``; each release a
-    discrete Gaussian one. Rate, expected batch and number of steps follow from the
-    settings alone, never from how many examples a client has. All of it is composed in
-    one accountant. A client that sits out a round is charged for it all the same.
-    *Not covered*: the local-only double, which is trained without noise as a control;
-    the simulator's own files (counts, timings, keys) and how long a step takes;
-    replacing an example costs about twice as much; several examples of one person are
-    several units. The noise of training steps is float32, which attacks on its low bits
-    could exploit; that of releases is exact.
+    Guarantee: that of the mechanism's class, for ``claim``.
 
     Args:
-        epsilon: Budget of the whole run.
-        delta: Its δ.
-        clip: Bound on one example's gradient, and on its part of a release.
-        batch: Expected batch size E, which the noised sum of gradients is divided by.
-        rate: Probability q that a step sees an example.
-        train_steps: Steps on f per round.
-        decoder_steps: Steps on ψ per round that see real images.
-        rounds: Rounds of the run.
-        opening: Releases before the first round.
-        repeated: Releases in each round.
+        config: The settings.
+        classes: Number C of classes.
     """
 
-    epsilon: float
-    delta: float
-    clip: float
-    batch: int
-    rate: float
-    train_steps: int
-    decoder_steps: int
-    rounds: int
-    opening: int
-    repeated: int
+    config: Config
+    classes: int
+
+    unit: ClassVar[Literal["example", "client"]] = "example"
+    accountant: ClassVar[str] = "exact"
+    _covers: ClassVar[str]
+    protects_models: ClassVar[bool] = False
+    """Whether what stays with a client is covered too: its models, and which classes it has."""
 
     @property
-    def releases(self) -> int:
-        """Noised releases of one client in the whole run."""
-        return self.opening + self.repeated * self.rounds
+    @abstractmethod
+    def spec(self) -> ReleaseSpec:
+        """One noised release of the run."""
 
     @property
-    def release_epsilon(self) -> float:
-        """What the releases would spend by themselves."""
-        return RELEASE_SHARE * self.epsilon
+    @abstractmethod
+    def _mechanism(self) -> str:
+        """The mechanism in words, with its parameters."""
 
     @property
-    def release_noise(self) -> float:
-        """Noise multiplier of a release."""
-        return noise_for(self.release_epsilon, self.delta, self.releases)
+    @abstractmethod
+    def upload(self) -> str:
+        """What is done to an upload before it leaves, in words."""
+
+    @abstractmethod
+    def _check_mode(self) -> None:
+        """Refuse settings that this mechanism does not cover."""
 
     @property
-    def noise_multiplier(self) -> float:
-        """Noise per clip bound of a training step, z; calibrated, never typed.
+    def shares(self) -> int:
+        """Honest clients that share the noise of a masked sum; 1 where each adds all of it.
+
+        Counted are those that are surely in a sum that comes out, less those that may collude.
+        """
+        config = self.config
+        if not config.transport.masking:
+            return 1
+        return min_honest(config.group, dropouts=config.dropouts, colluders=config.colluders)
+
+    @property
+    def covers(self) -> str:
+        """What the ε is about, in words."""
+        if self.shares == 1:
+            return self._covers
+        config = self.config
+        return (
+            "the masked sum, which is all that the server sees, also with up to "
+            f"{config.colluders} of {config.group} clients in league with it; not the models that "
+            "stay with the clients"
+        )
+
+    @property
+    def noised_by_server(self) -> bool:
+        """Whether clients send exact uploads to a server that is trusted to noise their sum."""
+        return False
+
+    @property
+    def every_round(self) -> bool:
+        """Whether each round makes a release, and not only the opening."""
+        return self.config.method.share != "anchored"
+
+    @cached_property
+    def claim(self) -> Claim:
+        """What the whole run may claim.
 
         Raises:
-            PrivacyError: No noise is enough.
+            PrivacyError: An ε that no noise keeps.
         """
-        return _calibrated(self)
+        return Claim(
+            epsilon=self._epsilon,
+            delta=self.config.privacy.delta,
+            unit=self.unit,
+            neighbouring="add/remove",
+            mechanism=self._mechanism,
+            accountant=self.accountant,
+        )
 
-    def steps(
-        self, noise: float, *, trained: int, painted: int, released: int
-    ) -> list[ComposedStep]:
-        """What the accountant is told after so many phases and releases."""
-        number = trained * self.train_steps + painted * self.decoder_steps
-        return [(noise, self.rate, number), (self.release_noise, 1.0, released)]
+    @property
+    def _epsilon(self) -> float:
+        return self.config.privacy.epsilon
 
-    def spent(self, trained: int, painted: int, released: int) -> float:
-        """ε of one client after so many phases A, phases B and releases; at most the budget."""
-        return _spent(self, self.noise_multiplier, trained, painted, released)
+    def is_release_of(self, sender: str) -> bool:
+        """Whether what ``sender`` sends is a release, and not an upload to whoever releases."""
+        return not self.noised_by_server or sender == SERVER
 
-    def after_round(self, number: int) -> float:
-        """ε of one client when round ``number`` is over; 0 is before the first."""
-        return self.spent(number, number, self.opening + self.repeated * number)
+    def sensitivity(self, neighbouring: str = "add/remove") -> Fraction:
+        """What one unit changes a release by at most, in L2 and grid steps.
 
-    def at_upload(self, number: int, kind: str) -> float:
-        """ε that an upload brings the client to, all that was done before it included."""
-        if not number:
-            return self.spent(0, 0, self.opening)
-        painted = number if kind == "decoder" else number - 1
-        return self.spent(number, painted, self.opening + self.repeated * number)
+        Args:
+            neighbouring: ``add/remove``, or ``replace``, which moves sums by twice the bound.
+        """
+        return self.spec.sensitivity * NEIGHBOURS[neighbouring]
+
+    def protect(self, features: ArrayLike, labels: ArrayLike, centre: Array) -> Integers:
+        """What leaves a client: noised sums of its examples.
+
+        Two calls are two releases, and cost twice: keep what was drawn and send it again.
+
+        Args:
+            features: [N, m], each of norm √m.
+            labels: Their classes [N].
+            centre: Public centre of the features' directions, [m].
+
+        Returns:
+            int64 [spec.size]: counts, class sums, second moments.
+
+        Raises:
+            PrivacyError: Shapes or labels that do not fit the spec.
+        """
+        return release(self.spec, features, labels, centre)
+
+    def aggregate(self, total: Integers) -> Integers:
+        """What is published of a sum of uploads, int64 [spec.size]."""
+        return total
+
+    def epsilon_after(self, number: int) -> float:
+        """ε of one unit when round ``number`` is over; 0 is what came before the first."""
+        return self._epsilon
+
+    def epsilon_at(self, number: int, kind: str) -> float:
+        """ε that an upload of a round and a kind brings its unit to, for the ledger."""
+        return self._epsilon
+
+    def steps(self) -> list[ComposedStep]:
+        """Noise multiplier, sampling rate and number of all that one unit goes through."""
+        return [(self.spec.noise_multiplier, 1.0, self.spec.releases)]
+
+    def least_epsilon(self, delta: float, neighbouring: str) -> float:
+        """The least ε that may be said of the run; its accountant's.
+
+        What was released in full is accounted with the noise that the relation's
+        sensitivity leaves of it. Of sampled steps that would be too much, so that they
+        count as if nothing were replaced: the result is never more than what must be claimed.
+
+        Args:
+            delta: δ; infinity comes of one below 1e-300.
+            neighbouring: ``add/remove`` or ``replace``.
+        """
+        if delta < MIN_DELTA:
+            return math.inf
+        steps, times = self.steps(), self.sensitivity(neighbouring) / self.sensitivity()
+        moved = [(noise / float(times), rate, number) for noise, rate, number in steps if rate == 1]
+        histories = [steps] if times == 1 else [steps, moved]
+        try:
+            return max(epsilon_spent(history, delta) for history in histories)
+        except PrivacyError:  # no ε up to 1000
+            return math.inf
+
+    def check(self) -> None:
+        """Refuse settings under which no honest ε exists.
+
+        Raises:
+            ConfigError: Something that the mechanism does not cover.
+            PrivacyError: An ε that no noise keeps.
+        """
+        privacy = self.config.privacy
+        self._check_mode()
+        units, key = privacy.population, "privacy.population"
+        if self.unit == "client":
+            units, key = self.config.clients.count, "clients.count"
+        if privacy.delta > 1 / units:
+            raise ConfigError(
+                f"privacy.delta = {privacy.delta:g} is above 1/{units}, one over {key}: it would "
+                "allow to publish somebody's data outright",
+                hint="lower privacy.delta",
+            )
+        assert self.claim  # calibrated here, or refused
+        if not LEAST_SIGMA <= self.spec.sigma <= LARGEST_SIGMA:
+            small = self.spec.sigma < LEAST_SIGMA
+            raise ConfigError(
+                f"privacy.clip = {privacy.clip:g} with privacy.epsilon = {privacy.epsilon:g}: "
+                f"the noise would be too {'fine' if small else 'coarse'} for the integer grid",
+                hint=f"{'raise' if small else 'lower'} privacy.clip; 1 is a good value",
+            )
+
+    def _anchored_spec(self, epsilon: float) -> ReleaseSpec:
+        config = self.config
+        return spec_for_examples(
+            classes=self.classes,
+            clients=config.clients.count,
+            population=config.privacy.population,
+            epsilon=epsilon,
+            delta=config.privacy.delta,
+            clip=config.privacy.clip,
+            widest=config.method.anchor,
+            second=config.method.moments == "covariance",
+            shares=self.shares,
+        )
 
 
-def schedule_of(config: Config) -> Schedule:
-    """The schedule that the settings amount to; nothing else enters it."""
-    privacy, training, method = config.privacy, config.training, config.method
-    rate = min(1.0, training.batch * config.clients.count / privacy.population)
-    anchored = method.share == "anchored"
-    return Schedule(
-        epsilon=privacy.epsilon,
-        delta=privacy.delta,
-        clip=privacy.clip,
-        batch=training.batch,
-        rate=rate,
-        train_steps=math.ceil(training.epochs / rate),
-        decoder_steps=training.decoder_steps,
-        rounds=method.rounds,
-        opening=int(anchored),
-        repeated=int(not anchored),
+class LocalMechanism(Mechanism):
+    """``privacy.mode = anchored``: each client noises its one upload.
+
+    Guarantee: see :class:`~fedvtc_edge.privacy.release_spec.ReleaseSpec`.
+    """
+
+    _covers = "each client's upload, not the models that stay with it"
+    upload = "noised"
+
+    @cached_property
+    def spec(self) -> ReleaseSpec:
+        """The release of one client."""
+        return self._anchored_spec(self._epsilon)
+
+    @property
+    def _mechanism(self) -> str:
+        spec = self.spec
+        among = "" if spec.shares == 1 else f"in shares of {spec.shares} honest clients, "
+        return (
+            f"discrete Gaussian, {among}noise multiplier {spec.noise_multiplier:.6g}, "
+            f"L2 sensitivity {spec.clip:g}, delta {spec.delta:g}"
+        )
+
+    def _check_mode(self) -> None:
+        if self.config.method.share != "anchored":
+            raise ConfigError(
+                f"privacy.mode = 'anchored' with method.share = {self.config.method.share!r}: "
+                "those features were trained on the very samples, so their sensitivity is not "
+                "bounded by a clip",
+                hint='use method.share = "anchored", whose extractor saw no data, or '
+                'privacy.mode = "example"',
+            )
+
+
+class CentralMechanism(Mechanism):
+    """``privacy.mode = client``: whole uploads are clipped, and their sum is noised.
+
+    By a trusted server, once; under masking by the clients, in shares.
+
+    Guarantee: see :class:`~fedvtc_edge.privacy.release_spec.ClientReleaseSpec`. A client that
+    sits out a round is charged for it all the same: who takes part is drawn from the
+    public seed, so that no sampling amplifies anything.
+    """
+
+    unit = "client"
+    _covers = (
+        "what the server publishes, not what it sees (it is trusted) nor the models that stay "
+        "with the clients"
     )
 
-
-@functools.lru_cache(maxsize=1024)
-def _spent(schedule: Schedule, noise: float, trained: int, painted: int, released: int) -> float:
-    steps = schedule.steps(noise, trained=trained, painted=painted, released=released)
-    return epsilon_spent([step for step in steps if step[2]], schedule.delta)
-
-
-@functools.lru_cache(maxsize=64)
-def _calibrated(schedule: Schedule) -> float:
-    """The least z, to a thousandth, with which the whole run stays within the budget.
-
-    Searched from above: what the accountant is asked for is then never far beyond the
-    budget, where its tables would grow without bound.
-    """
-    whole = (schedule.rounds, schedule.rounds, schedule.releases)
-
-    def fits(noise: float) -> bool:
-        return _spent(schedule, noise, *whole) <= schedule.epsilon
-
-    high = 32.0
-    while not fits(high):
-        high *= 2
-        if high > _MOST_NOISE:
-            raise PrivacyError(
-                f"privacy.epsilon = {schedule.epsilon:g}: no noise keeps {schedule.rounds} rounds "
-                "of DP-SGD within it, as far as the accountant can tell",
-                hint='raise privacy.epsilon, or use privacy.mode = "anchored"',
+    @cached_property
+    def spec(self) -> ClientReleaseSpec:
+        """The release of the sum: one before the first round, or one in each."""
+        privacy, method, clients = self.config.privacy, self.config.method, self.config.clients
+        if not self.every_round:
+            return spec_for_clients(
+                classes=self.classes,
+                clients=clients.count,
+                population=privacy.population,
+                epsilon=privacy.epsilon,
+                delta=privacy.delta,
+                clip=privacy.clip,
+                widest=method.anchor,
+                second=method.moments == "covariance",
+                shares=self.shares,
             )
-    low = high / 2
-    while low > _LEAST_NOISE and fits(low):
-        low, high = low / 2, low
-    low = max(low, _LEAST_NOISE)
-    while high - low > _PRECISION * high:
-        middle = (low + high) / 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    return high
+        return ClientReleaseSpec(
+            classes=self.classes,
+            width=method.latent,
+            second=False,
+            clip=privacy.clip,
+            epsilon=privacy.epsilon,
+            delta=privacy.delta,
+            releases=method.rounds,
+            unit=unit_of(clients.count, privacy.population),
+            shares=self.shares,
+        )
+
+    @property
+    def noised_by_server(self) -> bool:
+        """Unless masks hide the uploads from it."""
+        return not self.config.transport.masking
+
+    @property
+    def _mechanism(self) -> str:
+        spec, by = self.spec, "drawn by a trusted server"
+        if not self.noised_by_server:
+            by = f"in shares of {spec.shares} honest clients"
+        return (
+            f"discrete Gaussian on the sum over the clients, noise multiplier "
+            f"{spec.noise_multiplier:.6g}, {spec.releases} times, {by}; L2 sensitivity "
+            f"{spec.clip:g} per client, delta {spec.delta:g}"
+        )
+
+    @property
+    def upload(self) -> str:
+        """Clipped, and without noise where the server is trusted."""
+        if self.noised_by_server:
+            return "clipped as a whole, without noise, to a trusted server"
+        return "clipped as a whole, with a share of the noise"
+
+    def _check_mode(self) -> None:
+        if self.config.method.share == "features+decoder":
+            raise ConfigError(
+                "privacy.mode = 'client' with method.share = 'features+decoder': the decoder's "
+                "weights are not in the vector that is clipped and noised, and noise on so many "
+                "would be all of them",
+                hint='use method.share = "anchored" or "features"',
+            )
+
+    def protect(self, features: ArrayLike, labels: ArrayLike, centre: Array) -> Integers:
+        """A clipped upload: exact for a trusted server, else with its share of the noise."""
+        upload = clipped_upload(self.spec, features, labels, centre)
+        return upload if self.noised_by_server else noised(self.spec, upload)
+
+    def aggregate(self, total: Integers) -> Integers:
+        """The sum with its noise: drawn here by a trusted server, else in it already."""
+        return noised(self.spec, total) if self.noised_by_server else total
+
+    def epsilon_after(self, number: int) -> float:
+        """ε of one client when round ``number`` is over."""
+        if not self.every_round:
+            return self._epsilon
+        steps = [(self.spec.noise_multiplier, 1.0, number)]
+        return min(epsilon_spent(steps, self.spec.delta), self._epsilon)
+
+    def epsilon_at(self, number: int, kind: str) -> float:
+        """ε that the release of a round brings every client to."""
+        return self.epsilon_after(max(number, 1))
+
+
+class ExampleMechanism(Mechanism):
+    """``privacy.mode = example``: DP-SGD, and noised releases; see :class:`Schedule`."""
+
+    accountant = "PRV or RDP"
+    protects_models = True
+    shares = 1
+    _covers = "each client's uploads, models and bundle"
+    upload = "noised"
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Steps, rates and noise; nothing but the settings enters."""
+        privacy, training = self.config.privacy, self.config.training
+        rate = min(1.0, training.batch * self.config.clients.count / privacy.population)
+        return Schedule(
+            epsilon=privacy.epsilon,
+            delta=privacy.delta,
+            clip=privacy.clip,
+            batch=training.batch,
+            rate=rate,
+            train_steps=math.ceil(training.epochs / rate),
+            decoder_steps=training.decoder_steps,
+            rounds=self.config.method.rounds,
+            opening=int(not self.every_round),
+            repeated=int(self.every_round),
+        )
+
+    @cached_property
+    def spec(self) -> ReleaseSpec:
+        """One release of a client: of the anchor's features, or of its own in each round."""
+        schedule = self.schedule
+        if not self.every_round:
+            return self._anchored_spec(schedule.release_epsilon)
+        return ReleaseSpec(
+            classes=self.classes,
+            width=self.config.method.latent,
+            second=False,
+            clip=schedule.clip,
+            epsilon=schedule.release_epsilon,
+            delta=schedule.delta,
+            releases=schedule.releases,
+        )
+
+    @property
+    def _mechanism(self) -> str:
+        schedule = self.schedule
+        steps = schedule.rounds * (schedule.train_steps + schedule.decoder_steps)
+        return (
+            f"DP-SGD, noise multiplier {schedule.noise_multiplier:.6g}, sampling rate "
+            f"{schedule.rate:.6g}, {steps} steps; discrete Gaussian, noise multiplier "
+            f"{schedule.release_noise:.6g}, {schedule.releases} times; L2 sensitivity "
+            f"{schedule.clip:g}, delta {schedule.delta:g}"
+        )
+
+    @property
+    def _epsilon(self) -> float:
+        return self.schedule.after_round(self.schedule.rounds)
+
+    def _check_mode(self) -> None:
+        if self.config.engine.precision == "bfloat16":
+            raise ConfigError(
+                "privacy.mode = 'example' with engine.precision = 'bfloat16': clipped gradients "
+                "would be rounded to three digits, beyond the bound that the noise is made for",
+                hint='use engine.precision = "float32"',
+            )
+
+    def epsilon_after(self, number: int) -> float:
+        """ε of one example: all steps and releases until round ``number`` is over."""
+        return self.schedule.after_round(number)
+
+    def epsilon_at(self, number: int, kind: str) -> float:
+        """ε that an upload brings an example to, all that was done before it included."""
+        return self.schedule.at_upload(number, kind)
+
+    def steps(self) -> list[ComposedStep]:
+        """Sampled gradient steps, and releases in full."""
+        schedule = self.schedule
+        return schedule.steps(
+            schedule.noise_multiplier,
+            trained=schedule.rounds,
+            synthesised=schedule.rounds,
+            released=schedule.releases,
+        )
+
+
+_MECHANISMS: dict[str, type[Mechanism]] = {
+    "anchored": LocalMechanism,
+    "example": ExampleMechanism,
+    "client": CentralMechanism,
+}

@@ -1,4 +1,7 @@
-"""One client's private release: bounded integer sums, and noise on every one of them."""
+"""Private releases: bounded integer sums, noise on each of them, and what they estimate.
+
+Under client-level privacy whole uploads are clipped, and their sum is noised once.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fedvtc_edge.errors import PrivacyError
-from fedvtc_edge.privacy.release_spec import ClientReleaseSpec
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 
-from .release_spec import COUNT, RADIUS, SECOND, Array, ReleaseSpec
+from .release_spec import COUNT, RADIUS, SECOND, Array, ClientReleaseSpec, ReleaseSpec
 from .sampler import GRID, discrete_gaussian
 
 Integers = NDArray[np.int64]
@@ -32,10 +34,10 @@ def release(spec: ReleaseSpec, features: ArrayLike, labels: ArrayLike, centre: A
         centre: Public centre of the features' directions, [m].
 
     Returns:
-        int64 [design.size]: counts, class sums, second moments.
+        int64 [spec.size]: counts, class sums, second moments.
 
     Raises:
-        PrivacyError: Shapes or labels that do not fit the design.
+        PrivacyError: Shapes or labels that do not fit the spec.
     """
     exact = bounded_sums(spec, features, labels, centre)
     return exact + discrete_gaussian(spec.share, spec.size)
@@ -56,10 +58,10 @@ def bounded_sums(
         features: As in :func:`release`.
         labels: Their classes [N].
         centre: Public centre.
-        bound: Of one example's norm, where that is not ``design.clip``.
+        bound: Of one example's norm, where that is not ``spec.clip``.
 
     Raises:
-        PrivacyError: Shapes or labels that do not fit the design.
+        PrivacyError: Shapes or labels that do not fit the spec.
     """
     z, y = np.asarray(features, np.float64), np.asarray(labels, np.int64)
     fits = z.shape == (*y.shape, spec.width) and np.shape(centre) == (spec.width,)
@@ -87,7 +89,7 @@ def contributions(
     """What each example adds: count [N], features [N, m], second moments [N, m(m+1)/2].
 
     Joint clipping: the vector (φ, α·φφᵀ, β) is scaled to a norm of at most ``bound``
-    (``design.clip`` where none is given),
+    (``spec.clip`` where none is given),
     off-diagonals weighted √2 so that the triangle has the matrix's norm; then each
     entry is rounded toward zero, which no norm survives larger. An example that is not
     finite adds nothing.
@@ -115,9 +117,6 @@ def contributions(
     return whole[0][:, 0], whole[1], whole[2]
 
 
-# ---------------------------------------------------------------- section
-# Global statistics from the sum of noised releases: post-processing, which costs nothing.
-
 WITHIN = 0.3
 """Variance of an anchor feature within a class, of the 1 that it has in all, where second
 moments are not released: a public constant, what smooth pictures of any kind come near."""
@@ -126,7 +125,9 @@ moments are not released: a public constant, what smooth pictures of any kind co
 def estimate(
     spec: ReleaseSpec, total: Integers, contributors: int, centre: Array
 ) -> GlobalStatistics:
-    """What the noised sums of ``contributors`` clients say of the anchor's space.
+    """Global statistics from the noised sums of ``contributors`` clients.
+
+    Post-processing, which costs no privacy.
 
     Class means are shrunk toward their common mean by as much as the known noise
     explains of their distance (James and Stein 1961), and so are counts. With second
@@ -137,7 +138,7 @@ def estimate(
 
     Args:
         spec: Public.
-        total: Sum of the releases, [design.size].
+        total: Sum of the releases, [spec.size].
         contributors: How many draws of noise it carries: one of each client, or one in all.
         centre: As in the releases.
     """
@@ -165,8 +166,8 @@ def estimate(
         spread = WITHIN + width * float(np.median(error))
         std = np.full((classes, width), np.sqrt(spread))
     present = numbers > noise
-    heard = np.where(present | ~present.any(), count, 0.0)
-    return GlobalStatistics(heard, (mean + centre) * width**0.5, std, covariance)
+    known = np.where(present | ~present.any(), count, 0.0)
+    return GlobalStatistics(known, (mean + centre) * width**0.5, std, covariance)
 
 
 def _shrunk(mean: Array, common: Array, error: Array) -> Array:
@@ -190,9 +191,6 @@ def _floored(matrix: Array, floor: float) -> Array:
     return floored
 
 
-# ---------------------------------------------------------------- section
-# Client-level privacy: whole uploads are clipped, and their sum is noised once.
-
 _EXAMPLE = 1.0
 """Bound on one example's vector: without it a client's own outlier would be all of its upload."""
 
@@ -211,10 +209,10 @@ def clipped_upload(
         centre: Public centre of the features' directions, [m].
 
     Returns:
-        int64 [design.size]: counts, class sums, second moments.
+        int64 [spec.size]: counts, class sums, second moments.
 
     Raises:
-        PrivacyError: Shapes or labels that do not fit the design.
+        PrivacyError: Shapes or labels that do not fit the spec.
     """
     sums = bounded_sums(spec, features, labels, centre, bound=_EXAMPLE) / spec.unit
     norm = float(np.sqrt(np.square(sums).sum()))
@@ -222,7 +220,7 @@ def clipped_upload(
     return np.trunc(sums * factor).astype(np.int64)  # toward zero: no norm grows
 
 
-def check_norm(spec: ClientReleaseSpec, upload: Integers) -> None:
+def check_norm(spec: ReleaseSpec, upload: Integers) -> None:
     """Refuse an upload beyond the clip bound, by exact integers.
 
     A client that does not clip harms no other's guarantee, but would have more weight

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .accountant import noise_for
-from .distributed_noise import share_of
-from .sampler import GRID, MARGIN
+from .sampler import GRID, MARGIN, share_of
 
 Array = NDArray[np.float64]
 
@@ -53,7 +52,7 @@ class ReleaseSpec:
         releases: How many such releases share the budget.
         unit: How many examples a norm of 1 stands for.
         shares: Among how many honest clients the noise is divided: 1 where each adds all of
-            it, more under masking, where only the sum is seen (``shared_noise``).
+            it, more under masking, where only the sum is seen.
     """
 
     classes: int
@@ -160,7 +159,7 @@ class ClientReleaseSpec(ReleaseSpec):
     whatever network, trained on whatever data and earlier releases. *Assumed*: the server is
     trusted. It sees every clipped upload without noise, draws the noise in secret and keeps
     both. Under masking it is not: clients add shares of the noise, and the sum is all that
-    it sees (``shared_noise``, ``docs/masking.md``). *Assumed public*: the list of classes,
+    it sees (``docs/masking.md``). *Assumed public*: the list of classes,
     the number of clients, the population, the clip and when a round is closed. *Not
     covered*: what a trusted server sees;
     a client's own model, decoder and bundle, also from the other clients' point of view:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedvtc_edge.privacy.mechanism import CLIENT_UNIT, UNIT
+from fedvtc_edge.privacy.claim import UNITS
 from fedvtc_edge.runs.records import ClientRecord, Comparison, Summary, mean
 
 from .reading import Run
@@ -132,8 +132,8 @@ def privacy(summary: Summary) -> tuple[str, str]:
     units = {
         "example": "one training example",
         "client": "one client's whole data set",
-        UNIT: "any one training example of a client: whether it was there or not",
-        CLIENT_UNIT: "any one client with all of its data: whether it took part or not",
+        UNITS["example"]: "any one training example of a client: whether it was there or not",
+        UNITS["client"]: "any one client with all of its data: whether it took part or not",
     }
     unit = units.get(
         summary.privacy_unit or "", summary.privacy_unit or "a unit that the run does not name"

@@ -24,7 +24,7 @@ import tomli_w
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.errors import ConfigError, RunError
 from fedvtc_edge.privacy.ledger import Ledger
-from fedvtc_edge.privacy.mechanism import claim_of
+from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.storage.lock import LOCK, alone
 from fedvtc_edge.wire.context import Context
@@ -67,7 +67,7 @@ class RunDirectory:
         self.path = path
         self.config = config
         self._files = files or {}
-        self._ledger = Ledger(path / "ledger.json", claim_of(config))
+        self._ledger = Ledger(path / "ledger.json", mechanism_of(config))
         self.begun = False
 
     @classmethod

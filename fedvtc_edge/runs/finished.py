@@ -20,10 +20,8 @@ from fedvtc_edge import wire
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.models import Classifier, ImageShape, build, vtc
-from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.extractor import Anchor, extractor_of
 from fedvtc_edge.plugins import METHODS
-from fedvtc_edge.privacy.mechanism import release_spec_of
-from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.wire import WireError
 
@@ -142,13 +140,8 @@ class FinishedRun:
         Raises:
             RunError: The published statistics are missing or damaged.
         """
-        method, world = self.config.method, self.published()
-        if world is None or METHODS.find(method.name).shared(self.config) != "anchored":
-            return None
-        spec = release_spec_of(self.config, world.mean.shape[0])
-        width = spec.width if spec else method.anchor
-        seed = derive_seed(self.config.seed, "anchor")
-        return Anchor(shape, width, seed, method.extractor).eval()
+        world = self.published()
+        return None if world is None else extractor_of(self.config, shape, world.mean.shape[0])
 
     def published(self) -> GlobalStatistics | None:
         """What the server published last, or None where it published nothing.

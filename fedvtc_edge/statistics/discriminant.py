@@ -3,7 +3,7 @@
 Pooled covariance gives the linear discriminant (the closed form of analytic
 federated learning), per-class deviations give Gaussian naive Bayes. It is the
 control beside every result, the teacher in fine-tuning, and half of the
-calibrated prediction.
+combined prediction.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ class Discriminant:
     """Gaussian class-conditional scores with a uniform prior over the classes seen.
 
     Args:
-        world: Global statistics in the anchor's space.
+        known: Global statistics in the anchor's space.
         temperature: Scores are divided by it; above 1 softens.
     """
 
     def __init__(
-        self, world: GlobalStatistics, *, device: torch.device, temperature: float = 1.0
+        self, known: GlobalStatistics, *, device: torch.device, temperature: float = 1.0
     ) -> None:
-        self._absent = torch.from_numpy(~world.present).to(device)
+        self._absent = torch.from_numpy(~known.present).to(device)
         self._quadratic, self._linear, self._offset = (
             torch.from_numpy(value / temperature).to(device, torch.float32)
-            for value in coefficients(world)
+            for value in coefficients(known)
         )
 
     def __call__(self, features: Tensor) -> Tensor:

@@ -17,16 +17,16 @@ FLOOR = 0.1
 """Least standard deviation in naive Bayes, in units of anchor features (norm √m)."""
 
 
-def coefficients(world: GlobalStatistics) -> tuple[Array, Array, Array]:
+def coefficients(known: GlobalStatistics) -> tuple[Array, Array, Array]:
     """Quadratic [m, C], linear [m, C] and constant [C] of each class's log-density.
 
     The score of features z is z² · quadratic + z · linear + constant, up to what
     all classes share. A pooled covariance gives the linear discriminant, per-class
     deviations give Gaussian naive Bayes; the prior is uniform.
     """
-    if world.covariance is not None:
-        return _shared_covariance(world.mean, world.covariance)
-    return _own_deviations(world.mean, np.maximum(world.std, FLOOR))
+    if known.covariance is not None:
+        return _shared_covariance(known.mean, known.covariance)
+    return _own_deviations(known.mean, np.maximum(known.std, FLOOR))
 
 
 def _regular(covariance: Array) -> Array:

@@ -1,1 +1,1 @@
-"""The three phases of a client's round: supervised, painting, fine-tuning."""
+"""The three phases of a client's round: supervised, decoder training, fine-tuning."""

@@ -1,24 +1,23 @@
-"""One participant: it sees raw data, and only statistics leave it."""
+"""One client: it sees raw data, and only statistics leave it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedvtc_edge import wire
 from fedvtc_edge.config import TrainingSettings
-from fedvtc_edge.models.anchor import Anchor
 from fedvtc_edge.models.classifier import Classifier
+from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.models.vtc import VTC
-from fedvtc_edge.privacy.release import clipped_upload, release
-from fedvtc_edge.privacy.release_spec import ClientReleaseSpec, ReleaseSpec
+from fedvtc_edge.privacy.mechanism import Mechanism
 from fedvtc_edge.seeding import derive_seed, generator, seed_layers
 from fedvtc_edge.statistics.class_statistics import ClassStatistics
 
@@ -26,6 +25,7 @@ from . import decoder_training, finetuning, supervised
 from .compute import Compute
 from .knowledge import GlobalKnowledge
 from .losses import ClassMoments
+from .steps import Gradients
 
 _CHUNK = 256
 """Images per forward: LeNet's activations of 512 digits no longer fit the cache (twice as slow)."""
@@ -43,7 +43,7 @@ class Client:
         labels: [N] in 0…C-1.
         classes: Number C of classes.
         model: f = h ∘ g.
-        decoder: ψ, or None for methods that paint nothing.
+        decoder: ψ, or None for methods that synthesise nothing.
         settings: The recipe.
         compute: Where and how precisely steps run.
         seed: Of the run; the client's streams are named by it and ``id``.
@@ -82,20 +82,28 @@ class Client:
         finally:
             self.seconds += time.perf_counter() - begin
 
-    def train(self, round_: int, prior: ClassMoments | None = None, *, kl: float = 0.0) -> None:
-        """Phase A: f on local data, pulled toward the published prototypes."""
-        with self.working():
-            self.samples_seen += supervised.train_epochs(
-                self.model,
-                self.images,
-                self.labels,
-                self.present,
-                self.settings,
-                self.compute,
-                self.stream(round_, "train"),
-                prior=prior,
-                kl=kl,
-            )
+    def train(
+        self,
+        round_: int,
+        prior: ClassMoments | None = None,
+        *,
+        kl: float = 0.0,
+        gradients: Gradients | None = None,
+    ) -> None:
+        """Phase A: f on local data, pulled toward the published prototypes.
+
+        Under private gradients all classes compete: which of them a client has is private.
+        """
+        stream = self.stream(round_, "train")
+        self._supervise(
+            self.images,
+            self.labels,
+            self.present if gradients is None else None,
+            gradients or Gradients(stream),
+            supervised.epochs(len(self.images), self.settings, stream),
+            prior,
+            kl,
+        )
 
     def train_on(
         self,
@@ -109,23 +117,37 @@ class Client:
         kl: float = 0.0,
     ) -> None:
         """So many gradient steps on any labelled images: the baselines' phase A."""
+        stream = self.stream(round_, "train")
+        batches = supervised.random_batches(len(images), steps, self.settings, stream)
+        self._supervise(images, labels, present, Gradients(stream), batches, prior, kl)
+
+    def _supervise(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        present: Tensor | None,
+        gradients: Gradients,
+        batches: Iterable[Tensor],
+        prior: ClassMoments | None,
+        kl: float,
+    ) -> None:
+        how = self.settings, self.compute, gradients
         with self.working():
-            self.samples_seen += supervised.train_steps(
-                self.model,
-                images,
-                labels,
-                present,
-                self.settings,
-                self.compute,
-                self.stream(round_, "train"),
-                steps=steps,
-                prior=prior,
-                kl=kl,
+            self.samples_seen += supervised.train(
+                self.model, images, labels, present, *how, batches, prior=prior, kl=kl
             )
 
-    def fit_decoder(self, round_: int, knowledge: GlobalKnowledge, *, match: bool) -> None:
+    def fit_decoder(
+        self,
+        round_: int,
+        knowledge: GlobalKnowledge,
+        *,
+        match: bool,
+        gradients: Gradients | None = None,
+    ) -> None:
         """Phase B: ψ on local data and on latents of the global distribution; f is frozen."""
         assert self.decoder is not None
+        stream = self.stream(round_, "decoder")
         with self.working():
             self.samples_seen += decoder_training.train_decoder(
                 self.model,
@@ -135,7 +157,8 @@ class Client:
                 knowledge,
                 self.settings,
                 self.compute,
-                self.stream(round_, "decoder"),
+                gradients or Gradients(stream),
+                stream,
                 match=match,
             )
 
@@ -148,14 +171,15 @@ class Client:
         kl: float,
         head_only: bool = False,
         decay: bool = False,
+        real: bool = True,
     ) -> None:
-        """Phase C: all of f on painted images of all classes beside real ones."""
+        """Phase C: all of f on synthetic images of all classes, beside real ones or alone."""
         assert self.decoder is not None
         with self.working():
             self.samples_seen += finetuning.finetune(
                 self.model,
                 self.decoder,
-                self.images,
+                self.images if real else self.images[:0],
                 self.labels,
                 self.present,
                 knowledge,
@@ -182,29 +206,22 @@ class Client:
                 features, self.labels.cpu(), classes=self.classes, pooled=pooled
             )
 
-    def release_anchor(
-        self, anchor: Anchor, spec: ReleaseSpec, centre: NDArray[np.float64]
-    ) -> NDArray[np.int64]:
-        """Noised sums of the anchor's features, int64 [design.size]."""
-        with self.working():
-            features = one_by_one(anchor, self.images).numpy()
-            return release(spec, features, self.labels.cpu().numpy(), centre)
-
-    def clip_upload(
+    def protect(
         self,
         extractor: Callable[[Tensor], Tensor],
-        spec: ClientReleaseSpec,
+        mechanism: Mechanism,
         centre: NDArray[np.float64],
     ) -> NDArray[np.int64]:
-        """Sums of an extractor's features, clipped as a whole and without noise.
+        """Sums of an extractor's features as the privacy mechanism lets them go, int64 [size].
 
-        See :class:`~fedvtc_edge.privacy.release_spec.ClientReleaseSpec`.
+        Where single examples are protected, none may move the features of another.
         """
+        apply = one_by_one if mechanism.unit == "example" else in_chunks
         with self.working():
-            features = in_chunks(extractor, self.images).numpy()
-            return clipped_upload(spec, features, self.labels.cpu().numpy(), centre)
+            features = apply(extractor, self.images).numpy()
+            return mechanism.protect(features, self.labels.cpu().numpy(), centre)
 
-    def decoder_weights(self) -> wire.Weights:
+    def decoder_weights(self) -> dict[str, NDArray[np.float32]]:
         """ψ's parameters as float32 arrays, by name."""
         assert self.decoder is not None
         return {
@@ -212,18 +229,18 @@ class Client:
             for name, value in self.decoder.state_dict().items()
         }
 
-    def load_decoder(self, weights: wire.Weights) -> None:
+    def load_decoder(self, weights: Mapping[str, NDArray[Any]]) -> None:
         """Replace ψ's parameters."""
         assert self.decoder is not None
         self.decoder.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
 
     def synthesise(self, knowledge: GlobalKnowledge, labels: Tensor, round_: int = 0) -> Tensor:
-        """Paint one image per label [N] from the published statistics."""
+        """One synthetic image per label [N], from the published statistics."""
         assert self.decoder is not None
         noise = self.stream(round_, "synthesise")
         with torch.no_grad():
-            painted: Tensor = self.decoder(knowledge.sample(labels.to(self.labels.device), noise))
-        return painted.cpu()
+            made: Tensor = self.decoder(knowledge.sample(labels.to(self.labels.device), noise))
+        return made.cpu()
 
 
 def one_by_one(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

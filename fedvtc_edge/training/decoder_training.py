@@ -1,4 +1,4 @@
-"""Phase B: the decoder learns to paint what the published statistics describe."""
+"""Phase B: the decoder learns to synthesise what the published statistics describe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedvtc_edge.models.vtc import VTC
 from .compute import Compute
 from .knowledge import GlobalKnowledge
 from .losses import match_moments
-from .steps import Adam, random_batch, step
+from .steps import Gradients, random_batch
 
 RECONSTRUCTION = 3.0
 MATCH_ANCHOR = 1.0
@@ -32,14 +32,16 @@ def train_decoder(
     knowledge: GlobalKnowledge,
     settings: TrainingSettings,
     compute: Compute,
+    gradients: Gradients,
     stream: torch.Generator,
     *,
     match: bool,
 ) -> int:
-    """``settings.decoder_steps`` steps on ψ alone; returns the number of images painted.
+    """``settings.decoder_steps`` steps on ψ alone; returns the number of images synthesised.
 
     f is frozen, but gradients flow *through* it: only its parameters stand still,
-    and no optimiser state of f exists meanwhile.
+    and no optimiser state of f exists meanwhile. Matching meets no example: published
+    statistics and f alone, which under a privacy mechanism are private already.
 
     Args:
         model: f; left as it was.
@@ -49,51 +51,63 @@ def train_decoder(
         knowledge: Published statistics.
         settings: The recipe.
         compute: Where and how precisely steps run.
-        stream: Source of all randomness.
+        gradients: How losses become steps.
+        stream: Source of what is matched, and of batches.
         match: Whether to match distributions (L_DM); without it only local
             reconstructions train ψ.
     """
     model.eval().requires_grad_(False)
     decoder.train()
-    adam = Adam(decoder.parameters(), settings.decoder_rate)
-    seen = 0
-    for _ in range(settings.decoder_steps):
-        batch = random_batch(len(images), settings.batch, stream, images.device)
+    normal, seen = gradients.normal("latents"), 0
+
+    def loss(batch: Tensor, classes: Tensor) -> Tensor:
+        latents, value = [], torch.zeros((), device=images.device)
         x, y = images[batch], labels[batch]
-        classes = knowledge.draw_classes(_CLASSES, stream)
-        foreign = classes.repeat_interleave(_PER_CLASS)
-        with torch.no_grad():
-            z = model.features(x)
-        noise = torch.randn(z.shape, generator=stream).to(z.device)
-        latents = [z + knowledge.codes.std[y] * noise]
-        if match:
-            latents.append(knowledge.sample(foreign, stream))
+        if len(batch):
+            with torch.no_grad():
+                z = model.features(x)
+            latents.append(z + knowledge.codes.std[y] * normal(z.shape).to(z.device))
+        if len(classes):
+            latents.append(knowledge.sample(classes.repeat_interleave(_PER_CLASS), stream))
         with compute.autocast():
-            painted = decoder(torch.cat(latents)).float()
+            synthetic = decoder(gradients.entering(torch.cat(latents))).float()
         # Statistics are compared in float32: half precision would shift what is matched.
-        loss = RECONSTRUCTION * F.mse_loss(painted[: len(x)], x)
-        if match:
-            loss = loss + matching(painted[len(x) :], classes, model, knowledge)
-        step(loss, adam)
-        seen += len(painted)
+        if len(batch):
+            weight = RECONSTRUCTION * gradients.weight(batch)
+            value = value + weight * F.mse_loss(synthetic[: len(batch)], x)
+        if len(classes):
+            value = value + matching(synthetic[len(batch) :], classes, model, knowledge)
+        return value
+
+    usual = (
+        random_batch(len(images), settings.batch, stream, images.device)
+        for _ in range(settings.decoder_steps)
+    )
+    with gradients.stepping(decoder, settings.decoder_rate) as step:
+        for picked in gradients.batches(len(images), usual):
+            batch = picked.to(images.device)
+            classes = knowledge.draw_classes(_CLASSES, stream)
+            matched = classes if match else classes[:0]
+            step(loss, batch, matched)
+            seen += len(batch) + _PER_CLASS * len(matched)
     model.requires_grad_(True)
     return seen
 
 
 def matching(
-    painted: Tensor, classes: Tensor, model: Classifier, knowledge: GlobalKnowledge
+    synthetic: Tensor, classes: Tensor, model: Classifier, knowledge: GlobalKnowledge
 ) -> Tensor:
-    """L_DM: painted images [K · n] of K classes against what is known of those classes.
+    """L_DM: synthetic images [K · n] of K classes against what is known of those classes.
 
     In the client's own feature space, as published; and in the anchor's space,
     where alone it ties a class that this client never saw to pixels.
     """
-    one = torch.ones((), device=painted.device)
-    features = model.features(painted)
+    one = torch.ones((), device=synthetic.device)
+    features = model.features(synthetic)
     own = MATCH_FEATURES * match_moments(features, knowledge.codes, classes, scale=one, spread=1.0)
     if knowledge.anchored is None:
         return own
     known = knowledge.anchored
-    seen = known.anchor(painted)
+    seen = known.anchor(synthetic)
     anchored = match_moments(seen, known.moments, classes, scale=known.scale, spread=SPREAD)
     return MATCH_ANCHOR * anchored + own

@@ -1,4 +1,4 @@
-"""Phase C: the whole classifier learns from painted images of every class."""
+"""Phase C: the whole classifier learns from synthetic images of every class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedvtc_edge.models.vtc import VTC
 from .compute import Compute
 from .knowledge import GlobalKnowledge
 from .losses import distill, kl_to_prior, masked_cross_entropy
-from .steps import Adam, noisy, random_batch, step
+from .steps import Adam, noisy, normal_of, random_batch, step
 
 TEACHER = 2.0
 """Weight of the teacher's soft labels beside the hard ones."""
@@ -47,14 +47,14 @@ def finetune(
 ) -> int:
     """``steps`` steps on f; returns the number of images seen.
 
-    Each batch holds painted images with classes drawn uniformly, as many real
-    ones, and, where the anchor's statistics provide a teacher, twice as many
+    Each batch holds synthetic images with classes drawn uniformly, as many real
+    ones, if any, and, where the anchor's statistics provide a teacher, twice as many
     collages of both kinds that only the teacher labels.
 
     Args:
         model: f; trained.
-        decoder: ψ; only painted with.
-        images: [N, channels, size, size] in [0, 1].
+        decoder: ψ; left as it was.
+        images: [N, channels, size, size] in [0, 1]; N is 0 where real images must play no part.
         labels: [N].
         present: Classes [C] that this client has.
         knowledge: Published statistics; its teacher is used where it has one.
@@ -70,31 +70,33 @@ def finetune(
     decoder.eval()
     model.requires_grad_(not head_only)
     model.head.requires_grad_(True)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    adam = Adam(trained, settings.rate)
-    painted_count, real_count, seen = settings.batch, min(settings.batch, len(images)), 0
+    adam = Adam([p for p in model.parameters() if p.requires_grad], settings.rate)
+    normal, real_count, seen = normal_of(stream), min(settings.batch, len(images)), 0
     for index in range(steps):
         if decay:
             adam.rate = settings.rate * (1 - index / steps)
-        batch = random_batch(len(images), real_count, stream, images.device)
-        y_painted = knowledge.draw_labels(painted_count, stream)
+        batch = labels[:0]
+        if real_count:
+            batch = random_batch(len(images), real_count, stream, images.device)
+        y_drawn = knowledge.draw_labels(settings.batch, stream)
         with torch.no_grad():
-            painted = decoder(knowledge.sample(y_painted, stream))
-        x = torch.cat([painted, images[batch]])
+            synthetic = decoder(knowledge.sample(y_drawn, stream))
+        x = torch.cat([synthetic, images[batch]])
         labelled, taught = len(x), None
         if knowledge.anchored is not None and knowledge.anchored.teach:
             x = torch.cat([x, collages(x, 2 * settings.batch, stream)])
             with torch.no_grad():
                 taught = knowledge.anchored.classifier(knowledge.anchored.anchor(x))
         with compute.autocast():
-            z = model.features(noisy(x, settings.pixel_noise, stream))
+            z = model.features(noisy(x, settings.pixel_noise, normal))
             logits = model.head(z)
         z, logits = z.float(), logits.float()
-        real = slice(painted_count, labelled)
-        loss = F.cross_entropy(logits[:painted_count], y_painted)
-        loss = loss + masked_cross_entropy(logits[real], labels[batch], present)
-        if kl:
-            loss = loss + kl * kl_to_prior(z[real], labels[batch], knowledge.codes)
+        loss = F.cross_entropy(logits[: len(y_drawn)], y_drawn)
+        if real_count:
+            real = slice(len(y_drawn), labelled)
+            loss = loss + masked_cross_entropy(logits[real], labels[batch], present)
+            if kl:
+                loss = loss + kl * kl_to_prior(z[real], labels[batch], knowledge.codes)
         if taught is not None:
             loss = loss + TEACHER * distill(logits, taught)
         step(loss, adam)

@@ -1,4 +1,4 @@
-"""What a client knows of the world: published statistics, ready for use in losses."""
+"""Published global statistics, ready for use in a client's losses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.statistics.class_statistics import Array, GlobalStatistics
 from fedvtc_edge.statistics.discriminant import Discriminant
 
@@ -25,7 +25,7 @@ _CODE_SEED = 2508_01669
 
 @dataclass(frozen=True, eq=False)
 class Anchored:
-    """The world in the anchor's space.
+    """Global statistics in the anchor's space.
 
     Args:
         anchor: R.
@@ -44,7 +44,7 @@ class Anchored:
 
 @dataclass(frozen=True, eq=False)
 class GlobalKnowledge:
-    """Class codes in feature space and, in the anchored mode, the world as the anchor sees it.
+    """Class codes in feature space and, in the anchored mode, statistics of anchor features.
 
     Args:
         codes: Means c^y and stds σ^y of the latents, [C, p].

@@ -26,7 +26,9 @@ class ClassMoments(NamedTuple):
     known: Tensor | None = None
 
 
-def masked_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor) -> Tensor:
+def masked_cross_entropy(
+    logits: Tensor, labels: Tensor, present: Tensor | None, reduction: str = "mean"
+) -> Tensor:
     """Cross-entropy in which locally absent classes do not compete.
 
     Without the mask, a client teaches its head that absent classes never occur.
@@ -34,9 +36,12 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor) -> Ten
     Args:
         logits: [N, C].
         labels: [N], all of them present.
-        present: Boolean [C].
+        present: Boolean [C]; None, where that is private, lets all classes compete.
+        reduction: ``mean`` or ``sum`` over the examples.
     """
-    return F.cross_entropy(logits.masked_fill(~present, float("-inf")), labels)
+    if present is not None:
+        logits = logits.masked_fill(~present, float("-inf"))
+    return F.cross_entropy(logits, labels, reduction=reduction)
 
 
 def kl_to_prior(features: Tensor, labels: Tensor, prior: ClassMoments) -> Tensor:
@@ -62,10 +67,10 @@ def class_moments(values: Tensor, classes: int) -> tuple[Tensor, Tensor]:
 def match_moments(
     values: Tensor, target: ClassMoments, labels: Tensor, *, scale: Tensor, spread: float
 ) -> Tensor:
-    """Distribution matching: means and stds of painted images against published ones.
+    """Distribution matching: means and stds of synthetic images against published ones.
 
     Args:
-        values: Features [K · n, d] of images painted for K classes, n in a row each.
+        values: Features [K · n, d] of images synthesised for K classes, n in a row each.
         target: Published moments.
         labels: The K classes, [K].
         scale: Unit of a difference, broadcastable to [K, d].

@@ -1,12 +1,34 @@
-"""What every training loop shares: the optimiser, pixel noise and random batches."""
+"""How losses become steps: the optimiser, and gradients that are plain or noised.
+
+A phase of training says what the loss of a batch is; a :class:`Gradients` strategy says
+which examples a step sees, what random numbers they meet, and how the weights move. Each
+phase stands once for both strategies.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
+
+from fedvtc_edge.privacy.dpsgd import PrivateGradients, SecretStream
+from fedvtc_edge.privacy.schedule import Schedule
+
+Normal = Callable[[torch.Size], Tensor]
+"""Standard normal draws of a shape, on the CPU."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Loss of a batch of examples [n] and of public values [k] that no example enters, such as
+classes whose published statistics are matched; either may be empty."""
+
+Steps = Sequence[tuple[float, float]]
+"""Images in a step, and number of such steps."""
+
+Step = Callable[[Loss, Tensor, Tensor], None]
+"""One step on the loss of a batch of examples and of public values."""
 
 
 class Adam:
@@ -58,14 +80,17 @@ class Adam:
             p.grad = None
 
 
-def noisy(images: Tensor, scale: float, stream: torch.Generator) -> Tensor:
-    """Images plus Gaussian pixel noise, the same on real and painted ones.
+def normal_of(stream: torch.Generator) -> Normal:
+    """Draws from a public stream."""
+    return lambda shape: torch.randn(shape, generator=stream)
 
-    So that "looks painted" is no cue to the class (four points on digits).
+
+def noisy(images: Tensor, scale: float, normal: Normal) -> Tensor:
+    """Images plus Gaussian pixel noise, the same on real and synthetic ones.
+
+    So that "looks synthetic" is no cue to the class (four points on digits).
     """
-    if not scale:
-        return images
-    return images + scale * torch.randn(images.shape, generator=stream).to(images.device)
+    return images + scale * normal(images.shape).to(images.device) if scale else images
 
 
 def random_batch(size: int, count: int, stream: torch.Generator, device: torch.device) -> Tensor:
@@ -79,3 +104,107 @@ def step(loss: Tensor, optimiser: Adam) -> None:
     torch.autograd.backward(loss)
     optimiser.step()
     optimiser.free()
+
+
+class Gradients:
+    """How one phase of one client samples and steps: by the gradient of a batch's mean loss.
+
+    Args:
+        stream: Source of all randomness.
+    """
+
+    reduction = "mean"
+    """Of a loss over the examples of a batch: ``mean`` or ``sum``."""
+
+    def __init__(self, stream: torch.Generator) -> None:
+        self._stream = stream
+
+    def batches(self, size: int, usual: Iterable[Tensor]) -> Iterable[Tensor]:
+        """Indices below ``size``, for one step each; ``usual`` where nothing is private."""
+        return usual
+
+    def expected(self, size: int, usual: Steps) -> Steps:
+        """Images in a step, and number of such steps, on ``size`` examples."""
+        return usual
+
+    def normal(self, purpose: str) -> Normal:
+        """Noise that examples meet on their way."""
+        return normal_of(self._stream)
+
+    def entering(self, x: Tensor) -> Tensor:
+        """What goes into the network that is trained."""
+        return x
+
+    def weight(self, batch: Tensor) -> int:
+        """Factor of a mean over the examples of a batch, which makes it the reduction."""
+        return 1 if self.reduction == "mean" else len(batch)
+
+    @contextmanager
+    def stepping(self, module: nn.Module, rate: float) -> Iterator[Step]:
+        """Steps on a module, by Adam; gradients exist within a step alone."""
+        optimiser = Adam(module.parameters(), rate)
+        yield lambda loss, batch, public: step(loss(batch, public), optimiser)
+
+
+class NoisedGradients(Gradients):
+    """DP-SGD: Poisson samples at a public rate, and a clipped, noised gradient.
+
+    All that an example meets on its way (the sample, pixel noise, noise on latents) comes
+    from secret streams: with public ones, one example fewer would move what the others
+    meet. What no example enters adds its gradient without noise.
+
+    Guarantee: see :class:`~fedvtc_edge.privacy.schedule.Schedule`.
+
+    Args:
+        schedule: Sampling rate, clip and noise.
+        steps: How many, whatever the number of examples is.
+        secrets: The secret stream of a purpose, in this phase of this round.
+    """
+
+    reduction = "sum"
+
+    def __init__(
+        self, schedule: Schedule, steps: int, secrets: Callable[[str], SecretStream]
+    ) -> None:
+        self._schedule, self._steps, self._secrets = schedule, steps, secrets
+
+    def batches(self, size: int, usual: Iterable[Tensor]) -> Iterable[Tensor]:
+        """Poisson samples."""
+        sampling = self._secrets("sampling")
+        for _ in range(self._steps):
+            yield sampling.sample(size, self._schedule.rate)
+
+    def expected(self, size: int, usual: Steps) -> Steps:
+        """Random samples, of the schedule."""
+        return [(self._schedule.rate * size, self._steps)]
+
+    def normal(self, purpose: str) -> Normal:
+        """From a secret stream of its own."""
+        return self._secrets(purpose).normal
+
+    def entering(self, x: Tensor) -> Tensor:
+        """Differentiable, as Opacus' hooks want it."""
+        return x.requires_grad_()
+
+    @contextmanager
+    def stepping(self, module: nn.Module, rate: float) -> Iterator[Step]:
+        """Per-example gradients of the batch, ordinary ones of what is public."""
+        optimiser = Adam(module.parameters(), rate)
+        gradients = PrivateGradients(module, self._schedule, self._secrets("noise"))
+        weights = [p for p in module.parameters() if p.requires_grad]
+
+        def private_step(loss: Loss, batch: Tensor, public: Tensor) -> None:
+            nothing = public[:0]
+            gradients.compute(batch, lambda piece: loss(piece, nothing))
+            if len(public):
+                with gradients.public():
+                    found = torch.autograd.grad(loss(batch[:0], public), weights)
+                for weight, gradient in zip(weights, found, strict=True):
+                    assert weight.grad is not None
+                    weight.grad += gradient
+            optimiser.step()
+
+        try:
+            yield private_step
+        finally:
+            gradients.close()

@@ -12,79 +12,71 @@ from fedvtc_edge.models.classifier import Classifier
 
 from .compute import Compute
 from .losses import ClassMoments, kl_to_prior, masked_cross_entropy
-from .steps import Adam, noisy, random_batch, step
+from .steps import Gradients, noisy, random_batch
 
 
-def train_epochs(
+def train(
     model: Classifier,
     images: Tensor,
     labels: Tensor,
-    present: Tensor,
+    present: Tensor | None,
     settings: TrainingSettings,
     compute: Compute,
-    stream: torch.Generator,
+    gradients: Gradients,
+    batches: Iterable[Tensor],
     *,
     prior: ClassMoments | None = None,
     kl: float = 0.0,
 ) -> int:
-    """``settings.epochs`` passes in random order; returns the number of images seen."""
-    batches = _epochs(len(images), settings, stream)
-    return _train(model, images, labels, present, settings, compute, stream, batches, prior, kl)
+    """One step on f for each batch; returns the number of images seen.
+
+    Args:
+        model: f; trained.
+        images: [N, channels, size, size] in [0, 1].
+        labels: [N].
+        present: Classes [C] that this client has; None where that is private.
+        settings: Rate and pixel noise.
+        compute: Where and how precisely steps run.
+        gradients: How losses become steps.
+        batches: Indices of images; not used by a strategy that samples for itself.
+        prior: Published prototypes.
+        kl: Weight of the pull toward them.
+    """
+    model.train()
+    normal, seen = gradients.normal("pixels"), 0
+
+    def loss(batch: Tensor, _: Tensor) -> Tensor:
+        x, y = noisy(images[batch], settings.pixel_noise, normal), labels[batch]
+        with compute.autocast():
+            z = model.features(gradients.entering(x))
+            logits = model.head(z)
+        value = masked_cross_entropy(logits.float(), y, present, gradients.reduction)
+        if prior is not None and kl:
+            value = value + kl * gradients.weight(batch) * kl_to_prior(z.float(), y, prior)
+        return value
+
+    with gradients.stepping(model, settings.rate) as step:
+        for picked in gradients.batches(len(images), batches):
+            batch = picked.to(images.device)
+            step(loss, batch, batch[:0])
+            seen += len(batch)
+    return seen
 
 
-def train_steps(
-    model: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    present: Tensor,
-    settings: TrainingSettings,
-    compute: Compute,
-    stream: torch.Generator,
-    *,
-    steps: int,
-    prior: ClassMoments | None = None,
-    kl: float = 0.0,
-) -> int:
-    """``steps`` random batches; returns the number of images seen."""
-    size, device = min(settings.batch, len(images)), torch.device("cpu")
-    batches = (random_batch(len(images), size, stream, device) for _ in range(steps))
-    return _train(model, images, labels, present, settings, compute, stream, batches, prior, kl)
-
-
-def steps_per_round(samples: int, settings: TrainingSettings) -> int:
-    """Gradient steps of :func:`train_epochs` on so many samples."""
-    return settings.epochs * -(-samples // settings.batch)
-
-
-def _epochs(size: int, settings: TrainingSettings, stream: torch.Generator) -> Iterator[Tensor]:
+def epochs(size: int, settings: TrainingSettings, stream: torch.Generator) -> Iterator[Tensor]:
+    """Batches of ``settings.epochs`` passes over ``size`` images in random order."""
     for _ in range(settings.epochs):
         yield from torch.split(torch.randperm(size, generator=stream), settings.batch)
 
 
-def _train(
-    model: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    present: Tensor,
-    settings: TrainingSettings,
-    compute: Compute,
-    stream: torch.Generator,
-    batches: Iterable[Tensor],
-    prior: ClassMoments | None,
-    kl: float,
-) -> int:
-    model.train()
-    adam = Adam(model.parameters(), settings.rate)
-    seen = 0
-    for picked in batches:
-        batch = picked.to(images.device)
-        y = labels[batch]
-        with compute.autocast():
-            z = model.features(noisy(images[batch], settings.pixel_noise, stream))
-            logits = model.head(z)
-        loss = masked_cross_entropy(logits.float(), y, present)
-        if prior is not None and kl:
-            loss = loss + kl * kl_to_prior(z.float(), y, prior)
-        step(loss, adam)
-        seen += len(batch)
-    return seen
+def random_batches(
+    size: int, steps: int, settings: TrainingSettings, stream: torch.Generator
+) -> Iterator[Tensor]:
+    """``steps`` batches drawn with replacement out of ``size`` images."""
+    for _ in range(steps):
+        yield random_batch(size, min(settings.batch, size), stream, torch.device("cpu"))
+
+
+def steps_per_round(samples: int, settings: TrainingSettings) -> int:
+    """Gradient steps of :func:`epochs` on so many samples."""
+    return settings.epochs * -(-samples // settings.batch)

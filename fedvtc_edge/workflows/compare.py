@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from fedvtc_edge.config import Config
-from fedvtc_edge.data import load_dataset
+from fedvtc_edge.data import load_data
 from fedvtc_edge.errors import RunError, UsageError
-from fedvtc_edge.federation.preflight import check_names
+from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.progress import Progress, SilentProgress
 from fedvtc_edge.runs.directory import as_json, check_empty
@@ -79,7 +79,7 @@ def compare(
             hint=f"at least one of each; methods: {', '.join(methods_by_name())}",
         )
     changes = {name: _changes(name) for name in methods}
-    check_names(config)
+    check(config)
     if out is not None:
         check_empty(out)
         try:
@@ -90,7 +90,7 @@ def compare(
             ) from None
     progress = progress or SilentProgress()
     progress.start(len(methods) * len(seeds), "runs")
-    data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
+    data = load_data(config)
     comparison = Comparison(
         data=data.name,
         alpha=config.data.alpha if config.data.partition == "dirichlet" else None,

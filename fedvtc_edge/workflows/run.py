@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from fedvtc_edge.config import Config
-from fedvtc_edge.data import Dataset, load_dataset
+from fedvtc_edge.data import Dataset, load_data
 from fedvtc_edge.data.arrays import pack
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.federation.assembly import assemble, assignments, clients
 from fedvtc_edge.federation.evaluation import TestSet
 from fedvtc_edge.federation.federation import no_ledger
 from fedvtc_edge.federation.participation import ParticipationSimulator
-from fedvtc_edge.federation.preflight import check_names
+from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.federation.rounds import LocalExecutor, run_rounds
 from fedvtc_edge.federation.server import Refusals, discard_upload, ignore_refusal
 from fedvtc_edge.federation.summary import ClientStats, finish, summarise
@@ -85,7 +85,6 @@ def run(
         DataError: A data set that cannot be used.
         RunError: ``out`` cannot be written or is not empty.
     """
-    public = config.privacy.mode != "none"
     with ExitStack() as held:
         if config.engine.name == "flower" and (architectures or extractor or callbacks):
             raise ConfigError(
@@ -98,7 +97,7 @@ def run(
             name = config.method.extractor if config.method.extractor != "random" else "own"
             config = config.replace(method={"extractor": name})
             held.enter_context(EXTRACTORS.lent({name: partial(_as_module, extractor)}))
-        check_names(config)
+        check(config)
         files, settings = {}, config.data
         if data is not None:
             files[DATA] = pack(data)
@@ -108,7 +107,7 @@ def run(
             lasting = settings.name if out is None else str(Path(out).absolute() / DATA)
             config = config.replace(data={"name": lasting})
         directory = None if out is None else RunDirectory.vacant(Path(out), config, files)
-        dataset = load_dataset(settings, public_classes=public)
+        dataset = load_data(config.model_copy(update={"data": settings}))
         shown = progress or SilentProgress()
         if config.engine.name == "flower":
             return _simulate(config, directory, shown)
@@ -135,7 +134,7 @@ def resume(directory: Path, *, progress: Progress | None = None) -> RunResult:
         if config.engine.name == "flower":
             run_directory.begin()
             return RunResult(simulate(run_directory, progress or SilentProgress()), directory)
-        data = load_dataset(config.data, public_classes=config.privacy.mode != "none")
+        data = load_data(config)
         return _run(config, data, run_directory, state, progress or SilentProgress())
 
 
@@ -156,7 +155,7 @@ def run_without_trace(config: Config, data: Dataset) -> dict[str, Any]:
 
     On the local engine, whatever the settings say: nothing but time would differ.
     """
-    check_names(config)
+    check(config)
     return _run(config, data, None, None, SilentProgress(), with_baselines=False).summary
 
 

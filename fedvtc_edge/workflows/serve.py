@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fedvtc_edge.config import Config
-from fedvtc_edge.data import load_dataset
+from fedvtc_edge.data import load_data
 from fedvtc_edge.errors import RunError
-from fedvtc_edge.federation.preflight import check_names
+from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.flower.access.keys import ServerKit
 from fedvtc_edge.flower.deployment import check_deployment, serve_run
 from fedvtc_edge.progress import Progress, SilentProgress
@@ -46,10 +46,10 @@ def serve(
         DeploymentError: Certificates, node keys, the port, or Flower; a run that failed.
         RunError: ``out`` cannot be written or is not empty.
     """
-    check_names(config)
+    check(config)
     keys, notes = check_deployment(config, kit, previous, host, port)
     directory = RunDirectory.vacant(Path(out), config)
-    load_dataset(config.data, public_classes=config.privacy.mode != "none")
+    load_data(config)
     progress = progress or SilentProgress()
     for note in notes:
         progress.say(note)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fedvtc_edge.config import Config, client_ids, load_config
+from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.data.own import terms_of
 from fedvtc_edge.distributed.client.keys import ClientKeys, DisclosurePolicy
@@ -128,7 +128,7 @@ class Village:
 
     def __init__(self, config: Config, folder: Path, *, share_metrics: bool | None = True) -> None:
         self.config, self.folder = config, folder
-        self.names = client_ids(config)
+        self.names = config.client_ids
         self.keys = {name: Identity.generate("x25519") for name in (SERVER, *self.names)}
         self.ring = [self.keys[SERVER]]
         self.sealing_to = dict.fromkeys(self.names, self.keys[SERVER].public)

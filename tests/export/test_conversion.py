@@ -35,7 +35,7 @@ from fedvtc_edge.export.parity import TOLERANCE, compare_floats, compare_logits,
 from fedvtc_edge.export.quantization import quantize
 from fedvtc_edge.export.runtime import Session
 from fedvtc_edge.models import ImageShape, architectures, build, vtc
-from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.extractor import Anchor
 
 # Two classes, latents of width two and, below, batches of two: nothing may take one for another.
 C = P = 2

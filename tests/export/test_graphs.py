@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fedvtc_edge.export.graphs import AnchorGraph, ClassifierGraph, Nearest, SynthesizerGraph
 from fedvtc_edge.models import ImageShape, build, vtc
-from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 
 

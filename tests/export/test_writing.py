@@ -26,7 +26,7 @@ from fedvtc_edge.export.graphs import (
 from fedvtc_edge.export.manifest import Image
 from fedvtc_edge.export.writing import ACCURACY_SLACK, CALIBRATION_IMAGES, PAINTED, GraphWriter
 from fedvtc_edge.models import ImageShape, build, vtc
-from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 
 SIZE, CHANNELS, CLASSES, LATENT, ANCHOR, TEST = 8, 3, 3, 4, 6, 40

@@ -27,7 +27,7 @@ from fedvtc_edge.federation.exchange import (
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.federation.methods import Method
 from fedvtc_edge.privacy.ledger import Ledger
-from fedvtc_edge.privacy.mechanism import claim_of
+from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics, sum_of
 from fedvtc_edge.training.compute import Compute
@@ -226,7 +226,7 @@ def test_the_server_noises_a_clipped_sum_once_and_enters_it_first(
     stage: Callable[[str], Stage], tmp_path: Any, quick: None
 ) -> None:
     made = stage("clipped")
-    ledger = Ledger(tmp_path / "ledger.json", claim_of(made.federation.config))
+    ledger = Ledger(tmp_path / "ledger.json", mechanism_of(made.federation.config))
     ledger.begin()
     made.federation.record = lambda context, data: ledger.record(
         context.round, context.sender, context.kind, data

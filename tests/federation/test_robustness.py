@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fedvtc_edge.config import load_config
 from fedvtc_edge.errors import ConfigError
-from fedvtc_edge.federation.preflight import check_settings
+from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.federation.robustness import (
     CheckError,
     check_norms,
@@ -228,7 +228,7 @@ def test_one_liar_among_nine_moves_nothing_far(pooled: bool) -> None:
 )
 def test_what_a_server_cannot_do_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as refused:
-        check_settings(load_config(overrides=overrides))
+        check(load_config(overrides=overrides))
     assert refused.value.hint
 
 
@@ -242,4 +242,4 @@ def test_what_a_server_cannot_do_is_refused(overrides: list[str], message: str) 
     ],
 )
 def test_what_a_server_can_do(overrides: list[Any]) -> None:
-    check_settings(load_config(overrides=overrides))
+    check(load_config(overrides=overrides))

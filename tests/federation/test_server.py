@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedvtc_edge.config import ServerSettings
+from fedvtc_edge.config import ServerSettings, load_config
 from fedvtc_edge.errors import FedVTCError, PrivacyError, ServerError
 from fedvtc_edge.federation.exchange import Clipped, Decoders, Exact, Exchange, Noised
 from fedvtc_edge.federation.robustness import CheckError, contributors, suppress, trimmed_sum
 from fedvtc_edge.federation.server import Server, quorum_of
+from fedvtc_edge.privacy.mechanism import CentralMechanism
 from fedvtc_edge.privacy.release import estimate
 from fedvtc_edge.privacy.release_spec import ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.privacy.release_store import SERVER, ReleaseStore
@@ -417,10 +418,12 @@ def noised(least: int = 0) -> Noised:
 
 def clipped(least: int = 0) -> Clipped:
     spec = ClientReleaseSpec(CLASSES, WIDTH, True, 1.0, 4.0, 1e-5)
+    mechanism = CentralMechanism(load_config({"privacy": {"mode": "client"}}), CLASSES)
+    vars(mechanism)["spec"] = spec
     return Clipped(
         "anchor",
         lambda _: np.zeros(spec.size, np.int64),
-        spec,
+        mechanism,
         CENTRE,
         lambda context, draw: draw(),
         least,

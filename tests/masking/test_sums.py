@@ -20,7 +20,7 @@ from fedvtc_edge.masking import (
     threshold_of,
 )
 from fedvtc_edge.privacy import discrete_gaussian
-from fedvtc_edge.privacy.distributed_noise import min_honest, share_of
+from fedvtc_edge.privacy.sampler import min_honest, share_of
 
 STEPS = range(5)
 

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.errors import ConfigError, PrivacyError
-from fedvtc_edge.federation.preflight import check_names
+from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.privacy.accountant import epsilon_spent
+from fedvtc_edge.privacy.claim import UNITS
 from fedvtc_edge.privacy.ledger import Ledger
-from fedvtc_edge.privacy.mechanism import CLIENT_UNIT, claim_of, release_spec_of
+from fedvtc_edge.privacy.mechanism import CentralMechanism, mechanism_of
 from fedvtc_edge.privacy.release import bounded_sums, check_norm, clipped_upload, estimate, noised
 from fedvtc_edge.privacy.release_spec import (
     COUNT,
@@ -44,6 +45,12 @@ def design_with(**changes: Any) -> ClientReleaseSpec:
         "unit": 2.0,
     }
     return ClientReleaseSpec(**{**settings, **changes})
+
+
+def mechanism_for(config: Config) -> CentralMechanism:
+    mechanism = mechanism_of(config, 10)
+    assert isinstance(mechanism, CentralMechanism)
+    return mechanism
 
 
 def square(upload: np.ndarray) -> int:
@@ -193,7 +200,7 @@ def test_the_narrower_the_noisier(clients: int, epsilon: float, width: int, seco
             "clients": {"count": clients},
         }
     )
-    spec = release_spec_of(config, 10)
+    spec = mechanism_for(config).spec
     assert isinstance(spec, ClientReleaseSpec)
     assert (spec.width, spec.second) == (width, second)
 
@@ -203,12 +210,15 @@ def test_the_narrower_the_noisier(clients: int, epsilon: float, width: int, seco
 
 def test_the_claim_names_its_trust(tmp_path: Any) -> None:
     config = load_config({"privacy": {"mode": "client"}, "clients": {"count": 50}})
-    claim = claim_of(config)
-    assert claim is not None
+    mechanism = mechanism_for(config)
+    claim = mechanism.claim
+    assert claim.mechanism is not None
     assert "trusted server" in claim.mechanism
     assert "per client" in claim.mechanism
-    assert (claim.epsilon, claim.releases, claim.by) == (4.0, 1, "server")
-    ledger = Ledger(tmp_path / "ledger.json", claim)
+    assert (claim.epsilon, mechanism.spec.releases, claim.unit) == (4.0, 1, "client")
+    assert mechanism.is_release_of("server")
+    assert not mechanism.is_release_of("client-00")
+    ledger = Ledger(tmp_path / "ledger.json", mechanism)
     ledger.begin()
     ledger.record(0, "client-00", "anchor", b"clipped")
     ledger.record(0, "server", "anchor", b"noised")
@@ -225,13 +235,13 @@ def test_every_round_costs() -> None:
     config = load_config(
         {"privacy": {"mode": "client"}, "method": {"share": "features", "rounds": 5}}
     )
-    claim = claim_of(config)
-    assert claim is not None
-    assert claim.at is not None
-    spent = [claim.at(number, "features") for number in (1, 2, 3, 4, 5)]
+    mechanism = mechanism_for(config)
+    spent = [mechanism.epsilon_at(number, "features") for number in (1, 2, 3, 4, 5)]
+    assert spent == [mechanism.epsilon_after(number) for number in (1, 2, 3, 4, 5)]
+    assert mechanism.epsilon_after(0) == 0
     assert spent == sorted(set(spent))
     assert 3.99 < spent[-1] <= 4.0
-    assert (claim.releases, claim.rounds) == (5, 5)
+    assert (mechanism.spec.releases, mechanism.every_round) == (5, True)
 
 
 @pytest.mark.parametrize(
@@ -251,11 +261,11 @@ def test_no_honest_number_exists(call: Call, words: str, message: str, hint: str
 def test_delta_is_against_the_number_of_clients() -> None:
     """A thousand examples, five clients: the unit is the client."""
     document = {"privacy": {"mode": "client", "delta": 0.01}, "clients": {"count": 5}}
-    check_names(load_config(document))
+    check(load_config(document))
     document["privacy"]["mode"] = "anchored"
     with pytest.raises(ConfigError, match=r"one over privacy\.population"):
-        check_names(load_config(document))
+        check(load_config(document))
 
 
 def test_the_unit_is_the_client(tiny: Callable[..., Config]) -> None:
-    assert "one client" in CLIENT_UNIT
+    assert "one client" in UNITS["client"]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedvtc_edge.errors import PrivacyError
-from fedvtc_edge.privacy.distributed_noise import log_divergence, min_honest, share_of
 from fedvtc_edge.privacy.release_spec import ReleaseSpec
+from fedvtc_edge.privacy.sampler import log_divergence, min_honest, share_of
 
 
 def gaussian(scale: float, reach: int) -> np.ndarray:

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.models import ImageShape, build, vtc
-from fedvtc_edge.privacy.dpsgd import PrivateGradients, check_private
-from fedvtc_edge.privacy.mechanism import Schedule
-from fedvtc_edge.privacy.secret_stream import SecretStream
+from fedvtc_edge.privacy.dpsgd import PrivateGradients, SecretStream, check_private
+from fedvtc_edge.privacy.schedule import Schedule
 from fedvtc_edge.training.compute import deterministic
 
 SHAPE = ImageShape(8, 1)

@@ -9,20 +9,23 @@ from typing import Any
 
 import pytest
 
+from fedvtc_edge.config import load_config
 from fedvtc_edge.errors import PrivacyError, RunError
-from fedvtc_edge.privacy.ledger import Ledger, ReleaseClaim
+from fedvtc_edge.privacy.ledger import Ledger
+from fedvtc_edge.privacy.mechanism import Mechanism, mechanism_of
 
-CLAIM = ReleaseClaim("discrete Gaussian, noise multiplier 1", 4.0, 1)
+ONCE = mechanism_of(load_config({"privacy": {"mode": "anchored"}}))
+assert ONCE is not None
 
 
-def begun(path: Path, claim: ReleaseClaim | None = CLAIM) -> Ledger:
-    ledger = Ledger(path / "ledger.json", claim)
+def begun(path: Path, mechanism: Mechanism | None = ONCE) -> Ledger:
+    ledger = Ledger(path / "ledger.json", mechanism)
     ledger.begin()
     return ledger
 
 
-def reopened(path: Path, claim: ReleaseClaim | None = CLAIM) -> Ledger:
-    ledger = Ledger(path / "ledger.json", claim)
+def reopened(path: Path, mechanism: Mechanism | None = ONCE) -> Ledger:
+    ledger = Ledger(path / "ledger.json", mechanism)
     ledger.reopen()
     return ledger
 
@@ -39,9 +42,11 @@ def refuses(ledger: Ledger, *release: Any) -> None:
     assert ledger.path.read_bytes() == before
 
 
-@pytest.mark.parametrize(("claim", "paid"), [(None, (None, None)), (CLAIM, (CLAIM.mechanism, 4.0))])
-def test_an_entry(tmp_path: Path, claim: ReleaseClaim | None, paid: tuple[Any, Any]) -> None:
-    begun(tmp_path, claim).record(0, "a", "anchor", b"bytes")
+@pytest.mark.parametrize(
+    ("mechanism", "paid"), [(None, (None, None)), (ONCE, (ONCE.claim.mechanism, 4.0))]
+)
+def test_an_entry(tmp_path: Path, mechanism: Mechanism | None, paid: tuple[Any, Any]) -> None:
+    begun(tmp_path, mechanism).record(0, "a", "anchor", b"bytes")
     assert entries(tmp_path) == [
         {
             "round": 0,
@@ -99,11 +104,16 @@ def test_a_retry_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_as_many_as_the_budget_has_room_for(tmp_path: Path) -> None:
-    ledger = begun(tmp_path, ReleaseClaim("m", 4.0, 3))
-    for number in range(3):
-        ledger.record(number, "a", "anchor", b"%d" % number)
-    refuses(ledger, 3, "a", "anchor", b"3")
-    ledger.record(1, "a", "anchor", b"1")
+    settings = {
+        "privacy": {"mode": "client"},
+        "method": {"share": "features", "rounds": 3},
+        "transport": {"masking": True},
+    }
+    ledger = begun(tmp_path, mechanism_of(load_config(settings)))
+    for number in range(1, 4):
+        ledger.record(number, "a", "features", b"%d" % number)
+    refuses(ledger, 4, "a", "features", b"4")
+    ledger.record(2, "a", "features", b"2")
     assert len(entries(tmp_path)) == 3
 
 

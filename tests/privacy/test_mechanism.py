@@ -10,8 +10,11 @@ import pytest
 
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.errors import ConfigError, UsageError
-from fedvtc_edge.federation.preflight import check_claim, check_names
-from fedvtc_edge.privacy.mechanism import UNIT, claim_of, release_spec_of
+from fedvtc_edge.federation.preflight import check
+from fedvtc_edge.masking import threshold_of
+from fedvtc_edge.privacy.claim import UNITS
+from fedvtc_edge.privacy.mechanism import LocalMechanism, anchor_width, mechanism_of
+from fedvtc_edge.privacy.release_spec import ReleaseSpec
 from fedvtc_edge.privacy.sampler import LARGEST_SIGMA, LEAST_SIGMA
 from fedvtc_edge.report import wording
 from fedvtc_edge.runs.records import Summary
@@ -69,20 +72,28 @@ def test_refused_before_data_are_read(
     def never(*_: Any) -> None:
         raise AssertionError("read")
 
-    monkeypatch.setattr("fedvtc_edge.workflows.run.load_dataset", never)
+    monkeypatch.setattr("fedvtc_edge.workflows.run.load_data", never)
     for method in ({"name": "fedproto"}, {"share": "features"}):
         with pytest.raises(ConfigError):
             run(tiny(privacy={"mode": "anchored"}, method=method), out=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
+def spec_of(config: Config, classes: int = 10) -> ReleaseSpec:
+    mechanism = mechanism_of(config, classes)
+    assert isinstance(mechanism, LocalMechanism)
+    assert mechanism.sensitivity("replace") == 2 * mechanism.sensitivity() > 0
+    assert anchor_width(config, classes) == mechanism.spec.width
+    return mechanism.spec
+
+
 @pytest.mark.parametrize("name", ["fedvtc", "fedproto", "local", "centralised"])
 @pytest.mark.parametrize("share", ["anchored", "features"])
 def test_where_nothing_is_claimed_nothing_is_refused(name: str, share: str) -> None:
     config = load_config({"method": {"name": name, "share": share}, "privacy": {"delta": 0.5}})
-    check_names(config)
-    assert claim_of(config) is None
-    assert release_spec_of(config, 10) is None
+    check(config)
+    assert mechanism_of(config) is None
+    assert anchor_width(config, 10) == config.method.anchor
 
 
 @pytest.mark.parametrize("epsilon", [1e-6, 1e-3, 0.1, 1.0, 30.0, 1000.0])
@@ -92,21 +103,25 @@ def test_what_is_claimed_is_within_the_grid(epsilon: float, delta: float, clip: 
     """Either the discrete noise is accounted for and the sums fit, or there is no run."""
     privacy = {"mode": "anchored", "epsilon": epsilon, "delta": delta, "clip": clip}
     config = load_config({"privacy": privacy})
-    spec = release_spec_of(config, 10)
-    assert spec is not None
+    spec = spec_of(config)
     if LEAST_SIGMA <= spec.sigma <= LARGEST_SIGMA:
-        check_claim(config)
+        check(config)
         return
     with pytest.raises(ConfigError, match="integer grid"):
-        check_claim(config)
+        check(config)
     assert clip != 1.0 or epsilon <= 1e-3, "the default clip serves every sensible budget"
 
 
 def test_the_claim_says_what_is_paid() -> None:
     privacy = {"mode": "anchored", "epsilon": 4.0, "delta": 1e-5}
-    claim = claim_of(load_config({"privacy": privacy}))
-    assert claim is not None
-    assert (claim.epsilon, claim.releases) == (4.0, 1)
+    config = load_config({"privacy": privacy})
+    mechanism = mechanism_of(config)
+    assert mechanism is not None
+    claim = mechanism.claim
+    assert (claim.epsilon, claim.delta, claim.unit) == (4.0, 1e-5, "example")
+    assert mechanism.epsilon_after(0) == mechanism.epsilon_at(0, "anchor") == 4.0
+    assert (mechanism.spec.releases, mechanism.every_round) == (1, False)
+    assert claim.mechanism is not None
     for part in ("discrete Gaussian", "noise multiplier 1.0812", "L2 sensitivity 1", "delta 1e-05"):
         assert part in claim.mechanism
 
@@ -114,8 +129,7 @@ def test_the_claim_says_what_is_paid() -> None:
 def test_noise_does_not_depend_on_the_classes() -> None:
     """The claim is made before the data are read, and so before their classes are known."""
     config = load_config({"privacy": {"mode": "anchored"}})
-    specs = [release_spec_of(config, classes) for classes in (2, 10, 1000)]
-    assert len({spec.sigma for spec in specs if spec}) == 1
+    assert len({spec_of(config, classes).sigma for classes in (2, 10, 1000)}) == 1
 
 
 @pytest.mark.parametrize("moments", ["covariance", "diagonal"])
@@ -125,14 +139,19 @@ def test_the_rule_reads_the_settings(moments: str) -> None:
         "method": {"anchor": 48, "moments": moments},
         "clients": {"count": 20},
     }
-    spec = release_spec_of(load_config(document), 10)
-    assert spec is not None
+    spec = spec_of(load_config(document))
     assert (spec.width, spec.second) == (48, moments == "covariance")
     assert (spec.epsilon, spec.delta, spec.clip) == (3.0, 1e-5, 0.5)
 
 
 def test_delta_of_one_over_the_population_is_allowed() -> None:
-    check_claim(load_config({"privacy": {"mode": "anchored", "delta": 0.001}}))
+    check(load_config({"privacy": {"mode": "anchored", "delta": 0.001}}))
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 6, 100, 1000])
+def test_masks_bear_the_dropouts_that_noise_is_made_for(count: int) -> None:
+    config = load_config({"clients": {"count": count}})
+    assert config.group - config.dropouts == threshold_of(count)
 
 
 def test_every_refusal_is_the_users_to_mend() -> None:
@@ -140,7 +159,7 @@ def test_every_refusal_is_the_users_to_mend() -> None:
 
 
 def test_the_unit_reads_as_a_sentence() -> None:
-    summary = Summary.model_construct(epsilon=4.0, delta=1e-5, privacy_unit=UNIT)
+    summary = Summary.model_construct(epsilon=4.0, delta=1e-5, privacy_unit=UNITS["example"])
     assert wording.privacy(summary) == (
         "ε = 4",
         "At δ = 1e-5. Protects any one training example of a client: whether it was there or not. "

@@ -12,15 +12,10 @@ import pytest
 
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.errors import UsageError
-from fedvtc_edge.federation.preflight import check_claim
+from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.privacy import epsilon_spent
-from fedvtc_edge.privacy.mechanism import (
-    RELEASE_SHARE,
-    Schedule,
-    claim_of,
-    release_spec_of,
-    schedule_of,
-)
+from fedvtc_edge.privacy.mechanism import ExampleMechanism, mechanism_of
+from fedvtc_edge.privacy.schedule import RELEASE_SHARE, Schedule
 
 Tiny = Callable[..., Config]
 
@@ -28,6 +23,12 @@ Tiny = Callable[..., Config]
 def config(**tables: Any) -> Config:
     tables["privacy"] = {"mode": "example", "epsilon": 8.0} | tables.get("privacy", {})
     return load_config(tables)
+
+
+def schedule_of(settings: Config) -> Schedule:
+    mechanism = mechanism_of(settings)
+    assert isinstance(mechanism, ExampleMechanism)
+    return mechanism.schedule
 
 
 PLAN = schedule_of(config(method={"rounds": 3}))
@@ -110,11 +111,12 @@ def test_a_smaller_cohort_is_charged_as_if_everybody_came() -> None:
 @pytest.mark.parametrize("share", ["anchored", "features", "features+decoder"])
 def test_releases_carry_their_part_of_the_budget(share: str) -> None:
     settings = config(method={"share": share, "rounds": 3, "latent": 16})
-    check_claim(settings)
-    plan, spec, claim = schedule_of(settings), release_spec_of(settings, 10), claim_of(settings)
-    assert spec is not None
-    assert claim is not None
-    assert spec.releases == plan.releases == claim.releases == (1 if share == "anchored" else 3)
+    check(settings)
+    mechanism = mechanism_of(settings, 10)
+    assert mechanism is not None
+    plan, spec, claim = schedule_of(settings), mechanism.spec, mechanism.claim
+    assert spec.releases == plan.releases == (1 if share == "anchored" else 3)
+    assert mechanism.every_round == (share != "anchored")
     assert spec.noise_multiplier == pytest.approx(plan.release_noise, rel=1e-3)
     assert spec.noise_multiplier >= plan.release_noise
     assert claim.epsilon <= 8.0
@@ -133,6 +135,6 @@ def test_releases_carry_their_part_of_the_budget(share: str) -> None:
 )
 def test_refusals(tables: dict[str, Any], message: str, hint: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        check_claim(config(**tables))
+        check(config(**tables))
     assert hint in caught.value.hint
     assert caught.value.exit_code == 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedvtc_edge.models import ImageShape
-from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.training.knowledge import (
     CODE_STD,

@@ -14,16 +14,16 @@ from torch import nn
 
 from fedvtc_edge.config import EngineSettings, TrainingSettings
 from fedvtc_edge.models import Classifier, ImageShape, build, vtc
-from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
-from fedvtc_edge.training import decoder_training, finetuning, supervised
+from fedvtc_edge.training import decoder_training, finetuning, steps, supervised
 from fedvtc_edge.training.compute import Compute
 from fedvtc_edge.training.decoder_training import matching, train_decoder
 from fedvtc_edge.training.finetuning import collages, finetune, steps_in
 from fedvtc_edge.training.knowledge import GlobalKnowledge, from_anchor, from_features
 from fedvtc_edge.training.losses import ClassMoments
-from fedvtc_edge.training.steps import Adam, noisy, random_batch, step
-from fedvtc_edge.training.supervised import steps_per_round, train_epochs, train_steps
+from fedvtc_edge.training.steps import Adam, Gradients, noisy, normal_of, random_batch, step
+from fedvtc_edge.training.supervised import epochs, random_batches, steps_per_round, train
 
 SHAPE, LATENT, CLASSES, WIDTH = ImageShape(8, 1), 8, 4, 12
 SETTINGS = TrainingSettings(epochs=2, batch=4, pixel_noise=0.1, decoder_steps=2)
@@ -79,15 +79,15 @@ def all_trainable(network: nn.Module) -> bool:
 
 def phase_a(model: Classifier, seed: int = 0, size: int = len(LABELS), **keys: Any) -> int:
     present = keys.pop("present", PRESENT)
-    return train_epochs(
-        model, images()[:size], LABELS[:size], present, SETTINGS, COMPUTE, stream(seed), **keys
-    )
+    draw = stream(seed)
+    x, y, batches = images()[:size], LABELS[:size], epochs(size, SETTINGS, draw)
+    return train(model, x, y, present, SETTINGS, COMPUTE, Gradients(draw), batches, **keys)
 
 
 def plain_steps(model: Classifier, seed: int = 0, size: int = len(LABELS)) -> int:
-    return train_steps(
-        model, images()[:size], LABELS[:size], PRESENT, SETTINGS, COMPUTE, stream(seed), steps=3
-    )
+    draw = stream(seed)
+    x, y, batches = images()[:size], LABELS[:size], random_batches(size, 3, SETTINGS, draw)
+    return train(model, x, y, PRESENT, SETTINGS, COMPUTE, Gradients(draw), batches)
 
 
 def phase_b(
@@ -99,8 +99,9 @@ def phase_b(
     *,
     match: bool = True,
 ) -> int:
-    x, y = images()[:size], LABELS[:size]
-    return train_decoder(model, psi, x, y, known, SETTINGS, COMPUTE, stream(seed), match=match)
+    x, y, draw = images()[:size], LABELS[:size], stream(seed)
+    gradients = Gradients(draw)
+    return train_decoder(model, psi, x, y, known, SETTINGS, COMPUTE, gradients, draw, match=match)
 
 
 def phase_c(
@@ -156,7 +157,9 @@ def test_training_learns() -> None:
     x = 0.3 * x + 0.6 * y[:, None, None, None]
     settings = TrainingSettings(epochs=15, batch=4, pixel_noise=0.1, rate=3e-3)
     present = torch.tensor([True, True, False, False])
-    train_epochs(model, x, y, present, settings, COMPUTE, stream())
+    draw = stream()
+    batches = epochs(len(x), settings, draw)
+    train(model, x, y, present, settings, COMPUTE, Gradients(draw), batches)
     assert model.eval()(x)[:, :2].argmax(1).equal(y)
 
 
@@ -214,7 +217,7 @@ def test_painting_has_an_optimiser_for_the_decoder_alone(monkeypatch: pytest.Mon
         held.extend(parameters)
         return Adam(held, rate)
 
-    monkeypatch.setattr(decoder_training, "Adam", spy)
+    monkeypatch.setattr(steps, "Adam", spy)
     phase_b(model, psi, knowledge())
     assert {id(p) for p in held} == {id(p) for p in psi.parameters()}
 
@@ -382,8 +385,8 @@ def test_a_client_with_one_sample_trains_too(phase: str) -> None:
 
 def test_noise_has_the_scale_that_was_asked_for() -> None:
     x = images(200)
-    assert noisy(x, 0.0, stream()) is x
-    gap = noisy(x, 0.3, stream()) - x
+    assert noisy(x, 0.0, normal_of(stream())) is x
+    gap = noisy(x, 0.3, normal_of(stream())) - x
     assert gap.std().item() == pytest.approx(0.3, rel=0.05)
     assert gap.mean().item() == pytest.approx(0.0, abs=0.01)
 
@@ -465,8 +468,10 @@ def test_half_precision_never_reaches_the_statistics(monkeypatch: pytest.MonkeyP
         return answer
 
     monkeypatch.setattr(Anchor, "forward", watched)
+    networks, draw = (classifier(), decoder()), stream()
+    gradients = Gradients(draw)
     train_decoder(
-        classifier(), decoder(), images(), LABELS, knowledge(), SETTINGS, half, stream(), match=True
+        *networks, images(), LABELS, knowledge(), SETTINGS, half, gradients, draw, match=True
     )
     assert seen
     assert set(seen) == {torch.float32}

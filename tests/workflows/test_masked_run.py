@@ -14,12 +14,13 @@ from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, PrivacyError
 from fedvtc_edge.federation.assembly import clients
-from fedvtc_edge.federation.preflight import check_names
+from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.models import ImageShape
-from fedvtc_edge.models.anchor import Anchor, centre
-from fedvtc_edge.privacy.mechanism import CLIENT_UNIT, UNIT, release_spec_of
+from fedvtc_edge.models.extractor import Anchor, centre
+from fedvtc_edge.privacy.claim import UNITS
+from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.privacy.release import bounded_sums, check_norm
-from fedvtc_edge.privacy.release_spec import ClientReleaseSpec
+from fedvtc_edge.privacy.release_spec import ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.training.client import one_by_one
@@ -86,13 +87,18 @@ def test_the_server_sees_five_messages_and_no_upload(tiny: Tiny, tmp_path: Path)
     assert not (out / "parties").exists()
 
 
+def spec_of(config: Config) -> ReleaseSpec:
+    mechanism = mechanism_of(config, 10)
+    assert mechanism is not None
+    return mechanism.spec
+
+
 @pytest.mark.parametrize("mode", ["anchored", "client"])
 def test_noise_is_shared(mode: str, tiny: Tiny, tmp_path: Path) -> None:
     """Each client's kept release carries a share, and all of them more than the claim needs."""
     config, out = tiny(privacy=PRIVACY | {"mode": mode}, **MASKED), tmp_path / "run"
     summary = run(config, out=out).summary
-    spec = release_spec_of(config, 10)
-    assert spec is not None
+    spec = spec_of(config)
     # Four clients, of which one may drop out and one collude: two are surely honest.
     assert spec.shares == 4 - 1 - 1
     data = load_dataset(config.data)
@@ -116,7 +122,7 @@ def test_noise_is_shared(mode: str, tiny: Tiny, tmp_path: Path) -> None:
         noise.append((released - exact) / float(spec.share))
     spread = np.concatenate(noise)
     assert abs(spread.std() - 1) < 6 / (2 * spread.size) ** 0.5
-    assert summary["privacy_unit"] == {"anchored": UNIT, "client": CLIENT_UNIT}[mode]
+    assert summary["privacy_unit"] == UNITS[{"anchored": "example", "client": "client"}[mode]]
     assert summary["epsilon"] == 8.0
     assert [(e["client"], e["epsilon"]) for e in entries(out)] == [(name, 8.0) for name in IDS]
 
@@ -129,18 +135,15 @@ def test_the_claim_counts_honest_clients_only(mode: str) -> None:
         "transport": {"masking": True},
     }
     config = load_config(document)
-    check_names(config)
-    spec = release_spec_of(config, 10)
-    assert spec is not None
+    check(config)
+    spec = spec_of(config)
     assert spec.shares == 10 - 3 - 2
     assert spec.shares * spec.share**2 >= spec.sigma**2
-    from fedvtc_edge.privacy.mechanism import claim_of, covers
-
-    claim = claim_of(config)
-    assert claim is not None
-    assert "in shares of 5 honest clients" in claim.mechanism
-    assert claim.by is None
-    assert "up to 2 of 10 clients in league" in covers(config)
+    mechanism = mechanism_of(config)
+    assert mechanism is not None
+    assert "in shares of 5 honest clients" in str(mechanism.claim.mechanism)
+    assert mechanism.is_release_of("client-00")
+    assert "up to 2 of 10 clients in league" in mechanism.covers
 
 
 def test_less_noise_than_each_clients_own() -> None:
@@ -149,18 +152,15 @@ def test_less_noise_than_each_clients_own() -> None:
         "privacy": {"mode": "anchored", "epsilon": 1.0},
         "clients": {"count": 20},
     }
-    own = release_spec_of(load_config(document), 10)
-    shared = release_spec_of(load_config(document | {"transport": {"masking": True}}), 10)
-    assert own is not None
-    assert shared is not None
+    own = spec_of(load_config(document))
+    shared = spec_of(load_config(document | {"transport": {"masking": True}}))
     assert float(own.share) * 20**0.5 > 3 * float(shared.share) * 20**0.5
     assert (shared.width, shared.second) >= (own.width, own.second)
 
 
 def test_example_level_releases_keep_all_their_noise(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny(privacy=PRIVACY | {"mode": "example"}, **MASKED)
-    spec = release_spec_of(config, 10)
-    assert spec is not None
+    spec = spec_of(config)
     assert spec.shares == 1
     summary = run(config, out=tmp_path / "run").summary
     assert "models and bundle" in summary["privacy_covers"]
@@ -215,7 +215,7 @@ def test_too_few_contributors_are_seen_through_the_masks(tiny: Tiny, tmp_path: P
 def test_what_cannot_be_masked(tables: dict[str, Any], message: str, hint: str) -> None:
     config = load_config({**MASKED, **tables})
     with pytest.raises(ConfigError, match=message) as refused:
-        check_names(config)
+        check(config)
     assert hint in refused.value.hint
 
 
@@ -227,5 +227,5 @@ def test_a_noise_too_fine_to_share_is_refused() -> None:
         "transport": {"masking": True},
     }
     with pytest.raises((ConfigError, PrivacyError)) as refused:
-        check_names(load_config(document))
+        check(load_config(document))
     assert refused.value.hint

@@ -23,8 +23,9 @@ from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import DataError, PrivacyError
 from fedvtc_edge.federation.assembly import clients
 from fedvtc_edge.models import ImageShape
-from fedvtc_edge.models.anchor import Anchor, centre
-from fedvtc_edge.privacy.mechanism import UNIT, release_spec_of
+from fedvtc_edge.models.extractor import Anchor, centre
+from fedvtc_edge.privacy.claim import UNITS
+from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.privacy.release import bounded_sums, estimate
 from fedvtc_edge.privacy.release_spec import ReleaseSpec
 from fedvtc_edge.progress import SilentProgress
@@ -77,8 +78,9 @@ def entries(out: Path) -> list[dict[str, Any]]:
 def parts(config: Config) -> tuple[ReleaseSpec, Anchor, np.ndarray, list[Any]]:
     """The public design, anchor and centre, and the clients with their data."""
     data = load_dataset(config.data)
-    spec = release_spec_of(config, data.classes)
-    assert spec is not None
+    mechanism = mechanism_of(config, data.classes)
+    assert mechanism is not None
+    spec = mechanism.spec
     height, _, channels = data.image_shape
     shape = ImageShape(height, channels)
     anchor = Anchor(shape, spec.width, derive_seed(config.seed, "anchor"))
@@ -113,7 +115,7 @@ def test_epsilon_for_every_client_and_round(
     assert [[c["epsilon"] for c in line["clients"]] for line in lines] == [[4.0] * 3] * 3
     summary = strict_json((done / "summary.json").read_text())
     assert (summary["epsilon"], summary["delta"]) == (4.0, 1e-5)
-    assert summary["privacy_unit"] == UNIT
+    assert summary["privacy_unit"] == UNITS["example"]
     assert "not the models" in summary["privacy_covers"]
     assert summary["privacy_mechanism"].startswith("discrete Gaussian, noise multiplier ")
     assert "noised" in summary["uploads"][0]
@@ -149,9 +151,9 @@ def test_all_uploads_are_equally_long(done: Path, config: Config) -> None:
     lines = [json.loads(line) for line in (done / "metrics.jsonl").read_text().splitlines()]
     assert [line["clients"][0]["upload_bytes"] for line in lines] == [*travelled, 0, 0]
     # … nor does their length tell of the data set.
-    spec = release_spec_of(config, 10)
-    assert spec is not None
-    assert sizes.pop() - 8 * spec.size < 100 + 128
+    mechanism = mechanism_of(config, 10)
+    assert mechanism is not None
+    assert sizes.pop() - 8 * mechanism.spec.size < 100 + 128
 
 
 def test_the_server_sees_nothing_exact(done: Path, config: Config) -> None:
@@ -243,7 +245,7 @@ def test_any_budget_ends_well(
 
 def test_without_a_folder_the_claim_is_the_same(config: Config) -> None:
     summary = run_without_trace(config, load_dataset(config.data))
-    assert (summary["epsilon"], summary["privacy_unit"]) == (4.0, UNIT)
+    assert (summary["epsilon"], summary["privacy_unit"]) == (4.0, UNITS["example"])
 
 
 def test_a_run_that_claims_nothing_is_as_it_was(tiny: Tiny, tmp_path: Path, quick: None) -> None:

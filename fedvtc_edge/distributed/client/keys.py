@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import TrustError
+from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.sealing import Identity, PublicIdentity, TrustList
 
 
@@ -68,4 +69,4 @@ class DisclosurePolicy:
         """True if accuracies and counts leave the client under these settings."""
         if self.share_metrics is not None:
             return self.share_metrics
-        return config.privacy.mode == "none" and not config.transport.masking
+        return mechanism_of(config) is None and not config.transport.masking

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fedvtc_edge.config import Config
-from fedvtc_edge.data import Dataset, load_dataset, partition
+from fedvtc_edge.data import Dataset, load_data, partition
 from fedvtc_edge.data.dataset import Samples
 from fedvtc_edge.data.own import DataTerms, load_own, terms_of
 from fedvtc_edge.errors import DataError
@@ -96,7 +96,7 @@ def difference(here: DataTerms, there: DataTerms) -> str:
 
 @functools.lru_cache(maxsize=1)  # one process of a simulation plays many clients
 def _dataset(config: Config) -> Dataset:
-    return load_dataset(config.data, public_classes=config.privacy.mode != "none")
+    return load_data(config)
 
 
 @functools.lru_cache(maxsize=1)

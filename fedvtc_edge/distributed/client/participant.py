@@ -27,7 +27,7 @@ from fedvtc_edge.distributed.messages import (
 )
 from fedvtc_edge.errors import ConfigError, FedVTCError
 from fedvtc_edge.masking import MaskingStep
-from fedvtc_edge.privacy.mechanism import release_spec_of
+from fedvtc_edge.privacy.mechanism import anchor_width
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.sealing import seal
 from fedvtc_edge.storage.lock import Busy, alone
@@ -125,15 +125,14 @@ class Participant:
 
     def _hello(self, request: TaskRequest) -> bytes:
         # They need torch; the later messages of a masked sum are answered without.
-        from fedvtc_edge.federation.preflight import check_claim, check_settings
+        from fedvtc_edge.federation.preflight import check
         from fedvtc_edge.models import find
 
         config = _settings(request)
         self._check_policy(request)
         if config.transport.masking:
             self.keys.roster(config)
-        check_claim(config)
-        check_settings(config)
+        check(config, "client")
         find(self._name(config))
         terms = DataTerms.from_json(request.terms)
         has = self._source(config, terms)
@@ -330,9 +329,8 @@ def check_shapes(published: Mapping[str, bytes], config: Config, classes: int) -
         OrderError: Other classes, or another width.
         WireError: Bytes that are no statistics.
     """
-    spec, method = release_spec_of(config, classes), config.method
-    widths = dict.fromkeys(("features", "prototypes"), method.latent)
-    widths["anchor"] = method.anchor if spec is None else spec.width
+    widths = dict.fromkeys(("features", "prototypes"), config.method.latent)
+    widths["anchor"] = anchor_width(config, classes)
     for kind in sorted(set(published) & set(widths)):
         shape, expected = wire.published(published[kind]).mean.shape, (classes, widths[kind])
         if shape != expected:

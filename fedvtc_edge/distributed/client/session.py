@@ -82,7 +82,7 @@ class ClientSession:
             has: The client's data.
 
         Raises:
-            ConfigError: An unknown architecture, or one that privacy.mode cannot train.
+            ConfigError: An unknown architecture, or one that the privacy mechanism cannot train.
             RunError: A state of other networks, or a damaged one.
         """
         compute, kind = Compute.of(config.engine), method_of(config)

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedvtc_edge.config import Config, load_config
+from fedvtc_edge.data.own import TERMS
 from fedvtc_edge.distributed.messages import RequestError
 from fedvtc_edge.errors import ConfigError, RunError
 from fedvtc_edge.privacy.ledger import Ledger
-from fedvtc_edge.privacy.mechanism import claim_of
+from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.runs.checkpoint import decode, encode, naming_damage, read_metadata
 from fedvtc_edge.storage.atomic import write_atomic
@@ -36,13 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMA = 1
-_HOME, _CONFIG, _TERMS, _STATE, _ANSWER = (
-    "home.json",
-    "config.toml",
-    "terms.json",
-    "state.safetensors",
-    "last.upload",
-)
+_HOME, _CONFIG, _STATE, _ANSWER = "home.json", "config.toml", "state.safetensors", "last.upload"
 _ANEW = "join the run anew, with a new --home folder"
 
 
@@ -130,7 +125,7 @@ class ClientState:
             self.path.mkdir(parents=True, exist_ok=True)
             Ledger(self.path / "ledger.json").begin()
         self._write(_CONFIG, settings.encode())
-        self._write(_TERMS, terms.encode())
+        self._write(TERMS, terms.encode())
         made = {"schema": SCHEMA, "client": self.client, "run": run}
         self._write(_HOME, (json.dumps(made) + "\n").encode())
 
@@ -166,8 +161,8 @@ class ClientState:
         Raises:
             RunError: They cannot be read.
         """
-        with naming_damage(self.path / _TERMS, _ANEW):
-            terms = (self.path / _TERMS).read_text("utf-8")
+        with naming_damage(self.path / TERMS, _ANEW):
+            terms = (self.path / TERMS).read_text("utf-8")
         return terms
 
     def record(self, context: Context, data: bytes) -> None:
@@ -177,7 +172,7 @@ class ClientState:
             PrivacyError: The budget is spent.
             RunError: The ledger is damaged.
         """
-        ledger = Ledger(self.path / "ledger.json", claim_of(self.config()))
+        ledger = Ledger(self.path / "ledger.json", mechanism_of(self.config()))
         ledger.reopen()
         with self._on_disk():
             ledger.record(context.round, context.sender, context.kind, data)

@@ -8,7 +8,6 @@ from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.plugins import METHODS
 
 from .base import Method, calibrated
-from .client_level import ClientLevelFedVTC
 from .example import ExampleFedVTC
 from .fedproto import FedProto
 from .fedvtc import FedVTC
@@ -51,7 +50,7 @@ def method_of(config: Config) -> type[Method]:
     return kind.variants[mode]
 
 
-FedVTC.variants = {"anchored": FedVTC, "example": ExampleFedVTC, "client": ClientLevelFedVTC}
+FedVTC.variants = {"anchored": FedVTC, "example": ExampleFedVTC, "client": FedVTC}
 register("fedvtc", FedVTC)
 register("local", Local)
 register("local-matched", LocalMatched)

@@ -19,13 +19,13 @@ from fedvtc_edge.training.knowledge import GlobalKnowledge
 class Method(ABC):
     """How clients learn: in steps, which an executor takes with the clients of a round.
 
-    Whatever of the outside world a method needs again after a restart, it keeps in
-    ``published``; the engine checkpoints that beside the clients' modules.
+    What a method needs of the server again after a restart, it keeps in ``published``; the
+    engine checkpoints that beside the clients' modules.
     """
 
     has_decoder: ClassVar[bool] = False
     is_own_control: ClassVar[bool] = False
-    """Whether it is local-only training itself, of which no double is needed."""
+    """Whether it is local-only training itself, which needs no local baseline beside it."""
     nearest_prototype: ClassVar[bool] = False
     """Whether clients classify by the nearest published mean of their features."""
     variants: ClassVar[Mapping[str, type[Method]]] = {}
@@ -76,7 +76,7 @@ class Method(ABC):
         return client.present
 
     def knowledge(self) -> GlobalKnowledge | None:
-        """What clients paint from, or None for methods that paint nothing."""
+        """Global statistics to synthesise images from, or None for methods that synthesise none."""
         return None
 
     def epsilon(self) -> float | None:
@@ -99,7 +99,7 @@ def calibrated(own: Tensor, control: Tensor, present: Tensor) -> Tensor:
     decides among the others alone; *within* the group the prediction is
     log t(y|x) + ½ log f_k(y|x), because there f_k learned from real images. The
     plain product over all classes lets f_k's guesses about classes that it only
-    knows from paintings spoil the control's (docs/decisions/0007).
+    knows from synthetic images spoil the control's (docs/decisions/0007).
 
     Args:
         own: log f_k, [N, C].

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from fedvtc_edge import wire
@@ -13,12 +15,18 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.federation.exchange import Decoders, Exchange, RoundStep
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.models import vtc
-from fedvtc_edge.models.anchor import Anchor, centre
-from fedvtc_edge.privacy.mechanism import release_spec_of
-from fedvtc_edge.seeding import derive_seed
+from fedvtc_edge.models.extractor import Anchor, centre, extractor_of
+from fedvtc_edge.privacy.release import Integers
+from fedvtc_edge.privacy.release_spec import Array
 from fedvtc_edge.training.client import Client, in_chunks
 from fedvtc_edge.training.finetuning import steps_in
-from fedvtc_edge.training.knowledge import GlobalKnowledge, from_anchor, from_features
+from fedvtc_edge.training.knowledge import (
+    CODE_STD,
+    GlobalKnowledge,
+    from_anchor,
+    from_features,
+)
+from fedvtc_edge.training.steps import Gradients
 
 from .base import Method
 
@@ -26,15 +34,15 @@ KL = 0.1
 """Weight of the pull toward prototypes; the pull itself is divided by 2σ²."""
 
 STD_FLOOR = 0.2
-"""Least published σ of own features; below it painted images become class means."""
+"""Least published σ of own features; below it synthetic images become class means."""
 
 
 class FedVTC(Method):
-    """Statistics up, painted images at home.
+    """Statistics up; images are synthesised from their sum on every client.
 
     ``anchored``: one upload of anchor statistics before the first round; codes are
-    constants, so that rounds need no further message. ``features``: the published
-    text, prototypes and stds of own features in each round. ``features+decoder``:
+    constants, so that rounds need no further message. ``features``: as in the paper,
+    prototypes and stds of own features in each round. ``features+decoder``:
     that, and the decoders are averaged.
     """
 
@@ -50,14 +58,12 @@ class FedVTC(Method):
         settings = federation.config.method
         self.share, self.ablate = settings.share, set(settings.ablate)
         self.kl = 0.0 if "kl" in self.ablate else KL
-        self.spec = release_spec_of(federation.config, federation.classes)
+        self.mechanism = federation.mechanism
+        self.spec = None if self.mechanism is None else self.mechanism.spec
         self._knowledge: GlobalKnowledge | None = None
-        self.anchor: Anchor | None = None
-        if self.share == "anchored":
-            seed = derive_seed(federation.config.seed, "anchor")
-            width = self.spec.width if self.spec else settings.anchor
-            anchor = Anchor(federation.shape, width, seed, settings.extractor)
-            self.anchor = anchor.to(federation.compute.device)
+        self.anchor = extractor_of(federation.config, federation.shape, federation.classes)
+        if self.anchor is not None:
+            self.anchor.to(federation.compute.device)
 
     def steps(self, number: int) -> Sequence[RoundStep]:
         """Phases A, B and C; own features and decoders travel where the mode says so.
@@ -96,7 +102,7 @@ class FedVTC(Method):
         ]
 
     def learn(self, kind: str, data: bytes, cohort: Sequence[Client]) -> None:
-        """Statistics change what is known of the world, averaged decoders their owners."""
+        """Statistics change the global knowledge, averaged decoders their owners."""
         if kind != Decoders.kind:
             super().learn(kind, data, cohort)
         for client in cohort if kind == Decoders.kind else ():
@@ -125,43 +131,58 @@ class FedVTC(Method):
         return known.classifier(in_chunks(known.anchor, images).to(images.device)).cpu()
 
     def knowledge(self) -> GlobalKnowledge | None:
-        """What clients know of the world by now."""
+        """Global statistics as clients have them by now."""
         return self._knowledge
 
     def epsilon(self) -> float | None:
-        """All of the budget, from the one release on; None where nothing is claimed."""
-        if self.spec is None:
+        """ε that each client has spent by the end of the last round."""
+        if self.mechanism is None:
             return None
-        return self.spec.epsilon if self._knowledge is not None else 0.0
+        return self.mechanism.epsilon_after(self.done) if self._knowledge is not None else 0.0
+
+    def own_classes(self, client: Client) -> Tensor:
+        """Those of its samples; all, where it is private which ones a client has."""
+        if self.mechanism is not None and self.mechanism.protects_models:
+            return torch.ones_like(client.present)
+        return client.present
 
     def uploads(self) -> list[str]:
         """What travels from a client to the server, in words."""
-        if self.spec is not None:
-            what = ", and all classes' second moments" if self.spec.second else ""
-            return [
-                "once, before the first round, noised: counts and sums of the frozen anchor's "
-                f"{self.spec.width} features per class of the public list{what}"
-            ]
-        if self.share == "anchored":
-            what = (
-                "one pooled second-moment matrix"
-                if self.federation.config.method.moments == "covariance"
-                else "per-class sums of squares"
+        anchored, settings = self.share == "anchored", self.federation.config.method
+        when = "once, before the first round" if anchored else "every round"
+        whose = "the frozen anchor's" if anchored else "its own network's"
+        decoder = "every round: all weights of its decoder"
+        if self.mechanism is not None:
+            spec, decoder = self.mechanism.spec, f"{decoder}, trained by DP-SGD"
+            what = ", and all classes' second moments" if spec.second else ""
+            statistics = (
+                f"{when}, {self.mechanism.upload}: counts and sums of {whose} {spec.width} "
+                f"features per class of the public list{what}"
             )
-            return [
-                "once, before the first round: class counts, per-class sums and "
-                f"{what} of the frozen anchor's features"
-            ]
-        own = "every round: class counts, per-class sums and sums of squares of its own features"
-        if self.share == "features":
-            return [own]
-        return [own, "every round: all weights of its decoder"]
+        elif anchored and settings.moments == "covariance":
+            statistics = (
+                f"{when}: class counts, per-class sums and one pooled second-moment matrix of "
+                f"{whose} features"
+            )
+        else:
+            statistics = (
+                f"{when}: class counts, per-class sums and per-class sums of squares of {whose} "
+                "features"
+            )
+        return [statistics, decoder] if self.share == "features+decoder" else [statistics]
+
+    def _gradients(self, client: Client, number: int, phase: str) -> Gradients | None:
+        """How a client's phase turns losses into steps; None is plain gradient descent."""
+        return None
 
     def _train(self, client: Client, number: int) -> None:
-        client.train(number, self._knowledge.codes if self._knowledge else None, kl=self.kl)
+        codes = self._knowledge.codes if self._knowledge else None
+        gradients = self._gradients(client, number, "train")
+        client.train(number, codes, kl=self.kl, gradients=gradients)
 
     def _fit_decoder(self, client: Client, number: int, knowledge: GlobalKnowledge) -> None:
-        client.fit_decoder(number, knowledge, match="dm" not in self.ablate)
+        gradients = self._gradients(client, number, "decoder")
+        client.fit_decoder(number, knowledge, match="dm" not in self.ablate, gradients=gradients)
 
     def _finetune(
         self, client: Client, number: int, knowledge: GlobalKnowledge, steps: int
@@ -173,6 +194,8 @@ class FedVTC(Method):
             kl=self.kl,
             head_only="head-only" in self.ablate,
             decay=number == self.federation.config.method.rounds,
+            # On synthetic images alone it is post-processing, which costs no privacy.
+            real=self.mechanism is None or not self.mechanism.protects_models,
         )
 
     def _anchor_statistics(self, anchor: Anchor) -> Exchange[Any]:
@@ -182,16 +205,32 @@ class FedVTC(Method):
             pooled = settings.moments == "covariance"
             measure = partial(Client.measure_anchor, anchor=anchor, pooled=pooled)
             return self.federation.exact("anchor", measure, settings.anchor, pooled=pooled)
-        spec, about = self.spec, centre(anchor, self.federation.shape)
-        return self.federation.noised(
-            "anchor", lambda client: client.release_anchor(anchor, spec, about), spec, about
-        )
+        about = centre(anchor, self.federation.shape)
+        return self._protected("anchor", lambda _: anchor, about)
 
     def _features(self) -> Exchange[Any]:
-        width = self.federation.config.method.latent
-        return self.federation.exact(
-            "features", Client.measure, width, pooled=False, floor=STD_FLOOR
-        )
+        if self.spec is None:
+            width = self.federation.config.method.latent
+            return self.federation.exact(
+                "features", Client.measure, width, pooled=False, floor=STD_FLOOR
+            )
+        about = np.zeros(self.spec.width)
+        return self._protected("features", lambda c: c.model.eval().features, about, CODE_STD)
+
+    def _protected(
+        self,
+        kind: str,
+        extractor: Callable[[Client], Callable[[Tensor], Tensor]],
+        about: Array,
+        std: float | None = None,
+    ) -> Exchange[Any]:
+        mechanism = self.mechanism
+        assert mechanism is not None
+
+        def protect(client: Client) -> Integers:
+            return client.protect(extractor(client), mechanism, about)
+
+        return self.federation.protected(kind, protect, about, std)
 
     def _decoders(self) -> Decoders:
         """ψ has one shape for all; its weights travel as float32."""

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from fedvtc_edge.attacks.dp.claims import PrivacyClaim
 from fedvtc_edge.attacks.dp.releases import blocks_of, canary, canary_client, claim_of_spec
+from fedvtc_edge.privacy.claim import Claim
 from fedvtc_edge.privacy.release import bounded_sums, clipped_upload, contributions
 from fedvtc_edge.privacy.release_spec import ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.privacy.sampler import GRID
@@ -29,7 +29,7 @@ class Noised:
     means: tuple[Array, Array]
     scales: tuple[Array | float, Array | float]
     blocks: NDArray[np.int64]
-    claim: PrivacyClaim
+    claim: Claim
     seed: int = 0
     known: bool = True
 

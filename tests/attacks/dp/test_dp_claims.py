@@ -10,22 +10,26 @@ from typing import Any
 import pytest
 
 from fedvtc_edge.attacks.dp.claims import (
-    PrivacyClaim,
     Thresholds,
     claim_of_run,
-    least_epsilon,
     read_claim,
     reasons_against,
 )
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import ConfigError, PrivacyError
 from fedvtc_edge.privacy import epsilon_spent, noise_for
+from fedvtc_edge.privacy.claim import Claim
+from fedvtc_edge.privacy.mechanism import LocalMechanism, mechanism_of
 
 Tiny = Callable[..., Config]
 
-GOOD = PrivacyClaim(
-    4.0, 1e-5, "example", "add/remove", "discrete Gaussian, noise multiplier 1.0812"
-)
+GOOD = Claim(4.0, 1e-5, "example", "add/remove", "discrete Gaussian, noise multiplier 1.0812")
+
+
+def least_epsilon(config: Config, delta: float, neighbouring: str) -> float:
+    mechanism = mechanism_of(config)
+    assert mechanism is not None
+    return mechanism.least_epsilon(delta, neighbouring)
 
 
 # ---------------------------------------------------------------- of a claim alone
@@ -62,7 +66,7 @@ def test_each_defect_is_named(changes: dict[str, Any], reason: str) -> None:
 
 
 def test_all_defects_are_named_together() -> None:
-    worst = PrivacyClaim(1.0, None, None, None, None, "gdp", True, True, True)
+    worst = Claim(1.0, None, None, None, None, "gdp", True, True, True)
     assert len(reasons_against(worst)) == 8
 
 
@@ -141,8 +145,8 @@ def test_what_is_sampled_counts_once_and_what_is_not_twice(
         (mostly_sampled, epsilon_spent(mostly_sampled, 1e-5)),
         (mostly_whole, epsilon_spent([(0.5, 1.0, 1)], 1e-5)),
     ):
-        monkeypatch.setattr("fedvtc_edge.attacks.dp.claims._steps", lambda config, s=steps: s)
-        assert least_epsilon(tiny(), 1e-5, "replace") == least
+        monkeypatch.setattr(LocalMechanism, "steps", lambda self, s=steps: s)
+        assert least_epsilon(tiny(privacy=ANCHORED), 1e-5, "replace") == least
 
 
 def test_without_privacy_nothing_is_claimed_nor_can_be(tiny: Tiny) -> None:
@@ -247,9 +251,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_a_file_says_all_there_is_to_say(tmp_path: Path) -> None:
     claim, thresholds = read_claim(written(tmp_path, FULL))
-    assert claim == PrivacyClaim(
-        4.0, 1e-5, "client", "replace", "Gaussian", "PRV", True, True, True
-    )
+    assert claim == Claim(4.0, 1e-5, "client", "replace", "Gaussian", "PRV", True, True, True)
     assert thresholds == Thresholds(0.1, 0.05, 8.0)
 
 

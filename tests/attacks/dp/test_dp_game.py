@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from planted_bugs import Noised
 
 from fedvtc_edge.attacks.dp.bounds import BEYOND
-from fedvtc_edge.attacks.dp.claims import PrivacyClaim
 from fedvtc_edge.attacks.dp.game import MechanismAudit, audit, trials_for
 from fedvtc_edge.errors import FedVTCError, PrivacyError, ScoreError
 from fedvtc_edge.privacy import noise_for
+from fedvtc_edge.privacy.claim import Claim
 
 DELTA = 1e-5
 Array = NDArray[Any]
 
 
-def claim_for(epsilon: float, mechanism: str = "Gaussian") -> PrivacyClaim:
-    return PrivacyClaim(epsilon, DELTA, "example", "add/remove", mechanism)
+def claim_for(epsilon: float, mechanism: str = "Gaussian") -> Claim:
+    return Claim(epsilon, DELTA, "example", "add/remove", mechanism)
 
 
 def apart(mu: float, *, epsilon: float = 4.0, size: int = 12, **changes: Any) -> Noised:
@@ -209,6 +209,6 @@ def test_numbers_that_are_none_are_refused(bad: float) -> None:
 
 def test_claims_without_a_delta_or_with_none_that_fits_are_refused() -> None:
     for delta, names in ((None, "without delta"), (0.0, "delta 0")):
-        claim = PrivacyClaim(4.0, delta, "example", "add/remove", "Gaussian")
+        claim = Claim(4.0, delta, "example", "add/remove", "Gaussian")
         with pytest.raises(PrivacyError, match=names):
             audit(GOOD, claim, trials=8, confidence=0.95, control=GOOD)

@@ -15,7 +15,7 @@ from fedvtc_edge import wire
 from fedvtc_edge.attacks.adversary.view import Case, Population, View
 from fedvtc_edge.attacks.inference.exact_recovery import Differencing, cosines, departed
 from fedvtc_edge.models import ImageShape
-from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.statistics.class_statistics import ClassStatistics
 
 Array = NDArray[np.float64]

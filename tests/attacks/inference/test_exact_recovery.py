@@ -23,7 +23,7 @@ from fedvtc_edge.attacks.inference.exact_recovery import (
     recover_two,
 )
 from fedvtc_edge.models import ImageShape
-from fedvtc_edge.models.anchor import Anchor
+from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.statistics.class_statistics import ClassStatistics
 
 Array = NDArray[np.float64]

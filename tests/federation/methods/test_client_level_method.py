@@ -15,7 +15,8 @@ from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ServerError
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
-from fedvtc_edge.privacy.mechanism import CLIENT_UNIT, release_spec_of
+from fedvtc_edge.privacy.claim import UNITS
+from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.privacy.release import check_norm
 from fedvtc_edge.privacy.release_spec import ClientReleaseSpec
 from fedvtc_edge.privacy.sampler import GRID
@@ -34,7 +35,9 @@ def private(tiny: Tiny, share: str = "anchored", **tables: Any) -> Config:
 
 
 def design_with(config: Config) -> ClientReleaseSpec:
-    spec = release_spec_of(config, 10)
+    mechanism = mechanism_of(config, 10)
+    assert mechanism is not None
+    spec = mechanism.spec
     assert isinstance(spec, ClientReleaseSpec)
     return spec
 
@@ -44,7 +47,7 @@ def test_a_run_accounts_for_everything(share: str, tiny: Tiny, tmp_path: Path, q
     config, out = private(tiny, share), tmp_path / "run"
     summary = run(config, out=out).summary
     assert 7.99 <= summary["epsilon"] <= 8.0
-    assert (summary["delta"], summary["privacy_unit"]) == (1e-3, CLIENT_UNIT)
+    assert (summary["delta"], summary["privacy_unit"]) == (1e-3, UNITS["client"])
     assert "it is trusted" in summary["privacy_covers"]
     assert "trusted server" in summary["privacy_mechanism"]
     assert all("trusted server" in text for text in summary["uploads"])
@@ -109,7 +112,7 @@ def test_a_client_that_does_not_clip_is_refused(
     config = private(tiny)
     size = design_with(config).size
     monkeypatch.setattr(
-        "fedvtc_edge.training.client.clipped_upload", lambda *_: np.full(size, GRID, np.int64)
+        "fedvtc_edge.privacy.mechanism.clipped_upload", lambda *_: np.full(size, GRID, np.int64)
     )
     with pytest.raises(ServerError, match=r"0 uploads, .*clip bound is 1"):
         run(config, out=tmp_path / "run")

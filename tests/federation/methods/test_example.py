@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load, save
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
@@ -24,8 +25,9 @@ from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
 from fedvtc_edge.federation.workload import Workload
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.plugins import ARCHITECTURES
+from fedvtc_edge.privacy.claim import UNITS
 from fedvtc_edge.privacy.ledger import Ledger
-from fedvtc_edge.privacy.mechanism import UNIT, claim_of, schedule_of
+from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.runs.directory import RunDirectory
 from fedvtc_edge.training import finetuning, supervised
@@ -57,21 +59,22 @@ def play_round(method: Method, number: int) -> None:
 def test_a_run_accounts_for_everything(share: str, tiny: Tiny, tmp_path: Path, quick: None) -> None:
     config, out = private(tiny, share), tmp_path / "run"
     summary = run(config, out=out).summary
-    plan = schedule_of(config)
+    mechanism = mechanism_of(config)
+    assert mechanism is not None
     assert 7.7 <= summary["epsilon"] <= 8.0
-    assert (summary["delta"], summary["privacy_unit"]) == (1e-5, UNIT)
+    assert (summary["delta"], summary["privacy_unit"]) == (1e-5, UNITS["example"])
     assert "models and bundle" in summary["privacy_covers"]
     assert summary["privacy_mechanism"].startswith("DP-SGD, noise multiplier ")
     assert all("noised" in text or "DP-SGD" in text for text in summary["uploads"])
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     for number, record in enumerate(records, 1):
-        assert {c["epsilon"] for c in record["clients"]} == {plan.after_round(number)}
-    assert summary["epsilon"] == plan.after_round(3)
+        assert {c["epsilon"] for c in record["clients"]} == {mechanism.epsilon_after(number)}
+    assert summary["epsilon"] == mechanism.epsilon_after(3)
     entries = json.loads((out / "ledger.json").read_text())["releases"]
     per_client = {"anchored": 1, "features": 3, "features+decoder": 6}[share]
     assert len(entries) == 3 * per_client
     for entry in entries:
-        assert entry["epsilon"] == plan.at_upload(entry["round"], entry["kind"])
+        assert entry["epsilon"] == mechanism.epsilon_at(entry["round"], entry["kind"])
         assert "DP-SGD" in entry["mechanism"]
     assert len({c["upload_bytes"] for c in summary["clients"]}) == 1
     assert not list(out.glob("clients/*/noise.key")), "nobody takes the noise off again"
@@ -128,10 +131,14 @@ def test_other_data_never_meet_the_same_noise(tiny: Tiny) -> None:
 def test_which_classes_a_client_has_plays_no_part(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def unmasked(logits: Tensor, labels: Tensor, present: object, reduction: str) -> Tensor:
+        assert present is None, "the presence mask was read"
+        return F.cross_entropy(logits, labels, reduction=reduction)
+
     def never(*args: object) -> None:
         raise AssertionError("the presence mask was read")
 
-    monkeypatch.setattr(supervised, "masked_cross_entropy", never)
+    monkeypatch.setattr(supervised, "masked_cross_entropy", unmasked)
     monkeypatch.setattr(finetuning, "masked_cross_entropy", never)
     with deterministic():
         method = method_of(private(tiny))
@@ -176,7 +183,7 @@ class Fixed(ReleaseStore):
 def test_a_release_beyond_the_plan_is_refused_before_it_is_written(
     tiny: Tiny, tmp_path: Path
 ) -> None:
-    ledger = Ledger(tmp_path / "ledger.json", claim_of(private(tiny, "features+decoder")))
+    ledger = Ledger(tmp_path / "ledger.json", mechanism_of(private(tiny, "features+decoder")))
     ledger.begin()
     for number in (1, 2, 3):
         for kind in ("features", "decoder"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fedvtc_edge.config import client_ids, load_config
+from fedvtc_edge.config import load_config
 from fedvtc_edge.errors import DeploymentError, KeyFileError, TrustError
 from fedvtc_edge.flower.access import pki
 from fedvtc_edge.flower.access.checks import check_node_key, check_server
@@ -78,7 +78,7 @@ def test_the_parties_fit_each_other(trial: Path) -> None:
 @pytest.mark.parametrize("count", [1, 101])
 def test_ids_are_those_of_a_run(tmp_path: Path, count: int) -> None:
     made = make_test_keys(tmp_path / "trial", count)
-    assert made == client_ids(load_config({"clients": {"count": count}}))
+    assert made == load_config({"clients": {"count": count}}).client_ids
     assert list(ServerKit.load(tmp_path / "trial" / "server").open().nodes) == made
 
 

@@ -1,7 +1,8 @@
-"""The phases under DP-SGD: what depends on a client's size, and what on its images."""
+"""Phases by noised gradients: what depends on a client's size, and what on its images."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,13 +12,15 @@ from torch import Tensor
 from fedvtc_edge.config import EngineSettings, TrainingSettings
 from fedvtc_edge.models import ImageShape, build, vtc
 from fedvtc_edge.models.classifier import Classifier
-from fedvtc_edge.privacy.dpsgd import PrivateGradients
-from fedvtc_edge.privacy.mechanism import Schedule
-from fedvtc_edge.privacy.secret_stream import SecretStream
-from fedvtc_edge.training import private
+from fedvtc_edge.privacy.dpsgd import PrivateGradients, SecretStream
+from fedvtc_edge.privacy.schedule import Schedule
+from fedvtc_edge.training import supervised
 from fedvtc_edge.training.compute import Compute
+from fedvtc_edge.training.decoder_training import train_decoder
+from fedvtc_edge.training.finetuning import finetune
 from fedvtc_edge.training.knowledge import GlobalKnowledge
 from fedvtc_edge.training.losses import ClassMoments
+from fedvtc_edge.training.steps import NoisedGradients
 
 PLAN = Schedule(
     epsilon=8.0,
@@ -32,6 +35,7 @@ PLAN = Schedule(
     repeated=1,
 )
 SETTINGS = TrainingSettings(batch=8)
+COMPUTE = Compute.of(EngineSettings(device="cpu"))
 WORLD = GlobalKnowledge(
     ClassMoments(torch.randn(3, 8), torch.full((3, 8), 0.5)), torch.ones(3).bool()
 )
@@ -70,11 +74,30 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+def phase_a(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    plan: Schedule = PLAN,
+    secret: Callable[[str], SecretStream] = secrets,
+    **prior: Any,
+) -> int:
+    gradients = NoisedGradients(plan, plan.train_steps, secret)
+    return supervised.train(model, x, y, None, SETTINGS, COMPUTE, gradients, [], **prior)
+
+
+def phase_b(model: Classifier, decoder: vtc.VTC, x: Tensor, y: Tensor, *, match: bool) -> int:
+    gradients = NoisedGradients(PLAN, PLAN.decoder_steps, secrets)
+    stream = torch.Generator().manual_seed(1)
+    return train_decoder(
+        model, decoder, x, y, WORLD, SETTINGS, COMPUTE, gradients, stream, match=match
+    )
+
+
 def both(x: Tensor, y: Tensor) -> tuple[Classifier, vtc.VTC]:
     model, decoder = networks()
-    private.train(model, x, y, SETTINGS, PLAN, secrets, prior=WORLD.codes, kl=0.1)
-    stream = torch.Generator().manual_seed(1)
-    private.train_decoder(model, decoder, x, y, WORLD, SETTINGS, PLAN, secrets, stream, match=True)
+    phase_a(model, x, y, prior=WORLD.codes, kl=0.1)
+    phase_b(model, decoder, x, y, match=True)
     return model, decoder
 
 
@@ -92,11 +115,9 @@ def test_phases_repeat_bit_for_bit_and_differ_by_key() -> None:
     first = weights(*both(*images(30)))
     assert torch.equal(first, weights(*both(*images(30))))
     model, _ = networks()
-    private.train(
-        model, *images(30), SETTINGS, PLAN, lambda purpose: SecretStream(b"x" * 32, purpose)
-    )
+    phase_a(model, *images(30), secret=lambda purpose: SecretStream(b"x" * 32, purpose))
     other, _ = networks()
-    private.train(other, *images(30), SETTINGS, PLAN, secrets)
+    phase_a(other, *images(30))
     assert not torch.equal(weights(model), weights(other))
 
 
@@ -117,7 +138,7 @@ def test_without_noise_phase_a_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(Schedule, "noise_multiplier", 1e-6)
     model, _ = networks()
-    private.train(model, x, y, SETTINGS, plan, secrets)
+    phase_a(model, x, y, plan)
     assert (model.eval()(x).argmax(1) == y).float().mean() > 0.9
 
 
@@ -129,10 +150,7 @@ def test_matching_adds_its_gradient_without_noise(monkeypatch: pytest.MonkeyPatc
     for match in (False, True):
         model, decoder = networks()
         before = weights(decoder)
-        stream = torch.Generator().manual_seed(1)
-        private.train_decoder(
-            model, decoder, x, y, WORLD, SETTINGS, PLAN, secrets, stream, match=match
-        )
+        phase_b(model, decoder, x, y, match=match)
         moved[match] = not torch.equal(before, weights(decoder))
     assert moved == {False: False, True: True}
 
@@ -141,7 +159,20 @@ def test_fine_tuning_takes_no_real_image() -> None:
     model, decoder = networks()
     before = weights(model)
     stream = torch.Generator().manual_seed(1)
-    compute = Compute.of(EngineSettings(device="cpu"))
-    seen = private.finetune(model, decoder, WORLD, SETTINGS, compute, stream, steps=3, decay=True)
+    x, y = images(0)
+    seen = finetune(
+        model,
+        decoder,
+        x,
+        y,
+        torch.ones(3).bool(),
+        WORLD,
+        SETTINGS,
+        COMPUTE,
+        stream,
+        steps=3,
+        kl=0.1,
+        decay=True,
+    )
     assert seen == 3 * SETTINGS.batch
     assert not torch.equal(before, weights(model))

@@ -1,6 +1,6 @@
-"""The anchor R: a frozen extractor that no data ever shaped.
+"""The frozen extractor R, called the anchor: no private data ever shaped it.
 
-Every party builds it from a public seed. Because it is one function for all
+Client and server each build it from a public seed. Because it is one function for all
 clients, sums of its features add exactly over any partition of the data, and
 because it saw no data, the sensitivity of such a sum is fixed and known.
 """
@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedvtc_edge.config import Config
 from fedvtc_edge.errors import ConfigError
-from fedvtc_edge.plugins import EXTRACTORS
+from fedvtc_edge.plugins import EXTRACTORS, METHODS
+from fedvtc_edge.privacy.mechanism import anchor_width
+from fedvtc_edge.seeding import derive_seed
 
 from .registry import ImageShape
 
@@ -107,6 +110,20 @@ def _frozen(build: Callable[..., Any], name: str, shape: ImageShape, seed: int) 
 
 
 EXTRACTORS.register("random", None)
+
+
+def extractor_of(config: Config, shape: ImageShape, classes: int) -> Anchor | None:
+    """The frozen extractor of a run, in evaluation mode; None where its method shares none.
+
+    Args:
+        config: The settings.
+        shape: Of the images.
+        classes: Number C of classes, on which the width depends under a privacy mode.
+    """
+    if METHODS.find(config.method.name).shared(config) != "anchored":
+        return None
+    width, seed = anchor_width(config, classes), derive_seed(config.seed, "anchor")
+    return Anchor(shape, width, seed, config.method.extractor).eval()
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from fedvtc_edge.models import ImageShape
-from fedvtc_edge.models.anchor import Anchor, _averages, _smooth_filters
+from fedvtc_edge.models.extractor import Anchor, _averages, _smooth_filters
 
 
 def picture(size: int, channels: int) -> torch.Tensor:
