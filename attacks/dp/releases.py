@@ -29,7 +29,7 @@ class _Release:
     spec: ReleaseSpec
 
     @property
-    def claim(self) -> PrivacyClaim:
+    def claim(self) -> Claim:
         """The claim of the release spec."""
         return claim_of_spec(self.spec)
 
