@@ -125,7 +125,7 @@ class Bundle:
         return noises.draw(seed, int(count), self.manifest.latent)
 
     def synthesize(self, labels: ArrayLike, seed: int) -> Images:
-        """Paint one image per label.
+        """Synthesise one image per label.
 
         Args:
             labels: [N] whole numbers in 0…C-1, of classes that some client had.
@@ -138,10 +138,10 @@ class Bundle:
             BundleError: Labels or a seed that do not fit.
         """
         wanted = self._labels(labels)
-        return self.paint(wanted, self.noise(len(wanted), seed))
+        return self.decode(wanted, self.noise(len(wanted), seed))
 
-    def paint(self, labels: ArrayLike, noise: Floats) -> Images:
-        """Paint with noise of your own: [N, p] float32, finite; as :meth:`synthesize`."""
+    def decode(self, labels: ArrayLike, noise: Floats) -> Images:
+        """Synthesise with noise of your own: [N, p] float32, finite; see :meth:`synthesize`."""
         wanted = self._labels(labels)
         inputs.check_noise(noise, len(wanted), self.manifest.latent)
         codes, session = self.codes, self._synthesizer

@@ -1,6 +1,6 @@
 """What a bundle costs on a device, beside the same networks in torch.
 
-``python -m fedvtc_edge.benchmarks.studies.bundles RUN BUNDLES --json``
+``python -m fedvtc_edge.benchmarks.studies bundles RUN BUNDLES --json``
 
 RUN is a finished run, BUNDLES the folder that ``export`` wrote of it. For every
 client, at batch 1 and on one thread:
@@ -9,50 +9,40 @@ client, at batch 1 and on one thread:
   for the classifier, latents for the decoder. Nothing but the network.
 * **onnxruntime**: the bundle's graph on what a device has: uint8 pixels, or labels
   and noise. Scaling, sampling and rounding are in it.
-* **bundle**: ``Bundle.classify`` and ``Bundle.paint``, with all their checks.
+* **bundle**: ``Bundle.classify`` and ``Bundle.decode``, with all their checks.
 
-The three take turns in one process, and figures are medians of the thread's CPU
-time, so that a busy machine spoils neither side. Memory is each a fresh process's
-peak (``VmHWM``): one that imports torch and stops, one that opens a bundle,
-verifies it, classifies and paints. ``ru_maxrss`` would report the parent's.
+Figures are medians of the thread's CPU time, so that a busy machine spoils no side.
+Memory is each a fresh process's peak: one that imports torch and stops, one that opens
+a bundle, verifies it, classifies and synthesises.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import resource
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from fedvtc_edge.errors import FedVTCError
 from fedvtc_edge.export import Bundle
 from fedvtc_edge.export.runtime import Session
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.runs.finished import FinishedRun
 from fedvtc_edge.training.compute import deterministic
 
-from ..arguments import positive
+from .runner import Document, Study, fresh_process, medians, table, timed
 
 Step = Callable[[], object]
 
 _WARM_UP = 20
 
-_PEAK = """
-with open("/proc/self/status") as status:
-    print(next(line.split()[1] for line in status if line.startswith("VmHWM:")))
-"""
-_TORCH = "import torch\n" + _PEAK
-_DEVICE = (
-    """
+_PEAK = "from fedvtc_edge.benchmarks.studies.runner import peak_mb; print(peak_mb())"
+_TORCH = f"import torch\n{_PEAK}"
+_DEVICE = f"""
 import sys
 import numpy as np
 from fedvtc_edge.export import Bundle
@@ -65,12 +55,11 @@ if "anchor" in bundle.manifest.graphs:
 if "synthesizer" in bundle.manifest.graphs:
     bundle.synthesize(np.flatnonzero(bundle.codes.known)[:1], 0)
 assert "torch" not in sys.modules
+{_PEAK}
 """
-    + _PEAK
-)
 
 
-def measure(run: Path, bundles: Path, repeats: int) -> dict[str, Any]:
+def measure(run: Path, bundles: Path, repeats: int) -> Document:
     """Measure every client of ``run`` that has a bundle.
 
     Raises:
@@ -83,7 +72,7 @@ def measure(run: Path, bundles: Path, repeats: int) -> dict[str, Any]:
     with deterministic(), torch.inference_mode():
         for name in names:
             rows.append(_client(finished, name, bundles / name, repeats))
-    document: dict[str, Any] = {
+    document: Document = {
         "schema": 1,
         "unit": "microseconds of thread CPU time, median",
         "batch": 1,
@@ -98,7 +87,7 @@ def measure(run: Path, bundles: Path, repeats: int) -> dict[str, Any]:
     return document
 
 
-def _client(finished: FinishedRun, name: str, folder: Path, repeats: int) -> dict[str, Any]:
+def _client(finished: FinishedRun, name: str, folder: Path, repeats: int) -> Document:
     bundle = Bundle.open(folder, variant="fp32")
     manifest, form = bundle.manifest, bundle.manifest.image
     shape = ImageShape(form.size, form.channels)
@@ -125,7 +114,7 @@ def _client(finished: FinishedRun, name: str, folder: Path, repeats: int) -> dic
         labels = np.flatnonzero(bundle.codes.known)[:1]
         noise = bundle.noise(1, 0)
         latents = torch.from_numpy(bundle.codes.mean[labels] + bundle.codes.std[labels] * noise)
-        painter = _session(folder, "synthesizer.onnx")
+        synthesizer = _session(folder, "synthesizer.onnx")
         feed = {
             "labels": labels,
             "means": bundle.codes.mean,
@@ -134,12 +123,12 @@ def _client(finished: FinishedRun, name: str, folder: Path, repeats: int) -> dic
         }
         steps = {
             "torch": lambda: decoder(latents),
-            "onnxruntime": lambda: painter(feed),
-            "bundle": lambda: bundle.paint(labels, noise),
+            "onnxruntime": lambda: synthesizer(feed),
+            "bundle": lambda: bundle.decode(labels, noise),
         }
         if "int8" in manifest.graphs["synthesizer"].variants:
-            small_painter = _session(folder, "synthesizer.int8.onnx")
-            steps["int8"] = lambda: small_painter(feed)
+            smaller_synthesizer = _session(folder, "synthesizer.int8.onnx")
+            steps["int8"] = lambda: smaller_synthesizer(feed)
         row["synthesizer"] = _compare(steps, repeats)
     return row
 
@@ -149,36 +138,26 @@ def _session(folder: Path, name: str) -> Session:
 
 
 def _compare(steps: Mapping[str, Step], repeats: int) -> dict[str, float]:
-    """Medians in µs of steps that take turns, and each one's ratio to torch."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(repeats + _WARM_UP):
-        for name, step in steps.items():
-            begin = time.thread_time()
-            step()
-            times[name].append(time.thread_time() - begin)
-    medians = {name: 1e6 * statistics.median(taken[_WARM_UP:]) for name, taken in times.items()}
-    row = {f"{name}_us": round(value, 1) for name, value in medians.items()}
-    for name in medians:
+    """Medians in µs of the steps, and each one's ratio to torch."""
+    sides = {name: timed(step) for name, step in steps.items()}
+    figures = {
+        name: 1e6 * value for name, value in medians(sides, repeats, warm_up=_WARM_UP).items()
+    }
+    row = {f"{name}_us": round(value, 1) for name, value in figures.items()}
+    for name in figures:
         if name != "torch":
-            row[f"{name}_ratio"] = round(medians[name] / medians["torch"], 3)
+            row[f"{name}_ratio"] = round(figures[name] / figures["torch"], 3)
     return row
 
 
 def _memory(folders: Sequence[Path]) -> dict[str, float]:
-    importing = _peak(_TORCH)
-    session = max(_peak(_DEVICE, str(folder)) for folder in folders)
+    importing = float(fresh_process(_TORCH))
+    session = max(float(fresh_process(_DEVICE, folder)) for folder in folders)
     return {
-        "import_torch_mb": round(importing / 1024, 1),
-        "device_session_mb": round(session / 1024, 1),
+        "import_torch_mb": round(importing, 1),
+        "device_session_mb": round(session, 1),
         "ratio": round(session / importing, 3),
     }
-
-
-def _peak(code: str, *words: str) -> int:
-    done = subprocess.run(  # noqa: S603  (the two programs above)
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
-    )
-    return int(done.stdout)
 
 
 def _help_seconds() -> float:
@@ -191,53 +170,43 @@ def _help_seconds() -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``python -m fedvtc_edge.benchmarks.studies.bundles``."""
-    parser = argparse.ArgumentParser(
-        prog="fedvtc_edge.benchmarks.studies.bundles", description=__doc__
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("run", type=Path, help="a finished run")
-    parser.add_argument("bundles", type=Path, help="the folder that export wrote of it")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--repeats", type=positive, default=500, help="default: 500")
-    given = parser.parse_args(arguments)
-    try:
-        result = measure(given.run, given.bundles, given.repeats)
-    except FedVTCError as error:
-        parser.exit(error.exit_code, f"error: {error}\nhint: {error.hint}\n")
-    if given.json:
-        print(json.dumps(result))
-    else:
-        print("\n".join(_lines(result)))
-
-
-def _lines(result: dict[str, Any]) -> list[str]:
-    lines = [
-        f"{'client':<12}{'network':<28}{'torch':>9}{'ORT':>9}{'bundle':>9}{'int8':>9}{'ORT/torch':>11}"
+def _lines(result: Document) -> Iterator[str]:
+    header = ("client", "network", "torch", "ORT", "bundle", "int8", "ORT/torch")
+    rows = [
+        _row(row, part)
+        for row in result["clients"]
+        for part in ("classifier", "synthesizer")
+        if part in row
     ]
-    for row in result["clients"]:
-        for part in ("classifier", "synthesizer"):
-            if part not in row:
-                continue
-            figures = row[part]
-            what = f"{part} ({row['architecture']})" if part == "classifier" else part
-            small = f"{figures['int8_us']:9.1f}" if "int8_us" in figures else f"{'-':>9}"
-            lines.append(
-                f"{row['client']:<12}{what:<28}{figures['torch_us']:9.1f}"
-                f"{figures['onnxruntime_us']:9.1f}{figures['bundle_us']:9.1f}{small}"
-                f"{figures['onnxruntime_ratio']:11.3f}"
-            )
-    lines.append(f"{result['unit']}; batch 1, one thread, {result['repeats']} repeats")
+    yield from table(header, rows, left=2)
+    yield f"{result['unit']}; batch 1, one thread, {result['repeats']} repeats"
     if "memory" in result:
         memory = result["memory"]
-        lines.append(
+        yield (
             f"peak memory: device session {memory['device_session_mb']} MB, import torch "
             f"{memory['import_torch_mb']} MB, ratio {memory['ratio']}"
         )
-    lines.append(f"fedvtc-edge --help: {result['help_cpu_s']} s of CPU")
-    return lines
+    yield f"fedvtc-edge --help: {result['help_cpu_s']} s of CPU"
+
+
+def _row(row: Document, part: str) -> list[str]:
+    figures = row[part]
+    sides = ("torch_us", "onnxruntime_us", "bundle_us", "int8_us")
+    return [
+        row["client"],
+        f"{part} ({row['architecture']})" if part == "classifier" else part,
+        *(f"{figures[side]:.1f}" if side in figures else "-" for side in sides),
+        f"{figures['onnxruntime_ratio']:.3f}",
+    ]
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="a finished run")
+    parser.add_argument("bundles", type=Path, help="the folder that export wrote of it")
+
+
+STUDY = Study("bundles", __doc__, _options, measure, _lines, repeats=500)
 
 
 if __name__ == "__main__":
-    main()
+    STUDY.main()

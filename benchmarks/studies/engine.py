@@ -1,6 +1,6 @@
 """What the engine costs beside a bare torch loop that takes the same steps.
 
-``python -m fedvtc_edge.benchmarks.studies.engine --json``
+``python -m fedvtc_edge.benchmarks.studies engine --json``
 
 Five LeNet clients learn the built-in digits at the default settings, twice:
 
@@ -19,23 +19,21 @@ Both begin with the same weights, data and random streams and end with the same
 weights bit for bit (a test holds it), so that they differ in nothing but overhead.
 Neither pays for what happens once per run: reading data, building networks.
 
-Both run in one process in turn, and the first to run changes from one repeat to
-the next; figures are medians of the process's CPU time, user and system, so that
-waiting (for a busy machine, for a disk) counts for neither. Many short repeats
-are steadier than few long ones: a neighbour's burst then spoils only a few of them.
+Figures are medians of the process's CPU time, user and system, so that waiting (for
+a busy machine, for a disk) counts for neither. Many short repeats are steadier than
+few long ones: a neighbour's burst then spoils only a few of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +50,7 @@ from fedvtc_edge.seeding import generator
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
 
-from ..arguments import positive
+from .runner import Document, Study, paired, positive
 
 _CHUNK = 256
 """Images per forward of the floor's evaluation: as many as in the engine's."""
@@ -77,7 +75,7 @@ def settings(rounds: int) -> Config:
     )
 
 
-def measure(rounds: int, repeats: int) -> dict[str, Any]:
+def measure(rounds: int, repeats: int) -> Document:
     """Measure engine and floor in turn, after one short untimed run of each.
 
     Returns:
@@ -90,19 +88,23 @@ def measure(rounds: int, repeats: int) -> dict[str, Any]:
     data = load_data(config)
     for warm_up in (engine_seconds, training_seconds, floor_seconds):
         warm_up(settings(1), data)
-    engines, trainings, floors = [], [], []
-    for repeat in range(repeats):
-        turns: list[Callable[[], None]] = [
-            lambda: engines.append(engine_seconds(config, data)),
-            lambda: floors.append(floor_seconds(config, data)),
-            lambda: trainings.append(training_seconds(config, data)),
-        ]
-        for turn in turns if repeat % 2 == 0 else reversed(turns):
-            turn()
-    engine = statistics.median(engines) / rounds
-    training = statistics.median(trainings) / rounds
-    floor = statistics.median(seconds.training + seconds.evaluation for seconds in floors) / rounds
-    bare = statistics.median(seconds.training for seconds in floors) / rounds
+    found = paired(
+        {
+            "engine": lambda: (engine_seconds(config, data),),
+            "floor": lambda: floor_seconds(config, data)[:2],
+            "training": lambda: (training_seconds(config, data),),
+        },
+        repeats,
+    )
+    engine, floor, training, bare = (
+        statistics.median(figures) / rounds
+        for figures in (
+            [sum(seconds) for seconds in found["engine"]],
+            [sum(seconds) for seconds in found["floor"]],
+            [sum(seconds) for seconds in found["training"]],
+            [seconds[0] for seconds in found["floor"]],
+        )
+    )
     return {
         "floor_cpu_s_per_round": round(floor, 6),
         "engine_cpu_s_per_round": round(engine, 6),
@@ -215,30 +217,26 @@ def _test(data: Dataset) -> tuple[Tensor, Tensor]:
     return as_images(data.x_test, torch.device("cpu")), torch.from_numpy(data.y_test.copy())
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``python -m fedvtc_edge.benchmarks.studies.engine``."""
-    parser = argparse.ArgumentParser(
-        prog="fedvtc_edge.benchmarks.studies.engine", description=__doc__
+def _lines(result: Document) -> Iterator[str]:
+    yield (
+        f"five LeNet clients on digits, median of {result['repeats']} × {result['rounds']} rounds"
     )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--rounds", type=positive, default=3, help="per repeat (default: 3)")
-    parser.add_argument("--repeats", type=positive, default=25, help="default: 25")
-    given = parser.parse_args(arguments)
-    result = measure(given.rounds, given.repeats)
-    if given.json:
-        print(json.dumps(result))
-        return
-    print(
-        f"five LeNet clients on digits, median of {given.repeats} × {given.rounds} rounds\n"
-        f"floor   {1e3 * result['floor_cpu_s_per_round']:8.1f} ms CPU a round (bare torch loop)\n"
-        f"engine  {1e3 * result['engine_cpu_s_per_round']:8.1f} ms CPU a round\n"
-        f"ratio   {result['ratio']:8.3f}\n"
-        f"        {result['ratio_training_only']:8.3f} training steps alone\n"
+    yield f"floor   {1e3 * result['floor_cpu_s_per_round']:8.1f} ms CPU a round (bare torch loop)"
+    yield f"engine  {1e3 * result['engine_cpu_s_per_round']:8.1f} ms CPU a round"
+    yield f"ratio   {result['ratio']:8.3f}"
+    yield f"        {result['ratio_training_only']:8.3f} training steps alone"
+    yield (
         f"        {result['ratio_without_evaluation']:8.3f} all of the engine to the floor's "
         "training steps alone"
     )
 
 
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=positive, default=3, help="per repeat (default: 3)")
+
+
+STUDY = Study("engine", __doc__, _options, measure, _lines, repeats=25)
+
+
 if __name__ == "__main__":
-    main()
+    STUDY.main()

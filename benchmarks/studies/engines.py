@@ -1,6 +1,6 @@
 """What Flower's simulation costs beside the embedded engine: the same federation in both.
 
-``python -m fedvtc_edge.benchmarks.studies.engines --clients 100 --rounds 2 --workers 2 --json``
+``python -m fedvtc_edge.benchmarks.studies engines --clients 100 --rounds 2 --workers 2 --json``
 
 Each engine runs in a fresh process. CPU time is of that process and of all that it
 started; so is memory: the proportional share (PSS) of every process at one moment, read
@@ -11,23 +11,23 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from fedvtc_edge.errors import FedVTCError, GateError
+from fedvtc_edge.errors import GateError
 
-from ..arguments import positive
+from .runner import Document, Study, positive, table
 
 _LOOK_S = 0.5
+_FIGURES = {"wall_s": 1, "cpu_s": 1, "peak_mb": 0}  # and digits that are printed
 
 
-def measure(clients: int, rounds: int, workers: int) -> dict[str, Any]:
+def measure(clients: int, rounds: int, workers: int) -> Document:
     """Both engines, one after the other, and whether they published the same bits.
 
     Args:
@@ -102,7 +102,7 @@ def _timed(command: list[str]) -> dict[str, float]:
 
 
 def _descendants(root: int) -> list[int]:
-    """A process and all below it; Flower's daemons stay below their guardians."""
+    """A process and all below it; Flower's daemons stay below their supervisors."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -133,36 +133,27 @@ def _pss_mb(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fedvtc_edge.benchmarks.studies.engines",
-        description="Flower's simulation beside the embedded engine.",
-    )
-    parser.add_argument("--clients", type=positive, default=100)
-    parser.add_argument("--rounds", type=positive, default=2)
-    parser.add_argument("--workers", type=positive, default=2)
-    parser.add_argument("--json", action="store_true", help="one JSON document")
-    arguments = parser.parse_args()
-    try:
-        found = measure(arguments.clients, arguments.rounds, arguments.workers)
-    except FedVTCError as error:
-        sys.exit(f"error: {error}\nhint: {error.hint}")
-    if arguments.json:
-        print(json.dumps(found, indent=2))
-        return
-    for engine in ("local", "flower"):
-        one = found[engine]
-        print(
-            f"{engine:6}  {one['wall_s']:7.1f} s wall  {one['cpu_s']:7.1f} s CPU  "
-            f"{one['peak_mb']:7.0f} MB at most"
-        )
-    print(
+def _lines(found: Document) -> Iterator[str]:
+    rows = [
+        [name, *(f"{found[name][key]:.{digits}f}" for key, digits in _FIGURES.items())]
+        for name in ("local", "flower")
+    ]
+    yield from table(("engine", "s wall", "s CPU", "MB at most"), rows)
+    yield (
         f"flower / local: {found['wall_ratio']:.2f} wall, {found['cpu_ratio']:.2f} CPU; "
         f"{found['cpu_s_per_message']:.2f} s CPU more per message; "
         f"same bits: {'yes' if found['same_bits'] else 'NO'}"
     )
 
 
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--clients", type=positive, default=100)
+    parser.add_argument("--rounds", type=positive, default=2)
+    parser.add_argument("--workers", type=positive, default=2)
+
+
+STUDY = Study("engines", __doc__, _options, measure, _lines)
+
+
 if __name__ == "__main__":
-    main()
+    STUDY.main()

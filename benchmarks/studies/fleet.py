@@ -1,6 +1,6 @@
 """What it costs to simulate devices: the same federation with profiles and without.
 
-``python -m fedvtc_edge.benchmarks.studies.fleet --clients 200 --rounds 2 --json``
+``python -m fedvtc_edge.benchmarks.studies fleet --clients 200 --rounds 2 --json``
 
 Both runs train the same clients on the same data, for the profiles' availability is set
 to 1, their dropout to 0 and their deadlines are taken away: what differs is the planner,
@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedvtc_edge.devices import DeviceProfile, profile_names
-from fedvtc_edge.errors import FedVTCError
 
-from ..arguments import positive
+from .runner import Document, Study, fresh_process, paired, positive
 
 _CHILD = """
 import json, sys, time
@@ -38,7 +35,7 @@ print(json.dumps({
 
 def measure(
     clients: int, rounds: int, repeats: int, settings: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+) -> Document:
     """CPU time with and without profiles, one after the other, ``repeats`` times.
 
     Args:
@@ -66,12 +63,12 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         devices = [str(path) for path in _always_there(Path(folder))]
         timed = {**config, "clients": {**config["clients"], "devices": devices}}
-        pairs = []
-        for _ in range(repeats):
-            off, on = _run(config), _run(timed)
-            pairs.append(
-                {"off_s": off["cpu_s"], "on_s": on["cpu_s"], "ratio": on["cpu_s"] / off["cpu_s"]}
-            )
+        found = paired({"off": lambda: _run(config), "on": lambda: _run(timed)}, repeats)
+    pairs = [
+        {"off_s": off["cpu_s"], "on_s": on["cpu_s"], "ratio": on["cpu_s"] / off["cpu_s"]}
+        for off, on in zip(found["off"], found["on"], strict=True)
+    ]
+    off, on = found["off"][-1], found["on"][-1]
     return {
         "schema": 1,
         "clients": clients,
@@ -106,45 +103,30 @@ def _always_there(folder: Path) -> list[Path]:
     return made
 
 
-def _run(config: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-c", _CHILD, json.dumps(config)]
-    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - our own words
-    if done.returncode:
-        raise FedVTCError(
-            f"the run failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}",
-            hint="try fewer clients: each needs two images at least",
-        )
-    document: dict[str, Any] = json.loads(done.stdout)
+def _run(config: dict[str, Any]) -> Document:
+    hint = "try fewer clients: each needs two images at least"
+    document: Document = json.loads(fresh_process(_CHILD, json.dumps(config), hint=hint))
     return document
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``python -m fedvtc_edge.benchmarks.studies.fleet``."""
-    parser = argparse.ArgumentParser(
-        prog="fedvtc_edge.benchmarks.studies.fleet", description=__doc__
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--clients", type=positive, default=200)
-    parser.add_argument("--rounds", type=positive, default=2)
-    parser.add_argument("--repeats", type=positive, default=1)
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    given = parser.parse_args(arguments)
-    try:
-        document = measure(given.clients, given.rounds, given.repeats)
-    except FedVTCError as error:
-        parser.exit(error.exit_code, f"error: {error}\nhint: {error.hint}\n")
-    if given.json:
-        print(json.dumps(document, indent=2))
-        return
+def _lines(document: Document) -> Iterator[str]:
     for pair in document["pairs"]:
-        print(f"off {pair['off_s']:.1f} s, on {pair['on_s']:.1f} s: {pair['ratio']:.3f} times")
+        yield f"off {pair['off_s']:.1f} s, on {pair['on_s']:.1f} s: {pair['ratio']:.3f} times"
     same = "the same" if document["accuracy_equal"] else "ANOTHER"
-    print(
+    yield (
         f"{document['clients']} clients, {document['rounds']} rounds, "
         f"{len(document['devices'])} devices: {document['ratio']:.3f} times the CPU, "
         f"{same} accuracy, {document['seconds_virtual']:.0f} simulated seconds"
     )
 
 
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--clients", type=positive, default=200)
+    parser.add_argument("--rounds", type=positive, default=2)
+
+
+STUDY = Study("fleet", __doc__, _options, measure, _lines, repeats=1)
+
+
 if __name__ == "__main__":
-    main()
+    STUDY.main()

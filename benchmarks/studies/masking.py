@@ -1,6 +1,6 @@
 """What secure aggregation costs: CPU of everybody together, beside bare mask expansion.
 
-``python -m fedvtc_edge.benchmarks.studies.masking --json``
+``python -m fedvtc_edge.benchmarks.studies masking --json``
 
 K clients add one vector of the upload of 10 classes × 64 features: 1,290 numbers (counts,
 sums and squares per class) of 64 bits. Each repeat plays the whole protocol,
@@ -12,7 +12,7 @@ figures, medians of the process's CPU time, user and system:
   one process has no use for doing the same thing again.
 * **dropouts**: the same, ⌊K/3⌋ clients silent from step 2 on, so that their keys are
   rebuilt and their masks taken off.
-* **devices**: nothing remembered between parties: what K devices and a server would
+* **devices**: nothing remembered between clients: what K devices and a server would
   spend together. Per client it is one K-th of that, and little is the server's.
 * **floor**: the masks' key streams alone, one ChaCha20 expansion per client and pair at
   each end and per self-mask at the server's, and their additions: K (K - 1) + 2K of
@@ -25,11 +25,8 @@ round without dropouts, transport and envelopes left out.
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -49,7 +46,7 @@ from fedvtc_edge.masking import keys as masking_keys
 from fedvtc_edge.sealing.signing import generate
 from fedvtc_edge.wire.context import Context
 
-from ..arguments import positive
+from .runner import Document, Study, medians, positive, table
 
 CLASSES, WIDTH = 10, 64
 SIZE = CLASSES + 2 * CLASSES * WIDTH
@@ -59,7 +56,7 @@ Vectors = Mapping[str, NDArray[np.int64]]
 Identities = Mapping[str, Ed25519PrivateKey]
 
 
-def measure(clients: int, repeats: int, size: int = SIZE) -> dict[str, Any]:
+def measure(clients: int, repeats: int, size: int = SIZE) -> Document:
     """Measure one number of clients, after one short untimed round.
 
     Args:
@@ -68,7 +65,7 @@ def measure(clients: int, repeats: int, size: int = SIZE) -> dict[str, Any]:
         size: Numbers in a vector.
 
     Returns:
-        Median CPU seconds of all parties, ratios to the floor, and bytes of one client.
+        Median CPU seconds of everybody, ratios to the floor, and bytes of one client.
 
     Raises:
         GateError: A masked sum was not the plain sum.
@@ -77,30 +74,37 @@ def measure(clients: int, repeats: int, size: int = SIZE) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     inputs = {name: rng.integers(-(2**48), 2**48, size) for name in identities}
     dropping = dict.fromkeys(list(identities)[: clients - threshold_of(clients)], MaskingStep.MASK)
+    traffic: list[tuple[int, int]] = []
+
+    def on_devices() -> float:
+        seconds, both_ways = apart(inputs, identities)
+        traffic[:] = [both_ways]
+        return seconds
+
     simulated(inputs, identities, {})
-    alone, dropped, devices, floors = [], [], [], []
-    traffic: tuple[int, int] = (0, 0)
-    for _ in range(repeats):
-        floors.append(floor_seconds(clients, size))
-        alone.append(simulated(inputs, identities, {}))
-        dropped.append(simulated(inputs, identities, dropping))
-        seconds, traffic = apart(inputs, identities)
-        devices.append(seconds)
-    floor = statistics.median(floors)
-    figures = {
-        "cpu_s": statistics.median(alone),
-        "cpu_s_dropouts": statistics.median(dropped),
-        "cpu_s_devices": statistics.median(devices),
+    figures = medians(
+        {
+            "floor_cpu_s": lambda: floor_seconds(clients, size),
+            "cpu_s": lambda: simulated(inputs, identities, {}),
+            "cpu_s_dropouts": lambda: simulated(inputs, identities, dropping),
+            "cpu_s_devices": on_devices,
+        },
+        repeats,
+    )
+    floor = figures["floor_cpu_s"]
+    ratios = {
+        name.replace("cpu_s", "ratio"): round(value / floor, 3)
+        for name, value in figures.items()
+        if name != "floor_cpu_s"
     }
     return {
         "clients": clients,
         "numbers": size,
         "dropouts": len(dropping),
-        "floor_cpu_s": round(floor, 6),
         **{name: round(value, 6) for name, value in figures.items()},
-        **{name.replace("cpu_s", "ratio"): round(v / floor, 3) for name, v in figures.items()},
-        "bytes_up": traffic[0],
-        "bytes_down": traffic[1],
+        **ratios,
+        "bytes_up": traffic[0][0],
+        "bytes_down": traffic[0][1],
         "repeats": repeats,
     }
 
@@ -133,22 +137,22 @@ def apart(inputs: Vectors, identities: Identities) -> tuple[float, tuple[int, in
     plan = MaskingPlan(CONTEXT, trusted, size)
     server = MaskingServer(plan)
     clients = {name: MaskingClient(plan, name, key) for name, key in identities.items()}
-    letters = dict.fromkeys(clients, b"")
+    inboxes = dict.fromkeys(clients, b"")
     for step in MaskingStep:
-        for name, letter in letters.items():
+        for name, inbox in inboxes.items():
             masking_keys.forget_signatures()
             client = clients[name]
             if step is MaskingStep.MASK:
-                message = client.mask(letter, inputs[name])
+                message = client.mask(inbox, inputs[name])
             elif step is MaskingStep.ADVERTISE:
                 message = client.advertise()
             else:
                 respond = {MaskingStep.SHARE: client.share, MaskingStep.CONFIRM: client.confirm}
-                message = respond.get(step, client.unmask)(letter)
-            up, down = up + len(message), down + len(letter)
+                message = respond.get(step, client.unmask)(inbox)
+            up, down = up + len(message), down + len(inbox)
             server.receive(message, sender=name)
         if step < MaskingStep.UNMASK:
-            letters = server.advance()
+            inboxes = server.advance()
     result = server.finish()
     seconds = time.process_time() - begin
     _check(inputs, result.total, result.survivors)
@@ -171,37 +175,38 @@ def _check(inputs: Vectors, total: NDArray[np.int64], survivors: Sequence[str]) 
         raise GateError("a masked sum is not the plain sum", hint="report this with the versions")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``python -m fedvtc_edge.benchmarks.studies.masking``."""
-    parser = argparse.ArgumentParser(
-        prog="fedvtc_edge.benchmarks.studies.masking", description=__doc__
+def _measure(clients: Sequence[int], repeats: int) -> Document:
+    return {"rows": [measure(count, repeats) for count in clients]}
+
+
+def _lines(document: Document) -> Iterator[str]:
+    rows = document["rows"]
+    yield (
+        f"one sum of {SIZE} numbers, CPU ms of everybody together (ratio to the floor), "
+        f"median of {rows[0]['repeats']}"
     )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    header = ("clients", "floor", "one process", "dropouts", "devices", "bytes up", "bytes down")
+    yield from table(header, map(_row, rows), left=0)
+
+
+def _row(row: Document) -> list[str]:
+    cells = [
+        f"{1e3 * row['cpu_s' + end]:.1f} ({row['ratio' + end]:.1f})"
+        for end in ("", "_dropouts", "_devices")
+    ]
+    floor = f"{1e3 * row['floor_cpu_s']:.2f}"
+    return [str(row["clients"]), floor, *cells, f"{row['bytes_up']:,}", f"{row['bytes_down']:,}"]
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    counts = [3, 10, 100]
     parser.add_argument(
-        "--clients", type=positive, nargs="+", default=[3, 10, 100], help="default: 3 10 100"
+        "--clients", type=positive, nargs="+", default=counts, help="default: 3 10 100"
     )
-    parser.add_argument("--repeats", type=positive, default=5, help="default: 5")
-    given = parser.parse_args(arguments)
-    rows = [measure(clients, given.repeats) for clients in given.clients]
-    if given.json:
-        print(json.dumps({"rows": rows}))
-        return
-    print(
-        f"one sum of {SIZE} numbers, CPU ms of all parties together (ratio to the floor), "
-        f"median of {given.repeats}\n"
-        "clients     floor     one process        dropouts         devices    bytes up  bytes down"
-    )
-    for row in rows:
-        cells = "".join(
-            f"{1e3 * row['cpu_s' + end]:9.1f} ({row['ratio' + end]:4.1f})"
-            for end in ("", "_dropouts", "_devices")
-        )
-        print(
-            f"{row['clients']:7d} {1e3 * row['floor_cpu_s']:9.2f}{cells}"
-            f"{row['bytes_up']:12,d}{row['bytes_down']:12,d}"
-        )
+
+
+STUDY = Study("masking", __doc__, _options, _measure, _lines, repeats=5)
 
 
 if __name__ == "__main__":
-    main()
+    STUDY.main()

@@ -1,6 +1,6 @@
 """What the planner says beside what a process really takes.
 
-``python -m fedvtc_edge.benchmarks.studies.planner --json``
+``python -m fedvtc_edge.benchmarks.studies planner --json``
 
 For every registered architecture, three batches and two kinds of images, each cell in a
 fresh process whose peak (``VmHWM``) is read at its end:
@@ -19,8 +19,6 @@ first kernels have run.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +28,7 @@ from typing import Any
 
 from fedvtc_edge.config import load_config
 
-from ..arguments import positive
+from .runner import Document, Study, fresh_process, peak_mb, positive, table
 
 # Nothing above imports torch, numpy or onnxruntime: the measured processes import this too.
 
@@ -40,6 +38,7 @@ SAMPLES = 256
 _STEPS = 4
 _SHAPES = ((8, 1), (32, 3))
 _BATCHES = (8, 32, 128)
+_WHATS = ("train", "infer", "synthesise")
 _CLASSES = 10
 _MB = 2**20
 _TORCHVISION = "train-torchvision"
@@ -51,7 +50,7 @@ def measure(
     batches: Sequence[int],
     shapes: Sequence[tuple[int, int]],
     whats: Sequence[str],
-) -> dict[str, Any]:
+) -> Document:
     """Plan and measure every cell.
 
     Args:
@@ -154,17 +153,11 @@ def _export(folder: Path, architectures: Sequence[str], shape: tuple[int, int]) 
 
 
 def _peak(*words: object) -> float:
-    """VmHWM of a fresh process that works on one cell, in MB."""
+    """Peak memory of a fresh process that works on one cell, in MB."""
     code = (
         "import sys; from fedvtc_edge.benchmarks.studies.planner import cell; cell(*sys.argv[1:])"
     )
-    done = subprocess.run(  # noqa: S603  (this module, and arguments made here)
-        [sys.executable, "-c", code, *map(str, words)],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return float(done.stdout)
+    return float(fresh_process(code, *words))
 
 
 def _base(what: str) -> float:
@@ -183,9 +176,7 @@ def cell(what: str, *words: str) -> None:
         "synthesise-baseline": _runner_baseline,
     }
     work[what](*words)
-    with open("/proc/self/status", encoding="ascii") as status:
-        peak = next(line.split()[1] for line in status if line.startswith("VmHWM:"))
-    print(int(peak) / 1024)
+    print(peak_mb())
 
 
 def _train(architecture: str, size: str, channels: str, batch: str, _: str) -> None:
@@ -258,47 +249,17 @@ def _synthesise(_: str, size: str, channels: str, batch: str, folder: str) -> No
     assert "torch" not in sys.modules
 
 
-# ---------------------------------------------------------------- the command
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``python -m fedvtc_edge.benchmarks.studies.planner``."""
-    from fedvtc_edge.models import architectures
-
-    names, whats = architectures(), ("train", "infer", "synthesise")
-    parser = argparse.ArgumentParser(
-        prog="fedvtc_edge.benchmarks.studies.planner", description=__doc__
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--architecture", action="append", choices=names, help="default: all")
-    parser.add_argument("--batch", action="append", type=positive, help="default: 8, 32, 128")
-    parser.add_argument("--what", action="append", choices=whats, help="default: all")
-    parser.add_argument(
-        "--size", action="append", type=int, choices=[size for size, _ in _SHAPES], help="of images"
-    )
-    given = parser.parse_args(arguments)
-    shapes = [shape for shape in _SHAPES if shape[0] in (given.size or [shape[0]])]
-    result = measure(
-        given.architecture or names, given.batch or _BATCHES, shapes, given.what or whats
-    )
-    if given.json:
-        print(json.dumps(result))
-    else:
-        print("\n".join(_lines(result)))
-
-
-def _lines(result: dict[str, Any]) -> Iterator[str]:
-    yield (
-        f"{'what':<12}{'architecture':<20}{'image':>7}{'batch':>7}"
-        f"{'planned':>9}{'measured':>10}{'ratio':>7}{'working':>9}"
-    )
-    for row in result["cells"]:
-        yield (
-            f"{row['what']:<12}{row['architecture']:<20}"
-            f"{row['size']:>5}x{row['channels']}{row['batch']:>7}{row['planned_mb']:>9.1f}"
-            f"{row['measured_mb']:>10.1f}{row['ratio']:>7.2f}{row['ratio_working']:>9.2f}"
-        )
+def _lines(result: Document) -> Iterator[str]:
+    header = ("what", "architecture", "image", "batch", "planned", "measured", "ratio", "working")
+    rows = [
+        [
+            *(row["what"], row["architecture"], f"{row['size']}x{row['channels']}"),
+            *(str(row["batch"]), f"{row['planned_mb']:.1f}", f"{row['measured_mb']:.1f}"),
+            *(f"{row['ratio']:.2f}", f"{row['ratio_working']:.2f}"),
+        ]
+        for row in result["cells"]
+    ]
+    yield from table(header, rows, left=2)
     for what, found in result["summary"].items():
         yield (
             f"{what}: planned is {found['ratio_least']:.2f} to {found['ratio_most']:.2f} times "
@@ -308,5 +269,31 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
     yield result["unit"]
 
 
+def _options(parser: argparse.ArgumentParser) -> None:
+    from fedvtc_edge.models import architectures
+
+    sizes = [size for size, _ in _SHAPES]
+    add = parser.add_argument
+    add("--architecture", action="append", choices=architectures(), help="default: all")
+    add("--batch", action="append", type=positive, help="default: 8, 32, 128")
+    add("--what", action="append", choices=_WHATS, help="default: all")
+    add("--size", action="append", type=int, choices=sizes, help="of images")
+
+
+def _measure(
+    architecture: Sequence[str] | None,
+    batch: Sequence[int] | None,
+    what: Sequence[str] | None,
+    size: Sequence[int] | None,
+) -> Document:
+    from fedvtc_edge.models import architectures
+
+    shapes = [shape for shape in _SHAPES if shape[0] in (size or [shape[0]])]
+    return measure(architecture or architectures(), batch or _BATCHES, shapes, what or _WHATS)
+
+
+STUDY = Study("planner", __doc__, _options, _measure, _lines)
+
+
 if __name__ == "__main__":
-    main()
+    STUDY.main()

@@ -1,9 +1,9 @@
 """What privacy costs: accuracy against ε, on the same split, clients and budget.
 
-``python -m fedvtc_edge.benchmarks.studies.privacy --epsilons 1,4,8 --seeds 0,1,2 --out DIR``
+``python -m fedvtc_edge.benchmarks.studies privacy --epsilons 1,4,8 --seeds 0,1,2 --out DIR``
 
 One run per ε and seed, and one per seed without privacy; ``--release-only`` trains
-nobody, and reads what the control makes of the one release. The privacy mode is
+nobody, and reads what the statistics alone make of the one release. The privacy mode is
 ``anchored`` unless ``--set privacy.mode=…`` names another. Writes ``privacy.json`` and
 ``privacy.svg`` into DIR. Test images are read, and nothing is chosen on them.
 """
@@ -13,9 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -23,7 +22,7 @@ from matplotlib.figure import Figure
 import fedvtc_edge
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data import load_data
-from fedvtc_edge.errors import ConfigError, FedVTCError
+from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
@@ -32,17 +31,21 @@ from fedvtc_edge.report.canvas import CALIBRATED, CONTROL, FULL, LOCAL, OWN, dra
 from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
 
+from .runner import Document, Study, listed
+
 FIGURES = {
     "calibrated": "accuracy_calibrated_mean",
     "f_k": "accuracy_mean",
     "control": "accuracy_control",
     "local-only": "accuracy_local_only_mean",
 }
+"""Keys of the document's rows, and of a run's summary."""
+
 _STYLES = {
-    "calibrated": ("D-", CALIBRATED),
-    "f_k": ("o-", OWN),
-    "control": ("x--", CONTROL),
-    "local-only": ("s:", LOCAL),
+    "calibrated": ("combined", "D-", CALIBRATED),
+    "f_k": ("own model", "o-", OWN),
+    "control": ("statistics only (no training)", "x--", CONTROL),
+    "local-only": ("local only", "s:", LOCAL),
 }
 
 
@@ -53,7 +56,7 @@ def measure(
     progress: Progress,
     *,
     release_only: bool = False,
-) -> dict[str, Any]:
+) -> Document:
     """Run every ε and no privacy at all with every seed.
 
     Args:
@@ -62,7 +65,7 @@ def measure(
         epsilons: Budgets.
         seeds: Of the runs; the noise has none.
         progress: Told of each run.
-        release_only: Train nobody; only the control is measured.
+        release_only: Train nobody; only the classifier by statistics is measured.
 
     Returns:
         ``{"schema", "data", "seeds", "delta", "rows": [{"epsilon", "f_k": {"mean",
@@ -80,10 +83,10 @@ def measure(
                 privacy = {"mode": mode, "epsilon": epsilon}  # type: ignore[dict-item]
             settings = config.replace(seed=seed, privacy=privacy)
             summaries.append(
-                control_alone(settings) if release_only else fedvtc_edge.run(settings).summary
+                statistics_alone(settings) if release_only else fedvtc_edge.run(settings).summary
             )
             progress.advance(f"epsilon {epsilon}, seed {seed}")
-        row: dict[str, Any] = {"epsilon": epsilon}
+        row: Document = {"epsilon": epsilon}
         for name, key in FIGURES.items():
             if key in summaries[0]:
                 values = [summary[key] for summary in summaries]
@@ -101,7 +104,7 @@ def measure(
     }
 
 
-def control_alone(config: Config) -> dict[str, float]:
+def statistics_alone(config: Config) -> dict[str, float]:
     """Accuracy of the training-free classifier after the one release of an anchored federation.
 
     Raises:
@@ -124,18 +127,18 @@ def control_alone(config: Config) -> dict[str, float]:
     return {FIGURES["control"]: float(right.double().mean())}
 
 
-def plot(document: dict[str, Any]) -> str:
+def plot(document: Document) -> str:
     """Accuracy against ε on a logarithmic axis, without privacy at its right end."""
     rows = document["rows"]
     places = list(range(len(rows)))
 
     def drawing(figure: Figure) -> None:
         axes = figure.add_subplot()
-        for name, (style, color) in _STYLES.items():
+        for name, (label, style, color) in _STYLES.items():
             if name not in rows[0]:
                 continue
             means = [100 * row[name]["mean"] for row in rows]
-            axes.plot(places, means, style, color=color, label=name, linewidth=1.8, markersize=5)
+            axes.plot(places, means, style, color=color, label=label, linewidth=1.8, markersize=5)
             for place, row in zip(places, rows, strict=True):
                 seeds = [100 * value for value in row[name]["per_seed"]]
                 axes.plot([place] * len(seeds), seeds, ".", color=color, alpha=0.4, markersize=4)
@@ -153,50 +156,57 @@ def plot(document: dict[str, Any]) -> str:
     return str(chart.svg).replace("<svg ", f'<svg {spaces} width="{FULL}" ', 1) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``python -m fedvtc_edge.benchmarks.studies.privacy``."""
-    parser = argparse.ArgumentParser(
-        prog="fedvtc_edge.benchmarks.studies.privacy", description=__doc__
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--epsilons", type=_numbers, default=[1.0, 4.0, 8.0], metavar="1,4,8")
-    parser.add_argument("--seeds", type=_whole, default=[0, 1, 2], metavar="0,1,2")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--release-only", action="store_true", help="train nobody")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    given = parser.parse_args(arguments)
-    progress = SilentProgress() if given.quiet else BarProgress()
-    try:
-        config = load_config({"clients": {"count": 5}}, overrides=given.overrides)
-        document = measure(
-            config, given.epsilons, given.seeds, progress, release_only=given.release_only
-        )
-    except FedVTCError as error:
-        parser.exit(error.exit_code, f"error: {error}\nhint: {error.hint}\n")
-    given.out.mkdir(parents=True, exist_ok=True)
-    write_atomic(given.out / "privacy.json", (json.dumps(document, indent=2) + "\n").encode())
-    write_atomic(given.out / "privacy.svg", plot(document).encode())
+def _measure(
+    epsilons: Sequence[float],
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    release_only: bool,
+    out: Path,
+    quiet: bool,
+) -> Document:
+    progress = SilentProgress() if quiet else BarProgress()
+    config = load_config({"clients": {"count": 5}}, overrides=overrides)
+    document = measure(config, epsilons, seeds, progress, release_only=release_only)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / "privacy.json", (json.dumps(document, indent=2) + "\n").encode())
+    write_atomic(out / "privacy.svg", plot(document).encode())
+    return document
+
+
+def _lines(document: Document) -> Iterator[str]:
     for row in document["rows"]:
-        means = ", ".join(
-            f"{name} {100 * row[name]['mean']:.1f} %" for name in FIGURES if name in row
+        means = (
+            f"{label} {100 * row[name]['mean']:.1f} %"
+            for name, (label, *_) in _STYLES.items()
+            if name in row
         )
-        print(f"epsilon {row['epsilon']}: {means}")
+        yield f"epsilon {row['epsilon']}: {', '.join(means)}"
 
 
-def _numbers(text: str) -> list[float]:
-    values = [float(word) for word in text.split(",")]
-    if not all(value > 0 for value in values):
-        raise argparse.ArgumentTypeError(f"{text}: expected numbers above 0 between commas")
-    return values
+def _budget(text: str) -> float:
+    if not (value := float(text)) > 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+    return value
 
 
-def _whole(text: str) -> list[int]:
-    values = [int(word) for word in text.split(",")]
-    if not all(value >= 0 for value in values):
-        raise argparse.ArgumentTypeError(f"{text}: expected whole numbers between commas")
-    return values
+def _seed(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 0")
+    return value
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--epsilons", type=listed(_budget), default=[1.0, 4.0, 8.0], metavar="1,4,8")
+    add("--seeds", type=listed(_seed), default=[0, 1, 2], metavar="0,1,2")
+    add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    add("--release-only", action="store_true", help="train nobody")
+    add("--out", type=Path, required=True, metavar="DIR")
+    add("--quiet", action="store_true", help="no progress on stderr")
+
+
+STUDY = Study("privacy", __doc__, _options, _measure, _lines)
 
 
 if __name__ == "__main__":
-    main()
+    STUDY.main()

@@ -1,6 +1,6 @@
 """How far the virtual clock is off: steps of training as modelled and as measured here.
 
-``python -m fedvtc_edge.benchmarks.studies.training [--device mine.toml] [--json]``
+``python -m fedvtc_edge.benchmarks.studies training [--device mine.toml] [--json]``
 
 Each phase of a client's round (training, fitting the decoder, fine-tuning) of every
 architecture is recorded as the clock does it, and timed: the median, over repeats, of the
@@ -12,12 +12,10 @@ figures that were fitted to the *other* ones. With a profile of this machine
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +25,6 @@ from fedvtc_edge.data import load_data
 from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.devices.clock import Speed
 from fedvtc_edge.devices.recorder import probe_copy, record
-from fedvtc_edge.errors import FedVTCError
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
 from fedvtc_edge.federation.workload import TrainingTask, Workload, one_step
@@ -36,14 +33,14 @@ from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, deterministic
 from fedvtc_edge.training.steps import Adam, step
 
-from ..arguments import positive
 from ..latency import BAND, NodeCost, Sample, fit, leave_one_out
+from .runner import Document, Study, listed, table, timed
 
 _STEPS = 6
 _LAYERS, _WIDTH, _TURNS = 20, 8, 200
 
 
-def study(networks: Sequence[str], repeats: int, device: Speed | None = None) -> dict[str, Any]:
+def study(networks: Sequence[str], repeats: int, device: Speed | None = None) -> Document:
     """Measure the phases of some architectures on the built-in digits and predict them.
 
     Args:
@@ -94,14 +91,15 @@ def overhead_us() -> float:
         layers += [nn.Linear(_WIDTH, _WIDTH), nn.ReLU()]
     network, batch = nn.Sequential(*layers), torch.ones(2, _WIDTH)
     adam = Adam(network.parameters(), 1e-3)
-    times = []
+
+    def tiny_step() -> None:
+        step(network(batch).square().mean(), adam)
+
     with deterministic():
-        for _ in range(_TURNS):
-            begin = time.thread_time()
-            step(network(batch).square().mean(), adam)
-            times.append(time.thread_time() - begin)
-        operations = record(lambda: step(network(batch).square().mean(), adam)).flops.size
-    return 1e6 * statistics.median(times) / operations
+        seconds = timed(tiny_step)
+        median = statistics.median(seconds() for _ in range(_TURNS))
+        operations = record(tiny_step).flops.size
+    return 1e6 * median / operations
 
 
 def _sample(client: Client, task: TrainingTask, repeats: int) -> Sample:
@@ -124,50 +122,49 @@ def _sample(client: Client, task: TrainingTask, repeats: int) -> Sample:
     return Sample(name, nodes, 1e3 * statistics.median(taken), group=client.architecture)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``python -m fedvtc_edge.benchmarks.studies.training``."""
-    parser = argparse.ArgumentParser(
-        prog="fedvtc_edge.benchmarks.studies.training", description=__doc__
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--architectures", default=",".join(architectures()), metavar="NAME,…")
-    parser.add_argument("--repeats", type=positive, default=5)
-    parser.add_argument("--device", help="profile of this machine, to hold against the times")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    given = parser.parse_args(arguments)
-    try:
-        device = Speed.training(DeviceProfile.load(given.device)) if given.device else None
-        result = study(given.architectures.split(","), given.repeats, device)
-    except FedVTCError as error:
-        parser.exit(error.exit_code, f"error: {error}\nhint: {error.hint}\n")
-    print(json.dumps(result, indent=2) if given.json else "\n".join(_lines(result)))
-
-
-def _lines(result: dict[str, Any]) -> list[str]:
-    lines = [
-        f"{'phase':<32}{'operations':>11}{'measured':>10}{'modelled':>10}{'ratio':>7}{'clock':>7}"
+def _lines(result: Document) -> Iterator[str]:
+    rows = [
+        [
+            row["name"],
+            str(row["operations"]),
+            *(f"{row[key]:.2f}" for key in ("measured_ms", "predicted_ms", "ratio")),
+            f"{row['device_ratio']:.2f}" if "device_ratio" in row else "-",
+        ]
+        for row in result["phases"]
     ]
-    for row in result["phases"]:
-        clock = f"{row['device_ratio']:7.2f}" if "device_ratio" in row else f"{'-':>7}"
-        lines.append(
-            f"{row['name']:<32}{row['operations']:11}{row['measured_ms']:10.2f}"
-            f"{row['predicted_ms']:10.2f}{row['ratio']:7.2f}{clock}"
-        )
-    count, fitted, band = len(result["phases"]), result["fitted"], result["band"]
-    lines += [
-        f"{result['unit']}; {result['repeats']} repeats, torch {result['torch']}",
+    header = ("phase", "operations", "measured", "modelled", "ratio", "clock")
+    yield from table(header, rows)
+    count, fitted, band = len(rows), result["fitted"], result["band"]
+    yield f"{result['unit']}; {result['repeats']} repeats, torch {result['torch']}"
+    yield (
         f"modelled by the other architectures: {result['within']} of {count} phases within "
-        f"{1 / band:g} to {band:g} of measured",
+        f"{1 / band:g} to {band:g} of measured"
+    )
+    yield (
         f"fitted to all: {fitted['gflops']:.3g} GFLOP/s, {fitted['gbps']:.3g} GB/s, "
-        f"{fitted['overhead_us']:.3g} µs an operation",
-        f"torch_overhead_us of this machine: {result['torch_overhead_us']:.3g}",
-    ]
+        f"{fitted['overhead_us']:.3g} µs an operation"
+    )
+    yield f"torch_overhead_us of this machine: {result['torch_overhead_us']:.3g}"
     ratios = [row["device_ratio"] for row in result["phases"] if "device_ratio" in row]
     if ratios:
         inside = sum(1 / band <= ratio <= band for ratio in ratios)
-        lines.append(f"what the clock makes of the device's profile: {inside} of {count} within")
-    return lines
+        yield f"what the clock makes of the device's profile: {inside} of {count} within"
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--architectures", type=listed(str), default=architectures(), metavar="NAME,…"
+    )
+    parser.add_argument("--device", help="profile of this machine, to hold against the times")
+
+
+def _measure(architectures: Sequence[str], repeats: int, device: str | None) -> Document:
+    speed = Speed.training(DeviceProfile.load(device)) if device else None
+    return study(architectures, repeats, speed)
+
+
+STUDY = Study("training", __doc__, _options, _measure, _lines, repeats=5)
 
 
 if __name__ == "__main__":
-    main()
+    STUDY.main()

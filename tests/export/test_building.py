@@ -124,7 +124,7 @@ def test_it_paints_where_the_method_does(built: tuple[str, FinishedRun, Bundle])
         return
     images = bundle.synthesize(labels, 0)
     assert images.shape == (10, 8, 8, 1)
-    changed = bundle.paint(labels, bundle.noise(10, 1))
+    changed = bundle.decode(labels, bundle.noise(10, 1))
     assert (images != changed).any()
 
 
@@ -205,7 +205,7 @@ def test_two_classes_in_two_dimensions(
         assert bundle.classify(batch).shape == (count, 2)
         assert bundle.classify(batch, calibrated=True).shape == (count, 2)
         assert bundle.synthesize(np.arange(count) % 2, 3).shape == (count, 8, 8, 1)
-    one = np.concatenate([bundle.paint([y], bundle.noise(2, 3)[y : y + 1]) for y in (0, 1)])
+    one = np.concatenate([bundle.decode([y], bundle.noise(2, 3)[y : y + 1]) for y in (0, 1)])
     assert np.abs(one.astype(int) - bundle.synthesize([0, 1], 3)).max() <= 1
     record = finished.record(finished.clients[-1])
     assert accuracy(finished, bundle) == record.accuracy

@@ -96,7 +96,7 @@ def test_any_split_into_batches_gives_the_same_images(
     cuts = sorted(data.draw(st.sets(st.integers(1, len(labels)), max_size=4)) | {len(labels)})
     parts, start = [], 0
     for end in cuts:
-        parts.append(opened.paint(labels[start:end], noise[start:end]))
+        parts.append(opened.decode(labels[start:end], noise[start:end]))
         start = end
     np.testing.assert_array_equal(np.concatenate(parts), whole)
     np.testing.assert_array_equal(opened.synthesize(labels[: cuts[0]], seed), whole[: cuts[0]])
@@ -206,7 +206,7 @@ NOISE = np.zeros((2, 8), np.float32)
 def test_labels_are_checked_before_a_graph_runs(idle: Bundle, labels: Any, reason: str) -> None:
     for work in (
         lambda: idle.synthesize(labels, 0),
-        lambda: idle.paint(labels, np.zeros((1, 8), np.float32)),
+        lambda: idle.decode(labels, np.zeros((1, 8), np.float32)),
     ):
         with pytest.raises(BundleError, match=reason):
             work()
@@ -256,7 +256,7 @@ def test_counts_are_checked(idle: Bundle, count: Any) -> None:
 )
 def test_noise_is_checked_before_a_graph_runs(idle: Bundle, noise: Any, reason: str) -> None:
     with pytest.raises(BundleError, match=reason):
-        idle.paint([0, 1], noise)
+        idle.decode([0, 1], noise)
 
 
 @pytest.mark.parametrize("both", [False, True])
@@ -429,7 +429,7 @@ def test_a_classifier_alone_classifies(bare: Path) -> None:
     assert alone.classify(pictures(2)).shape == (2, 10)
     for work in (
         lambda: alone.synthesize([0], 0),
-        lambda: alone.paint([0], NOISE[:1]),
+        lambda: alone.decode([0], NOISE[:1]),
         lambda: alone.noise(1, 0),
     ):
         with pytest.raises(BundleError, match="no synthesiser: the method 'fedavg'"):

@@ -44,7 +44,7 @@ def test_engine_and_floor_reach_the_same_weights_bit_for_bit(tmp_path: Path) -> 
 
 
 def test_one_document_with_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None:
-    benchmark.main(["--json", "--rounds", "1", "--repeats", "1"])
+    benchmark.STUDY.main(["--json", "--rounds", "1", "--repeats", "1"])
     document = json.loads(capsys.readouterr().out)
     assert set(document) > KEYS
     assert all(document[key] > 0 for key in KEYS)
@@ -52,7 +52,7 @@ def test_one_document_with_the_promised_keys(capsys: pytest.CaptureFixture[str])
 
 
 def test_people_get_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    benchmark.main(["--rounds", "1", "--repeats", "1"])
+    benchmark.STUDY.main(["--rounds", "1", "--repeats", "1"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "five LeNet clients on digits, median of 1 × 1 rounds"
     assert [line.split()[0] for line in lines[1:4]] == ["floor", "engine", "ratio"]
@@ -61,6 +61,6 @@ def test_people_get_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("value", ["0", "-1", "some"])
 def test_nothing_is_not_measured(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        benchmark.main(["--rounds", value])
+        benchmark.STUDY.main(["--rounds", value])
     assert caught.value.code == 2
     assert "--rounds" in capsys.readouterr().err

@@ -26,6 +26,6 @@ def test_a_run_that_cannot_be_is_told(
 ) -> None:
     monkeypatch.setattr(fleet, "_CHILD", "raise SystemExit('too few samples')")
     with pytest.raises(SystemExit) as caught:
-        fleet.main(["--clients", "9000", "--rounds", "1"])
+        fleet.STUDY.main(["--clients", "9000", "--rounds", "1"])
     assert caught.value.code == 2
     assert "error: the run failed: too few samples" in capsys.readouterr().err

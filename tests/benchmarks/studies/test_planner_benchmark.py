@@ -53,16 +53,16 @@ def test_people_get_a_table_and_scripts_a_document(
     peaks: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--architecture", "mlp", "--batch", "2", "--size", "8", "--what", "train"]
-    benchmark.main([*words, "--json"])
+    benchmark.STUDY.main([*words, "--json"])
     document = json.loads(capsys.readouterr().out)
     assert (document["schema"], len(document["cells"])) == (1, 1)
-    benchmark.main(words)
+    benchmark.STUDY.main(words)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:4] == ["train", "mlp", "8x1", "2"]
     assert lines[1].split()[5] == "1000.0"
     assert lines[2].startswith("train: planned is ")
     with pytest.raises(SystemExit):
-        benchmark.main(["--architecture", "mlpp"])
+        benchmark.STUDY.main(["--architecture", "mlpp"])
 
 
 @pytest.mark.slow

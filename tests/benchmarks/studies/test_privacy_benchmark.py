@@ -55,7 +55,7 @@ def test_the_picture_stands_alone(
     rows = [{"epsilon": e, **dict.fromkeys(benchmark.FIGURES, figure)} for e in (1.0, None)]
     document = {"schema": 1, "mode": "anchored", "delta": 1e-5, "rows": rows}
     monkeypatch.setattr(benchmark, "measure", lambda *_, **__: document)
-    benchmark.main(["--out", str(tmp_path / "new"), "--quiet"])
+    benchmark.STUDY.main(["--out", str(tmp_path / "new"), "--quiet"])
     assert json.loads((tmp_path / "new" / "privacy.json").read_text()) == document
     drawn = xml.dom.minidom.parse(str(tmp_path / "new" / "privacy.svg"))
     assert drawn.documentElement.tagName == "svg"
@@ -63,7 +63,7 @@ def test_the_picture_stands_alone(
     assert "no privacy" in words
     assert "δ = 1e-05" in words
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("epsilon 1.0: calibrated 50.0 %, f_k 50.0 %")
+    assert lines[0].startswith("epsilon 1.0: combined 50.0 %, own model 50.0 %")
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,6 @@ def test_the_picture_stands_alone(
 )
 def test_what_cannot_be_measured_is_refused(tmp_path: Path, words: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        benchmark.main([*words, "--out", str(tmp_path / "new")])
+        benchmark.STUDY.main([*words, "--out", str(tmp_path / "new")])
     assert caught.value.code == 2
     assert not (tmp_path / "new").exists()

@@ -19,7 +19,7 @@ def test_phases_are_predicted_by_the_others(
     (tmp_path / "mine.toml").write_text(pi.to_toml())
     names = "mlp,lenet,resnet8"  # three at least: each is predicted by the others
     given = ["--architectures", names, "--repeats", "1", "--device", str(tmp_path / "mine.toml")]
-    training.main([*given, "--json"])
+    training.STUDY.main([*given, "--json"])
     document = json.loads(capsys.readouterr().out)
     rows = document["phases"]
     assert [row["name"].split()[0] for row in rows] == [n for n in names.split(",") for _ in "abc"]
@@ -34,6 +34,6 @@ def test_phases_are_predicted_by_the_others(
 
 def test_unknown_architectures_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        training.main(["--architectures", "lenat,mlp"])
+        training.STUDY.main(["--architectures", "lenat,mlp"])
     assert caught.value.code == 2
     assert "did you mean lenet?" in capsys.readouterr().err

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from fedvtc_edge.benchmarks.latency import __main__ as study
+from fedvtc_edge.benchmarks.studies import latency as study
+from fedvtc_edge.devices import DeviceProfile, profile_names
 
 
 @pytest.mark.slow
@@ -17,7 +17,7 @@ def test_one_document_with_every_graph(
 ) -> None:
     monkeypatch.setattr(study.tempfile, "tempdir", str(tmp_path))
     words = "--architectures mlp --sizes 8 --batches 1,2 --repeats 2 --device rpi4 --json"
-    study.main(words.split())
+    study.STUDY.main(words.split())
     document = json.loads(capsys.readouterr().out)
     rows = document["graphs"]
     assert [row["name"] for row in rows] == [
@@ -40,22 +40,6 @@ def test_one_document_with_every_graph(
     assert not list(tmp_path.rglob("*.onnx"))
 
 
-def test_graphs_take_turns_and_the_warm_up_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, turns = [0.0], []
-
-    def session(name: str, cost: float) -> Any:
-        def work(_: object) -> None:
-            turns.append(name)
-            clock[0] += cost if len(turns) % (study._WARM_UP + 1) == 0 else 1.0
-
-        return work
-
-    monkeypatch.setattr(study.time, "thread_time", lambda: clock[0])
-    steps: Any = {"a": (session("a", 0.25), {}), "b": (session("b", 0.5), {})}
-    assert study._medians(steps, 3) == {"a": 250.0, "b": 500.0}
-    assert turns == (["a"] * 5 + ["b"] * 5) * 3
-
-
 def test_people_get_a_table() -> None:
     row = {
         "name": "mine 8px x1",
@@ -67,17 +51,19 @@ def test_people_get_a_table() -> None:
         "ratio": 1.5,
         "device_ratio": 0.75,
     }
-    lines = study._lines(
-        {
-            "unit": "milliseconds",
-            "repeats": 7,
-            "onnxruntime": "1.32.0",
-            "band": 2.0,
-            "graphs": [row],
-            "within": 1,
-            "fitted": {"gflops": 70.0, "gbps": 17.0, "overhead_us": 0.9},
-            "device": {"gflops": 50.0, "gbps": 20.0, "overhead_us": 1.0, "within": 1},
-        }
+    lines = list(
+        study._lines(
+            {
+                "unit": "milliseconds",
+                "repeats": 7,
+                "onnxruntime": "1.32.0",
+                "band": 2.0,
+                "graphs": [row],
+                "within": 1,
+                "fitted": {"gflops": 70.0, "gbps": 17.0, "overhead_us": 0.9},
+                "device": {"gflops": 50.0, "gbps": 20.0, "overhead_us": 1.0, "within": 1},
+            }
+        )
     )
     assert lines[0].endswith("of device")
     assert lines[1].split()[3:] == ["9", "1.50", "0.25", "2.000", "3.000", "1.50", "0.75"]
@@ -94,6 +80,7 @@ def test_people_get_a_table() -> None:
         (["--batches", "0"], "0: expected 1 or more"),
         (["--batches", "x"], "invalid"),
         (["--device", "rpi4", "--calibrate"], "not allowed with"),
+        (["--anchors", "--calibrate"], "not allowed with"),
         (["--device", "rpi6"], "did you mean rpi5?"),
         (["--device", "stm32h7"], "cannot be modelled without"),
         (["--architectures", "lenett"], "unknown architecture 'lenett'"),
@@ -103,6 +90,37 @@ def test_slips_are_named(
     capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        study.main(words)
+        study.STUDY.main(words)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "convolutions", "gflop"),
+    [("mobilenet_v2_224", 52, 0.60), ("resnet18_224", 20, 3.63)],
+)
+def test_networks_are_those_of_the_papers(name: str, convolutions: int, gflop: float) -> None:
+    nodes = study.networks()[name]
+    assert sum(node.operator == "Conv" for node in nodes) == convolutions
+    assert sum(node.flops for node in nodes) / 1e9 == pytest.approx(gflop, rel=0.01)
+
+
+def test_every_anchor_with_threads_has_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    study.STUDY.main(["--anchors", "--json"])
+    document = json.loads(capsys.readouterr().out)
+    timed = [
+        (name, anchor.model, anchor.ms)
+        for name in profile_names()
+        for anchor in DeviceProfile.load(name).anchors
+        if anchor.threads is not None
+    ]
+    rows = document["anchors"]
+    assert [(row["device"], row["model"], row["anchor_ms"]) for row in rows] == timed
+    for row in rows:
+        assert row["ratio"] == pytest.approx(row["modelled_ms"] / row["anchor_ms"])
+        assert row["within"] == (0.5 <= row["ratio"] <= 2)
+    assert document["within"] == sum(row["within"] for row in rows)
+    study.STUDY.main(["--anchors"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(rows) + 2
+    assert lines[-1].startswith(f"milliseconds; {document['within']} of {len(rows)} within")
