@@ -1,21 +1,19 @@
-"""One client's bundle on a device: verified, then painting and classifying."""
+"""One client's bundle on a device: verified, then synthesising and classifying."""
 
 from __future__ import annotations
 
 import os
+import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fedvtc_edge.errors import BundleError, VerificationError
+from fedvtc_edge.errors import BundleError, ParityError, VerificationError
 
-from . import control as controls
 from . import inputs
-from . import inputs as noises
-from .codes import Codes
-from .control import StatisticsClassifier
+from .codes import Codes, StatisticsClassifier, combined, log_softmax
 from .manifest import INT8_AGREEMENT, STATISTICS, GraphName, Manifest, Variant
 from .runtime import Arrays, Session, is_faster
 from .verification import Verified, verify
@@ -121,8 +119,8 @@ class Bundle:
         promised = self.manifest.noise
         if promised is None:
             raise self._no_decoder()
-        noises.check(promised, self.manifest.latent)
-        return noises.draw(seed, int(count), self.manifest.latent)
+        inputs.check(promised, self.manifest.latent)
+        return inputs.draw(seed, int(count), self.manifest.latent)
 
     def synthesize(self, labels: ArrayLike, seed: int) -> Images:
         """Synthesise one image per label.
@@ -163,12 +161,12 @@ class Bundle:
 
         Args:
             images: uint8 [N, H, W, channels] of the bundle's size.
-            calibrated: Use the training-free classifier on the published statistics
-                beside the client's own: more accurate, above all on classes that the
-                client never saw, for one more graph per image.
+            calibrated: Combine the own model with classification by the published
+                statistics: more accurate, above all on classes that the client never
+                saw, for one more graph per image.
 
         Returns:
-            float32 [N, C]: the client's logits, or calibrated log-probabilities.
+            float32 [N, C]: logits of the own model, or combined log-probabilities.
 
         Raises:
             BundleError: Images of another type or shape, or a bundle without statistics.
@@ -178,8 +176,8 @@ class Bundle:
         if not calibrated:
             return logits
         features = _in_chunks(self._anchor, images)  # first: it refuses where there is none
-        own = controls.log_softmax(logits)
-        return controls.calibrated(own, self._control(features), self.codes.own)
+        own = log_softmax(logits)
+        return combined(own, self._by_statistics(features), self.codes.own)
 
     @property
     def classifier_variant(self) -> Variant:
@@ -224,11 +222,9 @@ class Bundle:
         return self._load("anchor", "fp32")
 
     @cached_property
-    def _control(self) -> StatisticsClassifier:
+    def _by_statistics(self) -> StatisticsClassifier:
         knowledge = self.codes.knowledge
-        assert (
-            knowledge is not None
-        )  # the manifest has an anchor, so the statistics were read with it
+        assert knowledge is not None  # the manifest has an anchor: the statistics were read with it
         return StatisticsClassifier(knowledge)
 
     def _load(self, name: GraphName, variant: Variant) -> Session:
@@ -261,7 +257,7 @@ class Bundle:
 
     def _no_decoder(self) -> BundleError:
         return BundleError(
-            f"this bundle holds no synthesiser: the method {self.manifest.method!r} paints nothing",
+            f"this bundle holds no synthesiser: {self.manifest.method!r} makes none",
             hint="export a run of method.name = fedvtc",
         )
 
@@ -271,3 +267,36 @@ def _in_chunks(session: Session, images: Images) -> Floats:
         {"images": images[start : start + CHUNK]} for start in range(0, len(images), CHUNK)
     ]
     return np.concatenate([session(part) for part in parts])
+
+
+def use_all(path: str) -> None:
+    """Classify and synthesise with every variant, as a device would.
+
+    The exporter runs it in a fresh process before a bundle gets its name.
+
+    Raises:
+        ParityError: A result cannot be, or torch or onnx was imported.
+        BundleError, VerificationError: Something does not work.
+    """
+    first = Bundle.open(path)
+    form = first.manifest.image
+    shape = (2, form.size, form.size, form.channels)
+    images = np.arange(np.prod(shape)).astype(np.uint8).reshape(shape)
+    variants: list[Choice] = ["fp32", "int8"]
+    for variant in variants[: len(first.manifest.graphs["classifier"].variants)]:
+        bundle = Bundle.open(path, variant=variant)
+        _must(np.isfinite(bundle.classify(images)).all(), f"{variant}: scores are not finite")
+        if "anchor" in bundle.manifest.graphs:
+            scores = bundle.classify(images, calibrated=True)
+            _must(np.isfinite(scores).all(), f"{variant}: combined scores are not finite")
+        if "synthesizer" in bundle.manifest.graphs:
+            labels = np.flatnonzero(bundle.codes.known)
+            drawn = bundle.synthesize(labels, 0)
+            _must(drawn.shape == (len(labels), *shape[1:]), f"{variant}: images {drawn.shape}")
+    heavy = {"torch", "onnx"} & set(sys.modules)
+    _must(not heavy, f"{', '.join(sorted(heavy))} imported")
+
+
+def _must(holds: bool | np.bool_, problem: str) -> None:
+    if not holds:  # not assert: PYTHONOPTIMIZE would take the gate away
+        raise ParityError(problem, hint="report this")

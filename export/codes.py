@@ -1,6 +1,9 @@
-"""``statistics.safetensors`` of a bundle: what its graphs take as inputs.
+"""``statistics.safetensors`` of a bundle, and classification by statistics alone.
 
-Inputs, not weights, so that newer statistics need no new export.
+Statistics are inputs of the graphs, not weights, so that newer ones need no new export.
+The classifier and the combined prediction are NumPy versions of
+:mod:`fedvtc_edge.statistics.discriminant` and of
+:func:`fedvtc_edge.federation.methods.base.calibrated`; a test holds them together.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from safetensors.numpy import load, save
 
 from fedvtc_edge.errors import BundleError, VerificationError
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
+from fedvtc_edge.statistics.gaussian import coefficients
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -22,18 +26,21 @@ Mask = NDArray[np.bool_]
 LARGEST = 1e6
 """Largest magnitude of a statistic: far beyond any feature, far below float32's overflow."""
 
+CALIBRATION = 0.5
+_ABSENT = -1e4
+
 _HINT = "fetch the bundle again, or export it again"
 
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """Where the classes lie, for the synthesiser and for the training-free control.
+    """Statistics of the classes, for the synthesiser and for classification without training.
 
     Args:
         mean: Centres of the latents, [C, p].
         std: Their spread, [C, p].
-        known: Classes [C] of which at least one client had samples; no other was
-            ever painted.
+        known: Classes [C] of which at least one client had samples; no other can be
+            synthesised.
         own: Classes [C] of which this client had samples.
         knowledge: Statistics in the anchor's space, [C, m], or None.
     """
@@ -173,3 +180,61 @@ def _knowledge(arrays: dict[str, NDArray[Any]], known: Mask, pooled: bool) -> Gl
         std = arrays["anchor.std"].astype(np.float64)
     # The number of samples is nobody's business on a device; that there were some is.
     return GlobalStatistics(known.astype(np.float64), mean, std, covariance)
+
+
+class StatisticsClassifier:
+    """Log-posteriors from the anchor's features and the published statistics alone.
+
+    Args:
+        knowledge: Statistics in the anchor's space.
+
+    Raises:
+        BundleError: A covariance that no data have.
+    """
+
+    def __init__(self, knowledge: GlobalStatistics) -> None:
+        self._absent = ~knowledge.present
+        try:
+            found = coefficients(knowledge)
+        except np.linalg.LinAlgError:
+            raise BundleError(
+                "the published covariance cannot be inverted", hint="export or refresh the bundle"
+            ) from None
+        self._quadratic, self._linear, self._offset = (value.astype(np.float32) for value in found)
+
+    def __call__(self, features: Floats) -> Floats:
+        """[N, m] → log-posteriors [N, C]."""
+        scores = features @ self._linear + np.square(features) @ self._quadratic + self._offset
+        scores = np.where(self._absent, -np.inf, scores)
+        return np.where(self._absent, _ABSENT, log_softmax(scores)).astype(np.float32)
+
+
+def combined(own: Floats, control: Floats, present: Mask) -> Floats:
+    """Combine the own model and the statistics, each where it knows more (docs/decisions/0007).
+
+    Args:
+        own: Log-probabilities of the own model, [N, C].
+        control: Those of the statistics alone, [N, C].
+        present: Classes [C] of which the client had samples.
+
+    Returns:
+        Log-posteriors [N, C].
+    """
+    if not present.any():
+        return control
+    group = _log_sum(np.where(present, control, -np.inf))
+    within = log_softmax(np.where(present, control + CALIBRATION * own, -np.inf))
+    return np.where(present, within + group, control).astype(np.float32)
+
+
+def log_softmax(scores: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Over classes, [N, C]; -∞ stays -∞."""
+    result: NDArray[np.floating] = scores - _log_sum(scores)
+    return result
+
+
+def _log_sum(scores: NDArray[np.floating]) -> NDArray[np.floating]:
+    highest = scores.max(axis=1, keepdims=True)
+    total: NDArray[np.floating] = np.exp(scores - highest).sum(axis=1, keepdims=True)
+    result: NDArray[np.floating] = np.log(total) + highest
+    return result

@@ -1,7 +1,9 @@
 """What is given to a graph, checked before it runs.
 
 A graph does not complain: label -1 wraps to the last class, noise that is not a
-number paints black.
+number gives black images. Noise is one public stream per seed, the same in every process and
+split into batches; onnxruntime's own random operators repeat one stream in every new
+session and are no source of it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ def as_labels(
     Args:
         labels: [N] whole numbers, N at least 1.
         names: Of the C classes.
-        known: Classes [C] that can be painted.
+        known: Classes [C] that can be synthesised.
 
     Raises:
         BundleError: Another type or shape, a label outside 0…C-1 or of an unknown class.
@@ -54,7 +56,7 @@ def as_labels(
     if unknown.size:
         raise BundleError(
             f"label {unknown[0]} ({names[unknown[0]]}): no client had a sample of it, "
-            "so nobody can paint it",
+            "so nobody can synthesise it",
             hint="leave that class out",
         )
     return wanted
@@ -99,12 +101,6 @@ def check_images(images: Any, form: Image) -> None:
         )
 
 
-# ---------------------------------------------------------------- section
-# Synthesis noise: one public stream per seed, the same in every process and batch split.
-#
-# Noise is an input of the graph. onnxruntime's own random operators repeat one
-# stream in every new session and are no source of it.
-
 MAX_SEED = 2**63 - 1
 _GOLDEN_SEED, _GOLDEN_ROWS = 2508_01669, 64
 
@@ -123,8 +119,8 @@ def draw(seed: int, count: int, latent: int) -> NDArray[np.float32]:
     return generator.standard_normal((count, latent), dtype=np.float32)
 
 
-def described(latent: int) -> Noise:
-    """What the manifest says of this noise."""
+def describe_noise(latent: int) -> Noise:
+    """Algorithm and sample of this noise, for the manifest."""
     golden = Golden(seed=_GOLDEN_SEED, count=_GOLDEN_ROWS, sha256=_digest(latent))
     return Noise(
         algorithm="numpy Generator(Philox(key=seed)).standard_normal([N, p], float32)",
@@ -133,7 +129,7 @@ def described(latent: int) -> Noise:
 
 
 def check(promised: Noise, latent: int) -> None:
-    """Refuse to paint from other noise than the exporter's.
+    """Refuse to synthesise from other noise than the exporter's.
 
     NumPy keeps ``Philox`` stable but reserves the right to change how normals are
     made of it.

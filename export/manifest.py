@@ -6,15 +6,21 @@ later version may add some; a change of meaning changes ``schema``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fedvtc_edge.errors import VerificationError
+from fedvtc_edge.storage.atomic import write_atomic
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 SCHEMA = 1
 KIND = "fedvtc-edge bundle"
@@ -43,6 +49,13 @@ class File(_Record):
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0, le=MAX_FILE_BYTES)
+
+    @classmethod
+    def of(cls, path: Path) -> File:
+        """Hash and size of a file as it is."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(sha256=digest, size=path.stat().st_size)
 
 
 class Port(_Record):
@@ -242,6 +255,16 @@ class Manifest(_Record):
         except ValueError as error:
             raise VerificationError(f"{MANIFEST}: {error}", hint=_HINT) from None
         return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest, key: Ed25519PrivateKey | None) -> None:
+    """Write the manifest, and its signature where there is a key."""
+    data = manifest.to_bytes()
+    write_atomic(folder / MANIFEST, data)
+    if key is not None:
+        from fedvtc_edge.sealing.signing import sign
+
+        write_atomic(folder / SIGNATURE, sign(key, data))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

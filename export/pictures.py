@@ -1,4 +1,4 @@
-"""Image files to what a bundle classifies, and what it paints to a picture with labels."""
+"""Image files to a bundle's input, and synthesised images to a picture with labels."""
 
 from __future__ import annotations
 

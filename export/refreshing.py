@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -14,7 +13,7 @@ from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.storage.atomic import new_folder, recover_folder, write_atomic
 
 from .codes import Codes
-from .manifest import MANIFEST, SIGNATURE, STATISTICS, File, Manifest
+from .manifest import STATISTICS, File, Manifest, write_manifest
 from .verification import verify
 
 if TYPE_CHECKING:
@@ -83,39 +82,23 @@ def refresh(
         latent=manifest.latent,
         anchor=manifest.anchor,
     ).refreshed(_published(Path(statistics), manifest))
-    data = codes.to_bytes()
-    # What was measured of the calibrated prediction holds for the statistics it was measured with.
+    # What was measured of the combined prediction holds for the statistics it was measured with.
     accuracy = {k: v for k, v in manifest.accuracy.items() if not k.startswith("calibrated")}
-    renewed = manifest.model_copy(
-        update={
-            "revision": manifest.revision + 1,
-            "files": manifest.files | {STATISTICS: described(data)},
-            "accuracy": accuracy,
-        }
-    )
     with new_folder(folder) as scratch:
         for name in manifest.files:
             if name != STATISTICS:
                 shutil.copyfile(folder / name, scratch / name)
-        write_atomic(scratch / STATISTICS, data)
+        write_atomic(scratch / STATISTICS, codes.to_bytes())
+        renewed = manifest.model_copy(
+            update={
+                "revision": manifest.revision + 1,
+                "files": manifest.files | {STATISTICS: File.of(scratch / STATISTICS)},
+                "accuracy": accuracy,
+            }
+        )
         write_manifest(scratch, renewed, signing_key)
         verify(scratch, signing_key.public_key() if signing_key else None)
     return renewed
-
-
-def described(data: bytes) -> File:
-    """Hash and size of a file's content."""
-    return File(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
-
-
-def write_manifest(folder: Path, manifest: Manifest, key: Ed25519PrivateKey | None) -> None:
-    """Write the manifest, and its signature where there is a key."""
-    data = manifest.to_bytes()
-    write_atomic(folder / MANIFEST, data)
-    if key is not None:
-        from fedvtc_edge.sealing.signing import sign
-
-        write_atomic(folder / SIGNATURE, sign(key, data))
 
 
 def _published(path: Path, manifest: Manifest) -> GlobalStatistics:

@@ -1,6 +1,6 @@
 """onnxruntime on a device: one thread that sleeps when idle, silent, and no telemetry.
 
-The only module that imports onnxruntime where images are classified or painted.
+The only module that imports onnxruntime where images are classified or synthesised.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""``python -m fedvtc_edge.benchmarks.bench.child``: one job, measured in a process of its own.
+"""``python -m fedvtc_edge.benchmarks.bench.child``: one request, measured in a process of its own.
+
+The request comes on stdin, the reply goes to stdout.
 
 It imports what a device's runner imports and neither torch nor onnx, so that its peak is
 a device's. The peak is read from ``/proc/self/status``: ``ru_maxrss`` would report the
@@ -10,17 +12,101 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from fedvtc_edge.errors import FedVTCError, VerificationError
 from fedvtc_edge.export import inputs as noise
 from fedvtc_edge.export.codes import Codes
-from fedvtc_edge.export.manifest import STATISTICS, GraphName
+from fedvtc_edge.export.manifest import STATISTICS, GraphName, Variant
 from fedvtc_edge.export.runtime import Arrays, Session
 from fedvtc_edge.export.verification import Verified, verify
 
-from .protocol import LEVELS, BenchTiming, MeasurementReply, MeasurementRequest
+LEVELS = (*range(0, 100, 5), 99, 100)
+"""Percentiles of wall time that a reply holds: enough to draw the distribution."""
+
+MAX_REPLY_BYTES = 65_536
+
+Milliseconds = Annotated[float, Field(ge=0, le=1e9)]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class MeasurementRequest(_Message):
+    """One graph, at one batch, for so long.
+
+    Args:
+        bundle: The bundle's folder.
+        graph: Which graph; None opens the bundle, verifies it and stops.
+        variant: Which of its files.
+        sha256: Of the file, as it was verified before; a file changed since is refused.
+        batch: Samples of one inference.
+        threads: Of one inference.
+        seed: Of the inputs.
+        warm_up: Inferences before the first that counts.
+        samples: Time at least so many inferences ...
+        seconds: ... and for at least so long,
+        longest: but no longer than so many seconds; None sets no end.
+    """
+
+    bundle: str
+    graph: GraphName | None = None
+    variant: Variant = "fp32"
+    sha256: str = ""
+    batch: int = Field(default=1, ge=1, le=1 << 20)
+    threads: int = Field(default=1, ge=1, le=1024)
+    seed: int = Field(default=0, ge=0)
+    warm_up: int = Field(default=0, ge=0)
+    samples: int = Field(default=1, ge=1)
+    seconds: float = Field(default=0.0, ge=0)
+    longest: float | None = Field(default=None, gt=0)
+
+
+class BenchTiming(_Message):
+    """How long one graph took, in milliseconds.
+
+    Args:
+        load_ms: Reading the verified file and making the session.
+        first_ms: The first inference.
+        wall_ms: Percentiles of one inference's wall time, at ``LEVELS``.
+        cpu_ms: Median CPU time of one inference, all threads.
+        samples: How many inferences were timed.
+    """
+
+    load_ms: Milliseconds
+    first_ms: Milliseconds
+    wall_ms: Annotated[
+        tuple[Milliseconds, ...], Field(min_length=len(LEVELS), max_length=len(LEVELS))
+    ]
+    cpu_ms: Milliseconds
+    samples: int = Field(ge=1)
+
+    def percentile(self, level: int) -> float:
+        """Wall time at one of ``LEVELS``, milliseconds."""
+        return self.wall_ms[LEVELS.index(level)]
+
+
+class MeasurementReply(_Message):
+    """What a process says at its end.
+
+    Args:
+        status: ``failed`` with a reason: an error that the process caught itself.
+        reason: One line.
+        peak_mb: Its own ``VmHWM``, in MB of 2^20 bytes.
+        file_mb: Of it, at the end, pages of files: libraries above all.
+        timing: None if no graph was asked for.
+    """
+
+    status: Literal["ok", "failed"]
+    reason: str = Field(default="", max_length=2000)
+    peak_mb: float = Field(ge=0, le=1e7)
+    file_mb: float = Field(ge=0, le=1e7)
+    timing: BenchTiming | None = None
+
 
 _KEPT = 1 << 14
 """Times kept at most: a minute of short inferences must not fill the memory we measure."""
@@ -28,12 +114,12 @@ _KEPT = 1 << 14
 _HEAVY = ("torch", "onnx")
 
 
-def work(job: MeasurementRequest) -> MeasurementReply:
-    """Do a job and say how it went; memory that runs out is an answer, too."""
+def work(request: MeasurementRequest) -> MeasurementReply:
+    """Measure what is asked; memory that runs out is a reply, too."""
     timing, reason = None, ""
     try:
-        verified = verify(job.bundle)
-        timing = None if job.graph is None else _time(verified, job.graph, job)
+        verified = verify(request.bundle)
+        timing = None if request.graph is None else _time(verified, request.graph, request)
     except MemoryError:
         reason = "MemoryError"
     except FedVTCError as error:
@@ -57,7 +143,7 @@ def memory_mb(key: str) -> float:
 
 
 def feed(verified: Verified, graph: GraphName, batch: int, seed: int) -> Arrays:
-    """Inputs of a graph: random pixels, or every class that can be painted in turn.
+    """Inputs of a graph: random pixels, or every class that can be synthesised in turn.
 
     Args:
         verified: The bundle.
@@ -85,9 +171,9 @@ def feed(verified: Verified, graph: GraphName, batch: int, seed: int) -> Arrays:
     }
 
 
-def _time(verified: Verified, graph: GraphName, job: MeasurementRequest) -> BenchTiming:
-    file = verified.manifest.graphs[graph].variants[job.variant]
-    if verified.manifest.files[file].sha256 != job.sha256:
+def _time(verified: Verified, graph: GraphName, request: MeasurementRequest) -> BenchTiming:
+    file = verified.manifest.graphs[graph].variants[request.variant]
+    if verified.manifest.files[file].sha256 != request.sha256:
         raise VerificationError(f"{file} changed since the bench began", hint="start again")
     external = f"{file}.data" in verified.manifest.files
     begin = time.perf_counter()
@@ -95,18 +181,18 @@ def _time(verified: Verified, graph: GraphName, job: MeasurementRequest) -> Benc
         verified.read(file),
         name=file,
         folder=verified.folder if external else None,
-        threads=job.threads,
+        threads=request.threads,
     )
     loaded = time.perf_counter()
     if external:  # onnxruntime read it by its name, not from bytes that were hashed
         verified.check(f"{file}.data")
-    arrays = feed(verified, graph, job.batch, job.seed)
+    arrays = feed(verified, graph, request.batch, request.seed)
     started = time.perf_counter()
     session(arrays)
     first = time.perf_counter() - started
-    for _ in range(job.warm_up):
+    for _ in range(request.warm_up):
         session(arrays)
-    wall, cpu, count = _repeat(session, arrays, job)
+    wall, cpu, count = _repeat(session, arrays, request)
     return BenchTiming(
         load_ms=1e3 * (loaded - begin),
         first_ms=1e3 * first,
@@ -117,7 +203,7 @@ def _time(verified: Verified, graph: GraphName, job: MeasurementRequest) -> Benc
 
 
 def _repeat(
-    session: Session, arrays: Arrays, job: MeasurementRequest
+    session: Session, arrays: Arrays, request: MeasurementRequest
 ) -> tuple[list[float], list[float], int]:
     """Seconds of wall and CPU time, thinned evenly where there are many, and how many ran."""
     wall: list[float] = []
@@ -134,8 +220,8 @@ def _repeat(
         if len(wall) > _KEPT:
             del wall[1::2], cpu[1::2]
             stride *= 2
-        enough = count >= job.samples and end - start >= job.seconds
-        if enough or (job.longest is not None and end - start >= job.longest):
+        enough = count >= request.samples and end - start >= request.seconds
+        if enough or (request.longest is not None and end - start >= request.longest):
             return wall, cpu, count
 
 

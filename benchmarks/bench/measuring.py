@@ -1,28 +1,61 @@
-"""Measures bundles: on this calibration, under each device's limits, and by the model."""
+"""Rows of a bench: measured on this host, enforced under a device's limits, and modelled."""
 
 from __future__ import annotations
 
 import os
 import platform
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from fedvtc_edge.devices import DeviceProfile, calibration
-from fedvtc_edge.errors import ConfigError
+from fedvtc_edge.errors import ConfigError, FedVTCError
 from fedvtc_edge.export.verification import verify
 from fedvtc_edge.progress import Progress, SilentProgress
 
-from . import prediction
-from .launching import Enforcement, Method, Outcome, start
-from .protocol import LEVELS, PRESETS, MeasurementRequest, Preset
-from .rows import HOST, BenchRow, blank, filled
-from .subjects import BenchSubject, subjects
+from ..latency import BAND, LatencyModel, NodeCost, Sample, leave_one_out, node_costs
+from .child import LEVELS, MeasurementRequest
+from .launching import Outcome, start
+from .limits import Enforcement, Method
+from .rows import HOST, BenchRow, BenchSubject, blank, filled, subjects
+
+LEAST_NETWORKS = 5
+"""Fewer different networks leave too little to fit three figures to: with one of three left
+out the fit itself is at fault, and the check would say so of the model."""
 
 _RESOLUTION_MB = 1.0
 _IDLE_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """When one row's measurement ends.
+
+    Args:
+        samples: Time at least so many inferences ...
+        seconds: ... and for at least so long,
+        longest: but no longer than so many seconds; None sets no end.
+        warm_up: Inferences before the first that counts.
+        timeout: Seconds after which a process is taken to hang.
+        batches: Measured if none are asked for.
+    """
+
+    samples: int
+    seconds: float
+    longest: float | None
+    warm_up: int
+    timeout: float
+    batches: tuple[int, ...]
+
+
+PRESETS = {
+    "quick": Preset(100, 0.3, 3.0, 10, 120.0, (1, 32)),
+    # MLPerf Inference's single-stream scenario: Reddi et al. 2020, arXiv 1911.02549.
+    "mlperf": Preset(1024, 60.0, None, 100, 7200.0, (1, 8, 32)),
+}
 
 
 def bench(
@@ -66,9 +99,7 @@ def bench(
         BundleError: No such folder, or nothing in it to measure.
         ConfigError: Not Linux, no such preset, or no way to enforce as asked.
     """
-    memory = (
-        calibration.machine_memory()
-    )  # refuses what is not Linux, before anything else is asked of it
+    memory = calibration.machine_memory()  # refuses what is not Linux, before anything else
     if preset not in PRESETS:
         raise ConfigError(f"preset {preset!r}", hint=f"expected {' or '.join(PRESETS)}")
     length = PRESETS[preset]
@@ -91,7 +122,7 @@ def bench(
         for profile in devices:
             there = min(here, int(profile.cores.value))
             rows.append(run.enforce(subject, profile, there, baseline, first))
-            rows.append(prediction.modelled(subject, profile, min(threads, there)))
+            rows.append(modelled(subject, profile, min(threads, there)))
     return {
         "schema": 1,
         "preset": preset,
@@ -110,7 +141,7 @@ def bench(
             }
             for one in verified
         ],
-        "model_check": prediction.check(chosen, measured),
+        "model_check": model_check(chosen, measured),
         "rows": [row.as_document() for row in rows],
     }
 
@@ -128,21 +159,21 @@ class _Bench:
 
     def baseline(self, subject: BenchSubject) -> float | None:
         """Smallest limit under which a process can open a bundle and stop, MB of 2^20 bytes."""
-        job = MeasurementRequest(bundle=str(subject.verified.folder))
-        outcome = start(job, self.enforcement, timeout=_IDLE_TIMEOUT_S)
+        request = MeasurementRequest(bundle=str(subject.verified.folder))
+        outcome = start(request, self.enforcement, timeout=_IDLE_TIMEOUT_S)
         found = None
-        if outcome.answer is not None and outcome.verdict == "ok":
-            found = self._smallest(job, outcome.answer.peak_mb, 0.0, _IDLE_TIMEOUT_S)
+        if outcome.reply is not None and outcome.verdict == "ok":
+            found = self._smallest(request, outcome.reply.peak_mb, 0.0, _IDLE_TIMEOUT_S)
         self.progress.advance("the runtime alone")
         return found
 
     def measure(self, subject: BenchSubject, threads: int, baseline: float | None) -> BenchRow:
         """On this host without a limit, and how far the limit could be lowered."""
-        job = self._job(subject, threads)
-        outcome = start(job, self.enforcement, timeout=self.preset.timeout)
+        request = self._request(subject, threads)
+        outcome = start(request, self.enforcement, timeout=self.preset.timeout)
         row = filled(blank(subject, HOST, "measured", threads), outcome)
         if row.peak_mb is not None and row.first_ms is not None:
-            short = job.model_copy(update={"samples": 1, "seconds": 0.0, "warm_up": 0})
+            short = request.model_copy(update={"samples": 1, "seconds": 0.0, "warm_up": 0})
             timeout = _IDLE_TIMEOUT_S + row.first_ms / 10  # 100 times as long as it took
             # What is not enough for the runtime alone is not enough for it and a graph.
             fails = max(0.0, (baseline or 0.0) - _RESOLUTION_MB)
@@ -173,7 +204,7 @@ class _Bench:
             row = replace(row, verdict=measured.verdict, note=f"without a limit: {measured.note}")
         else:
             outcome = start(
-                self._job(subject, threads),
+                self._request(subject, threads),
                 self.enforcement,
                 limit_mb=limit,
                 cpus=int(profile.cores.value),
@@ -185,7 +216,7 @@ class _Bench:
         self.progress.advance(f"{subject.name} as {profile.name}: {row.verdict}")
         return row
 
-    def _job(self, subject: BenchSubject, threads: int) -> MeasurementRequest:
+    def _request(self, subject: BenchSubject, threads: int) -> MeasurementRequest:
         return MeasurementRequest(
             bundle=str(subject.verified.folder),
             graph=subject.graph,
@@ -201,10 +232,10 @@ class _Bench:
         )
 
     def _smallest(
-        self, job: MeasurementRequest, peak_mb: float, fails: float, timeout: float
+        self, request: MeasurementRequest, peak_mb: float, fails: float, timeout: float
     ) -> float | None:
         def works(limit_mb: float) -> bool:
-            outcome = start(job, self.enforcement, limit_mb=limit_mb, timeout=timeout)
+            outcome = start(request, self.enforcement, limit_mb=limit_mb, timeout=timeout)
             return bool(outcome.verdict == "ok")
 
         resolution = max(_RESOLUTION_MB, peak_mb / 100)
@@ -251,8 +282,69 @@ def _host(memory: calibration.MachineMemory) -> dict[str, Any]:
     }
 
 
-# ---------------------------------------------------------------- section
-# The smallest memory limit under which something still works.
+def modelled(subject: BenchSubject, profile: DeviceProfile, threads: int) -> BenchRow:
+    """Time on a device with its band, or why there is none; int8 is not modelled.
+
+    Args:
+        subject: What is to run there.
+        profile: The device.
+        threads: Of one inference, at most its cores.
+    """
+    row = blank(subject, profile.name, "modelled", threads)
+    if profile.runtime == "none":
+        return replace(row, verdict="no runtime")
+    try:
+        ms = LatencyModel.of(profile, threads).milliseconds(_nodes(subject))
+    except FedVTCError as error:  # figures of the device, the onnx package, or the graph
+        return replace(row, verdict="not modelled", note=str(error))
+    return replace(row, wall_ms_p50=ms, low_ms=ms / BAND, high_ms=ms * BAND, verdict="modelled")
+
+
+def model_check(
+    subjects: Sequence[BenchSubject], rows: Sequence[BenchRow]
+) -> dict[str, Any] | None:
+    """Fit the model to this host's measured fp32 graphs, each left out in turn.
+
+    A network that is there twice, at another batch or in another client's bundle, would
+    tell of itself: it is left out as a whole, and counted once per batch.
+
+    Args:
+        subjects: What was measured.
+        rows: The measured row of each.
+
+    Returns:
+        ``band``, ``graphs``, ``within`` and each graph's figures; None: too few networks.
+    """
+    samples: dict[tuple[NodeCost, ...], Sample] = {}
+    for subject, row in zip(subjects, rows, strict=True):
+        if subject.variant != "fp32" or not row.wall_ms_p50:
+            continue
+        try:
+            nodes = _nodes(subject)
+        except FedVTCError:  # its modelled rows say why
+            continue
+        network = " ".join(node.operator for node in nodes)
+        samples.setdefault(nodes, Sample(subject.name, nodes, row.wall_ms_p50, group=network))
+    if len({sample.group for sample in samples.values()}) < LEAST_NETWORKS:
+        return None
+    held = leave_one_out(list(samples.values()))
+    return {
+        "band": BAND,
+        "graphs": len(held),
+        "within": sum(one.within for one in held),
+        "held": [asdict(one) for one in held],
+    }
+
+
+def _nodes(subject: BenchSubject) -> tuple[NodeCost, ...]:
+    return _costs(subject.verified.read(subject.file), subject.batch)
+
+
+@cache
+def _costs(model: bytes, batch: int) -> tuple[NodeCost, ...]:
+    nodes: tuple[NodeCost, ...] = node_costs(model, batch=batch)
+    return nodes
+
 
 DOUBLINGS = 3
 

@@ -1,13 +1,18 @@
-"""One row of the bench; what was measured, enforced or modelled is told by ``kind`` alone."""
+"""What is measured (every graph, variant and batch of the bundles) and its row of figures."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Literal
 
+from fedvtc_edge.errors import BundleError
+from fedvtc_edge.export.manifest import File, GraphName, Variant
+from fedvtc_edge.export.verification import Verified
+
+from .child import BenchTiming
 from .launching import Outcome
-from .protocol import BenchTiming
-from .subjects import BenchSubject
 
 Kind = Literal["measured", "enforced", "modelled"]
 
@@ -16,6 +21,115 @@ NOISY = 3.0
 """Above this ratio of p90 to p50, other work on the host has spoilt the times."""
 
 _DIGITS = 4
+
+
+@dataclass(frozen=True)
+class BenchSubject:
+    """One file of a bundle at one batch, and what its manifest says of it.
+
+    Args:
+        verified: The bundle.
+        graph: Its graph.
+        variant: Which of the graph's files.
+        batch: Samples of one inference.
+    """
+
+    verified: Verified
+    graph: GraphName
+    variant: Variant
+    batch: int
+
+    @property
+    def name(self) -> str:
+        """For progress and plots."""
+        manifest = self.verified.manifest
+        return f"{manifest.client} {self.graph} {self.variant} x{self.batch}"
+
+    @property
+    def file(self) -> str:
+        """Name of the ONNX file."""
+        name: str = self.verified.manifest.graphs[self.graph].variants[self.variant]
+        return name
+
+    @property
+    def sha256(self) -> str:
+        """Of the ONNX file."""
+        digest: str = self.verified.manifest.files[self.file].sha256
+        return digest
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the ONNX file and of weights that lie beside it."""
+        files: dict[str, File] = self.verified.manifest.files
+        return sum(files[name].size for name in (self.file, f"{self.file}.data") if name in files)
+
+    @cached_property
+    def parity_max_rel(self) -> float | None:
+        """Largest relative error against torch; None for pixels, and for int8."""
+        errors = [report.get("max_relative_error") for report in self._reports]
+        return max((e for e in errors if isinstance(e, float | int)), default=None)
+
+    @cached_property
+    def argmax_agreement(self) -> float | None:
+        """Share of samples in the same class: fp32 against torch, int8 against fp32."""
+        if self.variant == "int8":
+            share: float | None = self.verified.manifest.int8.get(self.graph, {}).get("agreement")
+            return share
+        shares = [report.get("argmax_agreement") for report in self._reports]
+        return min((s for s in shares if isinstance(s, float | int)), default=None)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the classifier on the run's evaluation images, as export measured it."""
+        if self.graph != "classifier":
+            return None
+        key = "classifier_int8" if self.variant == "int8" else "classifier"
+        value = self.verified.manifest.accuracy.get(key)
+        return float(value) if isinstance(value, float | int) else None
+
+    @property
+    def _reports(self) -> list[dict[str, object]]:
+        """The manifest's parity reports of the graph: one, or one per kind of input."""
+        found = self.verified.manifest.parity.get(self.graph)
+        if self.variant == "int8" or not isinstance(found, dict):
+            return []
+        nested = [report for report in found.values() if isinstance(report, dict)]
+        return nested or [found]
+
+
+def subjects(
+    bundles: Sequence[Verified],
+    batches: Sequence[int],
+    *,
+    graphs: Collection[str] = (),
+    variants: Collection[str] = (),
+) -> list[BenchSubject]:
+    """All that is to be measured, bundle by bundle.
+
+    Args:
+        bundles: Verified ones.
+        batches: Samples of one inference.
+        graphs: Only these; empty takes all.
+        variants: Only these; empty takes all.
+
+    Raises:
+        BundleError: Nothing is left.
+    """
+    found = [
+        BenchSubject(verified, name, variant, batch)
+        for verified in bundles
+        for name, graph in verified.manifest.graphs.items()
+        if not graphs or name in graphs
+        for variant in graph.variants
+        if not variants or variant in variants
+        for batch in batches
+    ]
+    if not found:
+        wanted = " ".join([*graphs, *variants])
+        raise BundleError(
+            f"no bundle holds a graph of {wanted}", hint="leave --graph or --variant out"
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -122,10 +236,10 @@ def blank(subject: BenchSubject, device: str, kind: Kind, threads: int) -> Bench
 
 def filled(row: BenchRow, outcome: Outcome) -> BenchRow:
     """A row with what a process measured, or with how it failed."""
-    answer = outcome.answer
-    if outcome.verdict != "ok" or answer is None or answer.timing is None:
+    reply = outcome.reply
+    if outcome.verdict != "ok" or reply is None or reply.timing is None:
         return replace(row, verdict=outcome.verdict, note=outcome.reason)
-    timing = answer.timing
+    timing = reply.timing
     return replace(
         row,
         wall_ms_p50=timing.percentile(50),
@@ -134,8 +248,8 @@ def filled(row: BenchRow, outcome: Outcome) -> BenchRow:
         cpu_ms=timing.cpu_ms,
         load_ms=timing.load_ms,
         first_ms=timing.first_ms,
-        peak_mb=answer.peak_mb,
-        file_mb=answer.file_mb,
+        peak_mb=reply.peak_mb,
+        file_mb=reply.file_mb,
         samples=timing.samples,
         quantiles_ms=timing.wall_ms,
         verdict=_steadiness(timing),

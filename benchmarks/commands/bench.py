@@ -12,7 +12,7 @@ from fedvtc_edge.commands import _common as common
 from fedvtc_edge.errors import RunError
 
 if TYPE_CHECKING:
-    from ..bench.launching import Method
+    from ..bench.limits import Method
 
 _MOST_REMARKS = 6
 

@@ -1,6 +1,6 @@
 """A sum that hides its parts, beside the sum itself.
 
-All parties' work together, in one process; set up as in ``benchmarks/studies/masking.py``.
+Everybody's work together, in one process; set up as in ``benchmarks/studies/masking.py``.
 """
 
 from __future__ import annotations

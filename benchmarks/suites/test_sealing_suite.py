@@ -17,12 +17,12 @@ NONCE = bytes(12)
 """Of ciphertexts that nobody ever gets: a nonce is used once, elsewhere."""
 
 
-class Parties(NamedTuple):
-    """Who seals for whom.
+class Identities(NamedTuple):
+    """Keys at both ends.
 
     Args:
-        server: Opens.
-        client: Seals.
+        server: Opens envelopes.
+        client: Seals them.
         trusted: The server's list of clients.
     """
 
@@ -50,11 +50,11 @@ def group(suite: str, payload: bytes) -> str:
 
 
 @pytest.fixture(scope="module")
-def parties(suite: str) -> Parties:
+def identities(suite: str) -> Identities:
     """With new keys."""
     server, client, trusted = Identity.generate(suite), Identity.generate(suite), TrustList()
     trusted.add(CONTEXT.sender, client.public)
-    return Parties(server, client, trusted)
+    return Identities(server, client, trusted)
 
 
 @pytest.mark.floor
@@ -70,18 +70,18 @@ def test_chacha20_poly1305(benchmark: BenchmarkFixture, payload: bytes) -> None:
     assert cipher.decrypt(NONCE, benchmark(cipher.encrypt, NONCE, payload, None), None) == payload
 
 
-def test_seal(benchmark: BenchmarkFixture, payload: bytes, parties: Parties) -> None:
+def test_seal(benchmark: BenchmarkFixture, payload: bytes, identities: Identities) -> None:
     """Agree on a key, encrypt, sign."""
     envelope = benchmark(
-        seal, payload, recipient=parties.server.public, sender=parties.client, context=CONTEXT
+        seal, payload, recipient=identities.server.public, sender=identities.client, context=CONTEXT
     )
     benchmark.extra_info["overhead"] = len(envelope) - len(payload)  # bytes
-    assert benchmark.extra_info["overhead"] == overhead(parties.server.public)
+    assert benchmark.extra_info["overhead"] == overhead(identities.server.public)
 
 
-def test_unseal(benchmark: BenchmarkFixture, payload: bytes, parties: Parties) -> None:
+def test_unseal(benchmark: BenchmarkFixture, payload: bytes, identities: Identities) -> None:
     """Check the signature, agree on a key, decrypt."""
-    server, client, trusted = parties
+    server, client, trusted = identities
     envelope = seal(payload, recipient=server.public, sender=client, context=CONTEXT)
     opened = benchmark(unseal, envelope, recipient=server, trusted=trusted, context=CONTEXT)
     assert opened == payload

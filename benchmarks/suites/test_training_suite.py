@@ -2,8 +2,8 @@
 
 Each phase has a floor of its own: so many steps of the network that it trains, on as
 many images a step, but ready ones: forward, loss, backward, Adam. The ratio of phase A is
-the price of the engine alone; phases B and C do more than train: they paint, match
-distributions through two more networks, join collages and ask a teacher.
+the price of the engine alone; phases B and C do more than train: they
+synthesise, match distributions through two more networks, join collages and ask a teacher.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class TestFitDecoder:
 
     @pytest.fixture
     def group(self, architecture: str) -> str:
-        """A group per architecture, which the decoder's images are looked at with."""
+        """A group per architecture, whose classifier sees the decoder's images."""
         return f"fit_decoder, {STEPS} steps, {architecture}"
 
     @pytest.mark.floor
@@ -115,12 +115,12 @@ class TestFitDecoder:
     ) -> None:
         """The decoder alone, toward images that are ready."""
         assert client.decoder is not None
-        painted = _images_per_step(
+        count = _images_per_step(
             client, lambda baseline: baseline.fit_decoder(1, knowledge, match=True)
         )
         draw = torch.Generator().manual_seed(1)
-        x = client.images[torch.arange(painted) % SAMPLES]
-        batches = [(torch.randn((painted, LATENT), generator=draw), x) for _ in range(STEPS)]
+        x = client.images[torch.arange(count) % SAMPLES]
+        batches = [(torch.randn((count, LATENT), generator=draw), x) for _ in range(STEPS)]
         benchmark(bare_steps, client.decoder, batches, F.mse_loss, SETTINGS.decoder_rate)
         _check(client)
 
@@ -135,7 +135,7 @@ class TestFitDecoder:
 
 
 class TestFinetune:
-    """Phase C: the classifier on painted images of all classes beside real ones."""
+    """Phase C: the classifier on synthesised images of all classes beside real ones."""
 
     @pytest.fixture
     def group(self, architecture: str) -> str:
@@ -156,7 +156,7 @@ class TestFinetune:
     def test_finetune(
         self, benchmark: BenchmarkFixture, client: Client, knowledge: GlobalKnowledge
     ) -> None:
-        """With painting, collages and the teacher."""
+        """With synthesis, collages and the teacher."""
         benchmark(_finetune, client, knowledge)
         _check(client)
 

@@ -42,7 +42,7 @@ def command(
     import numpy as np
 
     from .. import Bundle
-    from ..control import log_softmax
+    from ..codes import log_softmax
     from ..pictures import read
 
     opened = Bundle.open(bundle, key, variant=variant)

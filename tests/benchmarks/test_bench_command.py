@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import fedvtc_edge.benchmarks.bench.measuring
-from fedvtc_edge.benchmarks.bench.protocol import LEVELS
+from fedvtc_edge.benchmarks.bench.child import LEVELS
 from fedvtc_edge.benchmarks.bench.rows import BenchRow
 
 Call = Callable[..., Any]

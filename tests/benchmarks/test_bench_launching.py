@@ -12,19 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from fedvtc_edge.benchmarks.bench import groups, launching
-from fedvtc_edge.benchmarks.bench.launching import Enforcement, judge, start
-from fedvtc_edge.benchmarks.bench.protocol import (
+from fedvtc_edge.benchmarks.bench import launching, limits
+from fedvtc_edge.benchmarks.bench.child import (
     LEVELS,
-    MAX_ANSWER_BYTES,
+    MAX_REPLY_BYTES,
     BenchTiming,
     MeasurementReply,
     MeasurementRequest,
 )
+from fedvtc_edge.benchmarks.bench.launching import judge, start
+from fedvtc_edge.benchmarks.bench.limits import Enforcement
 from fedvtc_edge.errors import ConfigError
 
 ANSWER = MeasurementReply(status="ok", peak_mb=61.5, file_mb=40.0)
-FREE = Enforcement(home=None)
+FREE = Enforcement(parent=None)
 
 
 def said(reason: str) -> bytes:
@@ -42,14 +43,14 @@ def said(reason: str) -> bytes:
         (-99, b"", "", "crash", "ended by signal 99"),
         (1, b"", "MemoryError", "oom", "exit code 1: MemoryError"),
         (1, b"", "ImportError: no such thing", "crash", "exit code 1: ImportError"),
-        (0, b"", "", "crash", "no answer"),
-        (0, b"{not json", "", "crash", "no answer"),
-        (0, b"\xff\xfe\x00", "", "crash", "no answer"),
-        (0, b'{"status": "ok"}', "", "crash", "no answer"),
-        (0, b'{"status": "ok", "peak_mb": -1, "file_mb": 1}', "", "crash", "no answer"),
-        (0, b'{"status": "ok", "peak_mb": 1, "file_mb": 1, "x": 1}', "", "crash", "no answer"),
-        (0, b'{"status": "ok", "peak_mb": NaN, "file_mb": 1}', "", "crash", "no answer"),
-        (0, b"[" * (MAX_ANSWER_BYTES + 1), "", "crash", "more than"),
+        (0, b"", "", "crash", "no reply"),
+        (0, b"{not json", "", "crash", "no reply"),
+        (0, b"\xff\xfe\x00", "", "crash", "no reply"),
+        (0, b'{"status": "ok"}', "", "crash", "no reply"),
+        (0, b'{"status": "ok", "peak_mb": -1, "file_mb": 1}', "", "crash", "no reply"),
+        (0, b'{"status": "ok", "peak_mb": 1, "file_mb": 1, "x": 1}', "", "crash", "no reply"),
+        (0, b'{"status": "ok", "peak_mb": NaN, "file_mb": 1}', "", "crash", "no reply"),
+        (0, b"[" * (MAX_REPLY_BYTES + 1), "", "crash", "more than"),
         (0, said("onnxruntime 1 cannot run x: Failed to allocate memory"), "", "oom", "onnx"),
         (0, said("MemoryError"), "", "oom", "MemoryError"),
         (0, said("x.onnx: SHA-256 1, expected 2"), "", "crash", "x.onnx"),
@@ -71,8 +72,8 @@ def test_percentiles_are_those_that_were_sent() -> None:
 
 
 def test_no_limit_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "limited", None)  # a call would fail
-    with Enforcement(groups.GroupParent(Path("/nowhere"), 2)).settings(None, None) as settings:
+    monkeypatch.setattr(limits, "limited", None)  # a call would fail
+    with Enforcement(limits.GroupParent(Path("/nowhere"), 2)).settings(None, None) as settings:
         assert json.loads(settings) == {"group": None, "data": None, "cpus": None}
 
 
@@ -89,13 +90,13 @@ def test_never_more_processors_than_there_are() -> None:
 
 
 def test_a_group_can_be_insisted_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "find_home", lambda: None)
-    assert Enforcement.find("auto").home is None
+    monkeypatch.setattr(limits, "find_parent", lambda: None)
+    assert Enforcement.find("auto").parent is None
     with pytest.raises(ConfigError, match="no control group") as caught:
         Enforcement.find("cgroup")
     assert "rlimit" in caught.value.hint
-    monkeypatch.setattr(groups, "find_home", lambda: groups.GroupParent(Path("/a"), 2))
-    assert Enforcement.find("rlimit").home is None
+    monkeypatch.setattr(limits, "find_parent", lambda: limits.GroupParent(Path("/a"), 2))
+    assert Enforcement.find("rlimit").parent is None
     assert Enforcement.find("cgroup").name == "cgroup v2"
 
 
@@ -104,7 +105,7 @@ def test_the_launcher_limits_what_it_becomes() -> None:
     # Another program in the child's place says what it got.
     program = f"""
 import sys
-from fedvtc_edge.benchmarks.bench import launch
+from fedvtc_edge.benchmarks.bench import limits as launch
 launch.CHILD = "site"
 launch.os.execv = lambda path, words: print(
     launch.resource.getrlimit(launch.resource.RLIMIT_DATA)[0],

@@ -17,16 +17,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fedvtc_edge.benchmarks.bench import child, groups, measuring, prediction
-from fedvtc_edge.benchmarks.bench.launching import Enforcement, Outcome, start
-from fedvtc_edge.benchmarks.bench.protocol import (
+from fedvtc_edge.benchmarks.bench import child, limits, measuring
+from fedvtc_edge.benchmarks.bench.child import (
     LEVELS,
-    PRESETS,
     BenchTiming,
     MeasurementReply,
     MeasurementRequest,
 )
-from fedvtc_edge.benchmarks.bench.subjects import BenchSubject, subjects
+from fedvtc_edge.benchmarks.bench.launching import Outcome, start
+from fedvtc_edge.benchmarks.bench.limits import Enforcement
+from fedvtc_edge.benchmarks.bench.rows import BenchSubject, subjects
 from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.errors import BundleError, ConfigError, MissingExtra, VerificationError
 from fedvtc_edge.export.manifest import Image, Manifest, ports
@@ -144,8 +144,8 @@ def device(tmp_path: Path) -> Callable[..., DeviceProfile]:
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bisect to 32 MB and time three inferences: fewer processes, and short ones."""
     monkeypatch.setattr(measuring, "_RESOLUTION_MB", 32.0)
-    short = replace(PRESETS["quick"], samples=3, seconds=0.0, warm_up=0)
-    monkeypatch.setitem(PRESETS, "quick", short)
+    short = replace(measuring.PRESETS["quick"], samples=3, seconds=0.0, warm_up=0)
+    monkeypatch.setitem(measuring.PRESETS, "quick", short)
 
 
 def job(folder: Path, **changes: Any) -> MeasurementRequest:
@@ -168,7 +168,7 @@ def mine(document: dict[str, Any], **keys: Any) -> dict[str, Any]:
 def test_three_kinds_of_row_and_none_is_mixed_up(
     enforce: Any, hungry: Path, broken: Path, device: Callable[..., DeviceProfile], coarse: None
 ) -> None:
-    if enforce == "cgroup" and groups.find_home() is None:
+    if enforce == "cgroup" and limits.find_parent() is None:
         pytest.skip("no control group can be made here: not root, or mounted read-only")
     devices = [
         device("roomy", 1000, fp32_gflops=8, efficiency=0.5, memory_gbps=2, node_overhead_us=40),
@@ -233,12 +233,12 @@ def test_three_kinds_of_row_and_none_is_mixed_up(
 def test_a_child_of_a_large_parent_reports_its_own_peak(hungry: Path) -> None:
     program = (
         "import sys; import numpy as np; big = np.empty(100 << 20); big[::512] = 1;"
-        "from fedvtc_edge.benchmarks.bench.launching import Enforcement, start;"
-        "from fedvtc_edge.benchmarks.bench.protocol import Job;"
-        "from fedvtc_edge.benchmarks.bench.child import memory_mb;"
-        "job = Job.model_validate_json(sys.argv[1]);"
-        "answer = start(job, Enforcement(None), timeout=60).answer;"
-        "print(memory_mb('VmHWM'), answer.peak_mb)"
+        "from fedvtc_edge.benchmarks.bench.launching import start;"
+        "from fedvtc_edge.benchmarks.bench.limits import Enforcement;"
+        "from fedvtc_edge.benchmarks.bench.child import MeasurementRequest, memory_mb;"
+        "request = MeasurementRequest.model_validate_json(sys.argv[1]);"
+        "reply = start(request, Enforcement(None), timeout=60).reply;"
+        "print(memory_mb('VmHWM'), reply.peak_mb)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, job(hungry).model_dump_json()],
@@ -253,9 +253,8 @@ def test_a_child_of_a_large_parent_reports_its_own_peak(hungry: Path) -> None:
 
 def test_the_child_imports_neither_torch_nor_onnx_nor_plots(hungry: Path) -> None:
     program = (
-        "import sys; from fedvtc_edge.benchmarks.bench.child import work;"
-        "from fedvtc_edge.benchmarks.bench.protocol import Job;"
-        "print(work(Job.model_validate_json(sys.argv[1])).status,"
+        "import sys; from fedvtc_edge.benchmarks.bench.child import MeasurementRequest, work;"
+        "print(work(MeasurementRequest.model_validate_json(sys.argv[1])).status,"
         "*sorted({'torch', 'onnx', 'matplotlib', 'jinja2', 'click', 'cryptography'}"
         " & set(sys.modules)))"
     )
@@ -269,7 +268,7 @@ def test_the_child_imports_neither_torch_nor_onnx_nor_plots(hungry: Path) -> Non
 
 
 def test_ctrl_c_leaves_no_group_and_no_process(hungry: Path) -> None:
-    home = groups.find_home()
+    parent = limits.find_parent()
     program = (
         "import sys; from pathlib import Path;"
         "from fedvtc_edge.benchmarks.bench import bench;"
@@ -282,13 +281,13 @@ def test_ctrl_c_leaves_no_group_and_no_process(hungry: Path) -> None:
     left = f"fedvtc-edge-bench-{bench.pid}-*"
     end = time.monotonic() + 300
     # Inside the bisection where there are groups, else after what it takes to start.
-    while home is not None and not list(home.folder.glob(left)) and time.monotonic() < end:
+    while parent is not None and not list(parent.folder.glob(left)) and time.monotonic() < end:
         time.sleep(0.02)
-    if home is None:
+    if parent is None:
         time.sleep(3)
     bench.send_signal(signal.SIGINT)
     assert bench.wait(300) in (-signal.SIGINT, 130, 1)
-    assert home is None or not list(home.folder.glob(left))
+    assert parent is None or not list(parent.folder.glob(left))
     children = [path for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == bench.pid]
     assert children == []
 
@@ -321,7 +320,7 @@ def test_only_linux_can_be_measured(hungry: Path, monkeypatch: pytest.MonkeyPatc
     def elsewhere() -> None:
         raise ConfigError("not Linux", hint="none")
 
-    monkeypatch.setattr(measuring.host, "memory", elsewhere)
+    monkeypatch.setattr(measuring.calibration, "machine_memory", elsewhere)
     with pytest.raises(ConfigError, match="not Linux"):
         measuring.bench([hungry])
 
@@ -333,7 +332,7 @@ def test_a_crash_only_under_the_limit_is_one_of_memory(
     hungry: Path, device: Callable[..., DeviceProfile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timing = BenchTiming(load_ms=1, first_ms=1, wall_ms=(1.0,) * len(LEVELS), cpu_ms=1, samples=1)
-    well = Outcome("ok", answer=MeasurementReply(status="ok", peak_mb=60, file_mb=1, timing=timing))
+    well = Outcome("ok", reply=MeasurementReply(status="ok", peak_mb=60, file_mb=1, timing=timing))
     asked: list[tuple[MeasurementRequest, float | None]] = []
 
     def fake(
@@ -360,7 +359,7 @@ def test_a_hung_process_says_nothing_of_the_fit(
     hungry: Path, device: Callable[..., DeviceProfile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timing = BenchTiming(load_ms=1, first_ms=1, wall_ms=(1.0,) * len(LEVELS), cpu_ms=1, samples=1)
-    well = Outcome("ok", answer=MeasurementReply(status="ok", peak_mb=60, file_mb=1, timing=timing))
+    well = Outcome("ok", reply=MeasurementReply(status="ok", peak_mb=60, file_mb=1, timing=timing))
     monkeypatch.setattr(
         measuring,
         "start",
@@ -376,7 +375,7 @@ def test_a_hung_process_says_nothing_of_the_fit(
 def test_threads_are_at_most_the_cores_of_host_and_device(
     hungry: Path, device: Callable[..., DeviceProfile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measuring.host, "cores", lambda: 4)
+    monkeypatch.setattr(measuring.calibration, "available_cores", lambda: 4)
     monkeypatch.setattr(measuring, "start", lambda *_, **__: Outcome("crash", "never started"))
     document = measuring.bench(
         [hungry], [device("one", 500)], batches=[1], variants=["fp32"], threads=64
@@ -474,19 +473,19 @@ def test_without_onnx_nothing_is_modelled(
     def missing(_: bytes, *, batch: int) -> None:
         raise MissingExtra("this needs onnx", hint="install it")
 
-    prediction._costs.cache_clear()
-    monkeypatch.setattr(prediction, "node_costs", missing)
+    measuring._costs.cache_clear()
+    monkeypatch.setattr(measuring, "node_costs", missing)
     profile = device("x", 1, fp32_gflops=8, efficiency=0.5, memory_gbps=2, node_overhead_us=40)
-    row = prediction.modelled(_subject(hungry), profile, 1)
+    row = measuring.modelled(_subject(hungry), profile, 1)
     assert (row.verdict, row.note, row.wall_ms_p50) == ("not modelled", "this needs onnx", None)
-    assert prediction.check([_subject(hungry)], [row]) is None
+    assert measuring.model_check([_subject(hungry)], [row]) is None
 
 
 def test_networks_are_left_out_whole_and_counted_once(
     hungry: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Five networks at two batches, two clients each: ten graphs, predicted by the others."""
-    cost = prediction.NodeCost
+    cost = measuring.NodeCost
     chosen: list[Any] = []
     rows: list[Any] = []
     for _client in range(2):
@@ -494,17 +493,17 @@ def test_networks_are_left_out_whole_and_counted_once(
             for batch in (1, 4):
                 nodes = tuple(cost(f"op{number}", 1e6 * batch * n, 1e4 * batch) for n in (1, 2, 9))
                 chosen.append(_Costed(f"{number} x{batch}", nodes))
-                model = prediction.LatencyModel(10, 5, 3)
+                model = measuring.LatencyModel(10, 5, 3)
                 rows.append(_Timed(model.milliseconds(nodes)))
     chosen.append(_Costed("int8", (), variant="int8"))
     rows.append(_Timed(5.0))
-    monkeypatch.setattr(prediction, "_nodes", lambda subject: subject.nodes)
-    found = prediction.check(chosen, rows)
+    monkeypatch.setattr(measuring, "_nodes", lambda subject: subject.nodes)
+    found = measuring.model_check(chosen, rows)
     assert found is not None
     assert (found["graphs"], found["within"], found["band"]) == (10, 10, 2.0)
     assert [one["name"] for one in found["held"]][:2] == ["0 x1", "0 x4"]
     four = [n for n, one in enumerate(chosen) if one.name[0] in "0123"]
-    assert prediction.check([chosen[n] for n in four], [rows[n] for n in four]) is None
+    assert measuring.model_check([chosen[n] for n in four], [rows[n] for n in four]) is None
 
 
 class _Costed:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedvtc_edge.benchmarks.bench import wording
+from fedvtc_edge.benchmarks.bench.child import LEVELS
 from fedvtc_edge.benchmarks.bench.page import front, save
-from fedvtc_edge.benchmarks.bench.protocol import LEVELS
 from fedvtc_edge.benchmarks.bench.rows import BenchRow
 
 DEVICE = {

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from fedvtc_edge.benchmarks.bench.child import LEVELS, BenchTiming, MeasurementReply
 from fedvtc_edge.benchmarks.bench.launching import Outcome
-from fedvtc_edge.benchmarks.bench.protocol import LEVELS, BenchTiming, MeasurementReply
 from fedvtc_edge.benchmarks.bench.rows import KEYS, BenchRow, filled
 
 PROMISED = (
@@ -24,9 +24,7 @@ ROW = BenchRow("classifier", "fp32", "host", "measured", 1)
 def outcome(p50: float, p90: float) -> Outcome:
     wall = tuple(p50 if level <= 50 else p90 for level in LEVELS)
     timing = BenchTiming(load_ms=2, first_ms=3, wall_ms=wall, cpu_ms=1 / 3, samples=7)
-    return Outcome(
-        "ok", answer=MeasurementReply(status="ok", peak_mb=70, file_mb=40, timing=timing)
-    )
+    return Outcome("ok", reply=MeasurementReply(status="ok", peak_mb=70, file_mb=40, timing=timing))
 
 
 def test_the_promised_keys_come_first() -> None:

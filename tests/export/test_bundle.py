@@ -1,4 +1,4 @@
-"""A device's work: painting and classifying, from bytes that were verified and checked input."""
+"""A device's work: synthesis and classification, from verified bytes and checked input."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from fedvtc_edge.errors import BundleError, VerificationError
 from fedvtc_edge.export import Bundle
 from fedvtc_edge.export import bundle as module
 from fedvtc_edge.export.bundle import CHUNK
-from fedvtc_edge.export.codes import Codes
-from fedvtc_edge.export.control import StatisticsClassifier, calibrated, log_softmax
+from fedvtc_edge.export.codes import Codes, StatisticsClassifier, combined, log_softmax
 from fedvtc_edge.export.manifest import INT8_AGREEMENT
 from fedvtc_edge.export.runtime import Session, is_faster
 
@@ -54,7 +53,7 @@ def direct(folder: Path, name: str, **arrays: Any) -> Any:
     return onnxruntime.InferenceSession(folder / name).run(None, arrays)[0]
 
 
-# ---------------------------------------------------------------- painting
+# ---------------------------------------------------------------- synthesising
 
 
 def test_images_are_the_graphs_and_labels_choose_them(opened: Bundle, bundle_folder: Path) -> None:
@@ -117,7 +116,7 @@ print(hashlib.sha256(images.tobytes()).hexdigest())
 """
 
 
-def test_another_process_paints_the_same(opened: Bundle, bundle_folder: Path) -> None:
+def test_another_process_synthesises_the_same(opened: Bundle, bundle_folder: Path) -> None:
     images = opened.synthesize(LABELS, 2**40 + 1)
     done = subprocess.run(
         [sys.executable, "-c", PAINT, bundle_folder], capture_output=True, text=True, check=True
@@ -125,7 +124,7 @@ def test_another_process_paints_the_same(opened: Bundle, bundle_folder: Path) ->
     assert done.stdout.strip() == hashlib.sha256(images.tobytes()).hexdigest()
 
 
-def test_a_numpy_that_draws_otherwise_paints_nothing(
+def test_a_numpy_that_draws_otherwise_synthesises_nothing(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh = Bundle.open(bundle_folder)
@@ -155,7 +154,7 @@ def test_calibrated_scores_use_the_published_statistics(
     knowledge = opened.codes.knowledge
     assert knowledge is not None
     own = log_softmax(opened.classify(images))
-    expected = calibrated(own, StatisticsClassifier(knowledge)(features), opened.codes.own)
+    expected = combined(own, StatisticsClassifier(knowledge)(features), opened.codes.own)
     assert (got.dtype, got.shape) == (np.float32, (70, 10))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(np.exp(got.astype(np.float64)).sum(1), 1, rtol=1e-3)
@@ -212,7 +211,7 @@ def test_labels_are_checked_before_a_graph_runs(idle: Bundle, labels: Any, reaso
             work()
 
 
-def test_a_class_that_nobody_had_is_not_painted(
+def test_a_class_that_nobody_had_is_not_synthesised(
     bundle: Path, rewrite: Rewrite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes = Bundle.open(bundle).codes
@@ -292,7 +291,7 @@ def test_threads_are_counted(bundle_folder: Path, threads: Any) -> None:
         Bundle.open(bundle_folder, threads=threads)
 
 
-def test_more_threads_paint_the_same(bundle_folder: Path, opened: Bundle) -> None:
+def test_more_threads_synthesise_the_same(bundle_folder: Path, opened: Bundle) -> None:
     two = Bundle.open(bundle_folder, variant="fp32", threads=2)
     np.testing.assert_array_equal(two.synthesize(LABELS, 1), opened.synthesize(LABELS, 1))
 
@@ -416,7 +415,7 @@ def test_faster_means_clearly_faster(
 
 @pytest.fixture
 def bare(bundle: Path, rewrite: Rewrite) -> Path:
-    """As of a method that publishes nothing and paints nothing."""
+    """As of a method that publishes nothing and synthesises nothing."""
     for name in os.listdir(bundle):
         if not name.startswith(("classifier", "manifest")):
             (bundle / name).unlink()

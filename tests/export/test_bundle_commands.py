@@ -18,7 +18,7 @@ from PIL import Image
 
 from fedvtc_edge.export import Bundle
 from fedvtc_edge.export import verify as verified
-from fedvtc_edge.export.control import log_softmax
+from fedvtc_edge.export.codes import log_softmax
 from fedvtc_edge.sealing import signing
 
 Call = Callable[..., Any]

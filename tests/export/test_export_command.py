@@ -100,7 +100,7 @@ def test_a_table_of_what_was_written(
     assert "client-02" in told[-1]
 
 
-def test_a_table_without_int8_painter_or_anchor(call: Call, fake: dict[str, Any]) -> None:
+def test_a_table_without_int8_synthesiser_or_anchor(call: Call, fake: dict[str, Any]) -> None:
     entries = fake["answer"]["bundles"]
     for entry in entries:
         entry["int8"] = {}
@@ -189,7 +189,7 @@ def test_wrong_words(
 
 
 @pytest.mark.usefixtures("quick")
-def test_int8_of_a_run_that_paints_nothing(
+def test_int8_of_a_run_that_synthesises_nothing(
     call: Call, tiny: Callable[..., Config], tmp_path: Path
 ) -> None:
     run(tiny(method={"name": "local", "rounds": 1}), out=tmp_path / "run")

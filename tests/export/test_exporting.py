@@ -26,8 +26,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, DataError, ParityError, RunError
 from fedvtc_edge.export import Bundle, exporting, verify
-from fedvtc_edge.export.building import Builder
-from fedvtc_edge.export.exporting import export
+from fedvtc_edge.export.exporting import Builder, export
 from fedvtc_edge.export.manifest import Manifest
 from fedvtc_edge.models import register
 from fedvtc_edge.plugins import ARCHITECTURES

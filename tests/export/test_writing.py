@@ -24,7 +24,7 @@ from fedvtc_edge.export.graphs import (
     convert,
 )
 from fedvtc_edge.export.manifest import Image
-from fedvtc_edge.export.writing import ACCURACY_SLACK, CALIBRATION_IMAGES, PAINTED, GraphWriter
+from fedvtc_edge.export.writing import ACCURACY_SLACK, CALIBRATION_IMAGES, SYNTHESISED, GraphWriter
 from fedvtc_edge.models import ImageShape, build, vtc
 from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
@@ -191,7 +191,7 @@ def test_the_right_graphs_pass(tmp_path: Path, quick_convert: None) -> None:
     assert done.accuracy["images"] == TEST
     assert done.parity["classifier"]["random"]["samples"] == 256
     assert done.parity["classifier"]["evaluation"]["samples"] == TEST
-    assert done.parity["synthesizer"]["samples"] == PAINTED
+    assert done.parity["synthesizer"]["samples"] == SYNTHESISED
     assert set(done.parity) == set(done.graphs) == {"classifier", "synthesizer", "anchor"}
     assert done.files == [f"{name}.onnx" for name in done.graphs]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(done.files)
@@ -202,12 +202,12 @@ def test_without_evaluation_images_painted_ones_are_compared(
     tmp_path: Path, quick_convert: None
 ) -> None:
     done = writer(tmp_path, images=IMAGES[:0], labels=LABELS[:0])
-    done.paint(DECODER)
+    done.synthesise(DECODER)
     done.classifier(MODEL, None)
     done.synthesizer(DECODER)
     done.anchor(R, None)
     assert set(done.parity["classifier"]) == set(done.parity["anchor"]) == {"random", "painted"}
-    assert done.parity["classifier"]["painted"]["samples"] == PAINTED
+    assert done.parity["classifier"]["painted"]["samples"] == SYNTHESISED
     nothing = dict.fromkeys(("classifier", "classifier_run", "calibrated", "calibrated_run"))
     assert done.accuracy == {"images": 0, **nothing}
 
@@ -387,7 +387,7 @@ def test_int8_sees_painted_images_alone(tmp_path: Path, monkeypatch: pytest.Monk
         assert small.stat().st_size < whole.stat().st_size
         assert done.graphs[name].variants == {"fp32": whole.name, "int8": small.name}
     assert 0 <= done.accuracy["classifier_int8"] <= 1
-    assert done.int8["classifier"]["agreement_images"] == PAINTED
+    assert done.int8["classifier"]["agreement_images"] == SYNTHESISED
     assert done.int8["classifier"]["agreement"] > 0.8
     assert done.int8["synthesizer"]["psnr_db"] > 25
     assert 0 < done.int8["synthesizer"]["largest_difference"] < 100

@@ -222,7 +222,7 @@ def test_a_network_that_cannot_be_private_is_refused_before_anything_is_written(
 def test_the_prediction_and_the_bundle_keep_a_clients_classes_to_themselves(
     tiny: Tiny, tmp_path: Path, quick: None
 ) -> None:
-    from fedvtc_edge.export.building import Builder
+    from fedvtc_edge.export.exporting import Builder
     from fedvtc_edge.runs.finished import FinishedRun
 
     config = private(tiny)

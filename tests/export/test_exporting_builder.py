@@ -17,9 +17,8 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import BundleError, RunError
 from fedvtc_edge.export import Bundle
-from fedvtc_edge.export.building import Builder
-from fedvtc_edge.export.manifest import Manifest
-from fedvtc_edge.export.refreshing import write_manifest
+from fedvtc_edge.export.exporting import Builder
+from fedvtc_edge.export.manifest import Manifest, write_manifest
 from fedvtc_edge.runs.finished import FinishedRun
 from fedvtc_edge.training.compute import deterministic
 from fedvtc_edge.training.knowledge import CODE_STD, class_codes
@@ -88,7 +87,9 @@ def test_its_files_are_those_of_the_method(built: tuple[str, FinishedRun, Bundle
     assert bundle.manifest.method == MODES[mode].get("name", "fedvtc")
 
 
-def test_its_codes_are_what_the_run_painted_from(built: tuple[str, FinishedRun, Bundle]) -> None:
+def test_its_codes_are_those_of_the_run(
+    built: tuple[str, FinishedRun, Bundle],
+) -> None:
     mode, finished, bundle = built
     if mode == "local":
         with pytest.raises(BundleError, match="'local' published no statistics"):
@@ -114,11 +115,11 @@ def test_its_codes_are_what_the_run_painted_from(built: tuple[str, FinishedRun, 
     assert codes.known.tolist() == published.present.tolist()
 
 
-def test_it_paints_where_the_method_does(built: tuple[str, FinishedRun, Bundle]) -> None:
+def test_it_synthesises_where_the_method_does(built: tuple[str, FinishedRun, Bundle]) -> None:
     mode, _, bundle = built
     labels = list(range(10))
     if mode in ("local", "fedproto"):
-        with pytest.raises(BundleError, match=f"no synthesiser: the method '{mode}' paints"):
+        with pytest.raises(BundleError, match=f"no synthesiser: '{mode}' makes none"):
             bundle.synthesize(labels, 0)
         assert bundle.manifest.noise is None
         return
@@ -141,7 +142,7 @@ def test_it_calibrates_where_the_run_is_anchored(built: tuple[str, FinishedRun, 
             accuracy(finished, bundle, calibrated=True)
 
 
-def test_int8_needs_painted_images(built: tuple[str, FinishedRun, Bundle]) -> None:
+def test_int8_needs_synthesised_images(built: tuple[str, FinishedRun, Bundle]) -> None:
     mode, finished, _ = built
     data = load_dataset(finished.config.data)
     if MODES[mode].get("name") is None:
@@ -287,7 +288,7 @@ def test_statistics_of_another_width(damaged: Path, tiny: Tiny, tmp_path: Path) 
 @pytest.mark.parametrize(
     "name", ["statistics.safetensors", "clients/client-00/decoder.safetensors"]
 )
-def test_what_a_painting_run_cannot_lack(damaged: Path, name: str) -> None:
+def test_what_a_synthesising_run_cannot_lack(damaged: Path, name: str) -> None:
     (damaged / name).unlink()
     refused(damaged, Path(name).name)
 

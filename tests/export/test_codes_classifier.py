@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from fedvtc_edge.export import control
-from fedvtc_edge.export.control import StatisticsClassifier, calibrated, log_softmax
+from fedvtc_edge.export import codes
+from fedvtc_edge.export.codes import StatisticsClassifier, combined, log_softmax
 from fedvtc_edge.federation.methods import base
 from fedvtc_edge.statistics import discriminant
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
@@ -71,7 +71,7 @@ def test_calibrated_is_the_trainers(seed: int, classes: int, data: st.DataObject
         for _ in range(2)
     )
     known[:, absent] = -1e4
-    got = calibrated(own, known, present)
+    got = combined(own, known, present)
     if present.any():
         tensors = (torch.from_numpy(value) for value in (own, known, present))
         near(got, base.calibrated(*tensors).numpy())
@@ -84,7 +84,7 @@ def test_a_client_of_every_class_corrects_the_control_everywhere() -> None:
     own, known = (
         np.asarray(log_softmax(rng.standard_normal((9, 4))), np.float32) for _ in range(2)
     )
-    got = calibrated(own, known, np.ones(4, bool))
+    got = combined(own, known, np.ones(4, bool))
     np.testing.assert_allclose(got, log_softmax(known + 0.5 * own), atol=1e-5)
 
 
@@ -94,7 +94,7 @@ def test_the_share_of_the_group_is_the_controls() -> None:
         np.asarray(log_softmax(rng.standard_normal((9, 4))), np.float32) for _ in range(2)
     )
     present = np.array([True, True, False, False])
-    got = calibrated(own, known, present)
+    got = combined(own, known, present)
     np.testing.assert_array_equal(got[:, ~present], known[:, ~present])
     for scores in (got, known):
         np.testing.assert_allclose(np.exp(scores).sum(1), 1, rtol=1e-5)
@@ -103,8 +103,8 @@ def test_the_share_of_the_group_is_the_controls() -> None:
 
 
 def test_constants_are_the_trainers() -> None:
-    assert control.CALIBRATION == base.CALIBRATION
-    assert control._ABSENT == discriminant._ABSENT
+    assert codes.CALIBRATION == base.CALIBRATION
+    assert codes._ABSENT == discriminant._ABSENT
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e4, 1e30])

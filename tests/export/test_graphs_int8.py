@@ -13,8 +13,7 @@ import torch
 from onnx import numpy_helper
 
 from fedvtc_edge.export import graphs
-from fedvtc_edge.export.graphs import OPSET, ClassifierGraph, convert, write
-from fedvtc_edge.export.quantization import quantize
+from fedvtc_edge.export.graphs import OPSET, ClassifierGraph, convert, quantize, write
 from fedvtc_edge.export.runtime import Session
 from fedvtc_edge.models import ImageShape, build
 

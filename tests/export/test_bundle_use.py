@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from fedvtc_edge.errors import BundleError, ParityError, VerificationError
-from fedvtc_edge.export import Bundle, smoke
+from fedvtc_edge.export import Bundle, exporting
+from fedvtc_edge.export.bundle import use_all
 
 
 def fresh(path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "fedvtc_edge.export.smoke", str(path)],
+        [sys.executable, "-c", exporting._USE_ALL, str(path)],
         capture_output=True,
         text=True,
         check=False,
@@ -37,9 +38,9 @@ def test_a_bad_one_ends_the_process(bundle: Path) -> None:
     assert done.returncode != 0
     assert "classifier.onnx: 1 bytes, expected" in done.stderr.splitlines()[-1]
     with pytest.raises(VerificationError):
-        smoke.use(bundle)
+        use_all(bundle)
     with pytest.raises(BundleError):
-        smoke.use(bundle / "nowhere")
+        use_all(bundle / "nowhere")
 
 
 def test_every_variant_of_every_graph_is_used(
@@ -55,7 +56,7 @@ def test_every_variant_of_every_graph_is_used(
     monkeypatch.setattr(Bundle, "_load", watch)
     for module in ("torch", "onnx"):  # this process has imported them
         monkeypatch.delitem(sys.modules, module)
-    smoke.use(bundle_folder)
+    use_all(bundle_folder)
     manifest = json.loads((bundle_folder / "manifest.json").read_text())
     listed = {(name, v) for name, graph in manifest["graphs"].items() for v in graph["variants"]}
     assert used == listed
@@ -64,14 +65,14 @@ def test_every_variant_of_every_graph_is_used(
 
 def test_torch_in_the_process_is_noticed(bundle_folder: Path) -> None:
     with pytest.raises(ParityError, match="torch imported"):
-        smoke.use(bundle_folder)
+        use_all(bundle_folder)
 
 
 @pytest.mark.parametrize(
     ("method", "result", "message"),
     [
         ("classify", np.full((2, 10), np.nan, np.float32), "fp32: scores are not finite"),
-        ("synthesize", np.zeros((1, 8, 8, 1), np.uint8), r"fp32: \(1, 8, 8, 1\) painted"),
+        ("synthesize", np.zeros((1, 8, 8, 1), np.uint8), r"fp32: images \(1, 8, 8, 1\)"),
     ],
 )
 def test_results_are_looked_at(
@@ -83,4 +84,4 @@ def test_results_are_looked_at(
 ) -> None:
     monkeypatch.setattr(Bundle, method, lambda *_, **__: result)
     with pytest.raises(ParityError, match=message):
-        smoke.use(bundle_folder)
+        use_all(bundle_folder)

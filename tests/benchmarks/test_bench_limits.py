@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fedvtc_edge.benchmarks.bench import groups
-from fedvtc_edge.benchmarks.bench.groups import GroupParent, find_home, limited
+from fedvtc_edge.benchmarks.bench import limits
+from fedvtc_edge.benchmarks.bench.limits import GroupParent, find_parent, limited
 
 Tree = dict[str, str]
 
@@ -30,7 +30,7 @@ V2: Tree = {
 def tree(tmp_path: Path) -> Iterator[Path]:
     """A made-up root; its groups are folders, in which files remain when they are removed."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(groups, "_remove", shutil.rmtree)
+        patched.setattr(limits, "_remove", shutil.rmtree)
         yield tmp_path
 
 
@@ -42,21 +42,21 @@ def plant(root: Path, files: Tree) -> Path:
 
 
 def test_a_group_of_version_1_lies_below_our_own(tree: Path) -> None:
-    assert find_home(plant(tree, V1)) == GroupParent(tree / "sys/fs/cgroup/memory/a/b", 1)
+    assert find_parent(plant(tree, V1)) == GroupParent(tree / "sys/fs/cgroup/memory/a/b", 1)
 
 
 def test_a_path_of_the_host_is_taken_for_the_mount(tree: Path) -> None:
     (plant(tree, V1) / "sys/fs/cgroup/memory/a/b").rename(tree / "elsewhere")
-    assert find_home(tree) == GroupParent(tree / "sys/fs/cgroup/memory", 1)
+    assert find_parent(tree) == GroupParent(tree / "sys/fs/cgroup/memory", 1)
 
 
 def test_version_2_takes_the_parent_where_it_hands_memory_on(tree: Path) -> None:
-    assert find_home(plant(tree, V2)) == GroupParent(tree / "sys/fs/cgroup/user", 2)
+    assert find_parent(plant(tree, V2)) == GroupParent(tree / "sys/fs/cgroup/user", 2)
 
 
 def test_version_2_prefers_our_own_group(tree: Path) -> None:
     own = {"sys/fs/cgroup/user/session/cgroup.subtree_control": "memory"}
-    assert find_home(plant(tree, V2 | own)) == GroupParent(tree / "sys/fs/cgroup/user/session", 2)
+    assert find_parent(plant(tree, V2 | own)) == GroupParent(tree / "sys/fs/cgroup/user/session", 2)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_version_2_prefers_our_own_group(tree: Path) -> None:
     ],
 )
 def test_where_none_can_be_made_there_is_none(tree: Path, files: Tree) -> None:
-    assert find_home(plant(tree, files)) is None
+    assert find_parent(plant(tree, files)) is None
 
 
 def test_what_may_not_be_made_is_passed_over(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,17 +78,17 @@ def test_what_may_not_be_made_is_passed_over(tree: Path, monkeypatch: pytest.Mon
 
     plant(tree, V2)
     monkeypatch.setattr(Path, "mkdir", refuse)
-    assert find_home(tree) is None
+    assert find_parent(tree) is None
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_the_limit_is_in_bytes_and_swap_is_none(tree: Path, version: int) -> None:
-    home = GroupParent(tree, 1 if version == 1 else 2)
+    parent = GroupParent(tree, 1 if version == 1 else 2)
     swap = "memory.memsw.limit_in_bytes" if version == 1 else "memory.swap.max"
     exists = Path.exists
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Path, "exists", lambda path: path.name == swap or exists(path))
-        with limited(home, 1.5) as procs:
+        with limited(parent, 1.5) as procs:
             group = procs.parent
             limit = "memory.limit_in_bytes" if version == 1 else "memory.max"
             assert (group / limit).read_text() == str(3 << 19)
@@ -111,7 +111,7 @@ def test_groups_of_killed_benches_are_swept_and_others_left(tmp_path: Path) -> N
     alive = tmp_path / "fedvtc-edge-bench-1-1"
     for folder in (stale, alive, tmp_path / "other"):
         folder.mkdir()
-    groups._sweep(tmp_path)
+    limits._sweep(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {alive.name, "other"}
 
 
@@ -127,7 +127,7 @@ def test_a_busy_group_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         remove(path)
 
     monkeypatch.setattr(Path, "rmdir", busy_twice)
-    groups._remove(group)
+    limits._remove(group)
     assert len(tries) == 3
     assert not group.exists()
 
@@ -137,18 +137,18 @@ def test_a_group_that_stays_busy_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(16, "Device or resource busy")
 
     monkeypatch.setattr(Path, "rmdir", busy)
-    monkeypatch.setattr(groups, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(limits, "_PATIENCE_S", 0.05)
     with pytest.raises(OSError, match="busy"):
-        groups._remove(Path("/nowhere"))
+        limits._remove(Path("/nowhere"))
 
 
 def test_the_kernel_enforces_a_real_group() -> None:
-    home = find_home()
-    if home is None:
+    parent = find_parent()
+    if parent is None:
         pytest.skip("no control group can be made here: not root, or mounted read-only")
     program = "open({procs!r}, 'w').write('0'); bytearray(64 << 20); print('alive')"
     for limit, alive in ((200, True), (30, False)):
-        with limited(home, limit) as procs:
+        with limited(parent, limit) as procs:
             done = subprocess.run(
                 [sys.executable, "-c", program.format(procs=str(procs))],
                 capture_output=True,

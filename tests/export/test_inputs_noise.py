@@ -28,8 +28,8 @@ def test_noise_is_literally_what_the_manifest_says(seed: int) -> None:
 
 
 def test_golden_noise() -> None:
-    """The stream itself: changing it repaints every image of every seed."""
-    promised = inputs.described(8)
+    """The stream itself: changing it changes every image of every seed."""
+    promised = inputs.describe_noise(8)
     assert (promised.golden.seed, promised.golden.count) == (250801669, 64)
     digest = "0c2e969cce63c25cf2ade661559714ea08d4bacd55c55557becf218262cadba6"
     assert promised.golden.sha256 == digest
@@ -77,7 +77,7 @@ PHILOX = np.random.Philox
 def test_a_numpy_that_draws_otherwise_is_refused(
     monkeypatch: pytest.MonkeyPatch, other: Any
 ) -> None:
-    promised = inputs.described(8)
+    promised = inputs.describe_noise(8)
     monkeypatch.setattr(np.random, "Philox", lambda key: other(key))
     with pytest.raises(BundleError, match=rf"numpy {np.__version__} draws other noise") as error:
         inputs.check(promised, 8)
@@ -88,7 +88,7 @@ def test_a_numpy_that_draws_otherwise_is_refused(
     "change", [{"seed": 1}, {"count": 63}, {"sha256": hashlib.sha256(b"").hexdigest()}]
 )
 def test_every_part_of_the_sample_counts(change: dict[str, Any]) -> None:
-    promised = inputs.described(8)
+    promised = inputs.describe_noise(8)
     golden = promised.golden.model_copy(update=change)
     with pytest.raises(BundleError, match="other noise"):
         inputs.check(promised.model_copy(update={"golden": golden}), 8)
@@ -96,4 +96,4 @@ def test_every_part_of_the_sample_counts(change: dict[str, Any]) -> None:
 
 def test_noise_of_another_width_is_another_sample() -> None:
     with pytest.raises(BundleError, match="other noise"):
-        inputs.check(inputs.described(8), 9)
+        inputs.check(inputs.describe_noise(8), 9)

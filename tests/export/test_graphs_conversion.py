@@ -28,12 +28,12 @@ from fedvtc_edge.export.graphs import (
     Converted,
     SynthesizerGraph,
     convert,
+    quantize,
     strip,
     write,
 )
-from fedvtc_edge.export.parity import TOLERANCE, compare_floats, compare_logits, compare_pixels
-from fedvtc_edge.export.quantization import quantize
 from fedvtc_edge.export.runtime import Session
+from fedvtc_edge.export.writing import TOLERANCE, compare_floats, compare_logits, compare_pixels
 from fedvtc_edge.models import ImageShape, architectures, build, vtc
 from fedvtc_edge.models.extractor import Anchor
 

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fedvtc_edge.errors import ParityError
-from fedvtc_edge.export.parity import TIE, TOLERANCE, compare_floats, compare_logits, compare_pixels
+from fedvtc_edge.export.writing import (
+    TIE,
+    TOLERANCE,
+    compare_floats,
+    compare_logits,
+    compare_pixels,
+)
 
 numbers = st.floats(-100, 100, width=32).filter(lambda x: x == 0 or abs(x) > 1e-3)
 rows = arrays.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(2, 4)), elements=numbers)
