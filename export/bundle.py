@@ -32,7 +32,7 @@ _TYPES = {"uint8": "tensor(uint8)", "int64": "tensor(int64)", "float32": "tensor
 
 
 class Bundle:
-    """What a device does with a client's bundle; needs neither torch nor onnx.
+    """A client's bundle in use; needs neither torch nor onnx.
 
     Made by :meth:`open`. Graphs are loaded when first used, from bytes that are
     hashed again.
@@ -79,7 +79,7 @@ class Bundle:
 
     @property
     def manifest(self) -> Manifest:
-        """What the bundle says of itself."""
+        """Description of the bundle, as it was verified."""
         return self._verified.manifest
 
     @property
@@ -109,7 +109,7 @@ class Bundle:
         )
 
     def noise(self, count: int, seed: int) -> Floats:
-        """The noise [count, p] of a seed: the same everywhere, fewer rows a prefix of more.
+        """Noise [count, p] of a seed: the same everywhere, fewer rows a prefix of more.
 
         Raises:
             BundleError: An impossible count or seed, or a NumPy that draws otherwise.

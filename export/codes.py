@@ -37,8 +37,8 @@ class Codes:
     """Statistics of the classes, for the synthesiser and for classification without training.
 
     Args:
-        mean: Centres of the latents, [C, p].
-        std: Their spread, [C, p].
+        mean: Mean of the latents, [C, p].
+        std: Their standard deviation, [C, p].
         known: Classes [C] of which at least one client had samples; no other can be
             synthesised.
         own: Classes [C] of which this client had samples.
@@ -115,7 +115,7 @@ class Codes:
 
         Args:
             data: Bytes of the size that the manifest gave.
-            classes: Number C of classes.
+            classes: C.
             latent: Width p of the latents.
             anchor: Width m of the anchor's features, or None.
 
@@ -178,15 +178,12 @@ def _knowledge(arrays: dict[str, NDArray[Any]], known: Mask, pooled: bool) -> Gl
         std = np.sqrt(np.maximum(np.diag(covariance), 0.0))[None].repeat(len(mean), 0)
     else:
         std = arrays["anchor.std"].astype(np.float64)
-    # The number of samples is nobody's business on a device; that there were some is.
+    # A device learns that there were samples, not how many.
     return GlobalStatistics(known.astype(np.float64), mean, std, covariance)
 
 
 class StatisticsClassifier:
-    """Log-posteriors from the anchor's features and the published statistics alone.
-
-    Args:
-        knowledge: Statistics in the anchor's space.
+    """Log-posteriors from the anchor's features and the published statistics in its space.
 
     Raises:
         BundleError: A covariance that no data have.

@@ -260,12 +260,7 @@ def task_of(finished: FinishedRun) -> ClassificationTask:
 
 
 class Builder:
-    """Makes the bundles of one run.
-
-    Args:
-        finished: The run.
-        data: Its classes and their form, and evaluation images if there are any.
-        int8: Whether to add int8 variants.
+    """Builder of the bundles of one run; ``int8`` adds int8 variants.
 
     Raises:
         RunError: int8 is wanted and there is nothing to calibrate it with, or the
@@ -313,7 +308,7 @@ class Builder:
         )
 
     def build(self, client: str, folder: Path) -> Manifest:
-        """Write a client's graphs and statistics into ``folder`` and return its manifest.
+        """Write a client's graphs and statistics into ``folder`` and describe them.
 
         Raises:
             ParityError: onnxruntime does not compute what torch computes, or the

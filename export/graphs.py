@@ -50,16 +50,14 @@ class ClassifierGraph(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scale, then f."""
+        """Logits of scaled images."""
         return cast(Tensor, self.model(_scaled(images)))
 
 
 class Nearest(nn.Module):
-    """How FedProto classifies: minus the squared distance to each published prototype.
+    """FedProto's classifier: minus the squared distance to each published prototype.
 
-    Args:
-        model: Its features are compared; its head is not used.
-        knowledge: The prototypes; a class that nobody had is farther than any can be.
+    The head of the model is not used; a class that nobody had is farther than any can be.
     """
 
     mean: Tensor
@@ -87,7 +85,7 @@ class AnchorGraph(nn.Module):
         self.anchor = anchor
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scale, then R."""
+        """Features of scaled images."""
         return cast(Tensor, self.anchor(_scaled(images)))
 
 
@@ -99,7 +97,7 @@ class SynthesizerGraph(nn.Module):
         self.decoder = decoder
 
     def forward(self, labels: Tensor, means: Tensor, stds: Tensor, noise: Tensor) -> Tensor:
-        """Latents v = c^y + σ^y ⊙ ε, then ψ, then pixels."""
+        """Images ψ(v) of the latents v = c^y + σ^y ⊙ ε."""
         levels = self.levels(labels, means, stds, noise)
         return levels.round().to(torch.uint8)
 
@@ -117,13 +115,7 @@ def _scaled(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written.
-
-    Args:
-        files: Names, the graph's first.
-        opset: Of the graph, read back from it.
-        ir: ONNX format version, read back.
-    """
+    """Files of a written graph, its own first; opset and ONNX format version, read back."""
 
     files: tuple[str, ...]
     opset: int
@@ -242,7 +234,7 @@ def quantize(source: Path, target: Path, calibration: Sequence[Arrays]) -> Conve
 
     Args:
         source: The fp32 graph.
-        target: Where the int8 one goes; a large one gets ``.data`` too.
+        target: Path of the int8 one; a large one gets ``.data`` too.
         calibration: Inputs to measure ranges on.
     """
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, _quiet():

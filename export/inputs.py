@@ -27,9 +27,9 @@ def as_labels(
     """Labels as int64 [N].
 
     Args:
-        labels: [N] whole numbers, N at least 1.
-        names: Of the C classes.
-        known: Classes [C] that can be synthesised.
+        labels: Whole numbers [N], N at least 1.
+        names: Names of the C classes.
+        known: Mask [C] of the classes that can be synthesised.
 
     Raises:
         BundleError: Another type or shape, a label outside 0…C-1 or of an unknown class.

@@ -1,4 +1,4 @@
-"""``manifest.json``: what a bundle says of itself, and what is believed of it.
+"""``manifest.json``: the description of a bundle, and what of it is believed.
 
 docs/bundle-format.md describes every key. Unknown keys are left alone, so that a
 later version may add some; a change of meaning changes ``schema``.
@@ -45,7 +45,7 @@ class _Record(BaseModel):
 
 
 class File(_Record):
-    """What a file must be, byte for byte."""
+    """Hash and size that a file must have."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0, le=MAX_FILE_BYTES)
@@ -97,14 +97,14 @@ class Golden(_Record):
 
 
 class Noise(_Record):
-    """Where the synthesiser's noise comes from."""
+    """Generator of the synthesiser's noise."""
 
     algorithm: Literal["numpy Generator(Philox(key=seed)).standard_normal([N, p], float32)"]
     golden: Golden
 
 
 class Privacy(_Record):
-    """What was spent on the statistics in the bundle, with its unit; null: nothing is claimed."""
+    """Budget spent on the statistics in the bundle, with its unit; null: nothing is claimed."""
 
     mode: str
     epsilon: float | None
@@ -185,7 +185,7 @@ class Manifest(_Record):
         return names
 
     def model_post_init(self, _: Any) -> None:
-        """What holds between the parts."""
+        """Check what must hold between the parts."""
         if "classifier" not in self.graphs:
             raise ValueError("graphs: no classifier")
         for name, graph in self.graphs.items():

@@ -52,8 +52,8 @@ def grid(images: Images, names: Sequence[str]) -> bytes:
     """A PNG with one row of images per name, the name to its left.
 
     Args:
-        images: [rows · n, H, W, channels], row after row.
-        names: Of the rows.
+        images: uint8 [rows · n, H, W, channels], row after row.
+        names: Names of the rows.
 
     Raises:
         BundleError: A picture too large for viewers.

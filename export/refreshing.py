@@ -1,4 +1,4 @@
-"""Newer statistics in a bundle, without torch and without a new export."""
+"""Refresh of a bundle's statistics, without torch and without a new export."""
 
 from __future__ import annotations
 

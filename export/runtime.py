@@ -30,10 +30,10 @@ class Session:
     """One graph, loaded from bytes that were verified.
 
     Args:
-        model: The ONNX file's content.
-        folder: Where its external data lie, if it has any.
-        name: For errors.
-        threads: Of one inference.
+        model: Content of the ONNX file.
+        folder: Folder of its external data, if it has any.
+        name: File's name, for errors.
+        threads: Threads of one inference.
 
     Raises:
         BundleError: onnxruntime cannot load the graph, or later not run it.

@@ -27,11 +27,9 @@ _HINT = "fetch the bundle again from whoever exported it, or export it again"
 
 @dataclass(frozen=True, eq=False)
 class Verified:
-    """A folder whose files were, when looked at, what its manifest says.
+    """A bundle whose files were, when looked at, what its manifest says.
 
     Args:
-        folder: The bundle.
-        manifest: What it says of itself.
         signer: Fingerprint of the key that its signature was checked with, or None.
         signed: Whether there is a signature, checked or not.
     """
@@ -42,7 +40,7 @@ class Verified:
     signed: bool
 
     def read(self, name: str) -> bytes:
-        """The bytes of one file, checked again: it may have changed since.
+        """Content of one file, checked again: it may have changed since.
 
         Raises:
             VerificationError: It has.

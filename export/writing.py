@@ -52,17 +52,14 @@ ACCURACY_SLACK = 0.001
 
 
 class GraphWriter:
-    """The graphs of one bundle in the making.
+    """Writer of one bundle's graphs into ``folder``.
 
     Args:
-        folder: Where they go.
-        form: Of the images.
-        codes: The inputs of the synthesiser and of the combined prediction; None
-            where the method published nothing.
-        classes: Number C of classes.
+        codes: Inputs of the synthesiser and of the combined prediction; None where the
+            method published nothing.
+        classes: C.
         latent: Width p of the latents.
-        images: The run's evaluation images, uint8 [n, H, W, channels]; n is 0 where there
-            are none.
+        images: Evaluation images, uint8 [n, H, W, channels]; n may be 0.
         labels: Their labels [n].
     """
 
@@ -244,7 +241,7 @@ class GraphWriter:
         }
 
     def _scores(self, session: Session) -> Floats | None:
-        """On the evaluation images, where there are any."""
+        """Scores of the evaluation images, where there are any."""
         return _run(session, self.images) if len(self.images) else None
 
     def _accuracy(self, scores: Floats | None) -> float | None:
@@ -319,7 +316,7 @@ def compare_pixels(levels: Floats, actual: NDArray[np.uint8], what: str) -> Repo
     Args:
         levels: torch's pixels before rounding, [N, H, W, channels] in 0…255.
         actual: The runtime's pixels.
-        what: For the error.
+        what: Name of the graph, for the error.
 
     Raises:
         ParityError: A pixel differs that is not a tie.

@@ -40,17 +40,14 @@ class MeasurementRequest(_Message):
     """One graph, at one batch, for so long.
 
     Args:
-        bundle: The bundle's folder.
-        graph: Which graph; None opens the bundle, verifies it and stops.
-        variant: Which of its files.
-        sha256: Of the file, as it was verified before; a file changed since is refused.
+        graph: None opens the bundle, verifies it and stops.
+        sha256: Of the graph's file, as it was verified before; one changed since is refused.
         batch: Samples of one inference.
-        threads: Of one inference.
         seed: Of the inputs.
         warm_up: Inferences before the first that counts.
-        samples: Time at least so many inferences ...
-        seconds: ... and for at least so long,
-        longest: but no longer than so many seconds; None sets no end.
+        samples: Inferences to time at least.
+        seconds: Time to measure at least,
+        longest: and at most; None sets no end.
     """
 
     bundle: str
@@ -71,7 +68,6 @@ class BenchTiming(_Message):
 
     Args:
         load_ms: Reading the verified file and making the session.
-        first_ms: The first inference.
         wall_ms: Percentiles of one inference's wall time, at ``LEVELS``.
         cpu_ms: Median CPU time of one inference, all threads.
         samples: How many inferences were timed.
@@ -91,11 +87,10 @@ class BenchTiming(_Message):
 
 
 class MeasurementReply(_Message):
-    """What a process says at its end.
+    """Result of a measured process.
 
     Args:
         status: ``failed`` with a reason: an error that the process caught itself.
-        reason: One line.
         peak_mb: Its own ``VmHWM``, in MB of 2^20 bytes.
         file_mb: Of it, at the end, pages of files: libraries above all.
         timing: None if no graph was asked for.
@@ -145,11 +140,7 @@ def memory_mb(key: str) -> float:
 def feed(verified: Verified, graph: GraphName, batch: int, seed: int) -> Arrays:
     """Inputs of a graph: random pixels, or every class that can be synthesised in turn.
 
-    Args:
-        verified: The bundle.
-        graph: Which of its graphs.
-        batch: Samples.
-        seed: The same gives the same inputs.
+    The same seed gives the same inputs.
     """
     manifest = verified.manifest
     if graph != "synthesizer":

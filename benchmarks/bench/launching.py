@@ -24,13 +24,7 @@ _MEMORY_WORDS = ("memoryerror", "alloc", "out of memory", "cannot map", "cannot 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a measured process ended.
-
-    Args:
-        verdict: ``ok``, or what went wrong.
-        reason: In a line; empty where all is well.
-        reply: What it measured; None if it did not live to say so.
-    """
+    """End of a measured process; ``reply`` is None if it did not live to send one."""
 
     verdict: Literal["ok", "oom", "crash", "timeout"]
     reason: str = ""
@@ -45,13 +39,13 @@ def start(
     cpus: int | None = None,
     timeout: float,
 ) -> Outcome:
-    """Run a request in a fresh interpreter; whatever becomes of it, the bench goes on.
+    """Measure in a fresh interpreter; whatever becomes of it, the bench goes on.
 
     Args:
         request: What to measure.
         enforcement: How to limit memory.
-        limit_mb: To how much, MB of 2^20 bytes; None: not at all.
-        cpus: Processors at most; None: all.
+        limit_mb: Limit, MB of 2^20 bytes; None sets none.
+        cpus: Processors at most; None leaves them all.
         timeout: Seconds until the process is killed.
     """
     environment = os.environ | {
@@ -61,7 +55,7 @@ def start(
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     command = [sys.executable, "-m", LAUNCHER]
-    # Files, not pipes: whatever a process writes, no more is read than an reply can have.
+    # Files, not pipes: whatever a process writes, no more is read than a reply can have.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         with enforcement.settings(limit_mb, cpus) as settings:
             try:
@@ -80,11 +74,11 @@ def start(
 
 
 def judge(code: int, out: bytes, err: str) -> Outcome:
-    """What an exit code and an reply mean.
+    """Verdict on an exit code and a reply.
 
     Args:
         code: Exit code, or minus the signal that ended it.
-        out: The first bytes of stdout, one more than an reply may have at most.
+        out: The first bytes of stdout, one more than a reply may have at most.
         err: The last line of stderr.
     """
     if code == -signal.SIGKILL:  # not by us: a time-out is told apart before

@@ -53,10 +53,7 @@ class Enforcement:
 
     @classmethod
     def find(cls, method: Method = "auto") -> Enforcement:
-        """The best way that is open to us.
-
-        Args:
-            method: ``cgroup`` or ``rlimit`` insists on one.
+        """Choose the best way that this process may take; ``cgroup`` or ``rlimit`` insists on one.
 
         Raises:
             ConfigError: No control group can be made and one was insisted on.
@@ -72,12 +69,12 @@ class Enforcement:
 
     @property
     def name(self) -> str:
-        """As it stands in a row."""
+        """Value of ``enforced_by`` in a row."""
         return "RLIMIT_DATA" if self.parent is None else f"cgroup v{self.parent.version}"
 
     @contextlib.contextmanager
     def settings(self, limit_mb: float | None, cpus: int | None) -> Iterator[str]:
-        """What the launcher is told, while the group that it names exists.
+        """SETTINGS of a measured process, while the group that they name exists.
 
         Args:
             limit_mb: Memory, MB of 2^20 bytes; None sets no limit.
@@ -94,19 +91,14 @@ class Enforcement:
 
 @dataclass(frozen=True)
 class GroupParent:
-    """A folder in which groups can be made.
-
-    Args:
-        folder: Of the group that ours would lie in.
-        version: Of its control groups.
-    """
+    """A control group, of version 1 or 2, in which others can be made."""
 
     folder: Path
     version: Literal[1, 2]
 
 
 def find_parent(root: Path = _ROOT) -> GroupParent | None:
-    """Where this process may make memory-limited groups; None: nowhere.
+    """Control group in which this process may make memory-limited ones, or None.
 
     Tried by making one, for permissions alone do not tell: a container's are often
     mounted read-only.
@@ -129,8 +121,8 @@ def limited(parent: GroupParent, limit_mb: float) -> Iterator[Path]:
     """A group with a memory limit and no swap; removed whatever happens inside.
 
     Args:
-        parent: Where to make it.
-        limit_mb: Its limit, MB of 2^20 bytes.
+        parent: Group around it.
+        limit_mb: MB of 2^20 bytes.
 
     Yields:
         The file to which a process writes ``0`` to enter the group.

@@ -32,13 +32,9 @@ _IDLE_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Preset:
-    """When one row's measurement ends.
+    """Length of one row's measurement; see :class:`~.child.MeasurementRequest`.
 
     Args:
-        samples: Time at least so many inferences ...
-        seconds: ... and for at least so long,
-        longest: but no longer than so many seconds; None sets no end.
-        warm_up: Inferences before the first that counts.
         timeout: Seconds after which a process is taken to hang.
         batches: Measured if none are asked for.
     """
@@ -80,7 +76,7 @@ def bench(
 
     Args:
         bundles: Folders that export wrote.
-        devices: Whose limits to enforce and whose times to model.
+        devices: Profiles whose limits are enforced and whose times are modelled.
         preset: Name of one of ``PRESETS``: how long to measure.
         batches: Samples of one inference; empty takes the preset's.
         threads: Of one inference, at most the cores of the host and of the device.
@@ -89,7 +85,7 @@ def bench(
         key: Public key of whoever exported the bundles; None checks hashes alone.
         enforce: How to limit memory; ``auto`` takes a control group where one can be made.
         seed: Of the inputs.
-        progress: Where to show it.
+        progress: Told of each row; None is silent.
 
     Returns:
         ``bench.json``; docs/bench.md describes it.
@@ -147,7 +143,7 @@ def bench(
 
 
 class _Bench:
-    """What stays the same from row to row."""
+    """Settings that are the same for every row."""
 
     def __init__(
         self, preset: Preset, enforcement: Enforcement, seed: int, progress: Progress
@@ -286,9 +282,9 @@ def modelled(subject: BenchSubject, profile: DeviceProfile, threads: int) -> Ben
     """Time on a device with its band, or why there is none; int8 is not modelled.
 
     Args:
-        subject: What is to run there.
+        subject: Graph, variant and batch.
         profile: The device.
-        threads: Of one inference, at most its cores.
+        threads: Of one inference, at most the device's cores.
     """
     row = blank(subject, profile.name, "modelled", threads)
     if profile.runtime == "none":
@@ -310,7 +306,7 @@ def model_check(
 
     Args:
         subjects: What was measured.
-        rows: The measured row of each.
+        rows: Its measured rows, in the same order.
 
     Returns:
         ``band``, ``graphs``, ``within`` and each graph's figures; None: too few networks.

@@ -1,4 +1,4 @@
-"""Writes ``bench.json`` and the page that shows it."""
+"""``bench.json`` and its page: accuracy against memory, memory against batch, latency."""
 
 from __future__ import annotations
 
@@ -29,17 +29,10 @@ from .wording import Record, measured_rows
 
 
 def render(document: Mapping[str, Any], path: Path) -> Path:
-    """Draws ``report.html`` of a bench.
+    """Draw ``report.html`` of a bench.
 
     The page is one file without scripts that loads nothing from anywhere, and the same
     document gives the same bytes.
-
-    Args:
-        document: What ``bench`` returned.
-        path: Of the page.
-
-    Returns:
-        ``path``.
 
     Raises:
         RunError: The page cannot be written.
@@ -65,12 +58,7 @@ def render(document: Mapping[str, Any], path: Path) -> Path:
 def save(document: Mapping[str, Any], folder: Path) -> Path:
     """Write ``bench.json`` and ``report.html``.
 
-    Args:
-        document: What ``bench`` returned.
-        folder: An existing one; what stood there under these names is replaced.
-
-    Returns:
-        The path of the page.
+    The folder exists; what stood there under these names is replaced. Returns the page's path.
 
     Raises:
         RunError: The page cannot be written.
@@ -79,9 +67,6 @@ def save(document: Mapping[str, Any], folder: Path) -> Path:
     write_atomic(folder / "bench.json", data.encode("ascii"))
     return render(document, folder / "report.html")
 
-
-# ---------------------------------------------------------------- section
-# The plots of a bench: accuracy against memory, memory against batch, latency.
 
 _COLOURS = {"classifier": OWN, "synthesizer": CALIBRATED, "anchor": CONTROL}
 _LINES = {"fp32": "-", "int8": (0, (4, 1.5))}

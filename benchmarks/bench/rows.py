@@ -25,14 +25,7 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class BenchSubject:
-    """One file of a bundle at one batch, and what its manifest says of it.
-
-    Args:
-        verified: The bundle.
-        graph: Its graph.
-        variant: Which of the graph's files.
-        batch: Samples of one inference.
-    """
+    """One graph file of a bundle at one batch, and what the manifest says of it."""
 
     verified: Verified
     graph: GraphName
@@ -41,25 +34,25 @@ class BenchSubject:
 
     @property
     def name(self) -> str:
-        """For progress and plots."""
+        """Label in progress and plots."""
         manifest = self.verified.manifest
         return f"{manifest.client} {self.graph} {self.variant} x{self.batch}"
 
     @property
     def file(self) -> str:
-        """Name of the ONNX file."""
+        """Name of the ONNX file in the bundle."""
         name: str = self.verified.manifest.graphs[self.graph].variants[self.variant]
         return name
 
     @property
     def sha256(self) -> str:
-        """Of the ONNX file."""
+        """SHA-256 of the ONNX file."""
         digest: str = self.verified.manifest.files[self.file].sha256
         return digest
 
     @property
     def size_bytes(self) -> int:
-        """Of the ONNX file and of weights that lie beside it."""
+        """Bytes of the ONNX file and of weights that lie beside it."""
         files: dict[str, File] = self.verified.manifest.files
         return sum(files[name].size for name in (self.file, f"{self.file}.data") if name in files)
 
@@ -80,7 +73,7 @@ class BenchSubject:
 
     @property
     def accuracy(self) -> float | None:
-        """Of the classifier on the run's evaluation images, as export measured it."""
+        """Accuracy of the classifier on the run's evaluation images, as export measured it."""
         if self.graph != "classifier":
             return None
         key = "classifier_int8" if self.variant == "int8" else "classifier"
@@ -104,13 +97,7 @@ def subjects(
     graphs: Collection[str] = (),
     variants: Collection[str] = (),
 ) -> list[BenchSubject]:
-    """All that is to be measured, bundle by bundle.
-
-    Args:
-        bundles: Verified ones.
-        batches: Samples of one inference.
-        graphs: Only these; empty takes all.
-        variants: Only these; empty takes all.
+    """Every graph, variant and batch of the bundles; empty ``graphs`` or ``variants`` take all.
 
     Raises:
         BundleError: Nothing is left.
@@ -134,12 +121,12 @@ def subjects(
 
 @dataclass(frozen=True)
 class BenchRow:
-    """What is known of one graph at one batch, in one way; None is not known or does not apply.
+    """Figures of one graph at one batch, found in one way; None: unknown or not applicable.
 
     Args:
         model: The graph: ``classifier``, ``synthesizer`` or ``anchor``.
         variant: ``fp32`` or ``int8``.
-        device: Name of a profile; ``host`` for measured rows.
+        device: Name of a device profile; ``host`` for measured rows.
         kind: ``measured``: this host, no limit. ``enforced``: this host under the device's
             memory limit, cores and threads: its times are this host's and say nothing
             of the device's. ``modelled``: time on the device, by a model.
@@ -157,17 +144,12 @@ class BenchRow:
         parity_max_rel: Largest relative error against torch, from the manifest.
         argmax_agreement: Share of equal classes, from the manifest.
         verdict: ``ok``, ``noisy``, ``modelled``, or why there are no figures.
-        client: Whose bundle.
-        architecture: Of its classifier.
-        threads: Of one inference.
-        limit_mb: The limit that was enforced.
-        enforced_by: How it was enforced.
+        limit_mb: The limit that was enforced, MB of 2^20 bytes.
+        enforced_by: ``cgroup v1``, ``cgroup v2`` or ``RLIMIT_DATA``.
         file_mb: Part of ``peak_mb`` that is pages of files, which a limit does not count
             once anybody else on this host has read them.
         samples: Inferences that were timed.
-        low_ms: Lower end of the model's band.
-        high_ms: Upper end of it.
-        accuracy: Of the classifier, from the manifest.
+        low_ms: Lower end of the model's band; ``high_ms`` is the upper one.
         quantiles_ms: Wall times at ``quantile_levels`` of the document.
         note: The reason for a verdict, in a line.
     """
@@ -204,7 +186,7 @@ class BenchRow:
     note: str = ""
 
     def as_document(self) -> dict[str, Any]:
-        """For JSON, figures to four digits: a clock that is read once gives no more."""
+        """Row for JSON, figures to four digits: a clock that is read once gives no more."""
         return {
             key: _rounded(value) if key not in _EXACT else value
             for key, value in asdict(self).items()
@@ -216,7 +198,7 @@ KEYS = tuple(field.name for field in fields(BenchRow))
 
 
 def blank(subject: BenchSubject, device: str, kind: Kind, threads: int) -> BenchRow:
-    """A row with what the manifest says, and no figure yet."""
+    """Row with what the manifest says, and no figure yet."""
     manifest = subject.verified.manifest
     return BenchRow(
         model=subject.graph,
@@ -235,7 +217,7 @@ def blank(subject: BenchSubject, device: str, kind: Kind, threads: int) -> Bench
 
 
 def filled(row: BenchRow, outcome: Outcome) -> BenchRow:
-    """A row with what a process measured, or with how it failed."""
+    """Row with what a process measured, or with how it failed."""
     reply = outcome.reply
     if outcome.verdict != "ok" or reply is None or reply.timing is None:
         return replace(row, verdict=outcome.verdict, note=outcome.reason)

@@ -49,12 +49,12 @@ _TWICE = {"GroupNormalization", "InstanceNormalization", "LayerNormalization", "
 
 @dataclass(frozen=True)
 class NodeCost:
-    """What one node asks for.
+    """Arithmetic and traffic of one node.
 
     Args:
         operator: ONNX name of the operator.
         flops: Floating-point operations; a multiply-add is two.
-        bytes: Read and written: inputs (weights included), outputs, work space.
+        bytes: Bytes read and written: inputs (weights included), outputs, work space.
     """
 
     operator: str
@@ -136,12 +136,6 @@ def _flops(node: onnx.NodeProto, inputs: list[Value], output: Value) -> int:
     return max(out, given)
 
 
-# ---------------------------------------------------------------- section
-# The shape of every value in a graph, once the batch is known.
-
-if TYPE_CHECKING:
-    import onnx
-
 _LARGEST_MODEL, _LONGEST_LIST = 1 << 30, 1 << 20
 _INTEGER = ("Quantize", "QLinear", "Integer")
 _HINT = "give a float32 graph that fedvtc-edge exported"
@@ -149,12 +143,7 @@ _HINT = "give a float32 graph that fedvtc-edge exported"
 
 @dataclass(frozen=True)
 class Value:
-    """An array that a graph reads, hands on or writes.
-
-    Args:
-        shape: Its axes.
-        width: Bytes of one element.
-    """
+    """An array that a graph reads, hands on or writes, its elements of ``width`` bytes."""
 
     shape: tuple[int, ...]
     width: int
@@ -166,7 +155,7 @@ class Value:
 
     @property
     def bytes(self) -> int:
-        """Of all elements."""
+        """Bytes of all elements."""
         return self.size * self.width
 
 

@@ -42,7 +42,7 @@ class LatencyModel:
     Args:
         gflops: Arithmetic that kernels reach, 10^9 FLOP per second.
         gbps: Memory traffic that they reach, 10^9 bytes per second.
-        overhead_us: Of calling one node, microseconds.
+        overhead_us: Time to call one node, microseconds.
     """
 
     gflops: float
@@ -89,9 +89,8 @@ class Sample:
     """One measured graph.
 
     Args:
-        name: Of the graph.
-        nodes: Its costs at the batch that was measured.
-        ms: One inference, milliseconds.
+        nodes: Costs at the batch that was measured.
+        ms: Time of one inference, milliseconds.
         group: Samples of one group (a network at several batches, say) tell of each
             other, so they are left out together; None is a group of its own.
     """
@@ -104,7 +103,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class HeldOutSample:
-    """A sample, and what a model says of it that never saw it or its group."""
+    """A sample, and its prediction by a model that never saw it or its group."""
 
     name: str
     measured_ms: float

@@ -22,7 +22,6 @@ FAMILIES = {
     "encoding",
     "finetune",
     "fit_decoder",
-    "masked",
     "sealing",
     "statistics",
     "train",

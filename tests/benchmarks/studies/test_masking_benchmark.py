@@ -14,7 +14,12 @@ def test_one_document_with_the_promised_keys(capsys: pytest.CaptureFixture[str])
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["clients"] for row in rows] == [3, 4]
     for row in rows:
-        for key in ("floor_cpu_s", "cpu_s", "cpu_s_dropouts", "cpu_s_devices", "ratio"):
+        for key in (
+            *("floor_cpu_s", "cpu_s", "cpu_s_dropouts", "cpu_s_devices"),
+            "sum_cpu_s",
+            "ratio",
+            "ratio_sum",
+        ):
             assert row[key] > 0
         assert row["numbers"] == 10 + 10 * 64 + 10 * 64
         assert row["dropouts"] == 1
