@@ -204,14 +204,6 @@ def _size(manifest: Manifest, file: str) -> int:
     return sum(files[name].size for name in (file, f"{file}.data") if name in files)
 
 
-def _fingerprint(key: Ed25519PrivateKey | None) -> str | None:
-    if key is None:
-        return None
-    from fedvtc_edge.sealing.signing import fingerprint
-
-    return fingerprint(key.public_key())
-
-
 @dataclass(frozen=True, eq=False)
 class ClassificationTask:
     """What an export needs of a data set.
