@@ -156,6 +156,12 @@ def test_side_packages_do_not_know_each_other(side: str) -> None:
         assert not others, f"{short(path)} imports {others}"
 
 
+def test_export_does_not_know_the_distributed_engine() -> None:
+    """A client's folder is read by the names of its files, as any finished run is."""
+    for path in sources("export"):
+        assert "distributed" not in {target(name) for name in imports_of(path)}, short(path)
+
+
 def test_nothing_but_the_package_itself_imports_by_name() -> None:
     """A computed import would be an arrow that this file cannot see."""
     users = {
