@@ -101,12 +101,7 @@ class Bundle:
                 f"the method {manifest.method!r} published no statistics",
                 hint="export a run of method.name = fedvtc",
             )
-        return Codes.from_bytes(
-            self._verified.read(STATISTICS),
-            classes=len(manifest.classes),
-            latent=manifest.latent,
-            anchor=manifest.anchor,
-        )
+        return Codes.read(self._verified)
 
     def noise(self, count: int, seed: int) -> Floats:
         """Noise [count, p] of a seed: the same everywhere, fewer rows a prefix of more.

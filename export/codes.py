@@ -20,6 +20,9 @@ from fedvtc_edge.errors import BundleError, VerificationError
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.statistics.gaussian import coefficients
 
+from .manifest import STATISTICS
+from .verification import Verified
+
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
@@ -108,6 +111,17 @@ class Codes:
                 triangle = np.triu_indices(self.knowledge.mean.shape[1])
                 arrays["anchor.covariance"] = self.knowledge.covariance[triangle].astype(np.float32)
         return save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+
+    @classmethod
+    def read(cls, verified: Verified) -> Codes:
+        """Statistics of a verified bundle; see :meth:`from_bytes`."""
+        manifest = verified.manifest
+        return cls.from_bytes(
+            verified.read(STATISTICS),
+            classes=len(manifest.classes),
+            latent=manifest.latent,
+            anchor=manifest.anchor,
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes, *, classes: int, latent: int, anchor: int | None) -> Codes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -187,7 +187,7 @@ def _entry(target: Path, manifest: Manifest) -> dict[str, Any]:
         "bundle": str(target),
         "architecture": manifest.architecture,
         "size_bytes": {
-            f"{name}{'' if variant == 'fp32' else '.' + variant}": _size(manifest, file)
+            f"{name}{'' if variant == 'fp32' else '.' + variant}": manifest.size_of(file)
             for name, graph in manifest.graphs.items()
             for variant, file in graph.variants.items()
         },
@@ -197,11 +197,6 @@ def _entry(target: Path, manifest: Manifest) -> dict[str, Any]:
         "parity": manifest.parity,
         "int8": manifest.int8,
     }
-
-
-def _size(manifest: Manifest, file: str) -> int:
-    files: Mapping[str, Any] = manifest.files
-    return sum(files[name].size for name in (file, f"{file}.data") if name in files)
 
 
 @dataclass(frozen=True, eq=False)

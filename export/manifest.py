@@ -213,6 +213,10 @@ class Manifest(_Record):
             if (graph.inputs, graph.outputs) != expected:
                 raise ValueError(f"graphs: {name} has other inputs or outputs than it must")
 
+    def size_of(self, name: str) -> int:
+        """Bytes of a graph's file and of weights that lie beside it."""
+        return sum(self.files[one].size for one in (name, f"{name}.data") if one in self.files)
+
     def to_bytes(self) -> bytes:
         """The exact bytes that are written, hashed and signed; the same input gives the same."""
         document = self.model_dump(mode="json", by_alias=True)

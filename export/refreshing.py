@@ -76,12 +76,7 @@ def refresh(
             f"{path}: the method {manifest.method!r} published no statistics",
             hint="only bundles of method.name = fedvtc hold any",
         )
-    codes = Codes.from_bytes(
-        verified.read(STATISTICS),
-        classes=len(manifest.classes),
-        latent=manifest.latent,
-        anchor=manifest.anchor,
-    ).refreshed(_published(Path(statistics), manifest))
+    codes = Codes.read(verified).refreshed(_published(Path(statistics), manifest))
     # What was measured of the combined prediction holds for the statistics it was measured with.
     accuracy = {k: v for k, v in manifest.accuracy.items() if not k.startswith("calibrated")}
     with new_folder(folder) as scratch:

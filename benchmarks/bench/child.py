@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedvtc_edge.errors import FedVTCError, VerificationError
 from fedvtc_edge.export import inputs as noise
 from fedvtc_edge.export.codes import Codes
-from fedvtc_edge.export.manifest import STATISTICS, GraphName, Variant
+from fedvtc_edge.export.manifest import GraphName, Variant
 from fedvtc_edge.export.runtime import Arrays, Session
 from fedvtc_edge.export.verification import Verified, verify
 
@@ -148,12 +148,7 @@ def feed(verified: Verified, graph: GraphName, batch: int, seed: int) -> Arrays:
         shape = (batch, form.size, form.size, form.channels)
         draw = np.random.Generator(np.random.Philox(key=seed))
         return {"images": draw.integers(0, 256, shape, np.uint8)}
-    codes = Codes.from_bytes(
-        verified.read(STATISTICS),
-        classes=len(manifest.classes),
-        latent=manifest.latent,
-        anchor=manifest.anchor,
-    )
+    codes = Codes.read(verified)
     return {
         "labels": np.resize(np.flatnonzero(codes.known), batch).astype(np.int64),
         "means": codes.mean,

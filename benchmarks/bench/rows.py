@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from fedvtc_edge.errors import BundleError
-from fedvtc_edge.export.manifest import File, GraphName, Variant
+from fedvtc_edge.export.manifest import GraphName, Variant
 from fedvtc_edge.export.verification import Verified
 
 from .child import BenchTiming
@@ -53,8 +53,8 @@ class BenchSubject:
     @property
     def size_bytes(self) -> int:
         """Bytes of the ONNX file and of weights that lie beside it."""
-        files: dict[str, File] = self.verified.manifest.files
-        return sum(files[name].size for name in (self.file, f"{self.file}.data") if name in files)
+        size: int = self.verified.manifest.size_of(self.file)
+        return size
 
     @cached_property
     def parity_max_rel(self) -> float | None:
