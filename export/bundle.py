@@ -252,7 +252,7 @@ class Bundle:
 
     def _no_decoder(self) -> BundleError:
         return BundleError(
-            f"this bundle holds no synthesiser: {self.manifest.method!r} makes none",
+            f"this bundle holds no synthesiser: the method {self.manifest.method!r} has none",
             hint="export a run of method.name = fedvtc",
         )
 

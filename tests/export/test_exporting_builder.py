@@ -119,7 +119,7 @@ def test_it_synthesises_where_the_method_does(built: tuple[str, FinishedRun, Bun
     mode, _, bundle = built
     labels = list(range(10))
     if mode in ("local", "fedproto"):
-        with pytest.raises(BundleError, match=f"no synthesiser: '{mode}' makes none"):
+        with pytest.raises(BundleError, match=f"no synthesiser: the method '{mode}' has none"):
             bundle.synthesize(labels, 0)
         assert bundle.manifest.noise is None
         return
