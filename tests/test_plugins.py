@@ -179,7 +179,7 @@ def test_a_body_that_is_none(body: Any, message: str) -> None:
 def test_a_process_that_looks_up_no_name_loads_none() -> None:
     """What ``bench`` measures, and what checks an exported bundle, stays as small as a device's."""
     code = (
-        "import sys, fedvtc_edge.benchmarks.bench.child, fedvtc_edge.export.smoke;"
+        "import sys, fedvtc_edge.benchmarks.bench.child, fedvtc_edge.export.bundle;"
         "print(any('plugin_' in name or name == 'torch' for name in sys.modules))"
     )
     environ = os.environ | {plugins.VARIABLE: ARCHITECTURE}

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from fedvtc_edge.config import ClientSettings
-from fedvtc_edge.export.graphs import ClassifierGraph, SynthesizerGraph, convert
+from fedvtc_edge.export.graphs import ClassifierGraph, SynthesizerGraph, convert, quantize
 from fedvtc_edge.export.inputs import draw
-from fedvtc_edge.export.quantization import quantize
 from fedvtc_edge.export.runtime import Session
 from fedvtc_edge.models import ImageShape, build, vtc
 from fedvtc_edge.training.knowledge import CODE_STD, class_codes
@@ -47,51 +46,70 @@ def batch(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
+@pytest.fixture(scope="module", params=ClientSettings().architectures)
+def architecture(request: pytest.FixtureRequest) -> str:
+    """The default fleet's."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def classifier(architecture: str, tmp_path_factory: pytest.TempPathFactory) -> Networks:
+    """The classifier."""
+    model = build(architecture, SHAPE, latent=LATENT, classes=CLASSES, seed=0).eval()
+    feeds = _images(2, 1), _images(64, 2)
+    folder = tmp_path_factory.mktemp(architecture)
+    return _exported(ClassifierGraph(model), *feeds, folder, "logits")
+
+
+@pytest.fixture(scope="module")
+def pixels(batch: int) -> Feed:
+    """Pixels, as a camera has them."""
+    return _images(batch, 0)
+
+
 class TestClassifier:
     """Pixels to logits."""
-
-    @pytest.fixture(scope="class", params=ClientSettings().architectures)
-    def architecture(self, request: pytest.FixtureRequest) -> str:
-        """The default fleet's."""
-        return str(request.param)
 
     @pytest.fixture
     def group(self, architecture: str, batch: int) -> str:
         """A group per architecture and batch."""
         return f"classifier inference, {architecture}, batch {batch}"
 
-    @pytest.fixture(scope="class")
-    def networks(self, architecture: str, tmp_path_factory: pytest.TempPathFactory) -> Networks:
-        """The classifier."""
-        model = build(architecture, SHAPE, latent=LATENT, classes=CLASSES, seed=0).eval()
-        feeds = _images(2, 1), _images(64, 2)
-        folder = tmp_path_factory.mktemp(architecture)
-        return _exported(ClassifierGraph(model), *feeds, folder, "logits")
-
-    @pytest.fixture(scope="class")
-    def feed(self, batch: int) -> Feed:
-        """Pixels, as a camera has them."""
-        return _images(batch, 0)
-
     @pytest.mark.floor
-    def test_torch(self, benchmark: BenchmarkFixture, networks: Networks, feed: Feed) -> None:
+    def test_torch(self, benchmark: BenchmarkFixture, classifier: Networks, pixels: Feed) -> None:
         """Eager, on scaled float32 images that are ready: nothing but the network."""
-        pixels = torch.from_numpy(feed["images"])
-        ready = pixels.permute(0, 3, 1, 2).float().div(255.0).contiguous()
+        images = torch.from_numpy(pixels["images"])
+        ready = images.permute(0, 3, 1, 2).float().div(255.0).contiguous()
         with torch.inference_mode():
-            assert benchmark(networks.graph.model, ready).shape == (len(pixels), CLASSES)
+            assert benchmark(classifier.graph.model, ready).shape == (len(images), CLASSES)
 
-    def test_onnxruntime(self, benchmark: BenchmarkFixture, networks: Networks, feed: Feed) -> None:
+    def test_onnxruntime(
+        self, benchmark: BenchmarkFixture, classifier: Networks, pixels: Feed
+    ) -> None:
         """The exported graph, from pixels; scaling is in it."""
-        logits = benchmark(networks.fp32, feed)
-        np.testing.assert_allclose(logits, _torch(networks.graph, feed), rtol=1e-4, atol=1e-5)
+        logits = benchmark(classifier.fp32, pixels)
+        np.testing.assert_allclose(logits, _torch(classifier.graph, pixels), rtol=1e-4, atol=1e-5)
 
     def test_onnxruntime_int8(
-        self, benchmark: BenchmarkFixture, networks: Networks, feed: Feed
+        self, benchmark: BenchmarkFixture, classifier: Networks, pixels: Feed
     ) -> None:
         """The same in eight bits."""
-        logits, expected = benchmark(networks.int8, feed), _torch(networks.graph, feed)
+        logits, expected = benchmark(classifier.int8, pixels), _torch(classifier.graph, pixels)
         assert np.corrcoef(logits.ravel(), expected.ravel())[0, 1] > 0.95
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Networks:
+    """The decoder."""
+    graph = SynthesizerGraph(vtc.build(SHAPE, latent=LATENT, seed=0)).eval()
+    folder = tmp_path_factory.mktemp("decoder")
+    return _exported(graph, _latents(2, 1), _latents(64, 2), folder, "images", _STATISTICS)
+
+
+@pytest.fixture(scope="module")
+def latents(batch: int) -> Feed:
+    """Labels, the statistics and noise."""
+    return _latents(batch, 0)
 
 
 class TestDecoder:
@@ -102,37 +120,29 @@ class TestDecoder:
         """A group per batch."""
         return f"decoder inference, batch {batch}"
 
-    @pytest.fixture(scope="class")
-    def networks(self, tmp_path_factory: pytest.TempPathFactory) -> Networks:
-        """The decoder."""
-        graph = SynthesizerGraph(vtc.build(SHAPE, latent=LATENT, seed=0)).eval()
-        folder = tmp_path_factory.mktemp("decoder")
-        return _exported(graph, _latents(2, 1), _latents(64, 2), folder, "images", _STATISTICS)
-
-    @pytest.fixture(scope="class")
-    def feed(self, batch: int) -> Feed:
-        """Labels, the statistics and noise."""
-        return _latents(batch, 0)
-
     @pytest.mark.floor
-    def test_torch(self, benchmark: BenchmarkFixture, networks: Networks, feed: Feed) -> None:
+    def test_torch(self, benchmark: BenchmarkFixture, decoder: Networks, latents: Feed) -> None:
         """Eager, on latents that are ready: nothing but the decoder."""
-        labels = feed["labels"]
-        latents = torch.from_numpy(feed["means"][labels] + feed["stds"][labels] * feed["noise"])
+        labels = latents["labels"]
+        ready = torch.from_numpy(
+            latents["means"][labels] + latents["stds"][labels] * latents["noise"]
+        )
         with torch.inference_mode():
-            images = benchmark(networks.graph.decoder, latents)
+            images = benchmark(decoder.graph.decoder, ready)
         assert images.shape == (len(labels), SHAPE.channels, SHAPE.size, SHAPE.size)
 
-    def test_onnxruntime(self, benchmark: BenchmarkFixture, networks: Networks, feed: Feed) -> None:
+    def test_onnxruntime(
+        self, benchmark: BenchmarkFixture, decoder: Networks, latents: Feed
+    ) -> None:
         """The exported graph, from labels and noise; sampling and rounding are in it."""
-        apart = np.abs(benchmark(networks.fp32, feed) - _torch(networks.graph.levels, feed))
+        apart = np.abs(benchmark(decoder.fp32, latents) - _torch(decoder.graph.levels, latents))
         assert apart.max() < 0.51  # rounding, and a tie that fell the other way
 
     def test_onnxruntime_int8(
-        self, benchmark: BenchmarkFixture, networks: Networks, feed: Feed
+        self, benchmark: BenchmarkFixture, decoder: Networks, latents: Feed
     ) -> None:
         """The same in eight bits, as far as onnxruntime has integer operators for it."""
-        apart = np.abs(benchmark(networks.int8, feed) - _torch(networks.graph.levels, feed))
+        apart = np.abs(benchmark(decoder.int8, latents) - _torch(decoder.graph.levels, latents))
         assert apart.mean() < 2
 
 

@@ -35,6 +35,24 @@ def moments(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="module")
+def features() -> NDArray[np.float32]:
+    """As a network gives them, [N, p]."""
+    return np.random.default_rng(0).standard_normal((SAMPLES, WIDTH), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def labels() -> NDArray[np.int64]:
+    """Of the features, [N]."""
+    return np.random.default_rng(1).integers(0, CLASSES, SAMPLES)
+
+
+@pytest.fixture(scope="module")
+def member(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """One-hot labels [C, N], as products want them."""
+    return np.eye(CLASSES)[labels].T.copy()
+
+
 class TestMeasuring:
     """Features [N, p] to statistics."""
 
@@ -42,21 +60,6 @@ class TestMeasuring:
     def group(self, moments: str) -> str:
         """A group per kind of moments."""
         return f"statistics of {SAMPLES:,} × {WIDTH} features, {moments}"
-
-    @pytest.fixture(scope="class")
-    def features(self) -> NDArray[np.float32]:
-        """As a network gives them, [N, p]."""
-        return np.random.default_rng(0).standard_normal((SAMPLES, WIDTH), dtype=np.float32)
-
-    @pytest.fixture(scope="class")
-    def labels(self) -> NDArray[np.int64]:
-        """Of the features, [N]."""
-        return np.random.default_rng(1).integers(0, CLASSES, SAMPLES)
-
-    @pytest.fixture(scope="class")
-    def member(self, labels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """One-hot labels [C, N], as products want them."""
-        return np.eye(CLASSES)[labels].T.copy()
 
     @pytest.mark.floor
     def test_bare_products(
@@ -92,34 +95,38 @@ class TestMeasuring:
         np.testing.assert_allclose(measured.square, expected)
 
 
+@pytest.fixture(scope="module", params=["float32", "float16"])
+def precision(request: pytest.FixtureRequest) -> Precision:
+    """How numbers are stored."""
+    chosen: Precision = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def statistics(client_statistics: MeasureClient) -> ClassStatistics:
+    """One client's, in the extractor's space."""
+    return client_statistics(0, pooled=True)
+
+
+@pytest.fixture(scope="module")
+def upload(statistics: ClassStatistics, precision: Precision) -> bytes:
+    """The same, as it travels."""
+    return encode(statistics, context=CONTEXTS[0], precision=precision)
+
+
+@pytest.fixture(scope="module")
+def arrays(upload: bytes) -> dict[str, NDArray[Any]]:
+    """What safetensors finds in it."""
+    return safetensors.numpy.load(upload[HEADER.size :])
+
+
 class TestEncoding:
     """Statistics to bytes and back with every check."""
-
-    @pytest.fixture(scope="class", params=["float32", "float16"])
-    def precision(self, request: pytest.FixtureRequest) -> Precision:
-        """How numbers are stored."""
-        chosen: Precision = request.param
-        return chosen
 
     @pytest.fixture
     def group(self, precision: Precision) -> str:
         """A group per precision."""
         return f"encoding of pooled statistics, {precision}"
-
-    @pytest.fixture(scope="class")
-    def statistics(self, client_statistics: MeasureClient) -> ClassStatistics:
-        """One client's, in the extractor's space."""
-        return client_statistics(0, pooled=True)
-
-    @pytest.fixture(scope="class")
-    def upload(self, statistics: ClassStatistics, precision: Precision) -> bytes:
-        """The same, as it travels."""
-        return encode(statistics, context=CONTEXTS[0], precision=precision)
-
-    @pytest.fixture(scope="class")
-    def arrays(self, upload: bytes) -> dict[str, NDArray[Any]]:
-        """What safetensors finds in it."""
-        return safetensors.numpy.load(upload[HEADER.size :])
 
     @pytest.mark.floor
     def test_copy(self, benchmark: BenchmarkFixture, upload: bytes) -> None:
@@ -159,6 +166,12 @@ class TestEncoding:
         np.testing.assert_allclose(read.total, statistics.total, rtol=2e-3, atol=1e-2)
 
 
+@pytest.fixture(scope="module")
+def parts(moments: str, client_statistics: MeasureClient) -> list[ClassStatistics]:
+    """Of each client."""
+    return [client_statistics(seed, pooled=moments == "pooled") for seed in range(CLIENTS)]
+
+
 class TestAggregation:
     """One hundred clients' statistics become one."""
 
@@ -166,11 +179,6 @@ class TestAggregation:
     def group(self, moments: str) -> str:
         """A group per kind of moments."""
         return f"aggregation of {CLIENTS} clients, {moments}"
-
-    @pytest.fixture(scope="class")
-    def parts(self, moments: str, client_statistics: MeasureClient) -> list[ClassStatistics]:
-        """Of each client."""
-        return [client_statistics(seed, pooled=moments == "pooled") for seed in range(CLIENTS)]
 
     @pytest.mark.floor
     def test_bare_sum(self, benchmark: BenchmarkFixture, parts: list[ClassStatistics]) -> None:
