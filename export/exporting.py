@@ -116,7 +116,7 @@ def export(
         "run": str(run),
         "out": str(out),
         "evaluated_on": finished.summary.evaluated_on,
-        "signed_by": _fingerprint(signing_key),
+        "signed_by": fingerprint(signing_key.public_key()) if signing_key else None,
         "bundles": entries,
     }
 
