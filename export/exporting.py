@@ -23,6 +23,7 @@ from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.progress import Progress, SilentProgress
 from fedvtc_edge.runs.directory import version
 from fedvtc_edge.runs.finished import FinishedRun
+from fedvtc_edge.sealing.signing import fingerprint
 from fedvtc_edge.storage.atomic import new_folder, recover_folder
 from fedvtc_edge.training.compute import deterministic
 from fedvtc_edge.training.knowledge import CODE_STD, class_codes
