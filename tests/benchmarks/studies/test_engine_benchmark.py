@@ -40,7 +40,7 @@ def test_engine_and_floor_reach_the_same_weights_bit_for_bit(tmp_path: Path) -> 
         for name, value in ours.model.state_dict().items():
             assert torch.equal(value, expected[name]), (ours.id, name)
     assert not torch.equal(begin[0], next(iter(members[0].model.parameters())))
-    assert accuracies == [record["accuracy"] for record in engine.records[-1]["clients"]]
+    assert accuracies == [record.accuracy for record in engine.records[-1].clients]
 
 
 def test_one_document_with_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None:
