@@ -25,9 +25,9 @@ Decorated = Callable[..., Any]
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from fedvtc_edge.flower.access.keys import ClientKit, ServerKit
+    from fedvtc_edge.flower.access.keys import ClientKeyBundle, ServerKeyBundle
 
-    Kit = TypeVar("Kit", ServerKit, ClientKit)
+    Kit = TypeVar("Kit", ServerKeyBundle, ClientKeyBundle)
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."

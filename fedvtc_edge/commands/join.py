@@ -106,11 +106,11 @@ def _membership(
 ) -> JoinSettings:
     from fedvtc_edge.config import load_config
     from fedvtc_edge.errors import DataError
-    from fedvtc_edge.flower.access.keys import ClientKit
+    from fedvtc_edge.flower.access.keys import ClientKeyBundle
     from fedvtc_edge.flower.joining import JoinSettings
     from fedvtc_edge.models import find
 
-    kit = common.kit_of(ClientKit, folder, parts)
+    kit = common.kit_of(ClientKeyBundle, folder, parts)
     if architecture is not None:
         find(architecture)
     if settings is not None:

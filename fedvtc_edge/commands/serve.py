@@ -63,10 +63,10 @@ def command(
     directory = resume or out or new_directory(config)
     try:
         with common.needing_extras(), common.reporting(quiet) as progress:
-            from fedvtc_edge.flower.access.keys import ServerKit
+            from fedvtc_edge.flower.access.keys import ServerKeyBundle
             from fedvtc_edge.workflows.serve import resume_serving, serve
 
-            kit = common.kit_of(ServerKit, keys, parts)
+            kit = common.kit_of(ServerKeyBundle, keys, parts)
             if config is None:
                 summary = resume_serving(directory, kit, previous, host, port, progress)
             else:

@@ -15,7 +15,7 @@ from fedvtc_edge.runs.directory import RunDirectory
 from fedvtc_edge.sealing import Identity, signing
 
 from .access.checks import check_server
-from .access.keys import ServerKeys, ServerKit
+from .access.keys import ServerKeyBundle, ServerKeys
 from .access.reachability import check_port_free
 from .process.superlink import Certificates, SuperLink
 from .server_main import note_keys
@@ -23,7 +23,7 @@ from .simulation import submit_and_watch, summary_of
 
 
 def check_deployment(
-    config: Config, kit: ServerKit, previous: Sequence[Path], host: str, port: int
+    config: Config, kit: ServerKeyBundle, previous: Sequence[Path], host: str, port: int
 ) -> tuple[ServerKeys, list[str]]:
     """Everything that can be wrong before a process is started.
 
@@ -53,7 +53,7 @@ def check_deployment(
 
 def serve_run(
     directory: RunDirectory,
-    kit: ServerKit,
+    kit: ServerKeyBundle,
     keys: ServerKeys,
     previous: Sequence[Path],
     host: str,

@@ -30,7 +30,7 @@ from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.storage.lock import alone
 
 from .access.checks import check_node_key
-from .access.keys import ClientKit
+from .access.keys import ClientKeyBundle
 from .access.reachability import check_reachable
 from .error_patterns import explain
 from .process.app_bundle import write_app
@@ -78,13 +78,13 @@ class JoinSettings:
     telling: bool | None = None
 
     @property
-    def kit(self) -> ClientKit:
+    def kit(self) -> ClientKeyBundle:
         """Its keys' paths.
 
         Raises:
             DeploymentError: One is missing.
         """
-        return ClientKit(
+        return ClientKeyBundle(
             *(
                 Path(path)
                 for path in (self.authority, self.node_key, self.identity, self.server, self.trust)

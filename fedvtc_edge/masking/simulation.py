@@ -17,7 +17,7 @@ from .plan import LARGEST_BOUND, MaskingError, MaskingPlan, MaskingStep
 from .server import MaskedSum, MaskingServer, Transcript
 
 
-class _Remembering:
+class _CachedAgreement:
     """X25519 once per pair, where it is one process that has both ends: half the work.
 
     It lives as long as one simulated sum. A device has nothing to remember: it holds
@@ -44,7 +44,7 @@ def run_masked_sum(
     bound: int = LARGEST_BOUND,
     transcript: Transcript | None = None,
     carry: Callable[[MaskingStep, str, bytes], bytes] | None = None,
-    letter: Callable[[str, bytes], None] | None = None,
+    deliver: Callable[[str, bytes], None] | None = None,
 ) -> MaskedSum:
     """Add the clients' vectors by the whole protocol, every message of it made and read.
 
@@ -58,7 +58,7 @@ def run_masked_sum(
         bound: Largest magnitude of one number; public.
         transcript: Told of every message that the server receives.
         carry: Brings a client's message of a step to the server; what it returns arrives.
-        letter: Told of every message that a client receives.
+        deliver: Told of every message that a client receives.
 
     Returns:
         The exact sum of those that got as far as step 2, and who they are.
@@ -76,20 +76,20 @@ def run_masked_sum(
     size = int(np.size(next(iter(inputs.values())))) if inputs else 0
     plan = MaskingPlan(context, trusted, size, bound)
     server = MaskingServer(plan, transcript=transcript)
-    agreeing = _Remembering()
+    agreeing = _CachedAgreement()
     clients = {
         name: MaskingClient(plan, name, identities[name], agreeing=agreeing)
         for name in plan.clients
     }
 
-    letters = dict.fromkeys(plan.clients, b"")
+    outgoing = dict.fromkeys(plan.clients, b"")
     for step in MaskingStep:
-        for name, text in letters.items():
+        for name, text in outgoing.items():
             if drop.get(name, len(MaskingStep)) > step:
                 message = clients[name].answer(step, text, inputs[name])
                 server.receive(carry(step, name, message) if carry else message, sender=name)
-                if letter and text:
-                    letter(name, text)
+                if deliver and text:
+                    deliver(name, text)
         if step < MaskingStep.UNMASK:
-            letters = server.advance()
+            outgoing = server.advance()
     return server.finish()

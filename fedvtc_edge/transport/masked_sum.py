@@ -98,7 +98,7 @@ class MaskedSums:
             self._recorder(context.round, sender, kind, delivery.payload)
             return delivery.payload
 
-        def letter(client: str, message: bytes) -> None:
+        def deliver(client: str, message: bytes) -> None:
             down[client] += len(message)
 
         clients = {name: self._parties.clients[name] for name in vectors}
@@ -109,7 +109,7 @@ class MaskedSums:
             context,
             bound=bound,
             carry=carry,
-            letter=letter,
+            deliver=deliver,
         )
         traffic = {name: Bytes(up[name], down[name]) for name in vectors}
         return Total(total.total, total.survivors, traffic)
@@ -122,10 +122,10 @@ def mask_kind(kind: str, step: MaskingStep) -> str:
 
 def mask_step(kind: str) -> tuple[str, MaskingStep] | None:
     """The reverse of :func:`mask_kind`; None for a kind that is no such message."""
-    base, mark, letter = kind.rpartition(_MARK)
-    if not mark or len(letter) != 1 or letter not in _LETTERS:
+    base, mark, deliver = kind.rpartition(_MARK)
+    if not mark or len(deliver) != 1 or deliver not in _LETTERS:
         return None
-    return base, MaskingStep(_LETTERS.index(letter))
+    return base, MaskingStep(_LETTERS.index(deliver))
 
 
 def to_vector(statistics: ClassStatistics) -> Integers:

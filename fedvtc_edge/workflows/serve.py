@@ -10,7 +10,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_data
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.federation.preflight import check
-from fedvtc_edge.flower.access.keys import ServerKit
+from fedvtc_edge.flower.access.keys import ServerKeyBundle
 from fedvtc_edge.flower.deployment import check_deployment, serve_run
 from fedvtc_edge.progress import Progress, SilentProgress
 from fedvtc_edge.runs.directory import RunDirectory
@@ -20,7 +20,7 @@ from fedvtc_edge.storage.lock import alone
 def serve(
     config: Config,
     out: Path,
-    kit: ServerKit,
+    kit: ServerKeyBundle,
     previous: Sequence[Path] = (),
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -60,7 +60,7 @@ def serve(
 
 def resume_serving(
     path: Path,
-    kit: ServerKit,
+    kit: ServerKeyBundle,
     previous: Sequence[Path] = (),
     host: str = "127.0.0.1",
     port: int = 8000,

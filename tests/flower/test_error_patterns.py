@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedvtc_edge.errors import DeploymentError
-from fedvtc_edge.flower.access.keys import ClientKit, ServerKit, make_test_keys
+from fedvtc_edge.flower.access.keys import ClientKeyBundle, ServerKeyBundle, make_test_keys
 from fedvtc_edge.flower.access.reachability import check_reachable
 from fedvtc_edge.flower.error_patterns import PATTERNS, explain
 from fedvtc_edge.flower.process.daemon import Daemon, environment, executable, free_port
@@ -205,8 +205,8 @@ def version_of(port: int, authority: Path) -> str | None:
 def test_a_node_that_is_not_registered(tmp_path: Path) -> None:
     """Flower itself: a server of another trial's clients, and a node of this one."""
     make_test_keys(tmp_path / "trial", 1)
-    kit = ServerKit.load(tmp_path / "trial" / "server")
-    client = ClientKit.load(tmp_path / "trial" / "client-00")
+    kit = ServerKeyBundle.load(tmp_path / "trial" / "server")
+    client = ClientKeyBundle.load(tmp_path / "trial" / "client-00")
     environ = environment(tmp_path / "home")
     port = free_port()
     server = [

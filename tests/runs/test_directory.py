@@ -227,9 +227,9 @@ def test_an_entry_is_on_disk_before_the_upload_leaves(
     finished: dict[str, Any],
 ) -> None:
     config, out = tiny(), tmp_path / "run"
-    from fedvtc_edge.federation import server
+    from fedvtc_edge import wire
 
-    opened = server.decode
+    opened = wire.decode
     before: list[int] = []
 
     def cut_at_the_second(data: bytes, **agreed: Any) -> Any:
@@ -241,7 +241,7 @@ def test_an_entry_is_on_disk_before_the_upload_leaves(
         return opened(data, **agreed)
 
     with monkeypatch.context() as patched:
-        patched.setattr(server, "decode", cut_at_the_second)
+        patched.setattr(wire, "decode", cut_at_the_second)
         with pytest.raises(Cut):
             run(config, out=out)
     assert before == [1, 2]

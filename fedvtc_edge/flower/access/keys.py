@@ -42,7 +42,7 @@ _NAMES = {
 }
 
 
-class _Kit:
+class _KeyBundle:
     """Paths of key files; the base of both kits."""
 
     @classmethod
@@ -71,7 +71,7 @@ class _Kit:
 
 
 @dataclass(frozen=True)
-class ServerKit(_Kit):
+class ServerKeyBundle(_KeyBundle):
     """Paths of what a server needs; each must exist.
 
     Args:
@@ -143,7 +143,7 @@ class ServerKeys(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ClientKit(_Kit):
+class ClientKeyBundle(_KeyBundle):
     """Paths of what a client needs; each must exist.
 
     Args:
@@ -267,5 +267,5 @@ def _put(folder: Path, files: dict[str, bytes], mode: int = 0o644) -> None:
         write_atomic(folder / name, data, mode=mode)
 
 
-def _parts(kit: type[_Kit]) -> Iterable[str]:
+def _parts(kit: type[_KeyBundle]) -> Iterable[str]:
     return (field.name for field in fields(kit))  # type: ignore[arg-type]  # each is a dataclass

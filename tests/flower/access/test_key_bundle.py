@@ -17,8 +17,8 @@ from fedvtc_edge.flower.access.checks import check_node_key, check_server
 from fedvtc_edge.flower.access.keys import (
     LOCAL_HOSTS,
     MAX_CLIENTS,
-    ClientKit,
-    ServerKit,
+    ClientKeyBundle,
+    ServerKeyBundle,
     make_test_keys,
 )
 from fedvtc_edge.sealing import TrustList
@@ -58,13 +58,13 @@ def test_what_lies_where(trial: Path) -> None:
 
 
 def test_the_parties_fit_each_other(trial: Path) -> None:
-    kit = ServerKit.load(trial / "server")
+    kit = ServerKeyBundle.load(trial / "server")
     keys = kit.open()
     assert check_server(kit.certificate, kit.private_key, kit.authority, LOCAL_HOSTS) == []
     assert check_server(kit.certificate, kit.private_key, kit.authority, ["edge.example.org"]) == []
     assert list(keys.nodes) == ["client-00", "client-01"]
     for name, public in keys.nodes.items():
-        client = ClientKit.load(trial / name)
+        client = ClientKeyBundle.load(trial / name)
         check_node_key(client.node_key, public)
         check_node_key(client.node_key, client.node_key.with_name("node.key.pub"))
         party = client.open()
@@ -79,16 +79,16 @@ def test_the_parties_fit_each_other(trial: Path) -> None:
 def test_ids_are_those_of_a_run(tmp_path: Path, count: int) -> None:
     made = make_test_keys(tmp_path / "trial", count)
     assert made == load_config({"clients": {"count": count}}).client_ids
-    assert list(ServerKit.load(tmp_path / "trial" / "server").open().nodes) == made
+    assert list(ServerKeyBundle.load(tmp_path / "trial" / "server").open().nodes) == made
 
 
 def test_a_passphrase_locks_what_flower_does_not_read(tmp_path: Path) -> None:
     make_test_keys(tmp_path / "trial", 1, passphrase="secret")
-    kit = ServerKit.load(tmp_path / "trial" / "server")
+    kit = ServerKeyBundle.load(tmp_path / "trial" / "server")
     assert kit.open("secret").nodes
     with pytest.raises(KeyFileError, match="locked with a passphrase"):
         kit.open()
-    client = ClientKit.load(tmp_path / "trial" / "client-00")
+    client = ClientKeyBundle.load(tmp_path / "trial" / "client-00")
     assert client.open("secret").client == "client-00"
     check_node_key(client.node_key)
     assert check_server(kit.certificate, kit.private_key, kit.authority, ["localhost"]) == []
@@ -143,7 +143,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_server_without_a_part(trial: Path, part: str) -> None:
     (trial / "server" / part).unlink()
     with pytest.raises(DeploymentError, match=f"server/{part} is missing") as caught:
-        ServerKit.load(trial / "server")
+        ServerKeyBundle.load(trial / "server")
     assert "keys trial" in caught.value.hint
 
 
@@ -151,22 +151,22 @@ def test_a_server_without_a_part(trial: Path, part: str) -> None:
 def test_a_client_without_a_part(trial: Path, part: str) -> None:
     (trial / "client-00" / part).unlink()
     with pytest.raises(DeploymentError, match=f"client-00/{part} is missing"):
-        ClientKit.load(trial / "client-00")
+        ClientKeyBundle.load(trial / "client-00")
 
 
 def test_another_folder(trial: Path) -> None:
     with pytest.raises(DeploymentError, match="there is no folder"):
-        ServerKit.load(trial / "nothing")
+        ServerKeyBundle.load(trial / "nothing")
     with pytest.raises(DeploymentError, match=r"trial/ca\.crt is missing") as caught:
-        ServerKit.load(trial)
+        ServerKeyBundle.load(trial)
     assert "DIR/server" in caught.value.hint
     with pytest.raises(DeploymentError, match=r"server\.crt is missing"):
-        ServerKit.load(trial / "client-00")
+        ServerKeyBundle.load(trial / "client-00")
 
 
 def test_paths_one_by_one(trial: Path, tmp_path: Path) -> None:
     """An authority of one's own, kept where other programs have it."""
-    kit = ServerKit.load(trial / "server")
+    kit = ServerKeyBundle.load(trial / "server")
     elsewhere = kit.authority.rename(tmp_path / "company.pem")
     with pytest.raises(DeploymentError, match=r"ca\.crt is missing"):
         dataclasses.replace(kit, identity=kit.identity)
@@ -210,13 +210,13 @@ def test_keys_that_do_not_fit(
 ) -> None:
     spoil(trial / "server")
     with pytest.raises(DeploymentError, match=message) as caught:
-        ServerKit.load(trial / "server").open()
+        ServerKeyBundle.load(trial / "server").open()
     assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_revoked_client_is_not_let_in(trial: Path, keep: bool) -> None:
-    kit = ServerKit.load(trial / "server")
+    kit = ServerKeyBundle.load(trial / "server")
     known = TrustList.load(kit.trust)
     known.revoke("client-01")
     known.save(kit.trust)
@@ -225,10 +225,10 @@ def test_a_revoked_client_is_not_let_in(trial: Path, keep: bool) -> None:
     assert list(kit.open().nodes) == ["client-00"]
     known.save(trial / "client-01" / "trust.json")
     with pytest.raises(TrustError, match="client-01 was revoked"):
-        ClientKit.load(trial / "client-01").open()
+        ClientKeyBundle.load(trial / "client-01").open()
 
 
 def test_a_client_that_nobody_knows(trial: Path) -> None:
     TrustList().save(trial / "client-00" / "trust.json")
     with pytest.raises(DeploymentError, match=r"does not have the identity in .*SHA256:"):
-        ClientKit.load(trial / "client-00").open()
+        ClientKeyBundle.load(trial / "client-00").open()
