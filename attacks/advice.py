@@ -180,9 +180,7 @@ def policy_of(config: Config, claim: Claim | None, limits: Thresholds) -> Policy
     claim covers are held to it.
 
     Args:
-        config: Settings of the run.
         claim: None where nothing is claimed: then all adversaries are judged.
-        limits: Limits that a user sets.
     """
     usual = Policy()
     identification, membership, covered = usual.identification, usual.membership, None
@@ -212,9 +210,7 @@ def judge(
 
     Args:
         findings: All findings; those without a threshold decide nothing.
-        invalid: Faults of the claim itself.
         dp: Result of :func:`~.dp.game.audit_claim`; None where there was none.
-        limits: Limits that a user sets.
     """
     if invalid:
         return "claim invalid", list(invalid)

@@ -73,14 +73,7 @@ def parse_views(names: Sequence[str] | None) -> frozenset[str]:
 def groups_of(
     audited: AuditedRun, seen: Sequence[Observation], number: int, *, staged: Sequence[int]
 ) -> list[Group]:
-    """Groups of trials on what was seen, and on what is staged.
-
-    Args:
-        audited: The run.
-        seen: Statistics as adversaries saw them.
-        number: Trials per group, about.
-        staged: Records per class of staged clients.
-    """
+    """Groups of trials on what was seen, and on what is staged."""
     pools: dict[tuple[str, str], list[Trial]] = {}
     for one in seen:
         among = sum(other.who == one.who for other in seen)
@@ -200,8 +193,6 @@ def findings_of(
     """Findings on one attack and one group of trials.
 
     Args:
-        answers: Guesses of the attack.
-        policy: Limits.
         confidence: Confidence of each interval.
         stream: Draws the non-members that the null looks for.
     """

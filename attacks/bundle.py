@@ -71,7 +71,6 @@ class Piece:
 
     Args:
         where: Name of the tensor, node or key.
-        text: Words.
         numbers: An array, or None.
         slack: Half a step of quantised numbers.
         kind: ``output``, ``external`` or ``unread`` where the piece is a finding by itself.
@@ -309,11 +308,9 @@ class Leak:
     """Something in a bundle that tells of data, of people or of a machine.
 
     Args:
-        file: In the bundle.
         where: Name of the tensor or key.
         kind: ``statistics``, ``output``, ``external``, ``path``, ``address``, ``name`` or
             ``unread``.
-        what: In words.
         by_design: Whether docs/bundle-format.md says that it is there.
     """
 
@@ -329,7 +326,6 @@ class Vector:
     """Numbers that are looked for.
 
     Args:
-        name: Owner and kind of statistic.
         row: Class; None for what is of no one class.
         values: Numbers, [n].
         expected: Whether :data:`STATISTICS` is there to hold them.

@@ -37,8 +37,6 @@ def curve(
     """Points of all settings; none for a run without an anchor.
 
     Args:
-        audited: The run.
-        number: Trials per setting.
         epsilons: Private releases' ε, None for exact sums.
     """
     if audited.anchor is None:

@@ -51,7 +51,6 @@ class SweepRow:
     """One upload size of one setting; see :func:`table`.
 
     Args:
-        records: Records of the class, in words.
         attack: Attack that identifies most from one upload.
         identification: Share of members it tells from 49 non-members, with its 95 % limits.
         membership: TPR at 1 % FPR of the membership test, or None with too few non-members.

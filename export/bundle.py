@@ -61,7 +61,6 @@ class Bundle:
             variant: ``fp32``, ``int8``, or ``auto``: int8 for the classifier where it
                 is measured to be faster on this machine and agrees with fp32 on
                 synthesised images; the synthesiser stays fp32, which is no slower.
-            threads: Of one inference.
 
         Raises:
             BundleError: No such folder or variant.

@@ -129,7 +129,6 @@ class Codes:
 
         Args:
             data: Bytes of the size that the manifest gave.
-            classes: C.
             latent: Width p of the latents.
             anchor: Width m of the anchor's features, or None.
 

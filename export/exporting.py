@@ -205,8 +205,6 @@ class ClassificationTask:
     """What an export needs of a data set.
 
     Args:
-        class_names: Of the C classes.
-        image_shape: (H, W, channels).
         x_test: Evaluation images, uint8 [M, H, W, channels]; M is 0 where there are none.
         y_test: Their labels, int64 [M].
     """

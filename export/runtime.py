@@ -33,7 +33,6 @@ class Session:
         model: Content of the ONNX file.
         folder: Folder of its external data, if it has any.
         name: File's name, for errors.
-        threads: Threads of one inference.
 
     Raises:
         BundleError: onnxruntime cannot load the graph, or later not run it.

@@ -57,7 +57,6 @@ class GraphWriter:
     Args:
         codes: Inputs of the synthesiser and of the combined prediction; None where the
             method published nothing.
-        classes: C.
         latent: Width p of the latents.
         images: Evaluation images, uint8 [n, H, W, channels]; n may be 0.
         labels: Their labels [n].
@@ -315,7 +314,6 @@ def compare_pixels(levels: Floats, actual: NDArray[np.uint8], what: str) -> Repo
 
     Args:
         levels: torch's pixels before rounding, [N, H, W, channels] in 0…255.
-        actual: The runtime's pixels.
         what: Name of the graph, for the error.
 
     Raises:

@@ -334,7 +334,6 @@ def explain(error: ErrorDetails, root: type[BaseModel]) -> ConfigError:
     """The refusal that the user reads.
 
     Args:
-        error: The first of pydantic's.
         root: The table of all tables, where names are looked for.
     """
     location = [str(part) for part in error["loc"]]

@@ -39,7 +39,6 @@ class FedVTCError(Exception):
 
     Args:
         message: One sentence: what was got, what was expected.
-        hint: One line: what to do next.
     """
 
     exit_code = 2

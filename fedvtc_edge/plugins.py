@@ -40,7 +40,6 @@ class Registry(Generic[T]):
     """Things of one kind by their names.
 
     Args:
-        what: The kind in words, for errors.
         key: Where a user writes such a name.
         group: Entry-point group in which installed distributions offer more.
         builtins: Module whose import registers what ships with the package; empty where

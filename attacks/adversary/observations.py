@@ -33,7 +33,6 @@ class Observation:
     """Statistics of C classes as an adversary reads them.
 
     Args:
-        who: The adversary, see :class:`~fedvtc_edge.attacks.adversary.view.View`.
         client: Client that the statistics are of, or :data:`EVERYONE`.
         round: Round of the upload; 0 before the first.
         count: Samples per class, [C]; under noise estimates, which may be negative.
@@ -99,9 +98,6 @@ def of_release(
         spec: Terms of the release.
         release: Integers, [spec.size].
         centre: Public centre of the features, [m].
-        who: The adversary.
-        client: Client that released them.
-        round_: Round of the upload.
         draws: Shares of noise in the release; 0 for an upload that was clipped only.
         typical: Factor by which joint clipping shortens an example, from public images.
     """

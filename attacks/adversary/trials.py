@@ -65,10 +65,8 @@ class Trial:
     """A case and, for scoring alone, its truth.
 
     Args:
-        case: What the attack gets.
         target: Place of the one member among the candidates.
         count: Number n of records that the view is of.
-        client: Client that uploaded them.
         staged: Whether the upload was made here and not by the run.
         average: Mean image of those records, [channels, size, size].
     """
@@ -85,8 +83,6 @@ class AuditedRun:
     """A run and the data it was made from.
 
     Args:
-        run: The run.
-        data: Its data set, loaded anew.
         seed: Seed of the split into public images and non-members, and of what is staged.
     """
 
@@ -370,7 +366,6 @@ class UploadStager:
         ``again``, the same records in repetitions of the run with other seeds.
 
         Args:
-            count: Records per class.
             number: Trials at most; fewer where the data set is too small.
             repetitions: How many of the run, beside itself.
         """

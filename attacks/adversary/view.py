@@ -64,7 +64,6 @@ class View:
     Args:
         who: The adversary: ``server``, ``colluders`` (all clients but one), ``device`` (who takes
             one apart), or ``server+device``, both together.
-        label: The class.
         count: Samples n, as seen: under noise an estimate, 1 at least.
         mean: Mean of their features, [p].
         std: Their biased standard deviation per feature, [p]; None where it is not seen.

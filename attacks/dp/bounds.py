@@ -49,7 +49,6 @@ def bounds_of(zeros: Array, ones: Array, delta: float, error: float, *, gaussian
     Args:
         zeros: Scores of uploads of world 0, [N], N ≥ 2.
         ones: Scores of uploads of world 1, [N].
-        delta: δ of the claim.
         error: Chance that any of the bounds is too high; divided among them (Bonferroni).
         gaussian: Whether the claim is of Gaussian noise.
 

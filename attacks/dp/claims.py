@@ -38,7 +38,6 @@ def reasons_against(claim: Claim, config: Config | None = None) -> list[str]:
     that mean nothing, or that the settings themselves contradict.
 
     Args:
-        claim: Anybody's.
         config: The settings of the run that it is about; None looks at the claim alone.
 
     Returns:
@@ -118,7 +117,6 @@ class Thresholds:
     Args:
         max_identification: Share of records told from same-class decoys.
         max_membership_tpr: True-positive rate of membership at 1 % false positives.
-        max_epsilon: Lower bound on ε.
     """
 
     max_identification: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None

@@ -67,7 +67,6 @@ class MechanismAudit:
     Args:
         verdict: ``leak``: the claim is refuted. ``pass``: it is not, and the same attack
             refutes it for half of the noise. ``inconclusive``: it would not have noticed.
-        bounds: Bounds of the mechanism.
         control: Bounds of its double with half of the noise.
         trials: Uploads of each world that decided.
         confidence: Confidence in ``bounds``, together with those of all other attacks.
@@ -107,7 +106,6 @@ def audit(
 
     Args:
         mechanism: Its two worlds must be neighbours as the claim means it.
-        claim: With a δ.
         trials: Uploads of each world that decide, 8 or more; see :func:`trials_for`.
         confidence: In (0, 1).
         control: The same mechanism with half of the noise.
@@ -148,9 +146,6 @@ def trials_for(
     """Number of trials that notice half of a Gaussian's noise, if they can be afforded.
 
     Args:
-        claim: Of Gaussian noise, with a δ.
-        confidence: As in :func:`audit`.
-        attacks: As in :func:`audit`.
         numbers: Numbers of exact noise in one upload: so many trials, at most, that an
             audit takes about a minute; 0 where noise costs nothing.
         power: Chance that the control is caught, where it can be afforded.
@@ -218,7 +213,6 @@ def audit_claim(audited: AuditedRun, claim: Claim, *, quick: bool) -> Mapping[st
     record (or a whole client); all other data are the run's.
 
     Args:
-        audited: The run.
         claim: Claim of the run, or a user's.
         quick: Whether to try the canary alone.
 

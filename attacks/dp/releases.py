@@ -168,7 +168,6 @@ def canary(spec: ReleaseSpec, centre: Array, direction: Array, label: int) -> Re
         spec: Terms of the release.
         centre: Public centre of the features' directions, [m].
         direction: Direction of the record from the centre, [m].
-        label: Class of the record.
     """
     reach = RADIUS * max(spec.clip, 1.0) / float(np.linalg.norm(direction))
     features = (centre + reach * direction) * np.sqrt(spec.width)

@@ -31,7 +31,6 @@ class Target:
     """A reader of untrusted bytes.
 
     Args:
-        name: One word.
         read: Called with each mutant.
         refusals: Errors by which ``read`` may refuse.
         genuine: Bytes that it accepts; they are where mutants start, and are none.
@@ -65,8 +64,6 @@ class Fault:
         target: Name of the target.
         kind: ``accepted``, ``crashed``, ``wrong``, ``talkative``, ``slow``, or of all mutants
             together ``died``, ``grew`` or ``left``.
-        detail: What was seen.
-        data: The mutant.
     """
 
     target: str

@@ -49,7 +49,6 @@ def recover_two(
         mean: c, [p].
         std: s, biased, [p]; for two records |z₁ − z₂|/2.
         covariance: Σ₀, positive definite, [p, p].
-        stream: Of the starts.
         sphere: Whether all features are of one length, so that c·d = 0.
 
     Returns:

@@ -46,7 +46,6 @@ def mean_ratio(
         features: Candidates φ, [K, p].
         mean: c, [p].
         count: n ≥ 1.
-        population: μ₀ and Σ₀.
         noise: τ, standard deviation of noise on each number of ``mean``.
         rounding: Relative error of ``mean``'s numbers.
         known: Records that μ₀ is the mean of. With M of them μ₀ is off by N(0, Σ₀/M), and a
@@ -136,7 +135,6 @@ def excluded(
         features: Candidates φ, [K, p].
         mean: [p].
         std: Biased, [p].
-        count: n, exact.
         rounding: Relative error of the sums Σz and Σz².
 
     Returns:
@@ -170,8 +168,6 @@ def scatter_ratio(
         mean: Mean of φ's class, [p].
         count: Its records, n ≥ 2.
         scatter: W over all classes, [p, p].
-        freedom: Degrees of freedom f of W.
-        population: Prior with Σ₀.
         rounding: Relative error of the sums.
         root: Whether it is the error of a root of W instead: float16 (docs/wire-format.md).
 

@@ -104,7 +104,6 @@ def memorised(
     """Score members against others by all tests of this module.
 
     Args:
-        parts: Networks of the device.
         members: Training images [N, channels, size, size] in [0, 1].
         member_labels: Classes, [N].
         others: Images that neither this client nor one of ``references`` was trained on:
@@ -159,7 +158,6 @@ def matched(members: Indices, others: Indices, rng: np.random.Generator) -> tupl
     Args:
         members: Labels [N].
         others: Labels [M].
-        rng: Draws which are left out.
 
     Returns:
         Places of the chosen, both [K] and in the order of the same labels.
@@ -233,8 +231,6 @@ def nearest_ratio(
     """Compare synthetic images' distances to training data and to equally many others.
 
     Args:
-        synthesise: Images for labels.
-        members: Training images.
         member_labels: Classes, [N].
         others: Images of the same distribution that were not trained on.
         other_labels: Classes, [M].

@@ -95,7 +95,6 @@ def invert(maps: Sequence[Map], means: Sequence[Tensor], start: Tensor) -> Tenso
     """Pictures whose features come near to given means.
 
     Args:
-        maps: Extractors.
         means: Per extractor [N, p].
         start: First guesses [N, channels, size, size].
 

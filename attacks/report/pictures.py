@@ -30,9 +30,7 @@ class Picture:
     Args:
         attack: Name of the attack.
         view: Name of the adversary.
-        group: Uploads that were attacked.
         label: Name of the class.
-        target: Image that was in the data.
         reconstruction: Picture that the attack made of the upload.
         null: Picture that it made of an upload without the target.
         class_mean: Mean of public images of the class.

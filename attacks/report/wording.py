@@ -192,7 +192,6 @@ class Table:
 
     Args:
         staged: Whether the auditor made the uploads.
-        groups: Columns.
         rows: Attacks and their cells; an empty one where nothing was measured.
         limits: All thresholds that hang on a cell.
     """
@@ -209,9 +208,7 @@ class Adversary:
 
     Args:
         view: Its name.
-        sees: What it sees.
         covered: Whether the claim covers it; None where nothing is claimed or nobody says.
-        tables: What it learns.
     """
 
     view: str

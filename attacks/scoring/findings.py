@@ -27,9 +27,7 @@ class Finding:
         attack: Name of the attack.
         view: Name of the adversary.
         metric: Name of the measure.
-        value: Measured value.
         low: Lower confidence limit, or None where the value is no estimate.
-        high: Upper confidence limit.
         null: Value that the attack reaches on records that nobody uploaded.
         baseline: Value that the mean of public images reaches.
         ceiling: Value that whoever knows the mean of the very records reaches.
@@ -38,7 +36,6 @@ class Finding:
         group: Uploads that were attacked, by how many records they are of.
         trials: Number of trials.
         staged: Whether uploads were made by the auditor, on the run's own path.
-        note: Remark in words.
     """
 
     attack: str
@@ -77,7 +74,6 @@ class Point:
             or with a std per class.
         identification: Share of members told from 49 non-members.
         low: Its lower limit, of 95 %.
-        high: Its upper limit.
         accuracy: Accuracy of the statistics-only classifier on held-out images.
     """
 
@@ -128,7 +124,6 @@ def rates_of(
     Args:
         members: Scores [M].
         others: Scores of non-members [N].
-        policy: Thresholds.
         confidence: Of each interval.
         common: Fields that the findings share, ``view`` among them.
     """

@@ -42,9 +42,6 @@ class MeasurementRequest(_Message):
     Args:
         graph: None opens the bundle, verifies it and stops.
         sha256: Of the graph's file, as it was verified before; one changed since is refused.
-        batch: Samples of one inference.
-        seed: Of the inputs.
-        warm_up: Inferences before the first that counts.
         samples: Inferences to time at least.
         seconds: Time to measure at least,
         longest: and at most; None sets no end.
@@ -70,7 +67,6 @@ class BenchTiming(_Message):
         load_ms: Reading the verified file and making the session.
         wall_ms: Percentiles of one inference's wall time, at ``LEVELS``.
         cpu_ms: Median CPU time of one inference, all threads.
-        samples: How many inferences were timed.
     """
 
     load_ms: Milliseconds

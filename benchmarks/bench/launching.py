@@ -42,8 +42,6 @@ def start(
     """Measure in a fresh interpreter; whatever becomes of it, the bench goes on.
 
     Args:
-        request: What to measure.
-        enforcement: How to limit memory.
         limit_mb: Limit, MB of 2^20 bytes; None sets none.
         cpus: Processors at most; None leaves them all.
         timeout: Seconds until the process is killed.
@@ -79,7 +77,6 @@ def judge(code: int, out: bytes, err: str) -> Outcome:
     Args:
         code: Exit code, or minus the signal that ended it.
         out: The first bytes of stdout, one more than a reply may have at most.
-        err: The last line of stderr.
     """
     if code == -signal.SIGKILL:  # not by us: a time-out is told apart before
         return Outcome("oom", "killed by the kernel: out of memory")

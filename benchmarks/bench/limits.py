@@ -121,7 +121,6 @@ def limited(parent: GroupParent, limit_mb: float) -> Iterator[Path]:
     """A group with a memory limit and no swap; removed whatever happens inside.
 
     Args:
-        parent: Group around it.
         limit_mb: MB of 2^20 bytes.
 
     Yields:

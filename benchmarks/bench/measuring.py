@@ -84,7 +84,6 @@ def bench(
         variants: Only these; empty takes all.
         key: Public key of whoever exported the bundles; None checks hashes alone.
         enforce: How to limit memory; ``auto`` takes a control group where one can be made.
-        seed: Of the inputs.
         progress: Told of each row; None is silent.
 
     Returns:
@@ -282,8 +281,6 @@ def modelled(subject: BenchSubject, profile: DeviceProfile, threads: int) -> Ben
     """Time on a device with its band, or why there is none; int8 is not modelled.
 
     Args:
-        subject: Graph, variant and batch.
-        profile: The device.
         threads: Of one inference, at most the device's cores.
     """
     row = blank(subject, profile.name, "modelled", threads)
@@ -305,7 +302,6 @@ def model_check(
     tell of itself: it is left out as a whole, and counted once per batch.
 
     Args:
-        subjects: What was measured.
         rows: Its measured rows, in the same order.
 
     Returns:

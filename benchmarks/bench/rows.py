@@ -130,13 +130,10 @@ class BenchRow:
         kind: ``measured``: this host, no limit. ``enforced``: this host under the device's
             memory limit, cores and threads: its times are this host's and say nothing
             of the device's. ``modelled``: time on the device, by a model.
-        batch: Samples of one inference.
         wall_ms_p50: One inference, milliseconds; of a modelled row, the model's figure.
-        wall_ms_p90: Nine of ten are faster.
         wall_ms_p99: Of hundred, all but one are faster.
         cpu_ms: Median CPU time of one inference, all threads.
         load_ms: Reading the verified file and making the session.
-        first_ms: The first inference.
         peak_mb: ``VmHWM`` of the process, MB of 2^20 bytes.
         fits: Whether it ran under the device's limit.
         min_memory_mb: Smallest limit under which it ran here, MB of 2^20 bytes.
@@ -148,7 +145,6 @@ class BenchRow:
         enforced_by: ``cgroup v1``, ``cgroup v2`` or ``RLIMIT_DATA``.
         file_mb: Part of ``peak_mb`` that is pages of files, which a limit does not count
             once anybody else on this host has read them.
-        samples: Inferences that were timed.
         low_ms: Lower end of the model's band; ``high_ms`` is the upper one.
         quantiles_ms: Wall times at ``quantile_levels`` of the document.
         note: The reason for a verdict, in a line.

@@ -53,7 +53,6 @@ class NodeCost:
 
     Args:
         operator: ONNX name of the operator.
-        flops: Floating-point operations; a multiply-add is two.
         bytes: Bytes read and written: inputs (weights included), outputs, work space.
     """
 

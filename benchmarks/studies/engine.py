@@ -165,7 +165,6 @@ def bare_loop(config: Config, members: Sequence[Client], test: Tensor, labels: T
     """The floor: see the top of this file.
 
     Args:
-        config: The settings.
         members: Used for their data and weights only; the weights are trained in place.
         test: Images [N, channels, size, size].
         labels: [N].

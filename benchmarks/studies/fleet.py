@@ -40,8 +40,6 @@ def measure(
 
     Args:
         clients: Number of clients; the built-in digits are dealt out evenly.
-        rounds: Of the run.
-        repeats: Pairs of runs.
         settings: Tables of the configuration that differ from the defaults.
 
     Returns:

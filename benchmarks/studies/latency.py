@@ -65,9 +65,6 @@ def study(
 
     Args:
         networks: Architectures whose classifiers are measured.
-        sizes: Of the images.
-        batches: Samples of one inference.
-        repeats: Turns of the measurement.
         device: Gives a model of this machine, to hold against the same times; asked just
             before these are taken.
 
@@ -123,9 +120,7 @@ class Exported:
 
     Args:
         network: Name of the architecture, or ``synthesizer`` or ``anchor``.
-        size: Side of the images, pixels.
         model: Content of the ONNX file.
-        session: Runs it on one thread.
     """
 
     network: str

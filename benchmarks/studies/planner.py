@@ -56,7 +56,6 @@ def measure(
     Args:
         architectures: Registered names.
         batches: Images in a step, or in a call of the bundle.
-        shapes: (size, channels) of the images.
         whats: ``train``, ``infer``, ``synthesise``.
     """
     from fedvtc_edge.models import from_torchvision

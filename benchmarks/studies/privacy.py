@@ -62,7 +62,6 @@ def measure(
     Args:
         config: The settings; ``privacy.epsilon`` and ``seed`` are replaced, and
             ``privacy.mode`` where it is ``none``.
-        epsilons: Budgets.
         seeds: Of the runs; the noise has none.
         progress: Told of each run.
         release_only: Train nobody; only the classifier by statistics is measured.

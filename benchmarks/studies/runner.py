@@ -32,7 +32,6 @@ class Study:
         about: Text of ``--help``.
         options: Adds the study's options to a parser.
         measure: Takes the options by name and returns the document that ``--json`` prints.
-        lines: The document in words and tables.
         repeats: Default of ``--repeats``; None where nothing is repeated.
     """
 
@@ -134,8 +133,6 @@ def fresh_process(code: str, *words: object, hint: str = "") -> str:
     """What a new interpreter prints, which has imported and cached nothing yet.
 
     Args:
-        code: Python source.
-        words: Its arguments.
         hint: What to do where it fails.
 
     Raises:

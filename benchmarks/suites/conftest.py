@@ -32,8 +32,6 @@ class Member(NamedTuple):
     """One benchmark.
 
     Args:
-        group: What it is compared in.
-        name: What was done.
         median: Seconds of CPU, of all rounds.
         least: Seconds of CPU, of the fastest round.
         floor: Whether the others of its group are compared to it.

@@ -27,13 +27,7 @@ Feed = dict[str, NDArray[Any]]
 
 
 class Networks(NamedTuple):
-    """One network, three times.
-
-    Args:
-        graph: In torch.
-        fp32: As exported.
-        int8: As exported, quantised.
-    """
+    """One network, three times."""
 
     graph: Any
     fp32: Session

@@ -18,13 +18,7 @@ NONCE = bytes(12)
 
 
 class Identities(NamedTuple):
-    """Keys at both ends.
-
-    Args:
-        server: Opens envelopes.
-        client: Seals them.
-        trusted: The server's list of clients.
-    """
+    """Keys at both ends."""
 
     server: Identity
     client: Identity

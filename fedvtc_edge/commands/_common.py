@@ -127,7 +127,6 @@ def kit_of(kind: type[Kit], folder: Path | None, parts: dict[str, Path | None]) 
     """Keys from the folder of ``--keys``, from options of their own, or from both.
 
     Args:
-        kind: The server's keys or a client's.
         folder: Value of ``--keys``, or None.
         parts: Values of the other options, by the field of ``kind``.
 

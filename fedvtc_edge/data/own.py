@@ -146,7 +146,6 @@ def agreed_numbers(names: Sequence[str], terms: DataTerms, where: str) -> Labels
 
     Args:
         names: The client's, in any order; agreed classes may be missing.
-        terms: Hold the agreed list.
         where: File and key, for the error.
 
     Returns:
@@ -230,7 +229,6 @@ def load_own(path: Path, terms: DataTerms, *, limit: int = 0) -> OwnData:
 
     Args:
         path: Where the images lie.
-        terms: What they have to fit.
         limit: Images at most, drawn at random, the same ones each time; 0 is all.
 
     Raises:

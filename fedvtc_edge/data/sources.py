@@ -53,7 +53,6 @@ def load_dataset(settings: DataSettings, *, public_classes: bool = False) -> Dat
     depend on ``Config.seed``.
 
     Args:
-        settings: What to read.
         public_classes: Refuse a set that does not say what its classes are: a list taken
             from the labels tells of them, and privacy needs one that does not.
 

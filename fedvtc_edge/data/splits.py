@@ -107,7 +107,6 @@ def stratified(labels: Labels, held: int, seed: int) -> tuple[Labels, Labels]:
         labels: int64 [N].
         held: How many samples to hold out, 0 to N. The shares of the classes are
             rounded by largest remainder, so that they add up to it.
-        seed: Decides which.
 
     Returns:
         Indices kept and indices held out, each sorted.

@@ -110,9 +110,6 @@ class Visit:
     Args:
         outcome: ``done``; ``late``: still at work when its deadline came; ``dropped``:
             it stopped in the middle; ``unreachable``: it never began.
-        download: Spent on downloading.
-        compute: Spent on work.
-        upload: Spent on uploading.
         answered: When the server need not wait for it any longer.
     """
 
@@ -137,8 +134,6 @@ def visit(profile: DeviceProfile, job: DeviceJob, stream: torch.Generator) -> Vi
     lost.
 
     Args:
-        profile: Of its device.
-        job: What it has to do.
         stream: Named by the client and the round.
 
     Raises:

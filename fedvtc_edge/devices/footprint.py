@@ -56,11 +56,8 @@ class Footprint:
     Args:
         weights: Of all networks that are resident.
         gradients: Of the network that trains; of both, jointly.
-        optimiser: Adam's two moments of the same.
         activations: All else that the work allocates, with the kernels' and the
             allocator's share.
-        data: The images.
-        baseline: The runtime, before any of it.
     """
 
     weights: int
@@ -100,7 +97,6 @@ def needs(
     Args:
         architecture: A registered name.
         config: The method and its widths.
-        shape: Of the images.
         classes: Number C of classes.
         batch: Images of a step of phase A; phase C has up to four times as many.
         mode: ``alternate``: one network's gradients and activations at a time, as the
@@ -137,7 +133,6 @@ def peak_megabytes(client: Client, config: Config, profile: DeviceProfile | None
 
     Args:
         client: Of any run; nothing of it changes.
-        config: The run's settings.
         profile: Of the client's device, whose processor decides which build of torch is
             counted; this machine's processor where there is none.
 
@@ -172,7 +167,6 @@ def needs_bundle(
     Args:
         architecture: A registered name.
         config: The method and its widths.
-        shape: Of the images.
         classes: Number C of classes.
         use: ``infer``: the client's classifier; ``synthesise``: its synthesiser.
         batch: Images asked for at once; the runner cuts them into chunks.
@@ -201,7 +195,6 @@ def needs_bare(
     Args:
         architecture: A registered name.
         config: The method and its widths.
-        shape: Of the images.
         classes: Number C of classes.
         weight_bytes: Of one weight: 4 for float32, 1 for int8; activations are float32.
 
@@ -270,11 +263,8 @@ class PhaseProfiles:
     """One architecture's networks and what a client's phases hold of memory.
 
     Args:
-        model: Parameters of f.
         decoder: Parameters of ψ; 0 for methods without synthesis.
         anchor: Numbers in the anchor R; 0 without it.
-        train: Phase A.
-        classify: f without gradients.
         measure: The anchor over a chunk of images, or None.
         fit_decoder: Phase B, or None.
         finetune: Phase C, or None.

@@ -57,8 +57,6 @@ def plan(config: Config, profile: DeviceProfile, *, batches: Sequence[int] = ())
     the largest client gets.
 
     Args:
-        config: The settings of the run.
-        profile: Of the device.
         batches: Sizes to try; by default ``training.batch``, a quarter and four times of it.
 
     Raises:
@@ -109,9 +107,6 @@ def smaller(
 
     Args:
         config: The settings; those of its architectures that fit come before all others.
-        profile: Of the device.
-        architecture: The one that is wanted.
-        shape: Of the images.
         classes: Number C of classes.
         samples: The client's own images, if known.
 
@@ -230,9 +225,7 @@ class DevicePlan:
         device: Name of its profile.
         runtime: ``onnxruntime`` or ``none``.
         memory: What it has for us, in MB of 2^20 bytes.
-        shape: Of the images.
         classes: Number C of classes.
-        samples: Of the client with most.
         batch: ``training.batch``.
         rows: Every combination, the settings' own architectures first.
         limit: The largest batch with which anything trains, and the architecture.
@@ -391,7 +384,6 @@ class ClientAssignment:
     """Device and architecture of one client.
 
     Args:
-        client: Its id.
         profile: Of its device, or None where the settings name none.
         wanted: The architecture that the settings give it.
         architecture: The one that its device can train: ``wanted`` where that fits, else

@@ -54,7 +54,6 @@ def record(function: Callable[[], object], weights: Iterable[nn.Parameter] = ())
     """Run ``function`` and note what it does.
 
     Args:
-        function: The work.
         weights: Their gradients are not held, once they are accumulated.
     """
     recorder = _Recorder()

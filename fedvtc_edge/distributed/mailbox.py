@@ -12,8 +12,6 @@ class NodeReply(NamedTuple):
     """An answer as it came.
 
     Args:
-        node: Whence.
-        request: To what.
         reply: Itself; of a node that failed, one that says so.
     """
 

@@ -40,9 +40,7 @@ def check_protocol(record: Record, there: str, here: str) -> None:
     """Refuse a record of another protocol than :data:`PROTOCOL`.
 
     Args:
-        record: As it came.
         there: What the other side is, in words.
-        here: What this side is.
 
     Raises:
         OrderError: Another protocol.
@@ -278,7 +276,6 @@ class TaskReply:
 
         Args:
             client: Its id, or empty where even that is not known.
-            error: What went wrong.
             openly: Whether all of it may travel.
         """
         problem, aloud = f"{error} ({error.hint})", None

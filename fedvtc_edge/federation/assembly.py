@@ -40,13 +40,8 @@ def assemble(
     """Clients, server, transport and method of a federation, ready for the first round.
 
     Args:
-        config: The settings.
-        data: What is dealt out.
         compute: Where tensors live.
         recorder: Told of whatever reaches the server.
-        releases: Keeps noised releases.
-        refuse: Told of refused uploads.
-        record: The ledger.
         folder: The run directory, for keys and inbox; None keeps neither.
     """
     kind = method_of(config)
@@ -112,10 +107,7 @@ def one_client(
     """One client with networks of its own, seeded by its id.
 
     Args:
-        config: The settings.
         assignment: Its id, device and architecture, which is known.
-        samples: Its data.
-        shape: Of the images.
         classes: Number C of classes.
         compute: Where tensors live.
         decoders: Whether it paints.

@@ -32,7 +32,6 @@ def evaluate(
         method: Gives its clients' scores and the control's.
         baselines: The clients' local baselines, in the same order; empty where the method
             is local-only itself.
-        test: The global test set.
 
     Returns:
         One record per client, and the control's accuracy or None.

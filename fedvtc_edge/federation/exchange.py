@@ -113,7 +113,6 @@ class RoundStep:
 
     Args:
         work: Done by one client on its own.
-        exchange: What travels then.
     """
 
     work: Callable[[Client], None] | None = None
@@ -126,11 +125,9 @@ class Exact(SecureAggregatable[ClassStatistics]):
 
     Args:
         kind: ``anchor`` or ``features``.
-        measure: Takes them of one client.
         classes: Number C of classes.
         width: Number p of features.
         pooled: One second-moment matrix for all classes, or squares per class.
-        floor: Least standard deviation that is published.
         precision: Of an upload's numbers.
         server: How much is trimmed, and of how many contributors a class is published.
     """
@@ -194,9 +191,7 @@ class Noised(SecureAggregatable[Integers]):
     Args:
         kind: ``anchor`` or ``features``.
         draw: A new release of one client, int64 [size].
-        spec: What it looks like.
         centre: Public centre of the features.
-        releases: Keeps what was drawn.
         least: Contributors that the settings ask for: each adds noise to every class.
         std: A public constant to publish in place of estimated deviations.
     """
@@ -248,11 +243,9 @@ class Clipped(Exchange[Integers]):
     Args:
         kind: ``anchor`` or ``features``.
         clip: One client's clipped sums, int64 [size].
-        mechanism: Clip bound and noise.
         centre: Public centre of the features.
         release: Draws the server's one release of a context, or gives what was drawn before;
             it is in the ledger when this returns.
-        least: Contributors that the settings ask for.
         std: A public constant to publish in place of estimated deviations.
     """
 
@@ -295,7 +288,6 @@ class Decoders(Exchange[wire.Weights]):
 
     Args:
         like: Weights of the agreed names and shapes.
-        least: Contributors that the settings ask for.
     """
 
     like: wire.Weights

@@ -33,16 +33,11 @@ class Federation:
     """Everyone and everything that takes part in one run.
 
     Args:
-        config: The settings.
         clients: Those in this process, in the order of their ids.
-        shape: Of the images.
         classes: Number C of classes.
         compute: Where tensors live.
         run: Public name of the run, in the context of every upload.
-        server: Adds and publishes.
         releases: Noised releases, kept so that a retry sends the same bytes.
-        transport: Carries uploads.
-        record: The ledger.
         masked: Sums that hide their parts, or None where the server sees each upload.
         mechanism: Of differential privacy, as the settings ask for; None where nothing is
             claimed.
@@ -106,7 +101,6 @@ class Federation:
         """The server's one release of a context, in the ledger before it is published.
 
         Args:
-            context: Its sender is the server.
             draw: Noises and encodes; called unless it was drawn before.
 
         Raises:

@@ -34,7 +34,6 @@ def drawn(config: Config, clients: Sequence[_T], number: int) -> list[_T]:
     """A fixed share of the clients, drawn anew in each round, in their order.
 
     Args:
-        config: The settings.
         clients: All of them, or their ids.
         number: Round, from 1; in round 0 everybody is drawn.
     """
@@ -49,7 +48,6 @@ class RoundParticipation:
     """Who takes part in one round.
 
     Args:
-        present: Clients whose work counts.
         record: The round's part of the timeline, for metrics.jsonl; None without devices.
     """
 

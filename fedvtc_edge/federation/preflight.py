@@ -20,7 +20,6 @@ def check(config: Config, engine: Literal["local", "flower", "client"] | None = 
     """Refuse settings that cannot be carried out, before any data are read.
 
     Args:
-        config: The settings.
         engine: What carries them out: ``local``, ``flower``, or ``client`` for one client of
             a served run, which need not have the other clients' architectures and devices.
             None is the engine that the settings name.

@@ -27,9 +27,6 @@ def check_norms(statistics: ClassStatistics) -> None:
     image, so no class mean is longer and no sample adds more than p to the second
     moments' trace. A client cannot count for more than its samples by scaling them.
 
-    Args:
-        statistics: One client's.
-
     Raises:
         CheckError: A class mean or a second moment beyond that.
     """
@@ -92,7 +89,6 @@ def suppress(
     and count are gone, its scatter stays mixed into that of all the others.
 
     Args:
-        world: What would be published.
         contributors: Clients per class, [C].
         minimum: Least number of them.
         floor: The std of an absent class where there is one std per class.

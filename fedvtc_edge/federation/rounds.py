@@ -36,7 +36,6 @@ def run_rounds(method: Method, executor: Executor, *, keep: Keep, progress: Prog
     """All rounds of a method that are not done yet.
 
     Args:
-        method: What happens in a round.
         executor: Where the clients are; it was restored if the run was cut off.
         keep: Called with the state after each round, before anybody is told of it.
         progress: Told of each round.
@@ -104,10 +103,8 @@ def take_steps(
     """One round's work and exchanges; the method learns what each of them publishes.
 
     Args:
-        method: What happens in a round.
         executor: Where the clients are.
         number: Round; 0 is what happens once, before the first.
-        members: Clients that take part.
         missing: How many more the round is for.
 
     Returns:
@@ -163,7 +160,6 @@ class Executor(ABC):
     """What the round loop asks of the place where clients live.
 
     Args:
-        method: What happens in a round.
         clients: Ids of all clients, in their order.
 
     Attributes:
@@ -282,7 +278,6 @@ class LocalExecutor(Executor):
     """All clients in this process, in turn; who takes part is simulated by the virtual clock.
 
     Args:
-        method: What happens in a round.
         baselines: Local baselines of the clients, trained beside them.
         test: Read after each round; None where no whole round is run.
         attendance: Who takes part in which round; None is everybody.

@@ -44,7 +44,6 @@ class Refusals:
 
         Args:
             context: What the upload was expected to belong to; its sender is the client.
-            error: Why it was refused.
             fingerprint: Of the key that signed it, or None where nothing is signed.
         """
         line = {
@@ -104,10 +103,8 @@ class Server:
         give the same bits, and one at a time: none is kept once it is added.
 
         Args:
-            exchange: Opens, checks and adds.
             context: Of the publication.
             senders: Who has an upload, in any order.
-            fetch: Brings one.
             quorum: Least number of uploads that count; fewer publish nothing.
 
         Returns:

@@ -39,7 +39,6 @@ class ClientStats:
 
     Args:
         id: Its name.
-        architecture: Of its network.
         device: Name of its profile.
         class_counts: Examples per class, [C].
         parameters: Of all its networks.
@@ -80,12 +79,10 @@ def summarise(
     """``summary.json`` of interface.md; accuracies are fractions on the global test set.
 
     Args:
-        method: With what it published.
         clients: In their order.
         rounds: Lines of metrics.jsonl.
         account: Seconds, images and bytes by client id; bytes that nobody counted are None.
         data: For its names.
-        fleet: Clients' places.
     """
     assignments, spans = {assignment.client: assignment for assignment in fleet}, virtual(rounds)
     federation, last = method.federation, rounds[-1]
@@ -248,9 +245,6 @@ def deposit(
     """Write a finished run's files; ``summary.json`` last, as the sign of completeness.
 
     Args:
-        folder: Of the run.
-        summary: Its content.
-        published: What the server published, by kind.
         clients: Networks and the summary's entry, by client.
         pictures: Arrays of ``samples.npz``; empty writes none.
         mode: Permissions of the files.

@@ -51,7 +51,6 @@ class TrainingTask:
     Args:
         name: Of the phase; tasks of one name and architecture cost the same per step.
         size: The client's own images in a step.
-        steps: How many steps.
         work: Takes so many steps with a probe copy, whose settings ask for them too.
     """
 
@@ -65,7 +64,6 @@ class Load(NamedTuple):
     """Work and traffic of one client in one round.
 
     Args:
-        tasks: Phases to compute.
         down: Bytes to download.
         up: Bytes to upload.
     """
@@ -86,8 +84,6 @@ class StepCosts:
 
         Args:
             client: Nothing of it changes.
-            tasks: What it does in a round.
-            speed: Of its device.
         """
         return sum(task.steps * self._step(client, task, speed) for task in tasks)
 
@@ -117,8 +113,6 @@ def one_step(client: Client, task: TrainingTask, size: int) -> Work:
 
     Args:
         client: Nothing of it changes.
-        task: The phase that is tried.
-        size: Images.
     """
     once, twice = (
         record(partial(task.work, probe_copy(client, size, steps), steps)) for steps in (1, 2)

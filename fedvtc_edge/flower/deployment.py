@@ -28,11 +28,7 @@ def check_deployment(
     """Everything that can be wrong before a process is started.
 
     Args:
-        config: The settings.
-        kit: The server's keys.
         previous: Identities that were replaced, and to which clients may still seal.
-        host: Address to listen on.
-        port: TCP port.
 
     Returns:
         The keys, and what is no fault but good to know.
@@ -65,10 +61,6 @@ def serve_run(
     Args:
         directory: Begun and locked by the caller.
         kit: The server's keys, as paths.
-        keys: The same, read.
-        previous: Identities that were replaced.
-        host: Address to listen on.
-        port: TCP port.
         progress: Told who is here, who has answered and who is late.
 
     Returns:

@@ -12,9 +12,7 @@ class ErrorPattern(NamedTuple):
     """A line that Flower writes, and what it means.
 
     Args:
-        line: A pattern that some line has.
         message: What went wrong; may refer to groups of the pattern.
-        hint: What to do.
     """
 
     line: re.Pattern[str]
@@ -99,11 +97,7 @@ PATTERNS = (
 
 
 def explain(text: str) -> DeploymentError | None:
-    """The reason why a process of Flower's ended, where it is one that we know.
-
-    Args:
-        text: The last lines that it wrote.
-    """
+    """The reason why a process of Flower's ended, where it is one that we know."""
     for pattern in PATTERNS:
         if found := pattern.line.search(text):
             return DeploymentError(found.expand(pattern.message), hint=pattern.hint)

@@ -56,7 +56,6 @@ class JoinSettings:
 
     Args:
         authority: Certificate that must have signed the server's.
-        node_key: By which Flower knows the client.
         identity: Private identity.
         server: The server's public identity.
         trust: Trust list of all clients.
@@ -64,7 +63,6 @@ class JoinSettings:
             names.
         architecture: Of its network, or empty for the one that the settings give it.
         settings: File of the only settings that it accepts, or empty for any.
-        telling: See :class:`~fedvtc_edge.distributed.client.keys.DisclosurePolicy`.
     """
 
     authority: str
@@ -173,11 +171,8 @@ def join(
     """Take part in a run until its last round; a home that was cut off goes on.
 
     Args:
-        membership: Keys, data and conditions.
         home: The client's folder; made when there is none.
         host: Name of the server, as its certificate has it.
-        port: TCP port.
-        progress: Told what is asked and answered.
         wait_s: How long to wait for a server that is not there yet.
 
     Returns:

@@ -48,9 +48,7 @@ def note_keys(path: Path, ring: list[Path], trust: Path) -> None:
     """Tell the server's process of a deployment where its keys lie; none are copied.
 
     Args:
-        path: The run directory.
         ring: Files of private identities: the current one, then previous ones.
-        trust: The trust list.
     """
     noted = {"ring": [str(file.resolve()) for file in ring], "trust": str(trust.resolve())}
     write_atomic(path / "checkpoint" / KEYS, (json.dumps(noted) + "\n").encode())
@@ -60,7 +58,6 @@ def run_server(grid: Grid, path: Path) -> None:
     """All rounds of a run that are left.
 
     Args:
-        grid: Flower's.
         path: A run directory that was begun; whoever began it holds its lock.
     """
     from .grid_mailbox import GridMailbox  # needs Flower, an extra

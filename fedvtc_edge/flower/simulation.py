@@ -62,10 +62,7 @@ def submit_and_watch(
     """Start the server's process and show what it says, until it is done.
 
     Args:
-        link: Running.
-        path: The run directory.
         progress: Where it is shown.
-        federation: Of a simulation; see :meth:`.control.Control.submit`.
 
     Raises:
         DeploymentError: The run failed, or Flower did.

@@ -75,8 +75,6 @@ def open_channel(plan: MaskingPlan, view: bytes, secret: bytes, index: int, othe
         plan: Public.
         view: Digest of all adverts: whoever was shown other keys cannot open anything.
         secret: What the two encryption keys agree on.
-        index: One's own index.
-        other: Index of the other.
     """
     info = plan.digest + view + PAIR.pack(min(index, other), max(index, other))
     keys = derive(secret, b"channel", info, 64)

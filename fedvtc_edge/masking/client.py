@@ -57,7 +57,6 @@ class MaskingClient:
 
     Args:
         plan: Public, the same for everybody.
-        client: This client's id.
         identity: Its private key, of the trusted public key in the plan.
         agreeing: X25519; a simulation that plays all clients gives one that remembers.
 
@@ -121,7 +120,6 @@ class MaskingClient:
 
         Args:
             plan: This and the others are the frozen client's.
-            client: Its id.
             identity: Its private key.
             data: What ``freeze`` returned.
             agreeing: X25519.
@@ -137,7 +135,6 @@ class MaskingClient:
         """Take the step of that name.
 
         Args:
-            step: Which one.
             message: What the server sent for it; ADVERTISE reads none.
             vector: For MASK; the others do not look at it.
 
@@ -225,9 +222,6 @@ class MaskingClient:
     def confirm(self, arrived: bytes) -> bytes:
         """Step 3: tell every other client, past the server, whose vectors have arrived.
 
-        Args:
-            arrived: The server's list.
-
         Raises:
             MaskingError: Too few clients, or one that did not take part.
         """
@@ -247,9 +241,6 @@ class MaskingClient:
         Only for the one list that was confirmed in step 3, and only if t clients saw
         the same: two lists for which t clients stand cannot both exist, so that a
         server cannot collect shares of both secrets of one client.
-
-        Args:
-            confirmed: The others' confirmations.
 
         Raises:
             MaskingError: Fewer than t confirmations, or one of another list.
@@ -327,10 +318,8 @@ class MaskingState:
     use of them, in step MASK, and channels are made anew from what is here.
 
     Args:
-        step: Which one is due.
         seed: Secret of the self-mask, 16 bytes; empty after MASK.
         root: Secret of the key of pairwise masks, 16 bytes; empty after MASK.
-        encryption: Key of the channels.
         view: Digest of all adverts, 32 bytes; empty before SHARE.
         adverts: Of the others, by index: of all in the roster, after MASK of all whose
             shares came.
@@ -373,7 +362,6 @@ class MaskingState:
 
         Args:
             plan: Public; its digest and the client's context are in the header.
-            client: Whose state it is.
         """
         parts = [bytes([self.step]), self.encryption.private_bytes_raw(), self.seed, self.root]
         if self.step >= MaskingStep.MASK:

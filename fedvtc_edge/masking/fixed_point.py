@@ -66,7 +66,6 @@ def decode_fixed(total: NDArray[np.int64], *, scale_bits: int) -> NDArray[np.flo
 
     Args:
         total: int64 of any shape, in steps of the grid.
-        scale_bits: As in :func:`encode_fixed`.
 
     Raises:
         MaskingError: A grid out of range.

@@ -128,8 +128,6 @@ def pair_mask(plan: MaskingPlan, view: bytes, secret: bytes, pair: Pair) -> Vect
     Args:
         plan: Public.
         view: Digest of all adverts.
-        secret: What their masking keys agree on.
-        pair: Both, the lower index first.
     """
     info = plan.digest + view + PAIR.pack(*pair)
     return _expand(plan, derive(secret, b"pair mask", info, 32))

@@ -273,7 +273,6 @@ def unmasked_sum(
         view: Digest of all adverts.
         adverts: Of everybody who advertised.
         masked: Sum [size] of the masked vectors that arrived.
-        arrived: Whose they are.
         dropped: Clients whose shares were dealt and whose vectors did not arrive.
         shares: What the survivors sent in the last step.
         suspects: Senders of wrong shares; added to.

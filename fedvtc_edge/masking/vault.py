@@ -57,8 +57,6 @@ class Vault:
         """Read the kept client and delete it for good; what follows is kept anew, or lost.
 
         Args:
-            plan: As the kept client's.
-            client: Its id.
             identity: Its private key.
 
         Returns:
@@ -181,9 +179,7 @@ def take_step(
     Args:
         vault: Where the client is kept.
         plan: Public, the same in every step.
-        client: The client's id.
         identity: Its private key.
-        step: Which one.
         message: What the server sent for it; none for ADVERTISE.
         vector: Integers [size], with ADVERTISE: kept until MASK.
 

@@ -116,8 +116,6 @@ def extractor_of(config: Config, shape: ImageShape, classes: int) -> Anchor | No
     """The frozen extractor of a run, in evaluation mode; None where its method shares none.
 
     Args:
-        config: The settings.
-        shape: Of the images.
         classes: Number C of classes, on which the width depends under a privacy mode.
     """
     if METHODS.find(config.method.name).shared(config) != "anchored":

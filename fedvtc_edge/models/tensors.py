@@ -25,9 +25,7 @@ def from_tensors(
 
     Args:
         tensors: May hold more than these networks' weights.
-        modules: Filled.
         whose: Where the weights lay, for the error.
-        hint: What to do about others.
 
     Raises:
         RunError: They are of other networks.

@@ -40,7 +40,6 @@ class Claim:
         unit: ``example`` or ``client``.
         neighbouring: ``add/remove`` or ``replace``.
         mechanism: In words that begin with its name, such as ``Gaussian`` or ``DP-SGD``.
-        accountant: By what ε was computed.
         clip_from_data: Whether the clip bound is computed from the data.
         batch_norm: Whether a network with BatchNorm is trained under DP-SGD.
         decoder_outside_ledger: Whether a decoder is trained on data, or sent, without account.

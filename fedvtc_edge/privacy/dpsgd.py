@@ -89,7 +89,6 @@ class PrivateGradients:
 
     Args:
         module: Trained; all that requires gradients is protected.
-        schedule: Clip bound, expected batch and noise.
         noise: Secret stream of the noise.
     """
 
@@ -155,7 +154,6 @@ def check_private(name: str, module: nn.Module, example: Tensor) -> None:
 
     Args:
         name: What the user calls the network.
-        module: Left as it was.
         example: Shapes [1, …] of its input.
 
     Raises:

@@ -38,7 +38,6 @@ def mechanism_of(config: Config, classes: int = 2) -> Mechanism | None:
     """The mechanism that the settings ask for; None where nothing is claimed.
 
     Args:
-        config: The settings.
         classes: Number C of classes. Only the length and the width of a release depend on
             it, neither noise nor clip nor claim: before the classes are known any number does.
     """
@@ -59,7 +58,6 @@ class Mechanism(ABC):
     Guarantee: that of the mechanism's class, for ``claim``.
 
     Args:
-        config: The settings.
         classes: Number C of classes.
     """
 

@@ -55,7 +55,6 @@ def bounded_sums(
 
     Args:
         spec: Public.
-        features: As in :func:`release`.
         labels: Their classes [N].
         centre: Public centre.
         bound: Of one example's norm, where that is not ``spec.clip``.
@@ -140,7 +139,6 @@ def estimate(
         spec: Public.
         total: Sum of the releases, [spec.size].
         contributors: How many draws of noise it carries: one of each client, or one in all.
-        centre: As in the releases.
     """
     classes, width = spec.classes, spec.width
     step = spec.unit / GRID  # in examples

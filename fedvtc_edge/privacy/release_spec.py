@@ -47,8 +47,6 @@ class ReleaseSpec:
         width: Number m of anchor features.
         second: Whether second moments are released.
         clip: Bound on the L2 norm of one example's vector.
-        epsilon: Privacy budget of one client.
-        delta: Its δ.
         releases: How many such releases share the budget.
         unit: How many examples a norm of 1 stands for.
         shares: Among how many honest clients the noise is divided: 1 where each adds all of
@@ -120,9 +118,6 @@ def spec_for_examples(
         classes: Number C of classes.
         clients: Number K of clients, each with noise of its own.
         population: Public guess of the number n of examples of all clients together.
-        epsilon: Privacy budget of one client.
-        delta: Its δ.
-        clip: Bound on one example's vector.
         widest: Most features allowed.
         second: Whether second moments may be released.
         shares: Number h of honest clients that share the noise.
@@ -191,9 +186,6 @@ def spec_for_clients(
         classes: Number C of classes.
         clients: Number K of clients.
         population: Public guess of the number of examples of all clients together.
-        epsilon: Privacy budget of one client.
-        delta: Its δ.
-        clip: Bound on one client's upload.
         widest: Most features allowed.
         second: Whether second moments may be released.
         shares: Number h of honest clients that share the noise, under masking: K of them

@@ -36,15 +36,10 @@ class Schedule:
     could exploit; that of releases is exact.
 
     Args:
-        epsilon: Budget of the whole run.
-        delta: Its δ.
         clip: Bound on one example's gradient, and on its part of a release.
         batch: Expected batch size E, which the noised sum of gradients is divided by.
         rate: Probability q that a step sees an example.
-        train_steps: Steps on f per round.
         decoder_steps: Steps on ψ per round that see real images.
-        rounds: Rounds of the run.
-        opening: Releases before the first round.
         repeated: Releases in each round.
     """
 

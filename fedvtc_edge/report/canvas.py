@@ -78,11 +78,9 @@ def draw(
 
     Args:
         name: Letters that prefix every id, so that charts can share one page.
-        plot: Fills a figure.
         label: What the chart shows, for readers who cannot see it.
         caption: What the chart says, for everyone.
         width: Of the viewBox, in about CSS pixels.
-        height: Of the viewBox.
     """
     settings = {**_STYLE, "svg.hashsalt": name}
     with mpl.rc_context(settings), warnings.catch_warnings():

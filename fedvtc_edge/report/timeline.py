@@ -50,7 +50,6 @@ def devices(turns: Sequence[ClockRecord], kinds: dict[str, str]) -> list[Device]
 
     Args:
         turns: Of the run, in order.
-        kinds: Device by client id.
     """
     found = []
     for name in sorted(set(kinds.values())):
@@ -76,7 +75,6 @@ def timeline(turns: Sequence[ClockRecord], kinds: dict[str, str]) -> Chart | Non
 
     Args:
         turns: Of the run, in order; without any there is nothing to draw.
-        kinds: Device by client id.
     """
     if not turns or not turns[-1].end:
         return None

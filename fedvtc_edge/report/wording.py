@@ -207,7 +207,6 @@ def missing(run: Run, key: str) -> str:
     """Why a headline accuracy is not there.
 
     Args:
-        run: The run.
         key: ``own``, ``calibrated``, ``control`` or ``local``.
     """
     if run.partial:

@@ -44,7 +44,6 @@ class Checkpoint:
     """All that a round depends on besides the configuration and the data.
 
     Args:
-        round: Rounds done.
         records: Their lines of metrics.jsonl.
         published: What the method has published, by kind.
         account: Running totals: bytes, seconds and images per client.
@@ -78,7 +77,6 @@ class RunDirectory:
 
         Args:
             path: The folder.
-            config: The settings.
             files: What else the run cannot do without, by name.
 
         Raises:

@@ -38,8 +38,6 @@ class FinishedRun:
     """One finished run on disk.
 
     Args:
-        path: The run directory.
-        config: Its settings.
         summary: The content of ``summary.json``.
         digest: Of the settings; the same for every repetition of the run.
     """

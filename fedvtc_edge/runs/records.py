@@ -305,7 +305,6 @@ def read_record(kind: type[R], path: Path, *, strict: bool = False) -> R:
     """A record that is a file of its own.
 
     Args:
-        kind: Its type.
         path: The file.
         strict: Whether to refuse values of another type that could be turned into the right one.
 

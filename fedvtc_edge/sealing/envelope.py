@@ -45,8 +45,6 @@ def seal(payload: bytes, *, recipient: PublicIdentity, sender: Identity, context
 
     Args:
         payload: At most :data:`MAX_ENVELOPE_BYTES` less :func:`overhead`.
-        recipient: Who can open it.
-        sender: Who answers for it.
         context: Where it belongs; who opens it must expect just that.
 
     Raises:

@@ -53,11 +53,9 @@ class Suite:
     """Algorithms by which is sealed to an identity, which has one suite for good.
 
     Args:
-        name: As typed and printed.
         number: In files and envelopes, 1…255.
         kem: Key encapsulation; the rest is HKDF-SHA256 and AES-256-GCM for all.
         public_bytes: Length of a raw public key: X25519, then ML-KEM.
-        encapsulated_bytes: What stands before the ciphertext.
         parts: Makes the private keys that it consists of.
     """
 

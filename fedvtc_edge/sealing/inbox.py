@@ -40,7 +40,6 @@ class Receipt:
     """An upload that was received and may be acknowledged.
 
     Args:
-        payload: What was sealed.
         new: False for a retry, which must not be counted again.
     """
 
@@ -164,7 +163,6 @@ class Inbox:
         """The payload and the envelope's size of what was acknowledged, or None.
 
         Args:
-            context: Of the upload.
             counted: Whether something followed from it already: then it is found though
                 its sender was revoked since, and else it is not.
 

@@ -40,7 +40,6 @@ def save(key: Ed25519PrivateKey, path: Path, *, passphrase: str | None = None) -
     """Write the private key to ``path`` (0600) and the public one beside it, as ``.pub``.
 
     Args:
-        key: To be kept.
         path: Of the private key; neither file may exist, so that no key is ever lost.
         passphrase: Encrypts the private key at rest; None or empty leaves that to
             the file's permissions.

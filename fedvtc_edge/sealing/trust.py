@@ -36,8 +36,6 @@ class Entry:
     """One client of a list.
 
     Args:
-        client: Its id, as in :class:`~fedvtc_edge.wire.context.Context`.
-        identity: Its keys.
         status: ``trusted`` or ``revoked``.
     """
 

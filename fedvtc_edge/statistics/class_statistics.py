@@ -158,7 +158,6 @@ class GlobalStatistics:
         miss it.
 
         Args:
-            total: Sum over clients.
             floor: Least standard deviation, in units of the features.
         """
         covariance = _within(total) if total.pooled else None

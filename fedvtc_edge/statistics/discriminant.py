@@ -22,7 +22,6 @@ class Discriminant:
     """Gaussian class-conditional scores with a uniform prior over the classes seen.
 
     Args:
-        known: Global statistics in the anchor's space.
         temperature: Scores are divided by it; above 1 softens.
     """
 

@@ -21,7 +21,6 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True, mode: int = 0
 
     Args:
         path: The file.
-        data: Its new content.
         durable: False leaves the flush to the operating system: a killed process
             loses nothing, a power cut may. For what can be made again.
         mode: Permissions of the file.
@@ -48,7 +47,6 @@ def append_line(path: Path, line: bytes) -> None:
 
     Args:
         path: The file; made where there is none.
-        line: Without a line feed.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:

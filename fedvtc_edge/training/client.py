@@ -42,9 +42,7 @@ class Client:
         images: [N, channels, size, size] in [0, 1].
         labels: [N] in 0…C-1.
         classes: Number C of classes.
-        model: f = h ∘ g.
         decoder: ψ, or None for methods that synthesise nothing.
-        settings: The recipe.
         compute: Where and how precisely steps run.
         seed: Of the run; the client's streams are named by it and ``id``.
     """

@@ -44,14 +44,9 @@ def train_decoder(
     statistics and f alone, which under a privacy mechanism are private already.
 
     Args:
-        model: f; left as it was.
-        decoder: ψ; trained.
         images: [N, channels, size, size] in [0, 1].
         labels: [N].
-        knowledge: Published statistics.
-        settings: The recipe.
         compute: Where and how precisely steps run.
-        gradients: How losses become steps.
         stream: Source of what is matched, and of batches.
         match: Whether to match distributions (L_DM); without it only local
             reconstructions train ψ.

@@ -52,16 +52,12 @@ def finetune(
     collages of both kinds that only the teacher labels.
 
     Args:
-        model: f; trained.
-        decoder: ψ; left as it was.
         images: [N, channels, size, size] in [0, 1]; N is 0 where real images must play no part.
         labels: [N].
         present: Classes [C] that this client has.
         knowledge: Published statistics; its teacher is used where it has one.
-        settings: The recipe.
         compute: Where and how precisely steps run.
         stream: Source of all randomness.
-        steps: Gradient steps.
         kl: Weight of the pull of real features toward the prototypes.
         head_only: Ablation: train h and leave g as it is.
         decay: Let the rate fall linearly to zero, for the last round.

@@ -28,7 +28,6 @@ class Anchored:
     """Global statistics in the anchor's space.
 
     Args:
-        anchor: R.
         moments: Published means and stds, [C, m]; pooled stds repeat for every class.
         scale: Unit of a difference per feature, [m].
         classifier: The training-free classifier on these statistics.

@@ -71,7 +71,6 @@ def match_moments(
 
     Args:
         values: Features [K · n, d] of images synthesised for K classes, n in a row each.
-        target: Published moments.
         labels: The K classes, [K].
         scale: Unit of a difference, broadcastable to [K, d].
         spread: Weight of the stds beside the means.

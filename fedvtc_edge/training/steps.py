@@ -156,7 +156,6 @@ class NoisedGradients(Gradients):
     Guarantee: see :class:`~fedvtc_edge.privacy.schedule.Schedule`.
 
     Args:
-        schedule: Sampling rate, clip and noise.
         steps: How many, whatever the number of examples is.
         secrets: The secret stream of a purpose, in this phase of this round.
     """

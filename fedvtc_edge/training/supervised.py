@@ -31,16 +31,11 @@ def train(
     """One step on f for each batch; returns the number of images seen.
 
     Args:
-        model: f; trained.
         images: [N, channels, size, size] in [0, 1].
         labels: [N].
         present: Classes [C] that this client has; None where that is private.
-        settings: Rate and pixel noise.
         compute: Where and how precisely steps run.
-        gradients: How losses become steps.
         batches: Indices of images; not used by a strategy that samples for itself.
-        prior: Published prototypes.
-        kl: Weight of the pull toward them.
     """
     model.train()
     normal, seen = gradients.normal("pixels"), 0

@@ -82,7 +82,6 @@ class Sealed:
     """Envelopes to the server, signed by each client, and an inbox that outlives a crash.
 
     Args:
-        parties: Who seals and who opens.
         run: Public name of the run.
         folder: For the inbox; None keeps nothing.
     """
@@ -168,7 +167,6 @@ def transport_of(
 
     Args:
         settings: Sealed or not.
-        parties: Clients and server.
         run: Public name of the run.
         folder: For the inbox; None keeps nothing.
     """

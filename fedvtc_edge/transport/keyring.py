@@ -23,7 +23,6 @@ class KeyRing:
     alone (0600) and outlive a crash, so that a run goes on with the same ones.
 
     Args:
-        clients: Ids of the clients.
         folder: For the keys and the trust list; None keeps them for the time of the process.
     """
 

@@ -48,7 +48,6 @@ class Total(NamedTuple):
 
     Args:
         vector: Exact sum, int64.
-        heard: Whose vectors are in it.
         traffic: Bytes of each client.
     """
 
@@ -64,7 +63,6 @@ class MaskedSums:
     without more than a third of the clients tell it the sum and nothing else.
 
     Args:
-        parties: Who signs.
         transport: Carries messages; it vouches for their senders.
         recorder: Told of every message as the server sees it.
     """
@@ -131,9 +129,6 @@ def mask_step(kind: str) -> tuple[str, MaskingStep] | None:
 def to_vector(statistics: ClassStatistics) -> Integers:
     """Statistics on the grid, and for each class whether there are any: what is summed.
 
-    Args:
-        statistics: One client's.
-
     Returns:
         int64: presence [C], counts [C], sums [C·p], second moments [C·p] or the upper
         triangle [p(p+1)/2].
@@ -155,7 +150,6 @@ def from_vector(
     """Statistics from a sum of :func:`to_vector`'s vectors.
 
     Args:
-        total: The sum.
         like: Of the agreed classes, width and moments.
 
     Returns:

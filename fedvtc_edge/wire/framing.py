@@ -71,8 +71,6 @@ class Form:
     """All of an upload but its numbers and its context.
 
     Args:
-        payload: What it holds.
-        numbers: How they are stored.
         moments: Which second moments there are.
         classes: Number C of classes; 0 where there are none.
         width: Number p of features, or how many numbers there are in all.
@@ -132,7 +130,6 @@ class Form:
         Args:
             data: Untrusted bytes.
             context: Must be theirs; None accepts any context, and none.
-            hint: Of the errors.
 
         Raises:
             WireError: Another length, header or safetensors header.

@@ -67,7 +67,6 @@ def run(
     """Train one federation.
 
     Args:
-        config: The settings, from :func:`fedvtc_edge.load_config`.
         data: Images and labels in place of what ``config.data.name`` names: a data set, or
             arrays by the keys of an ``.npz`` file (``x_train``, ``y_train``, ``x_test``,
             ``y_test``, ``class_names``). A run directory keeps them as ``data.npz``.

@@ -31,10 +31,7 @@ def serve(
     Args:
         config: The settings, with ``engine.name = "flower"``.
         out: New or empty folder for the run directory.
-        kit: The server's keys.
         previous: Identities that were replaced, to which clients may still seal.
-        host: Address to listen on.
-        port: TCP port.
         progress: Told who is here, who has answered and who is late; None is silent.
 
     Returns:

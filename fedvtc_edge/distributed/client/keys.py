@@ -15,9 +15,6 @@ class ClientKeys:
     """Keys that a client holds.
 
     Args:
-        client: Its id.
-        identity: Its own.
-        server: Who can open what it sends.
         trusted: All clients of the run, in their order; None where the client has no list.
     """
 

@@ -22,7 +22,6 @@ class LocalData:
     """One client's data.
 
     Args:
-        own: What it trains on.
         test: The global test set, where this process holds it.
     """
 

@@ -36,12 +36,7 @@ def advertise(
     """Take a client's vector, enter it in the ledger, and begin its part in the sum.
 
     Args:
-        home: Keeps the part.
         keys: Keys of all.
-        config: The settings.
-        client: With its data.
-        exchange: What is summed.
-        context: Of the client's vector.
 
     Raises:
         MaskingError: A vector of this round and kind has left already, or does not fit.

@@ -53,11 +53,8 @@ class Participant:
 
     Args:
         home: Its folder.
-        keys: Keys.
-        source: Reads its data.
         architecture: Of its network; None takes the one that the settings give it.
         index: Its number among the clients, by which they give it.
-        policy: Its conditions.
     """
 
     def __init__(
@@ -322,7 +319,6 @@ def check_shapes(published: Mapping[str, bytes], config: Config, classes: int) -
 
     Args:
         published: What the server says that it published, by kind.
-        config: The settings that were agreed to.
         classes: Number C of classes that were agreed to.
 
     Raises:
@@ -345,7 +341,6 @@ def check_known(request: TaskRequest, method: Method) -> None:
 
     Args:
         request: Asks for a step that has work.
-        method: Restored from what was published.
 
     Raises:
         OrderError: The opening, or an earlier step of the round, publishes something that

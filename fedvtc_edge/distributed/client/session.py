@@ -50,9 +50,7 @@ class ClientSession:
     """One client with all that it trains.
 
     Args:
-        client: In training.
         baseline: Its local baseline; None where the method is local-only.
-        method: Of the run.
         test: The global test set, or None.
     """
 
@@ -74,12 +72,8 @@ class ClientSession:
         """Build everything anew from the seed, and load what was kept.
 
         Args:
-            config: The settings.
             home: The client's state folder, which keeps its releases.
-            state: What was kept.
-            architecture: Of the client's network.
             terms: Classes and shapes.
-            has: The client's data.
 
         Raises:
             ConfigError: An unknown architecture, or one that the privacy mechanism cannot train.
@@ -200,11 +194,8 @@ def finalize(
     ready, and doing it again mends that.
 
     Args:
-        home: The client's.
-        config: The settings.
         terms: Classes and shapes.
         session: The client as it is after the last round.
-        has: Its data.
         report: What it tells the server of the last round; accuracies in it are not read anew.
 
     Raises:
@@ -252,8 +243,6 @@ def finalize_late(home: ClientState, architecture: str, source: Source) -> None:
 
     Args:
         home: Of a client that was away in the last round, or not invited.
-        architecture: Of its network.
-        source: Reads its data.
 
     Raises:
         DataError: Its data are not what they were.

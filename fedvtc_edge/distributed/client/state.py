@@ -49,7 +49,6 @@ class ClientCheckpoint:
         round: The last round that it worked in; 0 is the opening.
         step: The last step of it that is done; -1 is none.
         answered: Digest of the last request that was worked on.
-        seconds: Working time so far.
         samples: Images that training has seen so far.
         published: What the server has published, by kind.
         tensors: Weights, by ``module/parameter``.
@@ -69,7 +68,6 @@ class ClientState:
 
     Args:
         path: Made when there is none.
-        client: Its id.
     """
 
     def __init__(self, path: Path, client: str) -> None:

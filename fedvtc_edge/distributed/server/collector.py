@@ -40,11 +40,7 @@ class Collector:
     Args:
         mailbox: Carries orders.
         registry: Knows which client is where.
-        inbox: Envelopes of the open round.
-        journal: Closings of the open round.
         deadline_s: How long a phase waits for those that do not answer.
-        refuse: Told of what is refused.
-        say: Told what happens, in words.
     """
 
     mailbox: Mailbox

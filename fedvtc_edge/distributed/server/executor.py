@@ -42,11 +42,8 @@ class RemoteExecutor(Executor):
     clients: only the server's half of its exchanges is used here.
 
     Args:
-        method: What happens in a round.
         clients: Ids of all clients, in their order.
-        trusted: Their keys.
         registry: Knows where they are.
-        collector: Asks them.
         test: Of the control, and what is published of it to clients that lack it.
     """
 

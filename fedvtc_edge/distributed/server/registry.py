@@ -40,7 +40,6 @@ class ClientInfo:
     """What a client says of itself in its hello; counts only where it tells them.
 
     Args:
-        client: Its id.
         architecture: Of its network, as it calls it.
         wants_test: Whether it needs the server's test set.
         samples: Number of its examples, or None.
@@ -58,15 +57,11 @@ class Registry:
     """Asks unknown nodes who they are, and believes their envelopes alone.
 
     Args:
-        config: The settings.
         run: Public name of the run.
         settings: The same settings as TOML.
         terms: Classes and shapes, JSON.
         classes: Number C of classes.
         ring: The server's identity, and previous ones while a key is replaced.
-        trusted: The clients.
-        mailbox: Carries hellos.
-        say: Told what happens, in words.
     """
 
     def __init__(
@@ -117,8 +112,6 @@ class Registry:
         """Wait until all that are wanted are there; after a while, until enough are.
 
         Args:
-            wanted: Ids.
-            least: How many are enough.
             wait_s: So long it waits for all.
         """
         until, told = time.monotonic() + wait_s, time.monotonic()
@@ -166,7 +159,6 @@ class Registry:
         """Tell all that are here that the run is done, and its results on the disk.
 
         Args:
-            number: The last round.
             wait_s: So long their answers are waited for, so that they have left.
         """
         requests = {

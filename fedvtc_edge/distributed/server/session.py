@@ -70,9 +70,7 @@ def executor_of(
     """Everything on the server's side, set to where the run was cut off.
 
     Args:
-        directory: Begun.
         data: Of which the test set and the names are used.
-        keys: The server's.
         mailbox: Carries orders.
         progress: Told of rounds and of who answers.
 
@@ -133,9 +131,7 @@ def serve(
     """All rounds, and the run directory as a finished run leaves it.
 
     Args:
-        directory: Begun; an unfinished run goes on.
         data: Of which the test set and the names are used.
-        keys: The server's.
         mailbox: Carries orders.
         progress: Told of rounds and of who answers.
         home: Where each client lives, in a simulation, whose run directory then holds the

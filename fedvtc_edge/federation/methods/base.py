@@ -53,8 +53,6 @@ class Method(ABC):
         """Take up what was published at the end of an exchange.
 
         Args:
-            kind: Of the exchange.
-            data: What the server published.
             cohort: Clients in this process that took part.
         """
         self.restore({**self.published, kind: data})

@@ -50,7 +50,6 @@ class _KeyBundle:
         """The kit that lies in a folder, by the names above.
 
         Args:
-            folder: Of the kit.
             given: Parts that lie elsewhere, by field.
 
         Raises:
@@ -79,7 +78,6 @@ class ServerKeyBundle(_KeyBundle):
         certificate: The server's, in PEM.
         private_key: Of the certificate, without a passphrase.
         identity: The server's private identity, to which clients seal.
-        trust: Trust list of the clients.
         nodes: Folder of the clients' public node keys, as ``CLIENT-ID.pub``.
 
     Raises:
@@ -132,8 +130,6 @@ class ServerKeys(NamedTuple):
     """Content of a server's key files.
 
     Args:
-        identity: Opens what clients send.
-        trusted: Who they are.
         nodes: Path of the public node key of each trusted client, by its id.
     """
 

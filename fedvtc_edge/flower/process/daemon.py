@@ -102,7 +102,6 @@ class Daemon:
     Args:
         command: Program and arguments; no shell is involved.
         log: File that takes its standard output and error; appended to.
-        environ: Its environment, as :func:`environment` makes it.
         grace_s: Seconds between SIGTERM and SIGKILL when the block is left.
     """
 

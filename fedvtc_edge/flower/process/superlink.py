@@ -202,7 +202,6 @@ def healthy(host: str, port: int, authority: Path | None) -> bool:
 
     Args:
         host: Address of this machine. The certificate need not name it.
-        port: Its TCP port.
         authority: Certificate that must have signed the server's; None without TLS.
 
     Raises:
