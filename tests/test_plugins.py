@@ -23,7 +23,7 @@ from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, DataError
 from fedvtc_edge.federation.methods import FedVTC
-from fedvtc_edge.federation.preflight import check_settings
+from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.models import architectures, build, register
 from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.models.registry import ImageShape
@@ -313,12 +313,12 @@ def test_masks_for_a_cohort_are_none_for_everybody(tiny: Tiny) -> None:
 
     changes = {"clients": {"count": 8, "cohort": 0.5}, "transport": {"masking": True}}
     changes["privacy"] = {"collusion": 0.0}
-    check_settings(tiny(**changes))
+    check(tiny(**changes))
     with plugins.METHODS.lent({"own": Own}):
         with pytest.raises(ConfigError, match="masks are made for 4") as refused:
-            check_settings(tiny(**changes, method={"name": "own"}))
+            check(tiny(**changes, method={"name": "own"}))
         assert refused.value.hint == "set clients.cohort to 1"
-        check_settings(tiny(**changes | {"clients": {"count": 8}}, method={"name": "own"}))
+        check(tiny(**changes | {"clients": {"count": 8}}, method={"name": "own"}))
 
 
 def test_the_default_extractor_leaves_no_trace(tiny: Tiny) -> None:

@@ -315,7 +315,7 @@ def _phases(
         ) -> MemoryProfile:
             weights = [list(trained(probe).parameters()) if trained else [] for probe in probes]
             few, more = (
-                record(partial(phase, probe), own).held
+                record(partial(phase, probe), own, arithmetic=False).held
                 for probe, own in zip(probes, weights, strict=True)
             )
             return MemoryProfile(few - ADAM_SLOTS * FLOAT * _count(weights[0]), more - few)

@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, UntypedStorage, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from fedvtc_edge.training.client import Client
 
@@ -50,13 +49,20 @@ class Work:
         return speed.seconds(self.flops, self.traffic)
 
 
-def record(function: Callable[[], object], weights: Iterable[nn.Parameter] = ()) -> Work:
+def record(
+    function: Callable[[], object],
+    weights: Iterable[nn.Parameter] = (),
+    *,
+    arithmetic: bool = True,
+) -> Work:
     """Run ``function`` and note what it does.
 
     Args:
         weights: Their gradients are not held, once they are accumulated.
+        arithmetic: Whether operations and traffic are noted too, for which torch loads triton
+            (80 MB).
     """
-    recorder = _Recorder()
+    recorder = _Recorder(arithmetic)
     hooks = [
         weight.register_post_accumulate_grad_hook(recorder.pardon)  # type: ignore[no-untyped-call]
         for weight in weights
@@ -98,8 +104,9 @@ def probe_copy(client: Client, images: int, steps: int, *, batch: int | None = N
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self) -> None:
+    def __init__(self, arithmetic: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._arithmetic = arithmetic
         self.held: list[int] = []
         self.flops: list[float] = []
         self.traffic: list[int] = []
@@ -132,7 +139,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         made = list(_tensors(result))
         self._meet(made, new=True)
         self.held.append(self._live)
-        if (read or made) and not func.is_view:
+        if self._arithmetic and (read or made) and not func.is_view:
             self.flops.append(_flops(func, args, named, result, made))
             self.traffic.append(sum(t.numel() * t.element_size() for t in (*read, *made)))
         return result
@@ -165,6 +172,8 @@ def _flops(
     func: Any, args: tuple[Any, ...], named: dict[str, Any], result: Any, made: list[Tensor]
 ) -> float:
     """Of products what torch counts; of anything else one per number that comes out."""
+    from torch.utils.flop_counter import flop_registry
+
     packet = func._overloadpacket
     if packet is torch.ops.aten.convolution_backward:
         return _convolution_backward(*args)

@@ -149,7 +149,7 @@ def test_a_home_knows_whose_it_is(tmp_path: Path) -> None:
     assert JoinSettings.load(home) == own
     member = participant_at(home)
     assert member.home.client == "client-01"
-    assert member.party.client == "client-01"
+    assert member.keys.client == "client-01"
     agreed = member._policy.settings
     assert agreed is not None
     assert agreed.engine.name == "flower"  # as serve makes of the same file

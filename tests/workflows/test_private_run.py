@@ -271,9 +271,9 @@ class CutAfterOne(SilentProgress):
 def unsent(config: Config, tmp_path_factory: pytest.TempPathFactory, quickly: Quickly) -> Path:
     """A run that ended in the middle of its releases: two were sent, no round is done."""
     out = tmp_path_factory.mktemp("unsent") / "run"
-    from fedvtc_edge.federation import server
+    from fedvtc_edge import wire
 
-    opened, seen = server.decode_release, []
+    opened, seen = wire.decode_release, []
 
     def cut_at_the_second(data: bytes, *, size: int, context: Context) -> Any:
         seen.append(data)
@@ -285,7 +285,7 @@ def unsent(config: Config, tmp_path_factory: pytest.TempPathFactory, quickly: Qu
         return opened(data, size=size, context=context)
 
     with quickly(), pytest.MonkeyPatch.context() as patched:
-        patched.setattr(server, "decode_release", cut_at_the_second)
+        patched.setattr(wire, "decode_release", cut_at_the_second)
         with pytest.raises(Cut):
             run(config, out=out)
     return out
@@ -322,7 +322,7 @@ def test_a_second_draw_is_refused_before_anything_is_sent(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("opened")
 
-    monkeypatch.setattr("fedvtc_edge.federation.server.decode_release", never)
+    monkeypatch.setattr("fedvtc_edge.wire.decode_release", never)
     with pytest.raises(
         PrivacyError, match=r"client-00 has released 1 times, epsilon 4 is spent"
     ) as e:
@@ -348,7 +348,7 @@ def test_after_a_round_nothing_is_drawn_again(
     def never(*_: Any) -> None:
         raise AssertionError("drawn")
 
-    monkeypatch.setattr("fedvtc_edge.training.client.release", never)
+    monkeypatch.setattr("fedvtc_edge.privacy.mechanism.release", never)
     summary = resume(out).summary
     assert summary["epsilon"] == 4.0
     assert {name: server_file(out, name).read_bytes() for name in IDS} == before
