@@ -56,7 +56,7 @@ def train_decoder(
     normal, seen = gradients.normal("latents"), 0
 
     def loss(batch: Tensor, classes: Tensor) -> Tensor:
-        latents, value = [], torch.zeros((), device=images.device)
+        latents, terms = [], []
         x, y = images[batch], labels[batch]
         if len(batch):
             with torch.no_grad():
@@ -69,10 +69,10 @@ def train_decoder(
         # Statistics are compared in float32: half precision would shift what is matched.
         if len(batch):
             weight = RECONSTRUCTION * gradients.weight(batch)
-            value = value + weight * F.mse_loss(synthetic[: len(batch)], x)
+            terms.append(weight * F.mse_loss(synthetic[: len(batch)], x))
         if len(classes):
-            value = value + matching(synthetic[len(batch) :], classes, model, knowledge)
-        return value
+            terms.append(matching(synthetic[len(batch) :], classes, model, knowledge))
+        return sum(terms[1:], start=terms[0])
 
     usual = (
         random_batch(len(images), settings.batch, stream, images.device)
