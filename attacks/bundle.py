@@ -341,7 +341,7 @@ class Vector:
         return slack + PRECISION * float(np.abs(self.values).max())
 
     def is_telling(self, slack: float) -> bool:
-        """Whether a match says anything: numbers times the bits that each has."""
+        """True if a match says anything: numbers times the bits that each has."""
         spread = float(np.ptp(self.values))
         # Ones and zeros are a mask: which classes there are, not how many of each.
         if not np.isfinite(spread) or spread == 0 or set(np.unique(self.values)) <= {0.0, 1.0}:

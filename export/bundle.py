@@ -175,7 +175,7 @@ class Bundle:
 
     @property
     def classifier_variant(self) -> Variant:
-        """Which variant classifies; with ``auto`` this measures, once."""
+        """Variant that classifies; with ``auto`` this measures, once."""
         return self._chosen[0]
 
     @cached_property

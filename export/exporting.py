@@ -202,7 +202,7 @@ def _entry(target: Path, manifest: Manifest) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class ClassificationTask:
-    """What an export needs of a data set.
+    """Interface of a data set that can be exported for.
 
     Args:
         x_test: Evaluation images, uint8 [M, H, W, channels]; M is 0 where there are none.
@@ -283,7 +283,7 @@ class Builder:
             )
 
     def would_be(self, manifest: Manifest, client: str) -> bool:
-        """Whether :meth:`build` would write this manifest's bundle again."""
+        """True if :meth:`build` would write this manifest's bundle again."""
         return (
             manifest.run == self.finished.digest
             and manifest.client == client

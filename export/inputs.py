@@ -1,4 +1,4 @@
-"""What is given to a graph, checked before it runs.
+"""Inputs of a graph, checked before it runs.
 
 A graph does not complain: label -1 wraps to the last class, noise that is not a
 number gives black images. Noise is one public stream per seed, the same in every process and

@@ -83,7 +83,7 @@ def _failed(what: str, name: str, error: Exception) -> BundleError:
 
 
 def is_faster(candidate: Run, reference: Run, arrays: Arrays, *, repeats: int = 15) -> bool:
-    """Whether ``candidate`` is clearly faster here, by alternating medians of wall time."""
+    """True if ``candidate`` is clearly faster here, by alternating medians of wall time."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats + 2):
         for run, list_ in zip((candidate, reference), times, strict=True):

@@ -289,7 +289,7 @@ def compare_floats(reference: Floats, actual: Floats, what: str) -> Report:
 
 
 def compare_logits(reference: Floats, actual: Floats, what: str) -> Report:
-    """As :func:`compare_floats`, and the predicted classes must be the same.
+    """Compare as :func:`compare_floats` does; the predicted classes must be the same too.
 
     A class that the runtime prefers by less than the tolerance is a tie, not a
     disagreement; ties are counted.

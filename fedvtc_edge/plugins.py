@@ -84,7 +84,7 @@ class Registry(Generic[T]):
         return tuple(dict.fromkeys((*self._known, *_offered(self.group))))
 
     def find(self, name: str) -> T:
-        """What is called ``name``.
+        """Object registered as ``name``.
 
         Raises:
             UsageError: Nothing is; or two things are.
@@ -143,14 +143,14 @@ _loaded: set[str] = set()
 
 
 class MethodTraits(Protocol):
-    """What is to be known of a method where nothing is trained; see ``federation.methods``."""
+    """Properties of a method, known where nothing is trained; see ``federation.methods``."""
 
     has_decoder: ClassVar[bool]
     nearest_prototype: ClassVar[bool]
 
     @classmethod
     def shared(cls, settings: Any) -> str:
-        """What clients upload."""
+        """Content of the clients' uploads."""
 
 
 ARCHITECTURES: Registry[Callable[..., Any]] = Registry(

@@ -36,11 +36,11 @@ def shared(config: Config) -> str:
 
 
 class AuditTarget(Protocol):
-    """What an audit needs of a run; :class:`~fedvtc_edge.runs.finished.FinishedRun` has it."""
+    """Interface of a run that can be audited; ``runs.finished.FinishedRun`` has it."""
 
     @property
     def path(self) -> Path:
-        """Where ``server/`` is, if anywhere."""
+        """Folder that holds ``server/``, if there is one."""
 
     @property
     def config(self) -> Config:

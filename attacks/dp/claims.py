@@ -1,4 +1,4 @@
-"""What a run claims of its privacy, and what makes any claim invalid, measured or not.
+"""Claims of a run's privacy, and what makes a claim invalid, measured or not.
 
 Claims, and how much may leak, are also read from TOML as a user writes them.
 """
@@ -26,7 +26,7 @@ _GDP = re.compile(r"\bgdp\b|\bclt\b|gaussian.?(dp|differential)", re.IGNORECASE)
 
 
 def claim_of_run(config: Config) -> Claim | None:
-    """What a run claims by its own settings; None where it claims nothing."""
+    """Claim of a run by its own settings; None where it claims nothing."""
     mechanism = mechanism_of(config)
     return None if mechanism is None else mechanism.claim
 
@@ -112,7 +112,7 @@ def _upward(epsilon: float) -> str:
 @with_config(ConfigDict(allow_inf_nan=False))
 @dataclass(frozen=True)
 class Thresholds:
-    """What may leak at most; None leaves it to the auditor.
+    """Limits of what may leak; None leaves one to the auditor.
 
     Args:
         max_identification: Share of records told from same-class decoys.

@@ -61,7 +61,7 @@ class MeasurementRequest(_Message):
 
 
 class BenchTiming(_Message):
-    """How long one graph took, in milliseconds.
+    """Latency of one graph, in milliseconds.
 
     Args:
         load_ms: Reading the verified file and making the session.

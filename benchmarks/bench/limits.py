@@ -43,7 +43,7 @@ _PATIENCE_S = 5.0
 
 @dataclass(frozen=True)
 class Enforcement:
-    """How this host limits a process's memory.
+    """Limit of a process's memory on this host.
 
     Args:
         parent: Where control groups can be made; None: ``RLIMIT_DATA``, which needs no rights.

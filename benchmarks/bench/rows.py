@@ -1,4 +1,4 @@
-"""What is measured (every graph, variant and batch of the bundles) and its row of figures."""
+"""Subjects of a bench (every graph, variant and batch) and their rows of figures."""
 
 from __future__ import annotations
 

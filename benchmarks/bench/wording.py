@@ -36,7 +36,7 @@ def small(value: float | None) -> str:
 
 
 def yes(value: bool | None) -> str:
-    """Whether it fits."""
+    """True if it fits."""
     return {True: "yes", False: "NO", None: NOTHING}[value]
 
 
@@ -51,7 +51,7 @@ def modelled(row: Record | None) -> str:
 
 
 def device(told: Record, document: Record) -> str:
-    """What of a device was enforced here, in a line."""
+    """Limits of a device that were enforced here, in a line."""
     if told["runtime"] == "none":
         return "no onnxruntime for it, so nothing fits and nothing was run"
     cores = min(told["cores"], document["host"]["cores"])
@@ -63,7 +63,7 @@ def device(told: Record, document: Record) -> str:
 
 
 def model_check(check: Record | None) -> str:
-    """How the latency model does on this host."""
+    """Result of the latency model on this host."""
     if check is None:
         return "fewer than five networks: too few to check the latency model here"
     band = check["band"]
@@ -74,7 +74,7 @@ def model_check(check: Record | None) -> str:
 
 
 def enforcement(document: Record) -> str:
-    """How limits were enforced, and what they do not count."""
+    """Means by which limits were enforced, and what they do not count."""
     least = document["baseline_mb"]
     alone = "" if least is None else f"; the runtime alone needs {least:.0f} MB"
     return (

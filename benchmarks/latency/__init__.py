@@ -1,4 +1,4 @@
-"""How long a graph takes on a device, by its nodes and three figures of the device."""
+"""Latency of a graph on a device, by its nodes and three figures of the device."""
 
 from __future__ import annotations
 

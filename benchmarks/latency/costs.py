@@ -1,4 +1,4 @@
-"""What one inference asks of a device, node by node: arithmetic and bytes.
+"""Costs of one inference, node by node: arithmetic and bytes.
 
 Counted on the graph as it was exported. onnxruntime changes little of it: it fuses an
 activation into the convolution or product before it, and computes constants once.

@@ -112,7 +112,7 @@ class HeldOutSample:
 
     @property
     def within(self) -> bool:
-        """Whether predicted / measured lies in the band."""
+        """True if predicted / measured lies in the band."""
         return 1 / BAND <= self.ratio <= BAND
 
 

@@ -1,4 +1,4 @@
-"""What a bundle costs on a device, beside the same networks in torch.
+"""Study of a bundle's cost on a device, beside the same networks in torch.
 
 ``python -m fedvtc_edge.benchmarks.studies bundles RUN BUNDLES --json``
 

@@ -1,4 +1,4 @@
-"""What the engine costs beside a bare torch loop that takes the same steps.
+"""Study of the engine's cost beside a bare torch loop that takes the same steps.
 
 ``python -m fedvtc_edge.benchmarks.studies engine --json``
 

@@ -1,4 +1,4 @@
-"""What Flower's simulation costs beside the embedded engine: the same federation in both.
+"""Study of Flower's simulation beside the embedded engine: the same federation in both.
 
 ``python -m fedvtc_edge.benchmarks.studies engines --clients 100 --rounds 2 --workers 2 --json``
 

@@ -1,4 +1,4 @@
-"""What it costs to simulate devices: the same federation with profiles and without.
+"""Study of simulated devices: the same federation with profiles and without.
 
 ``python -m fedvtc_edge.benchmarks.studies fleet --clients 200 --rounds 2 --json``
 

@@ -1,4 +1,4 @@
-"""How far the latency model is off, on graphs that it was not fitted to.
+"""Study of the latency model's error, on graphs that it was not fitted to.
 
 ``python -m fedvtc_edge.benchmarks.studies latency`` exports the classifier of every
 architecture, the synthesiser and the anchor, runs them in onnxruntime on one thread,

@@ -1,4 +1,4 @@
-"""What secure aggregation costs: CPU of everybody together, beside bare mask expansion.
+"""Study of secure aggregation: CPU of everybody together, beside bare mask expansion.
 
 ``python -m fedvtc_edge.benchmarks.studies masking --json``
 

@@ -1,4 +1,4 @@
-"""What the planner says beside what a process really takes.
+"""Study of the planner: planned memory beside what a process really takes.
 
 ``python -m fedvtc_edge.benchmarks.studies planner --json``
 

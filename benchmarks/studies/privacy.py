@@ -1,4 +1,4 @@
-"""What privacy costs: accuracy against ε, on the same split, clients and budget.
+"""Study of what privacy costs: accuracy against ε, on the same split, clients and budget.
 
 ``python -m fedvtc_edge.benchmarks.studies privacy --epsilons 1,4,8 --seeds 0,1,2 --out DIR``
 

@@ -130,7 +130,7 @@ def medians(
 
 
 def fresh_process(code: str, *words: object, hint: str = "") -> str:
-    """What a new interpreter prints, which has imported and cached nothing yet.
+    """Output of a new interpreter, which has imported and cached nothing yet.
 
     Args:
         hint: What to do where it fails.

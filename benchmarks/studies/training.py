@@ -1,4 +1,4 @@
-"""How far the virtual clock is off: steps of training as modelled and as measured here.
+"""Study of the virtual clock's error: steps of training as modelled and as measured here.
 
 ``python -m fedvtc_edge.benchmarks.studies training [--device mine.toml] [--json]``
 
@@ -82,7 +82,7 @@ def study(networks: Sequence[str], repeats: int, device: Speed | None = None) ->
 
 
 def overhead_us() -> float:
-    """What torch needs to start one operation of a training step here, microseconds.
+    """Microseconds that torch needs to start one operation of a training step here.
 
     Of a network so small that there is nothing else to wait for.
     """

@@ -1,4 +1,4 @@
-"""What the sub-commands share: options, tables, JSON and progress."""
+"""Options, tables, JSON and progress that the sub-commands share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the devices at the edge can do, and how we know."""
+"""Devices at the edge: profiles with sources, cost model, planner, virtual clock."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def calibrate(name: str, *, report: Report, seconds: float = _SECONDS) -> Device
 
 
 def convolution_flops() -> int:
-    """Of one run of the convolutions, a multiply-add counted as two."""
+    """Operations of one run of the convolutions, a multiply-add counted as two."""
     side, total = IMAGE, 0
     for narrow, wide, stride in LAYERS:
         side //= stride

@@ -64,7 +64,7 @@ class Speed:
 
     @classmethod
     def training(cls, profile: DeviceProfile) -> Speed:
-        """What training in torch makes of a profile, on one thread.
+        """Speed of training in torch on one thread of a profile's device.
 
         Small networks in eager mode reach a share of what compiled graphs do, and every
         operation has to be dispatched: see :data:`TRAINING_COMPUTE`.
@@ -163,7 +163,7 @@ def visit(profile: DeviceProfile, job: DeviceJob, stream: torch.Generator) -> Vi
 
 
 def closing(visits: Iterable[Visit]) -> float:
-    """When the server closes a round: everybody has answered, or is past its deadline."""
+    """Time at which the server closes a round: all have answered or are past their deadline."""
     return max((one.answered for one in visits), default=0.0)
 
 

@@ -89,7 +89,7 @@ def needs(
     samples: int = 0,
     arch: str = "x86_64",
 ) -> Footprint:
-    """What a client's training needs, with torch.
+    """Memory that a client's training needs, with torch.
 
     A phase leaves holes that the next one's tensors do not fit in, so that what all of
     them hold adds up, though they come one after another.
@@ -162,7 +162,7 @@ def needs_bundle(
     batch: int,
     arch: str = "x86_64",
 ) -> Footprint:
-    """What the bundle needs on onnxruntime, without torch.
+    """Memory that the bundle needs on onnxruntime, without torch.
 
     Args:
         architecture: A registered name.
@@ -364,7 +364,7 @@ def probe_client(
 
 
 def has_decoder(method: MethodSettings) -> bool:
-    """Whether clients of a method have a decoder."""
+    """True if clients of a method have a decoder."""
     return METHODS.find(method.name).has_decoder
 
 
@@ -446,7 +446,7 @@ _ONNXRUNTIME = Figure(
 
 
 def torch_mb(arch: str, *, torchvision: bool = False) -> Figure:
-    """Of training with torch on a processor architecture, in MB of 2^20 bytes.
+    """Baseline of training with torch on a processor architecture, in MB of 2^20 bytes.
 
     Args:
         arch: As profiles name it.
@@ -458,7 +458,7 @@ def torch_mb(arch: str, *, torchvision: bool = False) -> Figure:
 
 
 def onnxruntime_mb(arch: str) -> Figure:
-    """Of the bundle's runner on a processor architecture, in MB of 2^20 bytes."""
+    """Baseline of the bundle's runner on a processor architecture, in MB of 2^20 bytes."""
     if arch == "x86_64":
         return _ONNXRUNTIME
     return _ONNXRUNTIME.model_copy(

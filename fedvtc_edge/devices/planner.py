@@ -260,7 +260,7 @@ class DevicePlan:
 
     @property
     def verdict(self) -> tuple[str, ...]:
-        """What can be done, in one line or a few."""
+        """Verdict in one line or a few."""
         memory = f"{self.memory.value:g} MB"
         if self.runtime == "none":
             return (self._bare(memory),)
@@ -419,7 +419,7 @@ def fleet(
 
 
 def notes(assignments: Sequence[ClientAssignment]) -> list[str]:
-    """What the devices' memory changed, in words, one line per device and architecture."""
+    """Changes for the devices' memory, in words, one line per device and architecture."""
     groups: dict[tuple[str, str], list[str]] = {}
     for assignment in assignments:
         profile, architecture = assignment.profile, assignment.architecture

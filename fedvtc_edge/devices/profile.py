@@ -63,7 +63,7 @@ class ReferenceLatency(_Frozen):
 
 
 class DeviceProfile(_Frozen):
-    """What one kind of device has. A figure that nobody knows is None, never a guess at zero.
+    """Profile of one kind of device. A figure that nobody knows is None, never a guess at zero.
 
     Units are in the names: ``mb`` is 2^20 bytes, as memory is sold; ``gbps`` of
     memory 10^9 bytes per second; ``mbps`` of a network 10^6 bits per second.

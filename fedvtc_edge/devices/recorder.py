@@ -1,4 +1,4 @@
-"""What a piece of training really does: memory held, arithmetic and traffic per operation.
+"""Recorder of a piece of training: memory held, arithmetic and traffic per operation.
 
 Recorded as torch dispatches them, forward, backward and optimiser alike, so that no formula
 per architecture or phase has to be kept true.
@@ -45,7 +45,7 @@ class Work:
     traffic: Numbers
 
     def seconds(self, speed: Speed) -> float:
-        """How long a device of that speed takes."""
+        """Seconds that a device of that speed takes."""
         return speed.seconds(self.flops, self.traffic)
 
 

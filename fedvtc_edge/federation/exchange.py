@@ -1,4 +1,4 @@
-"""What travels in a round: how a client encodes it, how the server reads and adds it.
+"""Exchanges of a round: encoded by clients, read and added by the server.
 
 Four kinds: exact statistics, noised releases, clipped sums that the server noises, and decoders.
 """
@@ -92,11 +92,11 @@ class SecureAggregatable(Exchange[Part]):
     @property
     @abstractmethod
     def size(self) -> int:
-        """How many numbers a vector has."""
+        """Length of a vector."""
 
     @abstractmethod
     def vector(self, client: Client, context: Context) -> tuple[Integers, bytes]:
-        """What goes under a client's masks, int64 [size], and what its ledger says of it."""
+        """Vector under a client's masks, int64 [size], and the bytes that its ledger digests."""
 
     @abstractmethod
     def from_sum(self, total: Integers, clients: int) -> bytes:
@@ -321,7 +321,7 @@ def blank_statistics(classes: int, width: int, *, pooled: bool) -> ClassStatisti
 
 
 def release_name(context: Context) -> str:
-    """What a kept release is called: one of each kind, or one of each kind and round."""
+    """Name of a kept release: one of each kind, or one of each kind and round."""
     return f"{context.kind}-{context.round:04d}" if context.round else context.kind
 
 

@@ -60,7 +60,7 @@ class Federation:
         self.mechanism = mechanism_of(self.config, self.classes)
 
     def context(self, sender: str, number: int, kind: str) -> Context:
-        """What an upload or publication of round ``number`` belongs to."""
+        """Context of an upload or publication of round ``number``."""
         return Context(self.run, number, sender, kind)
 
     def exact(

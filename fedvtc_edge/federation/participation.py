@@ -1,4 +1,4 @@
-"""Who takes part in a round: drawn from the public seed, and there by the virtual clock."""
+"""Participation in a round: drawn from the public seed, and present by the virtual clock."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def drawn(config: Config, clients: Sequence[_T], number: int) -> list[_T]:
 
 @dataclass(frozen=True)
 class RoundParticipation:
-    """Who takes part in one round.
+    """Participants of one round.
 
     Args:
         record: The round's part of the timeline, for metrics.jsonl; None without devices.
@@ -108,7 +108,7 @@ class ParticipationSimulator:
         return present, turns
 
     def round(self, number: int, cohort: Sequence[Client]) -> RoundParticipation:
-        """Who of a round's cohort finishes it; nobody, where too few do."""
+        """Members of a round's cohort that finish it; nobody, where too few do."""
         if not self._profiles:
             return RoundParticipation(list(cohort))
         turn = self._play(number, cohort)

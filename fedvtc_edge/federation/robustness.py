@@ -1,4 +1,4 @@
-"""What the server checks without trusting anybody: norms, numbers of contributors, outliers."""
+"""Checks of a server that trusts nobody: norms, numbers of contributors, outliers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def add_up(
 
 
 def contributors(parts: Sequence[ClassStatistics]) -> NDArray[np.int64]:
-    """How many clients have samples of each class, [C]."""
+    """Number of clients that have samples of each class, [C]."""
     number: NDArray[np.int64] = np.sum([part.count > 0 for part in parts], axis=0, dtype=np.int64)
     return number
 

@@ -157,7 +157,7 @@ def _add_costs(
 
 
 class Executor(ABC):
-    """What the round loop asks of the place where clients live.
+    """Interface between the round loop and the place where clients are.
 
     Args:
         clients: Ids of all clients, in their order.
@@ -195,7 +195,7 @@ class Executor(ABC):
         self.method.restore(state.published)
 
     def quorum(self, present: int, missing: int = 0) -> int:
-        """How many uploads must count: of all present, or a share of all a round is for."""
+        """Least number of uploads that count: of all present, or a share of all a round is for."""
         share = self.config.server.quorum
         return present if share is None else quorum_of(share, present + missing)
 
@@ -246,7 +246,7 @@ class Executor(ABC):
         """
 
     def remaining(self, members: list[str], counted: set[str]) -> list[str]:
-        """Who still takes part after an exchange in which ``counted`` were heard."""
+        """Clients that still take part after an exchange in which ``counted`` were heard."""
         return members
 
     def learn(self, exchange: Exchange[Any], data: bytes, members: Sequence[str]) -> None:
@@ -319,7 +319,7 @@ class LocalExecutor(Executor):
         return super().totals()
 
     def invite(self, number: int, cohort: Sequence[str]) -> list[str]:
-        """Who finishes the round by the virtual clock; nobody, where too few do."""
+        """Clients that finish the round by the virtual clock; nobody, where too few do."""
         if number == 0:
             present, turns = self._attendance.opening()
         else:

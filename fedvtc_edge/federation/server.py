@@ -66,7 +66,7 @@ def ignore_refusal(context: Context, error: FedVTCError, fingerprint: str | None
 
 
 def quorum_of(share: float, cohort: int) -> int:
-    """How many of a cohort a share of it is, rounded up; 1 at least."""
+    """Share of a cohort as a number of clients, rounded up; 1 at least."""
     return max(1, math.ceil(share * cohort - 1e-9))  # 0.07 · 100 is 7.000000000000001
 
 

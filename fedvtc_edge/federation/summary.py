@@ -35,7 +35,7 @@ _PICTURE_BYTES = 8_000_000
 
 @dataclass(frozen=True)
 class ClientStats:
-    """What is known of one client without looking at its rounds; None is not told.
+    """Figures of one client that do not depend on rounds; None is not told.
 
     Args:
         id: Its name.

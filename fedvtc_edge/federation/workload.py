@@ -106,7 +106,7 @@ class _Step:
 
 
 def one_step(client: Client, task: TrainingTask, size: int) -> Work:
-    """What one step of a task does with so many of the client's images; not the first one.
+    """Work of one step of a task with so many of the client's images; not of the first one.
 
     Two steps go on where one step ends. What follows there is the second step; if the end
     of the phase happens to begin like it, so much of it is seen instead, which is the same.

@@ -209,5 +209,5 @@ for _name, _layer in _LAST.items():
 
 
 def from_torchvision(architecture: str) -> bool:
-    """Whether building the network imports torchvision, and with it torch's compiler."""
+    """True if building the network imports torchvision, and with it torch's compiler."""
     return architecture in _LAST

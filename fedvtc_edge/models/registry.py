@@ -81,7 +81,7 @@ class Function(nn.Module):
         self.function = function
 
     def forward(self, images: Tensor) -> Tensor:
-        """What the function returns."""
+        """Module that the function returns."""
         return self.function(images)
 
 

@@ -1,4 +1,4 @@
-"""How much privacy Gaussian noise spends, and how much noise a budget needs.
+"""Accountant: ε that Gaussian noise spends, and noise that a budget needs.
 
 Gaussian releases without sampling compose exactly (Balle and Wang 2018; Dong, Roth and
 Su 2019): k releases with multipliers z_i are one with 1/z² = Σ 1/z_i². With sampling,

@@ -30,7 +30,7 @@ _Flag = Annotated[bool, Field(strict=True)]
 @with_config(ConfigDict(extra="forbid", allow_inf_nan=False))
 @dataclass(frozen=True)
 class Claim:
-    """What is said of a run's privacy: by its own mechanism, or by anybody else.
+    """Claim about a run's privacy: by its own mechanism, or by anybody else.
 
     pydantic reads one from a file with the same keys and ranges.
 
@@ -72,5 +72,5 @@ class Claim:
 
     @property
     def gaussian(self) -> bool:
-        """Whether it is of plain Gaussian noise, whose curve is known exactly."""
+        """True if it is of plain Gaussian noise, whose curve is known exactly."""
         return _GAUSSIAN.match(self.mechanism or "") is not None

@@ -53,7 +53,7 @@ def anchor_width(config: Config, classes: int) -> int:
 
 @dataclass(frozen=True)
 class Mechanism(ABC):
-    """How a run keeps its (ε, δ).
+    """Mechanism by which a run keeps its (ε, δ).
 
     Guarantee: that of the mechanism's class, for ``claim``.
 
@@ -83,7 +83,7 @@ class Mechanism(ABC):
     @property
     @abstractmethod
     def upload(self) -> str:
-        """What is done to an upload before it leaves, in words."""
+        """Treatment of an upload before it leaves, in words."""
 
     @abstractmethod
     def _check_mode(self) -> None:
@@ -102,7 +102,7 @@ class Mechanism(ABC):
 
     @property
     def covers(self) -> str:
-        """What the ε is about, in words."""
+        """Coverage of the ε, in words."""
         if self.shares == 1:
             return self._covers
         config = self.config
@@ -114,17 +114,17 @@ class Mechanism(ABC):
 
     @property
     def noised_by_server(self) -> bool:
-        """Whether clients send exact uploads to a server that is trusted to noise their sum."""
+        """True if clients send exact uploads to a server that is trusted to noise their sum."""
         return False
 
     @property
     def every_round(self) -> bool:
-        """Whether each round makes a release, and not only the opening."""
+        """True if each round makes a release, and not only the opening."""
         return self.config.method.share != "anchored"
 
     @cached_property
     def claim(self) -> Claim:
-        """What the whole run may claim.
+        """Claim of the whole run.
 
         Raises:
             PrivacyError: An ε that no noise keeps.
@@ -143,11 +143,11 @@ class Mechanism(ABC):
         return self.config.privacy.epsilon
 
     def is_release_of(self, sender: str) -> bool:
-        """Whether what ``sender`` sends is a release, and not an upload to whoever releases."""
+        """True if what ``sender`` sends is a release, and not an upload to whoever releases."""
         return not self.noised_by_server or sender == SERVER
 
     def sensitivity(self, neighbouring: str = "add/remove") -> Fraction:
-        """What one unit changes a release by at most, in L2 and grid steps.
+        """Largest change of a release by one unit, in L2 and grid steps.
 
         Args:
             neighbouring: ``add/remove``, or ``replace``, which moves sums by twice the bound.
@@ -155,7 +155,7 @@ class Mechanism(ABC):
         return self.spec.sensitivity * NEIGHBOURS[neighbouring]
 
     def protect(self, features: ArrayLike, labels: ArrayLike, centre: Array) -> Integers:
-        """What leaves a client: noised sums of its examples.
+        """Noised sums of a client's examples, which leave it.
 
         Two calls are two releases, and cost twice: keep what was drawn and send it again.
 
@@ -173,7 +173,7 @@ class Mechanism(ABC):
         return release(self.spec, features, labels, centre)
 
     def aggregate(self, total: Integers) -> Integers:
-        """What is published of a sum of uploads, int64 [spec.size]."""
+        """Release of a sum of uploads, int64 [spec.size]."""
         return total
 
     def epsilon_after(self, number: int) -> float:

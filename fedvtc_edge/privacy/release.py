@@ -85,7 +85,7 @@ def bounded_sums(
 def contributions(
     spec: ReleaseSpec, features: Array, centre: Array, *, bound: float | None = None
 ) -> tuple[Integers, Integers, Integers]:
-    """What each example adds: count [N], features [N, m], second moments [N, m(m+1)/2].
+    """Contribution of each example: count [N], features [N, m], second moments [N, m(m+1)/2].
 
     Joint clipping: the vector (φ, α·φφᵀ, β) is scaled to a norm of at most ``bound``
     (``spec.clip`` where none is given),

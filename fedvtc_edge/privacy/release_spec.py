@@ -1,4 +1,4 @@
-"""What a private release looks like: fixed before any data are read, and public.
+"""Release specs: size, clip and noise, fixed before any data are read, and public.
 
 Everything here follows from public numbers: the classes, the settings, the number of
 clients and a public guess of how many examples there are. Nothing is ever taken from a
@@ -80,7 +80,7 @@ class ReleaseSpec:
 
     @property
     def sensitivity(self) -> Fraction:
-        """What one example changes the released sums by at most, in L2 and grid steps."""
+        """Largest change of the released sums by one example, in L2 and grid steps."""
         return Fraction(self.clip) * GRID
 
     @property
@@ -206,5 +206,5 @@ def spec_for_clients(
 
 
 def unit_of(clients: int, population: int) -> float:
-    """How many examples an upload of norm 1 stands for: those of a typical client."""
+    """Number of examples that an upload of norm 1 stands for: those of a typical client."""
     return TYPICAL * population / clients

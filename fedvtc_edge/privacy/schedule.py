@@ -1,4 +1,4 @@
-"""What DP-SGD and its releases spend: every noised step of a run, in one accountant."""
+"""Budget of DP-SGD and its releases: every noised step of a run, in one accountant."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Schedule:
 
     @property
     def release_epsilon(self) -> float:
-        """What the releases would spend by themselves."""
+        """ε that the releases would spend by themselves."""
         return RELEASE_SHARE * self.epsilon
 
     @property
@@ -81,7 +81,7 @@ class Schedule:
     def steps(
         self, noise: float, *, trained: int, synthesised: int, released: int
     ) -> list[ComposedStep]:
-        """What the accountant is told after so many phases and releases."""
+        """Steps for the accountant after so many phases and releases."""
         number = trained * self.train_steps + synthesised * self.decoder_steps
         made = [(noise, self.rate, number), (self.release_noise, 1.0, released)]
         return [step for step in made if step[2]]

@@ -1,4 +1,4 @@
-"""Who took part in which round, and what each client's device did when by the virtual clock."""
+"""Participation per round, and each device's activity by the virtual clock."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Device(Record):
 
 
 def devices(turns: Sequence[ClockRecord], kinds: dict[str, str]) -> list[Device]:
-    """What became of each kind of device; ``busy`` is a client's mean of the whole run.
+    """Outcomes per kind of device; ``busy`` is a client's mean of the whole run.
 
     Args:
         turns: Of the run, in order.

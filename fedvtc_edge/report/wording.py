@@ -62,7 +62,7 @@ def sent(summary: Summary) -> float | None:
 
 
 def gain(summary: Summary) -> float | None:
-    """What federation brought over local-only training, as a fraction."""
+    """Gain of federation over local training alone, as a fraction."""
     if summary.gain is not None:
         return summary.gain
     if summary.accuracy_mean is None or summary.accuracy_local_only_mean is None:
@@ -87,7 +87,7 @@ def lead(summary: Summary) -> str:
 
 
 def beside(calibrated: float | None, control: float | None) -> str:
-    """What must be read beside a model's accuracy, in brackets; nothing where neither is known."""
+    """Figures to read beside a model's accuracy, in brackets; empty where none is known."""
     parts = []
     if calibrated is not None:
         parts.append(f"{percent(calibrated)} combined")
@@ -97,7 +97,7 @@ def beside(calibrated: float | None, control: float | None) -> str:
 
 
 def against_control(summary: Summary) -> str | None:
-    """How own models stand to the classifier that needs no training; never left out."""
+    """Comparison of own models with statistics only; never left out."""
     if summary.accuracy_mean is None:
         return None
     if summary.accuracy_control is None:
@@ -174,7 +174,7 @@ NOT_TOLD = (
 
 
 def silent(run: Run) -> list[str]:
-    """What at least one client of a served run did not tell; empty where all is known."""
+    """Metrics that at least one client of a served run did not share; empty where all are known."""
     if not run.served:
         return []
     clients = run.summary.clients
@@ -219,7 +219,7 @@ def missing(run: Run, key: str) -> str:
 
 
 def left(run: Run) -> list[str]:
-    """What left the clients, in the run's own words, with what they told of themselves."""
+    """Data that left the clients, in the run's own words, with the metrics they shared."""
     summary = run.summary
     if summary.uploads is None:
         lines = ["This run did not itemise its uploads; the byte counts below are complete."]
@@ -238,7 +238,7 @@ def left(run: Run) -> list[str]:
 
 
 def kept(run: Run) -> list[str]:
-    """What did not leave the clients, where they are elsewhere."""
+    """Data that did not leave the clients, where they are elsewhere."""
     summary = run.summary
     if not (run.served or summary.home):
         return []

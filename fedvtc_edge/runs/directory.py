@@ -163,7 +163,7 @@ class RunDirectory:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has its summary."""
+        """True if the run has its summary."""
         return (self.path / "summary.json").is_file()
 
     def record(self, context: Context, data: bytes) -> None:
@@ -289,7 +289,7 @@ def _unwritable(path: Path, error: OSError) -> RunError:
 
 
 def digest(config: Config) -> str:
-    """What tells this run's settings from all others."""
+    """Digest of the run's settings."""
     return hashlib.sha256(as_toml(config)).hexdigest()
 
 

@@ -74,12 +74,12 @@ class FinishedRun:
 
     @property
     def is_home(self) -> bool:
-        """Whether it is one client's state folder, and not a whole run."""
+        """True if it is one client's state folder, and not a whole run."""
         return self.summary.home
 
     @property
     def is_served(self) -> bool:
-        """Whether its clients were elsewhere, and kept their networks and images."""
+        """True if its clients were elsewhere, and kept their networks and images."""
         return self.summary.elsewhere(self.path)
 
     def need_networks(self) -> None:
@@ -142,7 +142,7 @@ class FinishedRun:
         return None if world is None else extractor_of(self.config, shape, world.mean.shape[0])
 
     def published(self) -> GlobalStatistics | None:
-        """What the server published last, or None where it published nothing.
+        """Statistics that the server published last, or None where it published none.
 
         Raises:
             RunError: It is missing or damaged.

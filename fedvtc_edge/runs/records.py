@@ -74,7 +74,7 @@ class ClockRecord(Record):
         return self
 
     def words(self) -> list[str]:
-        """Who took part, and what time it is."""
+        """Participants in words, and the virtual time."""
         outcomes = Counter(line.outcome for line in self.clients.values())
         missed = ", ".join(f"{n} {name}" for name, n in sorted(outcomes.items()) if name != "done")
         told = f"{outcomes['done']} of {len(self.clients)} took part"
@@ -83,7 +83,7 @@ class ClockRecord(Record):
 
 
 class Accuracies(TypedDict):
-    """What is measured of a client: fractions of the global test set, None where not known."""
+    """Accuracies of a client: fractions of the global test set, None where not known."""
 
     accuracy: float | None
     accuracy_local_only: float | None
@@ -242,7 +242,7 @@ class Summary(Record):
         return self.class_names or [str(label) for label in range(width)]
 
     def elsewhere(self, directory: Path) -> bool:
-        """Whether the clients of the run in ``directory`` kept their networks and images."""
+        """True if the clients of the run in ``directory`` kept their networks and images."""
         served = self.engine == "flower" and not self.home
         return served and not any(directory.glob("clients/*/classifier.safetensors"))
 

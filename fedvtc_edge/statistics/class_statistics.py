@@ -136,7 +136,7 @@ def _within(statistics: ClassStatistics) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class GlobalStatistics:
-    """What the server publishes: the distribution of features over all clients.
+    """Published distribution of features over all clients.
 
     Args:
         count: Samples per class over all clients, [C].

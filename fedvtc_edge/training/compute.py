@@ -1,4 +1,4 @@
-"""Where tensors live and in what precision training steps run."""
+"""Device of tensors, and precision of training steps."""
 
 from __future__ import annotations
 

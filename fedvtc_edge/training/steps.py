@@ -1,4 +1,4 @@
-"""How losses become steps: the optimiser, and gradients that are plain or noised.
+"""Steps from losses: the optimiser, and gradients that are plain or noised.
 
 A phase of training says what the loss of a batch is; a :class:`Gradients` strategy says
 which examples a step sees, what random numbers they meet, and how the weights move. Each
@@ -107,7 +107,7 @@ def step(loss: Tensor, optimiser: Adam) -> None:
 
 
 class Gradients:
-    """How one phase of one client samples and steps: by the gradient of a batch's mean loss.
+    """Sampling and steps of one phase of one client: by the gradient of a batch's mean loss.
 
     Args:
         stream: Source of all randomness.
@@ -132,7 +132,7 @@ class Gradients:
         return normal_of(self._stream)
 
     def entering(self, x: Tensor) -> Tensor:
-        """What goes into the network that is trained."""
+        """Input of the network that is trained."""
         return x
 
     def weight(self, batch: Tensor) -> int:

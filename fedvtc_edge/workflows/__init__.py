@@ -1,1 +1,1 @@
-"""Whole tasks from settings to files: run, compare, serve."""
+"""Tasks from settings to files: run, compare, serve."""

@@ -43,7 +43,7 @@ DATA = "data.npz"
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to.
+    """Result of a run.
 
     Args:
         summary: The content of ``summary.json``.

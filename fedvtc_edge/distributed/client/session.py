@@ -125,7 +125,7 @@ class ClientSession:
         state.seconds, state.samples = self.client.seconds, self.client.samples_seen
 
     def report(self, number: int, *, share_metrics: bool) -> dict[str, object]:
-        """How the round went, for the server.
+        """Report of the round, for the server.
 
         Args:
             number: The round that ends; the control is trained for it, too.

@@ -99,7 +99,7 @@ class ClientState:
 
     @property
     def ready(self) -> bool:
-        """Whether the run is over for this client, so that the folder can be exported."""
+        """True if the run is over for this client, so that the folder can be exported."""
         return (self.path / "summary.json").is_file()
 
     def join(self, run: str, settings: str, terms: str) -> None:
@@ -176,7 +176,7 @@ class ClientState:
             ledger.record(context.round, context.sender, context.kind, data)
 
     def state(self) -> ClientCheckpoint:
-        """What was kept last, or the state of a client that has done nothing yet.
+        """Checkpoint kept last, or that of a client that has done nothing yet.
 
         Raises:
             RunError: The file is damaged.

@@ -22,7 +22,7 @@ from fedvtc_edge.sealing import Inbox
 from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.wire.context import Context
 
-from .registry import Registry, some
+from .registry import ClientRegistry, some
 
 _WAIT_S = 0.5
 _TELL_S = 10.0
@@ -44,7 +44,7 @@ class Collector:
     """
 
     mailbox: Mailbox
-    registry: Registry
+    registry: ClientRegistry
     inbox: Inbox
     journal: Journal
     deadline_s: float
@@ -269,7 +269,7 @@ class Journal:
             self._read()
 
     def closed(self, number: int, phase: int) -> tuple[str, ...] | None:
-        """Who was heard in a phase of a round that is closed; None for an open one."""
+        """Clients counted in a closed phase of a round; None for an open one."""
         if number != self._round or phase >= len(self._closings):
             return None
         return self._closings[phase]

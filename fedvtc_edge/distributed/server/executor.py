@@ -23,7 +23,7 @@ from fedvtc_edge.transport.masked_sum import Integers, mask_kind
 from fedvtc_edge.wire.context import Context
 
 from .collector import Collector
-from .registry import ClientInfo, Registry, merged, read_report
+from .registry import ClientInfo, ClientRegistry, merged, read_report
 
 OPENING_CALLS = 3
 """How often a client is asked for what it uploads only once."""
@@ -55,7 +55,7 @@ class RemoteExecutor(Executor):
         method: Method,
         clients: Sequence[str],
         trusted: TrustList,
-        registry: Registry,
+        registry: ClientRegistry,
         collector: Collector,
         *,
         test: tuple[TestSet, bytes] | None,
@@ -74,7 +74,7 @@ class RemoteExecutor(Executor):
 
     @property
     def client_info(self) -> dict[str, ClientInfo]:
-        """What clients said of themselves, by id."""
+        """Client info, by id."""
         return self._registry.client_info
 
     def restore(self, state: Checkpoint) -> None:
@@ -172,7 +172,7 @@ class RemoteExecutor(Executor):
         return list(reported)
 
     def evaluate(self) -> tuple[list[ClientRecord], float | None]:
-        """What clients reported, now or last, and the control on the server's test set."""
+        """Accuracies that clients reported last, and statistics only on the server's test set."""
         lines = [ClientRecord(id=name, **self._accuracies[name]) for name in self.clients]
         return lines, control_accuracy(self.method, self._test and self._test[0])
 

@@ -1,4 +1,4 @@
-"""Which client is at which node, and what it says of itself and of a finished round."""
+"""Registry of clients: their nodes, their info, and their reports of finished rounds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NOBODY = ""
 
 @dataclass(frozen=True)
 class ClientInfo:
-    """What a client says of itself in its hello; counts only where it tells them.
+    """Client info from its hello; class counts only where it shares them.
 
     Args:
         architecture: Of its network, as it calls it.
@@ -53,7 +53,7 @@ class ClientInfo:
     class_counts: tuple[int, ...] | None = None
 
 
-class Registry:
+class ClientRegistry:
     """Asks unknown nodes who they are, and believes their envelopes alone.
 
     Args:
@@ -93,12 +93,12 @@ class Registry:
         self._begun = time.monotonic()
 
     def node(self, client: str) -> int | None:
-        """Where a client is, if it is connected."""
+        """Node of a client, if it is connected."""
         node = self._nodes.get(client)
         return node if node in self._mailbox.nodes() else None
 
     def is_gone(self, client: str) -> bool:
-        """Whether a client is not connected, and nobody is who might be it.
+        """True if a client is not connected, and nobody is who might be it.
 
         One that was not seen at all is given a minute: after a restart of the server its
         clients come back one after the other.

@@ -31,7 +31,7 @@ from fedvtc_edge.training.compute import Compute, as_images, deterministic
 
 from .collector import Collector, Journal
 from .executor import RemoteExecutor
-from .registry import Registry
+from .registry import ClientRegistry
 
 INBOX, JOURNAL = "inbox", "open.json"
 """Where a run keeps what the open round received: in checkpoint/, until the round is done."""
@@ -39,7 +39,7 @@ INBOX, JOURNAL = "inbox", "open.json"
 
 @dataclass(frozen=True)
 class Keys:
-    """What a server opens envelopes with, and whom it believes.
+    """Keys of a server: identities that open envelopes, and the trust list.
 
     Args:
         ring: Its identity, and previous ones while a key is replaced.
@@ -95,7 +95,7 @@ def executor_of(
     )
     terms = terms_of(data, config.data.image_size).to_json()
     settings = as_toml(config).decode()
-    registry = Registry(
+    registry = ClientRegistry(
         config, run, settings, terms, data.classes, keys.ring, keys.trusted, mailbox, progress.say
     )
     inbox = Inbox(path / "checkpoint" / INBOX, run=run, recipient=keys.ring, trusted=keys.trusted)

@@ -1,4 +1,4 @@
-"""What every method is to the round loop."""
+"""Interface between methods and the round loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedvtc_edge.training.knowledge import GlobalKnowledge
 
 
 class Method(ABC):
-    """How clients learn: in steps, which an executor takes with the clients of a round.
+    """Method of learning, in steps that an executor takes with the clients of a round.
 
     What a method needs of the server again after a restart, it keeps in ``published``; the
     engine checkpoints that beside the clients' modules.
@@ -42,12 +42,12 @@ class Method(ABC):
 
     @classmethod
     def shared(cls, settings: Config) -> str:
-        """What clients upload: ``anchored``, ``features[+decoder]``, ``nothing`` or ``data``."""
+        """Content of uploads: ``anchored``, ``features[+decoder]``, ``nothing`` or ``data``."""
         return "nothing"
 
     @abstractmethod
     def steps(self, number: int) -> Sequence[RoundStep]:
-        """What round ``number`` consists of; 0 is what happens once, before the first."""
+        """Steps of round ``number``; 0 is what happens once, before the first."""
 
     def learn(self, kind: str, data: bytes, cohort: Sequence[Client]) -> None:
         """Take up what was published at the end of an exchange.
@@ -82,7 +82,7 @@ class Method(ABC):
         return None
 
     def uploads(self) -> list[str]:
-        """What travels from a client to the server, in words."""
+        """Uploads of a client, in words."""
         return []
 
 

@@ -86,5 +86,5 @@ class FedProto(Method):
         return (-distance).masked_fill(~known, -1e4).log_softmax(1)
 
     def uploads(self) -> list[str]:
-        """What travels from a client to the server, in words."""
+        """Uploads of a client, in words."""
         return ["every round: class counts, per-class sums and sums of squares of its own features"]

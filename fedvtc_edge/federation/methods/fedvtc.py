@@ -50,7 +50,7 @@ class FedVTC(Method):
 
     @classmethod
     def shared(cls, settings: Config) -> str:
-        """As configured."""
+        """Sharing mode of the settings."""
         return settings.method.share
 
     def __init__(self, federation: Federation) -> None:
@@ -147,7 +147,7 @@ class FedVTC(Method):
         return client.present
 
     def uploads(self) -> list[str]:
-        """What travels from a client to the server, in words."""
+        """Uploads of a client, in words."""
         anchored, settings = self.share == "anchored", self.federation.config.method
         when = "once, before the first round" if anchored else "every round"
         whose = "the frozen anchor's" if anchored else "its own network's"

@@ -62,7 +62,7 @@ class Centralised(Method):
         return [RoundStep(train)] if number else []
 
     def uploads(self) -> list[str]:
-        """What a centralised training would need."""
+        """Uploads that a centralised training would need."""
         return ["all raw data (a ceiling, not a federation)"]
 
 

@@ -19,7 +19,7 @@ from fedvtc_edge.distributed.messages import (
     TaskReply,
     TaskRequest,
 )
-from fedvtc_edge.distributed.server.registry import Registry, some
+from fedvtc_edge.distributed.server.registry import ClientRegistry, some
 from fedvtc_edge.sealing import Identity, TrustList, seal
 from fedvtc_edge.wire.context import Context
 
@@ -77,12 +77,12 @@ def said() -> list[str]:
 @pytest.fixture
 def registry(
     mailbox: Nodes, said: list[str], keys: dict[str, Identity], small: Callable[..., Config]
-) -> Registry:
+) -> ClientRegistry:
     trusted = TrustList()
     for name in NAMES:
         trusted.add(name, keys[name].public)
     ring = [keys["server"]]
-    return Registry(small(), RUN, "settings", "terms", 3, ring, trusted, mailbox, said.append)
+    return ClientRegistry(small(), RUN, "settings", "terms", 3, ring, trusted, mailbox, said.append)
 
 
 def document(request: TaskRequest, **changes: Any) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def at_home(keys: dict[str, Identity]) -> Callable[[int, TaskRequest], TaskReply
 
 
 def test_clients_say_who_and_what_they_are(
-    registry: Registry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
+    registry: ClientRegistry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
 ) -> None:
     mailbox.here, mailbox.answering = {0, 1, 2}, at_home(keys)
     registry.gather(NAMES, 3, 60.0)
@@ -128,7 +128,7 @@ def test_clients_say_who_and_what_they_are(
     assert len(mailbox.sent) == 3  # known nodes are not asked again
 
 
-def test_counts_that_are_not_told(registry: Registry, mailbox: Nodes, keys: Any) -> None:
+def test_counts_that_are_not_told(registry: ClientRegistry, mailbox: Nodes, keys: Any) -> None:
     mailbox.here = {0}
     mailbox.answering = lambda node, request: hello(keys, NAMES[0], request, class_counts=None)
     registry.gather(NAMES, 1, 1.0)
@@ -160,7 +160,7 @@ def test_counts_that_are_not_told(registry: Registry, mailbox: Nodes, keys: Any)
     ids=str,
 )
 def test_a_hello_that_is_none_ends_nothing_but_itself(
-    registry: Registry, mailbox: Nodes, keys: Any, said: list[str], changes: dict[str, Any]
+    registry: ClientRegistry, mailbox: Nodes, keys: Any, said: list[str], changes: dict[str, Any]
 ) -> None:
     mailbox.here = {0, 1}
     mailbox.answering = lambda node, request: hello(
@@ -174,7 +174,7 @@ def test_a_hello_that_is_none_ends_nothing_but_itself(
 
 @pytest.mark.parametrize("payload", [b"", b"[]", b"{", b"7", b"\xff", b"[" * 99_999, b"null"])
 def test_a_payload_that_is_no_document(
-    registry: Registry, mailbox: Nodes, keys: dict[str, Identity], payload: bytes
+    registry: ClientRegistry, mailbox: Nodes, keys: dict[str, Identity], payload: bytes
 ) -> None:
     def sealed(node: int, request: TaskRequest) -> TaskReply:
         context = replace(request.context, sender=NAMES[0])
@@ -191,7 +191,7 @@ def test_a_payload_that_is_no_document(
 
 
 def test_nobody_is_believed_without_the_right_key(
-    registry: Registry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
+    registry: ClientRegistry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
 ) -> None:
     replies = {
         0: lambda request: hello(keys, NAMES[0], request, signer="stranger"),
@@ -213,7 +213,7 @@ def test_nobody_is_believed_without_the_right_key(
 
 
 def test_an_old_hello_is_not_taken_again(
-    registry: Registry, mailbox: Nodes, keys: dict[str, Identity]
+    registry: ClientRegistry, mailbox: Nodes, keys: dict[str, Identity]
 ) -> None:
     mailbox.here = {0}
     registry.identify_nodes(0)
@@ -232,7 +232,7 @@ def test_an_old_hello_is_not_taken_again(
 
 
 def test_who_refuses_is_asked_again_only_when_it_has_connected_anew(
-    registry: Registry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
+    registry: ClientRegistry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
 ) -> None:
     refusal = TaskReply(NAMES[0], problem="not my settings", status=Status.REFUSED)
     mailbox.here, mailbox.answering = {0}, lambda node, request: refusal
@@ -250,7 +250,7 @@ def test_who_refuses_is_asked_again_only_when_it_has_connected_anew(
 
 
 def test_who_believes_to_be_in_and_is_not_is_told_why(
-    registry: Registry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
+    registry: ClientRegistry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
 ) -> None:
     """Else its command would wait for a run that never asks for it."""
 
@@ -273,7 +273,7 @@ def test_who_believes_to_be_in_and_is_not_is_told_why(
 
 
 def test_a_hello_that_is_lost_is_sent_again(
-    registry: Registry, mailbox: Nodes, keys: dict[str, Identity]
+    registry: ClientRegistry, mailbox: Nodes, keys: dict[str, Identity]
 ) -> None:
     mailbox.here = {0}
     registry.identify_nodes(0)
@@ -290,7 +290,7 @@ def test_a_hello_that_is_lost_is_sent_again(
 
 @pytest.mark.parametrize("status", [Status.BUSY, Status.UNREACHABLE])
 def test_a_client_at_work_is_asked_again_but_not_at_once(
-    registry: Registry, mailbox: Nodes, keys: dict[str, Identity], status: Status
+    registry: ClientRegistry, mailbox: Nodes, keys: dict[str, Identity], status: Status
 ) -> None:
     def answering(node: int, request: TaskRequest) -> TaskReply:
         if mailbox.now < 1030.0:
@@ -304,7 +304,7 @@ def test_a_client_at_work_is_asked_again_but_not_at_once(
 
 
 def test_two_nodes_that_claim_one_client_are_not_asked_in_turn_for_ever(
-    registry: Registry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
+    registry: ClientRegistry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
 ) -> None:
     mailbox.here = {0, 5}
     mailbox.answering = lambda node, request: hello(keys, NAMES[0], request)
@@ -321,7 +321,7 @@ def test_two_nodes_that_claim_one_client_are_not_asked_in_turn_for_ever(
 
 
 def test_a_client_that_comes_back_at_another_node(
-    registry: Registry, mailbox: Nodes, keys: dict[str, Identity]
+    registry: ClientRegistry, mailbox: Nodes, keys: dict[str, Identity]
 ) -> None:
     mailbox.answering = lambda node, request: hello(keys, NAMES[0], request)
     for node in (3, 4):
@@ -331,7 +331,7 @@ def test_a_client_that_comes_back_at_another_node(
 
 
 def test_all_are_waited_for_and_after_a_while_enough(
-    registry: Registry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
+    registry: ClientRegistry, mailbox: Nodes, keys: dict[str, Identity], said: list[str]
 ) -> None:
     mailbox.here, mailbox.answering = {0, 1}, at_home(keys)
     begun = mailbox.now
@@ -352,7 +352,7 @@ def test_all_are_waited_for_and_after_a_while_enough(
 
 
 def test_who_is_gone_and_who_may_come_back(
-    registry: Registry, mailbox: Nodes, keys: dict[str, Identity]
+    registry: ClientRegistry, mailbox: Nodes, keys: dict[str, Identity]
 ) -> None:
     assert not registry.is_gone(NAMES[0])  # of a server that has just begun
     mailbox.here = {0}
@@ -369,7 +369,7 @@ def test_who_is_gone_and_who_may_come_back(
 
 
 def test_good_bye_is_said_to_those_that_are_here_and_not_for_ever(
-    registry: Registry, mailbox: Nodes, keys: dict[str, Identity]
+    registry: ClientRegistry, mailbox: Nodes, keys: dict[str, Identity]
 ) -> None:
     def answering(node: int, request: TaskRequest) -> TaskReply | None:
         if request.context.kind == HELLO:
