@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import fedvtc_edge
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, DataError, FedVTCError, RunError
@@ -348,3 +350,7 @@ def test_clients_share_the_data_out(tiny: Tiny) -> None:
     assert [client.id for client in dealt] == [f"client-0{index}" for index in range(4)]
     assert all(client.decoder is None for client in dealt)
     assert all(0 <= client.images.min() <= client.images.max() <= 1 for client in dealt)
+
+
+def test_the_package_says_its_version() -> None:
+    assert fedvtc_edge.__version__ == metadata.version("fedvtc-edge")
