@@ -1,4 +1,4 @@
-"""A server and three clients over loopback; a client and then the SuperLink are killed.
+"""A server and three clients over loopback; a client, the SuperLink and the server are killed.
 
 Run by test_deployment.py in a network namespace without a route. Prints one JSON object.
 """
@@ -179,6 +179,11 @@ def main(folder: Path) -> None:
         seen["left of the killed"] = list(processes_of(folder / "run").values())
         clients["client-02"] = join("client-02")
         server = start("server-again", "serve", "--resume", "run", *where)
+        until(server, "listening on", deadline)
+        server.kill()
+        while processes_of(folder / "run") and time.monotonic() < deadline:
+            time.sleep(0.2)
+        server = start("server-last", "serve", "--resume", "run", *where)
         until(server, "rounds: 3/3", deadline)
         for command in (server, *clients.values()):
             command.process.wait(max(deadline - time.monotonic(), 1.0))

@@ -1,4 +1,4 @@
-"""A real deployment: TLS, node keys, sealing, masking; a client and the SuperLink are killed."""
+"""A real deployment: TLS, node keys, sealing, masking; client, SuperLink and server are killed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOME = 'it\'s a "home" \\ 0'
 
 
 @pytest.mark.slow
-def test_a_client_and_the_superlink_are_killed_and_nothing_counts_twice(
+def test_client_superlink_and_server_are_killed_and_nothing_counts_twice(
     offline: Callable[..., CompletedProcess[str]], tmp_path: Path
 ) -> None:
     done = offline(SCENARIO, str(tmp_path), environ={}, timeout=1200)
