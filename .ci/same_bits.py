@@ -143,7 +143,7 @@ def flower_commands(python: str, out: Path) -> str:
 
 
 def bits_of(run: Path) -> dict[str, Any]:
-    """What a finished run left: digests of tensors and files, and the figures of its summary."""
+    """Results of a finished run: digests of tensors and files, and the figures of its summary."""
     parts: dict[str, Any] = {}
     for path in sorted([*run.glob("statistics.safetensors"), *run.glob("clients/*/*.safetensors")]):
         with safe_open(path, framework="numpy") as file:

@@ -42,7 +42,7 @@ summation reaches 5e-6 on the small built-in networks and 4e-5 on torchvision's 
 where torch itself is as far from float64, and from itself at another batch size."""
 
 TIE = 0.01
-"""How near to a half, in levels of 255, a pixel must be for its rounding to depend on the
+"""Distance from a half, in levels of 255, within which a pixel's rounding may depend on the
 last bits of a sum; 3e-5 is the most that was seen."""
 
 Report = dict[str, Any]

@@ -31,7 +31,7 @@ MeasureClient = Callable[..., ClassStatistics]
 
 @pytest.fixture(scope="module", params=["diagonal", "pooled"])
 def moments(request: pytest.FixtureRequest) -> str:
-    """Which second moments are measured and added."""
+    """Kind of second moments that are measured and added."""
     return str(request.param)
 
 
@@ -97,7 +97,7 @@ class TestMeasuring:
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
 def precision(request: pytest.FixtureRequest) -> Precision:
-    """How numbers are stored."""
+    """Precision in which numbers are stored."""
     chosen: Precision = request.param
     return chosen
 
@@ -116,7 +116,7 @@ def upload(statistics: ClassStatistics, precision: Precision) -> bytes:
 
 @pytest.fixture(scope="module")
 def arrays(upload: bytes) -> dict[str, NDArray[Any]]:
-    """What safetensors finds in it."""
+    """Arrays that safetensors reads from the upload."""
     return safetensors.numpy.load(upload[HEADER.size :])
 
 

@@ -110,7 +110,7 @@ def one_client(
         assignment: Its id, device and architecture, which is known.
         classes: Number C of classes.
         compute: Where tensors live.
-        decoders: Whether it paints.
+        decoders: Whether it has a decoder, to synthesise images.
 
     Raises:
         ConfigError: An unknown architecture.

@@ -199,7 +199,7 @@ def pictures(method: Method, data: Dataset) -> dict[str, NDArray[np.uint8]]:
     row = len(clients) * data.classes * size * size * channels
     per_class = min(_PER_CLASS, max(1, _PICTURE_BYTES // row))
     labels = torch.arange(data.classes).repeat_interleave(per_class)
-    painted = [
+    synthetic = [
         (client.synthesise(world, labels) * 255.0).round().to(torch.uint8) for client in clients
     ]
     grid = (data.classes, per_class, size, size, channels)
@@ -207,7 +207,7 @@ def pictures(method: Method, data: Dataset) -> dict[str, NDArray[np.uint8]]:
     for label in range(data.classes):
         examples = data.x_test[data.y_test == label][:per_class]
         real[label, : len(examples)] = examples
-    stacked = torch.stack(painted).permute(0, 1, 3, 4, 2)
+    stacked = torch.stack(synthetic).permute(0, 1, 3, 4, 2)
     return {"painted": stacked.reshape(len(clients), *grid).numpy(), "real": real}
 
 

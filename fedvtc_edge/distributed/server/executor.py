@@ -26,7 +26,7 @@ from .collector import Collector
 from .registry import ClientInfo, ClientRegistry, merged, read_report
 
 OPENING_CALLS = 3
-"""How often a client is asked for what it uploads only once."""
+"""Times that a client is asked for what it uploads only once."""
 
 SHUTDOWN_S = 30.0
 """So long clients may take to hear that the run is done."""

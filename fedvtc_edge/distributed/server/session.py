@@ -34,7 +34,7 @@ from .executor import RemoteExecutor
 from .registry import ClientRegistry
 
 INBOX, JOURNAL = "inbox", "open.json"
-"""Where a run keeps what the open round received: in checkpoint/, until the round is done."""
+"""Names of what the open round received: in checkpoint/, until the round is done."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def serve(
 
 
 def _figures(executor: RemoteExecutor, name: str) -> ClientStats:
-    """What a client elsewhere has told of itself."""
+    """Stats of a client elsewhere, from its own reports."""
     info, spent = executor.client_info.get(name), executor.account[name]
     counts = None if info is None else info.class_counts
     return ClientStats(
