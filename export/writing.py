@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from fedvtc_edge.errors import BundleError, ParityError
 from fedvtc_edge.models import Classifier
-from fedvtc_edge.models.extractor import Anchor
+from fedvtc_edge.models.extractor import Anchor, in_chunks
 from fedvtc_edge.models.vtc import VTC
-from fedvtc_edge.training.client import in_chunks
 
 from . import inputs
 from .codes import Codes, StatisticsClassifier, combined, log_softmax

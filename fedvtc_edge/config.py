@@ -96,13 +96,16 @@ class MethodSettings(_Table):
         tuple[Literal["dm", "kl", "head-only", "teacher"], ...], Field(strict=False)
     ] = ()
     extractor: str = "random"
+    extractor_weights: str = ""
+    extractor_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
 
     @model_serializer(mode="wrap")
     def _without_default_extractor(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave the key out where it is the default: a run's name is a digest of its settings."""
+        """Leave keys out where they are the default: a run's name is a digest of its settings."""
         document: dict[str, Any] = dump(self)
-        if self.extractor == "random":
-            document.pop("extractor", None)
+        for key in ("extractor", "extractor_weights", "extractor_sha256"):
+            if getattr(self, key) == type(self).model_fields[key].default:
+                document.pop(key, None)
         return document
 
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvtc_edge.errors import ScoreError
+from fedvtc_edge.models.extractor import in_chunks
 from fedvtc_edge.statistics.class_statistics import Array
-from fedvtc_edge.training.client import in_chunks
 from fedvtc_edge.training.knowledge import from_anchor, from_features
 from fedvtc_edge.training.losses import ClassMoments
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedvtc_edge.training.client import in_chunks
+from fedvtc_edge.models.extractor import in_chunks
 
 from ..adversary.view import Case, CaseAttack, Guess, Map, View
 

@@ -16,6 +16,7 @@ from fedvtc_edge.config import Config, MethodSettings, TrainingSettings
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.models import ImageShape, build, from_torchvision, vtc
 from fedvtc_edge.models.extractor import Anchor
+from fedvtc_edge.models.pretrained import source_of
 from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS, METHODS
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.training.client import Client
@@ -297,7 +298,9 @@ def phases_of(
     """
     one_round = method.model_copy(update={"rounds": 1})  # their number is of no account
     # A name may come to stand for something else: what is lent to one run, for example.
-    things = (ARCHITECTURES.find(architecture), EXTRACTORS.find(method.extractor))
+    pretrained = source_of(method.extractor, method.extractor_weights)
+    extractor = EXTRACTORS.find(method.extractor) if pretrained is None else pretrained.sha256
+    things = (ARCHITECTURES.find(architecture), extractor)
     return _phases(architecture, shape, classes, one_round, things)
 
 
@@ -375,7 +378,7 @@ def probe_statistics(
     device = torch.device("cpu")
     if not has_decoder(method) or method.share != "anchored":
         return blank(classes, method.latent, device=device), None
-    anchor = Anchor(shape, method.anchor, 0, method.extractor)
+    anchor = Anchor(shape, method.anchor, 0, method.extractor, method.extractor_weights)
     draw = np.random.Generator(np.random.Philox(key=0))
     labels = torch.arange(classes).repeat(2)
     features = torch.from_numpy(draw.standard_normal((len(labels), method.anchor), np.float32))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fedvtc_edge.models.extractor import in_chunks
 from fedvtc_edge.runs.records import ClientRecord
-from fedvtc_edge.training.client import Client, in_chunks
+from fedvtc_edge.training.client import Client
 
 from .methods import Method, calibrated
 

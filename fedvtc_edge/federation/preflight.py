@@ -9,6 +9,7 @@ from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.masking.plan import LEAST_CLIENTS, MOST_CLIENTS, threshold_of
 from fedvtc_edge.models import find
+from fedvtc_edge.models.pretrained import source_of
 from fedvtc_edge.plugins import EXTRACTORS, METHODS
 from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.training.compute import Compute
@@ -32,7 +33,8 @@ def check(config: Config, engine: Literal["local", "flower", "client"] | None = 
     """
     engine = engine or config.engine.name
     method_of(config)
-    EXTRACTORS.find(config.method.extractor)
+    if source_of(config.method.extractor, config.method.extractor_weights) is None:
+        EXTRACTORS.find(config.method.extractor)
     mechanism = mechanism_of(config)
     if mechanism is not None:
         mechanism.check()

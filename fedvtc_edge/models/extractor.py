@@ -16,16 +16,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.weak import WeakIdKeyDictionary
 
-from fedvtc_edge.config import Config
+from fedvtc_edge.config import Config, MethodSettings
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.plugins import EXTRACTORS, METHODS
 from fedvtc_edge.privacy.mechanism import anchor_width
 from fedvtc_edge.seeding import derive_seed
 
+from .pretrained import source_of
 from .registry import ImageShape
 
 _FIRST, _SECOND, _KERNEL, _GRID = 32, 64, 5, 4
+CHUNK = 256
+"""Images per forward: LeNet's activations of 512 digits no longer fit the cache (twice as slow)."""
+
+PRETRAINED_CHUNK = 32
+"""Images per forward of a pretrained network: 0.15 GB at 224 px."""
+
 _NOISE_IMAGES, _NOISE_SEED = 256, 2508_01670
 
 
@@ -43,22 +51,37 @@ class Anchor(nn.Module):
         width: Number m of features.
         seed: Public seed. NumPy's Philox generator makes it one function on
             every platform.
-        extractor: A registered name; its features are projected to m and normalised in
-            place of those filters'.
+        extractor: A registered name, or one of :mod:`fedvtc_edge.models.pretrained`; its
+            features are projected to m and normalised in place of those filters'.
+        weights: A file of weights for it; see there.
+
+    Attributes:
+        chunk: Images of one pass; fewer where a pretrained network holds more for each.
+        matches: Whether decoders match distributions in its space. Not in that of a pretrained
+            network, which costs 25 ms an image where the random filters cost 0.1, if
+            gradients flow through it at all: through onnxruntime none do.
+        sha256: Hash of a pretrained extractor's weights, or empty.
 
     Raises:
-        ConfigError: No such extractor, or one that gives no features [N, d].
+        ConfigError: No such extractor, or one that gives no m features [N, d ≥ m] or more.
     """
 
-    def __init__(self, shape: ImageShape, width: int, seed: int, extractor: str = "random") -> None:
+    def __init__(
+        self,
+        shape: ImageShape,
+        width: int,
+        seed: int,
+        extractor: str = "random",
+        weights: str = "",
+    ) -> None:
         super().__init__()
         draw = np.random.Generator(np.random.Philox(key=seed))
-        self.width = width
-        build = EXTRACTORS.find(extractor)
-        self.body = None if build is None else _frozen(build, extractor, shape, seed)
+        self.width, self.sha256, self.chunk = width, "", CHUNK
+        self.matches = True
+        self._embedded: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.body = self._body(shape, seed, extractor, weights)
         if self.body is not None:
-            inner = self.body(torch.zeros(1, shape.channels, shape.size, shape.size)).shape[1]
-            project = draw.standard_normal((inner, width)) / np.sqrt(inner)
+            project = _projection(self.body, shape, width, draw, extractor)
             self.register_buffer("project", torch.from_numpy(project.astype(np.float32)))
             return
         self.stride = 1 if shape.size <= 16 else 2
@@ -80,12 +103,80 @@ class Anchor(nn.Module):
         unit: Tensor = F.normalize(h @ cast(Tensor, self.project), dim=1)
         return unit.mul(self.width**0.5)
 
+    def embed(self, images: Tensor) -> Tensor:
+        """Features [N, m] of images, on the CPU, in pieces; not computed again for a tensor.
+
+        A pretrained network takes milliseconds an image, and a run asks for the same images'
+        features after each round: they are kept for as long as that tensor lives.
+        """
+        if self.body is None:
+            return in_chunks(self, images)
+        if images not in self._embedded:
+            self._embedded[images] = in_chunks(self, images)
+        features: Tensor = self._embedded[images]
+        return features
+
+    def _body(self, shape: ImageShape, seed: int, extractor: str, weights: str) -> nn.Module | None:
+        source = source_of(extractor, weights)
+        if source is not None:
+            self.sha256, self.chunk = source.sha256, PRETRAINED_CHUNK
+            self.matches = False
+            return source.build(shape).eval().requires_grad_(False)
+        build = EXTRACTORS.find(extractor)
+        return None if build is None else _frozen(build, extractor, shape, seed)
+
     def _filtered(self, x: Tensor) -> Tensor:
         x = x - x.mean(dim=(1, 2, 3), keepdim=True)
         h = F.relu(F.conv2d(x, cast(Tensor, self.first), stride=self.stride, padding=_KERNEL // 2))
         h = F.relu(F.conv2d(h - h.mean(1, keepdim=True), cast(Tensor, self.second), padding=1))
         average = cast(Tensor, self.average)
         return torch.matmul(torch.matmul(average, h), average.T).flatten(1)
+
+
+@torch.no_grad()
+def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Apply ``function`` to images in bounded pieces, without gradients; the result is on CPU."""
+    pieces = torch.split(images, getattr(function, "chunk", CHUNK))
+    return torch.cat([function(piece).float().cpu() for piece in pieces])
+
+
+@torch.no_grad()
+def _projection(
+    body: nn.Module, shape: ImageShape, width: int, draw: np.random.Generator, name: str
+) -> NDArray[np.float64]:
+    """Public projection [d, m] of a body's features.
+
+    Where the network has a public classifier, the directions that it reads most: 1 to 10
+    points better on natural images than random ones of equal number (docs/decisions/0032).
+    """
+    features = body(torch.zeros(2, shape.channels, shape.size, shape.size))
+    if features.ndim != 2 or len(features) != 2:
+        raise ConfigError(
+            f"extractor {name!r} gives features of shape {list(features.shape)} for two images",
+            hint="let it return [N, d]; nn.Flatten() is often what is missing",
+        )
+    if not torch.isfinite(features).all():
+        raise ConfigError(
+            f"extractor {name!r} gives features of black images that are not finite",
+            hint="check its weights and its normalisation: pixels are given in [0, 1]",
+        )
+    inner = features.shape[1]
+    matrix = getattr(body, "classifier", None)
+    if matrix is None:
+        random: NDArray[np.float64] = draw.standard_normal((inner, width)) / np.sqrt(inner)
+        return random
+    if width > min(matrix.shape):
+        raise ConfigError(
+            f"method.anchor = {width} with extractor {name!r}, which has {min(matrix.shape)} "
+            "directions",
+            hint="lower method.anchor",
+        )
+    rows = matrix.double().cpu().numpy()
+    _, _, directions = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    kept: NDArray[np.float64] = directions[:width]
+    # A singular vector has no sign of its own: the same one on every machine.
+    largest = np.take_along_axis(kept, np.abs(kept).argmax(1)[:, None], axis=1)
+    return (kept * np.sign(largest)).T
 
 
 def _frozen(build: Callable[..., Any], name: str, shape: ImageShape, seed: int) -> nn.Module:
@@ -99,14 +190,8 @@ def _frozen(build: Callable[..., Any], name: str, shape: ImageShape, seed: int) 
                 hint="return a module that maps images [N, channels, H, W] to [N, d]",
             )
         body = body.cpu().eval()
-        features = body(torch.zeros(2, shape.channels, shape.size, shape.size))  # fills lazy layers
-        body.requires_grad_(False)
-    if features.ndim != 2 or len(features) != 2:
-        raise ConfigError(
-            f"extractor {name!r} gives features of shape {list(features.shape)} for two images",
-            hint="let it return [N, d]; nn.Flatten() is often what is missing",
-        )
-    return body
+        body(torch.zeros(2, shape.channels, shape.size, shape.size))  # fills lazy layers
+        return body.requires_grad_(False)
 
 
 EXTRACTORS.register("random", None)
@@ -120,8 +205,42 @@ def extractor_of(config: Config, shape: ImageShape, classes: int) -> Anchor | No
     """
     if METHODS.find(config.method.name).shared(config) != "anchored":
         return None
-    width, seed = anchor_width(config, classes), derive_seed(config.seed, "anchor")
-    return Anchor(shape, width, seed, config.method.extractor).eval()
+    width, seed, method = (
+        anchor_width(config, classes),
+        derive_seed(config.seed, "anchor"),
+        config.method,
+    )
+    anchor = Anchor(shape, width, seed, method.extractor, method.extractor_weights).eval()
+    _check_hash(method, anchor.sha256)
+    return anchor
+
+
+def pinned(config: Config) -> Config:
+    """Settings that name the hash of their pretrained extractor, so that a run does.
+
+    Raises:
+        ConfigError: No such extractor, or not the one of ``method.extractor_sha256``.
+    """
+    method = config.method
+    source = source_of(method.extractor, method.extractor_weights)
+    if source is None:
+        EXTRACTORS.find(method.extractor)
+    digest = source.sha256 if source else ""
+    _check_hash(method, digest)
+    return (
+        config
+        if digest == method.extractor_sha256
+        else config.replace(method={"extractor_sha256": digest})
+    )
+
+
+def _check_hash(method: MethodSettings, digest: str) -> None:
+    if method.extractor_sha256 not in ("", digest):
+        raise ConfigError(
+            f"extractor {method.extractor!r} here has sha256 {digest[:16] or 'none'}…, the run's "
+            f"has {method.extractor_sha256[:16]}…",
+            hint="features of two extractors cannot be added: use the same file everywhere",
+        )
 
 
 @torch.no_grad()

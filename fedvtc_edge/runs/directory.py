@@ -294,7 +294,13 @@ def digest(config: Config) -> str:
 
 
 def public_name(config: Config) -> str:
-    """Name of a run in what its clients upload: the first 32 digits of its digest."""
+    """Name of a run in what its clients upload: the first 32 digits of its digest.
+
+    An extractor's file goes into it by its hash, not by where a machine keeps it.
+    """
+    if config.method.extractor_sha256:
+        kind = "onnx" if config.method.extractor.endswith(".onnx") else config.method.extractor
+        config = config.replace(method={"extractor": kind, "extractor_weights": ""})
     return digest(config)[:32]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedvtc_edge.config import TrainingSettings
 from fedvtc_edge.models.classifier import Classifier
-from fedvtc_edge.models.extractor import Anchor
+from fedvtc_edge.models.extractor import CHUNK, Anchor, in_chunks
 from fedvtc_edge.models.vtc import VTC
 from fedvtc_edge.privacy.mechanism import Mechanism
 from fedvtc_edge.seeding import derive_seed, generator, seed_layers
@@ -26,9 +26,6 @@ from .compute import Compute
 from .knowledge import GlobalKnowledge
 from .losses import ClassMoments
 from .steps import Gradients
-
-_CHUNK = 256
-"""Images per forward: LeNet's activations of 512 digits no longer fit the cache (twice as slow)."""
 
 
 @dataclass(eq=False)
@@ -199,9 +196,8 @@ class Client:
     def measure_anchor(self, anchor: Anchor, *, pooled: bool) -> ClassStatistics:
         """Per-class sums of the anchor's features R(x), [C, m]; the model is not involved."""
         with self.working():
-            features = in_chunks(anchor, self.images)
             return ClassStatistics.of(
-                features, self.labels.cpu(), classes=self.classes, pooled=pooled
+                anchor.embed(self.images), self.labels.cpu(), classes=self.classes, pooled=pooled
             )
 
     def protect(
@@ -247,11 +243,6 @@ def one_by_one(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     A short batch is multiplied by another kernel, whose last bits differ: all chunks
     are made equally long, or one image more would change the others' features.
     """
-    padding = torch.zeros(-len(images) % _CHUNK, *images.shape[1:]).to(images)
+    chunk = getattr(function, "chunk", CHUNK)
+    padding = torch.zeros(-len(images) % chunk, *images.shape[1:]).to(images)
     return in_chunks(function, torch.cat([images, padding]))[: len(images)]
-
-
-@torch.no_grad()
-def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Apply ``function`` to images in bounded pieces, without gradients; the result is on CPU."""
-    return torch.cat([function(part).float().cpu() for part in torch.split(images, _CHUNK)])

@@ -100,9 +100,9 @@ def matching(
     one = torch.ones((), device=synthetic.device)
     features = model.features(synthetic)
     own = MATCH_FEATURES * match_moments(features, knowledge.codes, classes, scale=one, spread=1.0)
-    if knowledge.anchored is None:
-        return own
     known = knowledge.anchored
+    if known is None or not known.anchor.matches:
+        return own
     seen = known.anchor(synthetic)
     anchored = match_moments(seen, known.moments, classes, scale=known.scale, spread=SPREAD)
     return MATCH_ANCHOR * anchored + own

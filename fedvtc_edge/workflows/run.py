@@ -27,6 +27,7 @@ from fedvtc_edge.federation.server import Refusals, discard_upload, ignore_refus
 from fedvtc_edge.federation.summary import ClientStats, finish, summarise
 from fedvtc_edge.flower.simulation import simulate
 from fedvtc_edge.models import ImageShape
+from fedvtc_edge.models.extractor import pinned
 from fedvtc_edge.models.registry import Body, Function
 from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS
 from fedvtc_edge.privacy.release_store import ReleaseStore
@@ -97,6 +98,7 @@ def run(
             config = config.replace(method={"extractor": name})
             held.enter_context(EXTRACTORS.lent({name: partial(_as_module, extractor)}))
         check(config)
+        config = pinned(config)
         files, settings = {}, config.data
         if data is not None:
             files[DATA] = pack(data)
@@ -155,6 +157,7 @@ def run_without_trace(config: Config, data: Dataset) -> dict[str, Any]:
     On the local engine, whatever the settings say: nothing but time would differ.
     """
     check(config)
+    config = pinned(config)
     return _run(config, data, None, None, SilentProgress(), with_baselines=False).summary
 
 

@@ -12,6 +12,7 @@ from fedvtc_edge.errors import RunError
 from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.flower.access.keys import ServerKeyBundle
 from fedvtc_edge.flower.deployment import check_deployment, serve_run
+from fedvtc_edge.models.extractor import pinned
 from fedvtc_edge.progress import Progress, SilentProgress
 from fedvtc_edge.runs.directory import RunDirectory
 from fedvtc_edge.storage.lock import alone
@@ -44,6 +45,7 @@ def serve(
         RunError: ``out`` cannot be written or is not empty.
     """
     check(config)
+    config = pinned(config)
     keys, notes = check_deployment(config, kit, previous, host, port)
     directory = RunDirectory.vacant(Path(out), config)
     load_data(config)

@@ -12,7 +12,8 @@ from torch import Tensor
 from fedvtc_edge.config import Config
 from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.federation import Federation
-from fedvtc_edge.training.client import Client, in_chunks
+from fedvtc_edge.models.extractor import in_chunks
+from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.knowledge import GlobalKnowledge
 
 

@@ -11,8 +11,9 @@ from fedvtc_edge import wire
 from fedvtc_edge.config import Config
 from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.federation import Federation
+from fedvtc_edge.models.extractor import in_chunks
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
-from fedvtc_edge.training.client import Client, in_chunks
+from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.losses import ClassMoments
 
 from .base import Method

@@ -18,7 +18,7 @@ from fedvtc_edge.models import vtc
 from fedvtc_edge.models.extractor import Anchor, centre, extractor_of
 from fedvtc_edge.privacy.release import Integers
 from fedvtc_edge.privacy.release_spec import Array
-from fedvtc_edge.training.client import Client, in_chunks
+from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.finetuning import steps_in
 from fedvtc_edge.training.knowledge import (
     CODE_STD,
@@ -128,7 +128,7 @@ class FedVTC(Method):
         if self._knowledge is None or self._knowledge.anchored is None:
             return None
         known = self._knowledge.anchored
-        return known.classifier(in_chunks(known.anchor, images).to(images.device)).cpu()
+        return known.classifier(known.anchor.embed(images).to(images.device)).cpu()
 
     def knowledge(self) -> GlobalKnowledge | None:
         """Global statistics as clients have them by now."""
