@@ -3,7 +3,7 @@
 Whoever holds a device reads its bundle (docs/bundle-format.md). Weights must be in it, and the
 published statistics in a file of their own; counts, a client's own statistics, features, paths
 and people must not. A class that one client alone holds is published as that client's own mean,
-and named so.
+and named so; a client's class prior, which is its counts in other words, is named too.
 
 No file is trusted: sizes are bounded before a byte is read, and links are refused. Graphs are
 walked by protobuf's own description of them, so that no place in a file is forgotten.
@@ -446,6 +446,9 @@ def _examined(
         yield leak("statistics", name + of, expected)
     if file == STATISTICS and piece.where == "own" and not piece.numbers.all():
         yield leak("statistics", "which classes the client had", True)
+    if file == MANIFEST and piece.where == "prior":
+        what = "how many examples of which class the client had (export --with-prior)"
+        yield leak("statistics", what, True)
     if not rows and _COUNTS.search(piece.where.rpartition(".")[2]) and _are_counts(piece.numbers):
         yield leak("statistics", "whole numbers under this name")
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fedvtc_edge.sealing.signing import PublicKey
 
 Choice = Literal["auto", "fp32", "int8"]
+Prior = Literal["uniform", "own"]
 Images = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
@@ -150,7 +151,9 @@ class Bundle:
         ]
         return np.concatenate(parts)
 
-    def classify(self, images: Images, *, calibrated: bool = False) -> Floats:
+    def classify(
+        self, images: Images, *, calibrated: bool = False, prior: Prior = "uniform"
+    ) -> Floats:
         """Scores of every class for images.
 
         Args:
@@ -158,20 +161,37 @@ class Bundle:
             calibrated: Combine the own model with classification by the published
                 statistics: more accurate, above all on classes that the client never
                 saw, for one more graph per image.
+            prior: How often each class is expected: ``uniform`` where any may come, ``own``
+                at the client's home, where they come as often as in its own data.
 
         Returns:
-            float32 [N, C]: logits of the own model, or combined log-probabilities.
+            float32 [N, C]: logits of the own model, or combined log-probabilities; with the
+            own prior the same plus its logarithm.
 
         Raises:
-            BundleError: Images of another type or shape, or a bundle without statistics.
+            BundleError: Images of another type or shape, a bundle without statistics, or
+                one without the client's prior.
         """
         inputs.check_images(images, self.manifest.image)
-        logits = _in_chunks(self._classifier, images)
-        if not calibrated:
-            return logits
-        features = _in_chunks(self._anchor, images)  # first: it refuses where there is none
-        own = log_softmax(logits)
-        return combined(own, self._by_statistics(features), self.codes.own)
+        shift = self._log_prior(prior)
+        scores = _in_chunks(self._classifier, images)
+        if calibrated:
+            features = _in_chunks(self._anchor, images)  # first: it refuses where there is none
+            known = self._by_statistics(features)
+            scores = combined(log_softmax(scores), known, self.codes.own)
+        return scores if shift is None else scores + shift
+
+    def _log_prior(self, prior: Prior) -> Floats | None:
+        if prior == "uniform":
+            return None
+        if prior != "own":
+            raise BundleError(f"prior {prior!r}", hint="expected uniform or own")
+        if self.manifest.prior is None:
+            raise BundleError(
+                "this bundle does not hold its client's prior",
+                hint="leave --prior own out, or have the client export with --with-prior",
+            )
+        return np.log(np.array(self.manifest.prior)).astype(np.float32)
 
     @property
     def classifier_variant(self) -> Variant:
@@ -283,6 +303,9 @@ def use_all(path: str) -> None:
         if "anchor" in bundle.manifest.graphs:
             scores = bundle.classify(images, calibrated=True)
             _must(np.isfinite(scores).all(), f"{variant}: combined scores are not finite")
+        if bundle.manifest.prior is not None:
+            scores = bundle.classify(images, prior="own")
+            _must(np.isfinite(scores).all(), f"{variant}: scores at home are not finite")
         if "synthesizer" in bundle.manifest.graphs:
             labels = np.flatnonzero(bundle.codes.known)
             drawn = bundle.synthesize(labels, 0)

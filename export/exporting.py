@@ -24,6 +24,7 @@ from fedvtc_edge.progress import Progress, SilentProgress
 from fedvtc_edge.runs.directory import version
 from fedvtc_edge.runs.finished import FinishedRun
 from fedvtc_edge.sealing.signing import fingerprint
+from fedvtc_edge.statistics.class_prior import class_prior
 from fedvtc_edge.storage.atomic import new_folder, recover_folder
 from fedvtc_edge.training.compute import deterministic
 from fedvtc_edge.training.knowledge import CODE_STD, class_codes
@@ -49,6 +50,7 @@ def export(
     *,
     clients: Sequence[str] | None = None,
     int8: bool = False,
+    with_prior: bool = False,
     signing_key: Ed25519PrivateKey | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -66,6 +68,8 @@ def export(
         out: New or empty folder, or one of an earlier export of the same run.
         clients: Ids; None takes all.
         int8: Add int8 variants, calibrated with synthesised images.
+        with_prior: Add each client's class prior, which tells how many examples of which
+            class it has, for classification at its home.
         signing_key: Ed25519 key that signs the manifests.
         progress: Told of each client; None is silent.
 
@@ -87,7 +91,7 @@ def export(
     progress = progress or SilentProgress()
     entries = []
     with deterministic():
-        builder = Builder(finished, task_of(finished), int8=int8)
+        builder = Builder(finished, task_of(finished), int8=int8, with_prior=with_prior)
         # All of them before anything is written: a refusal touches nothing.
         kept = {
             client: _already(folder / client, builder, client, signing_key) for client in wanted
@@ -246,15 +250,28 @@ def task_of(finished: FinishedRun) -> ClassificationTask:
 
 
 class Builder:
-    """Builder of the bundles of one run; ``int8`` adds int8 variants.
+    """Builder of the bundles of one run.
+
+    Args:
+        int8: Whether to add int8 variants.
+        with_prior: Whether to add each client's class prior.
 
     Raises:
-        RunError: int8 is wanted and there is nothing to calibrate it with, or the
-            published statistics do not fit the settings.
+        RunError: int8 is wanted and there is nothing to calibrate it with, the
+            published statistics do not fit the settings, or the prior is what the run's
+            privacy mode hides.
     """
 
-    def __init__(self, finished: FinishedRun, data: ClassificationTask, *, int8: bool) -> None:
+    def __init__(
+        self,
+        finished: FinishedRun,
+        data: ClassificationTask,
+        *,
+        int8: bool,
+        with_prior: bool = False,
+    ) -> None:
         size, _, channels = data.image_shape
+        self.with_prior = with_prior
         self.finished, self.data, self.int8 = finished, data, int8
         self.shape = ImageShape(size, channels)
         self.latent = finished.config.method.latent
@@ -275,6 +292,12 @@ class Builder:
                     hint="the run is damaged, or its data set has changed: run it again",
                 )
         self.method = METHODS.find(finished.config.method.name)
+        if with_prior and self._classes_are_private:
+            raise RunError(
+                f"privacy.mode = {finished.config.privacy.mode!r} covers the bundle, and how many "
+                "examples of which class a client has would be in it without noise",
+                hint="leave out --with-prior",
+            )
         if int8 and not self.method.has_decoder:
             raise RunError(
                 f"int8 is calibrated with synthesised images, and "
@@ -289,6 +312,7 @@ class Builder:
             and manifest.client == client
             and manifest.revision == 0
             and bool(manifest.int8) == self.int8
+            and manifest.prior == self._prior(client)
             and manifest.source == self._source(client)
             and manifest.tools == _tools()
         )
@@ -325,6 +349,9 @@ class Builder:
                 writer.synthesizer(decoder)
         if self.anchor is not None:
             writer.anchor(self.anchor, record.accuracy_calibrated)
+        prior = self._prior(client)
+        if prior is not None:
+            writer.at_home(prior, self._counts(client), record)
         if self.int8:
             writer.quantized()
         summary = self.finished.summary
@@ -351,6 +378,7 @@ class Builder:
                 delta=summary.delta,
                 unit=summary.privacy_unit,
             ),
+            prior=prior,
             accuracy=writer.accuracy,
             parity=writer.parity,
             int8=writer.int8,
@@ -362,19 +390,32 @@ class Builder:
         names = ("classifier.safetensors", "decoder.safetensors")
         return {name: File.of(folder / name).sha256 for name in names if (folder / name).exists()}
 
-    def _codes(self, client: str) -> Codes | None:
-        knowledge = self.published
-        if knowledge is None:
-            return None
+    @property
+    def _classes_are_private(self) -> bool:
+        """True if the run's ε covers which classes a client has."""
+        mechanism = mechanism_of(self.finished.config)
+        return mechanism is not None and mechanism.protects_models
+
+    def _counts(self, client: str) -> list[int]:
         counts = self.finished.record(client).class_counts
         if not isinstance(counts, list) or len(counts) != self.data.classes:
             raise RunError(
                 f"{self.finished.path}: {client} lacks counts of {self.data.classes} classes",
                 hint="the run is damaged, or its data set has changed: run it again",
             )
-        own = np.array(counts) > 0
-        mechanism = mechanism_of(self.finished.config)
-        if mechanism is not None and mechanism.protects_models:  # which it has is private
+        return counts
+
+    def _prior(self, client: str) -> tuple[float, ...] | None:
+        if not self.with_prior:
+            return None
+        return tuple(class_prior(self._counts(client)).tolist())
+
+    def _codes(self, client: str) -> Codes | None:
+        knowledge = self.published
+        if knowledge is None:
+            return None
+        own = np.array(self._counts(client)) > 0
+        if self._classes_are_private:
             own = np.ones_like(own)
         if self.anchor is None:
             mean, std = knowledge.mean.astype(np.float32), knowledge.std.astype(np.float32)

@@ -163,6 +163,12 @@ class Manifest(_Record):
     files: dict[str, File]
     graphs: dict[GraphName, Graph]
     privacy: Privacy
+    prior: (
+        Annotated[
+            tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(strict=False, max_length=10_000)
+        ]
+        | None
+    ) = None
     accuracy: dict[str, Any]
     parity: dict[str, Any]
     int8: dict[str, dict[str, int | float | None]]
@@ -202,6 +208,11 @@ class Manifest(_Record):
             raise ValueError("noise is missing")
         if "anchor" in self.graphs and self.anchor is None:
             raise ValueError("anchor: its width is missing")
+        if self.prior is not None:
+            if len(self.prior) != len(self.classes):
+                raise ValueError(f"prior: {len(self.prior)} classes, expected {len(self.classes)}")
+            if abs(sum(self.prior) - 1.0) > 1e-6:
+                raise ValueError(f"prior: it adds up to {sum(self.prior):.6g}, expected 1")
         for name, graph in self.graphs.items():
             expected = ports(
                 name,
@@ -220,6 +231,8 @@ class Manifest(_Record):
     def to_bytes(self) -> bytes:
         """The exact bytes that are written, hashed and signed; the same input gives the same."""
         document = self.model_dump(mode="json", by_alias=True)
+        if self.prior is None:  # most bundles: byte for byte what they were before the key was
+            del document["prior"]
         return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode("ascii")
 
     @classmethod

@@ -15,6 +15,8 @@ from fedvtc_edge.errors import BundleError, ParityError
 from fedvtc_edge.models import Classifier
 from fedvtc_edge.models.extractor import Anchor, in_chunks
 from fedvtc_edge.models.vtc import VTC
+from fedvtc_edge.runs.records import ClientRecord
+from fedvtc_edge.statistics.class_prior import accuracy_on, recalls
 
 from . import inputs
 from .codes import Codes, StatisticsClassifier, combined, log_softmax
@@ -80,6 +82,7 @@ class GraphWriter:
         self.parity: dict[str, Any] = {}
         self.int8: dict[str, Any] = {}
         self.accuracy: dict[str, Any] = {"images": len(images)}
+        self._predictions: dict[str, Floats] = {}
         draw = np.random.Generator(np.random.Philox(key=_PARITY_SEED))
         shape = (RANDOM_IMAGES, *images.shape[1:])
         self._random: Images = draw.integers(0, 256, shape, np.uint8)
@@ -151,6 +154,29 @@ class GraphWriter:
             own = log_softmax(own).astype(np.float32)
             both = combined(own, StatisticsClassifier(codes.knowledge)(known), codes.own)
         self._record_accuracy("calibrated", both, expected)
+
+    def at_home(self, prior: Sequence[float], counts: Sequence[int], record: ClientRecord) -> None:
+        """Accuracies with the client's own prior, where classes come as often as it has them.
+
+        Args:
+            prior: The client's, [C].
+            counts: Its examples per class, [C].
+            record: The run's figures.
+
+        Raises:
+            ParityError: They are not the run's.
+        """
+        shift = np.log(np.array(prior)).astype(np.float32)
+        expected = {
+            "classifier": record.accuracy_home,
+            "calibrated": record.accuracy_home_calibrated,
+        }
+        for what, scores in self._predictions.items():
+            recall = recalls((scores + shift).argmax(1), self.labels, self.classes)
+            images = np.bincount(self.labels, minlength=self.classes)
+            heaviest = max(n / sum(counts) / m for n, m in zip(counts, images, strict=True) if m)
+            reached = accuracy_on(counts, recall)
+            self._compare(f"{what}_home", reached, expected[what], 1.5 * heaviest)
 
     def quantized(self) -> None:
         """int8 variants of classifier and synthesiser, and how far they are from fp32."""
@@ -246,9 +272,16 @@ class GraphWriter:
         return None if scores is None else float((scores.argmax(1) == self.labels).mean())
 
     def _record_accuracy(self, what: str, scores: Floats | None, expected: float | None) -> None:
-        reached = self._accuracy(scores)
+        if scores is not None:
+            self._predictions[what] = scores
+        self._compare(what, self._accuracy(scores), expected, 1.5 / max(len(self.images), 1))
+
+    def _compare(
+        self, what: str, reached: float | None, expected: float | None, images: float
+    ) -> None:
+        """Note an accuracy; it may differ from the run's by the weight of so many images."""
         self.accuracy[what], self.accuracy[f"{what}_run"] = reached, expected
-        slack = max(ACCURACY_SLACK, 1.5 / max(len(self.images), 1))
+        slack = max(ACCURACY_SLACK, images)
         if expected is not None and reached is not None and abs(reached - expected) > slack:
             raise ParityError(
                 f"{what}: {100 * reached:.2f} % on the evaluation images, "

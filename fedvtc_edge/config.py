@@ -50,6 +50,15 @@ class DataSettings(_Table):
     test_limit: int = Field(default=2000, ge=0, description="test images at most; 0 is all")
     image_size: int = Field(default=0, description="resize to so many pixels; 0 keeps the size")
     evaluate: Literal["test", "validation"] = "test"
+    holdout: float = Field(default=0.0, ge=0, le=0.5, description="share of own data to hold out")
+
+    @model_serializer(mode="wrap")
+    def _without_default_holdout(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the key out where it is the default: a run's name is a digest of its settings."""
+        document: dict[str, Any] = dump(self)
+        if not self.holdout:
+            document.pop("holdout", None)
+        return document
 
     @field_validator("image_size")
     @classmethod

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvtc_edge import wire
-from fedvtc_edge.data import Dataset, partition
+from fedvtc_edge.data import Dataset, hold_out, partition
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.extractor import Anchor, centre, in_chunks
 from fedvtc_edge.privacy.mechanism import mechanism_of
@@ -101,8 +101,11 @@ class AuditedRun:
             settings=self.config.data,
             seed=derive_seed(self.config.seed, "partition"),
         )
-        self.holdings: dict[str, Indices] = dict(zip(self.config.client_ids, parts, strict=True))
-        self.holdings[EVERYONE] = np.concatenate(parts)
+        self.holdings: dict[str, Indices] = {
+            client: part[hold_out(data.y_train[part], self.config, client)[0]]
+            for client, part in zip(self.config.client_ids, parts, strict=True)
+        }
+        self.holdings[EVERYONE] = np.concatenate(list(self.holdings.values()))
         order = self.rng.permutation(len(data.y_test))
         half = len(order) // 2
         test = as_images(data.x_test, cpu)

@@ -10,7 +10,7 @@ import click
 from fedvtc_edge.commands import _common as common
 
 if TYPE_CHECKING:
-    from ..bundle import Choice
+    from ..bundle import Choice, Prior
 
 
 @click.command()
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     is_flag=True,
     help="The combined prediction: own model and published statistics; more accurate.",
 )
+@click.option(
+    "--prior",
+    type=click.Choice(["uniform", "own"]),
+    default="uniform",
+    show_default=True,
+    help="own: classes come as often as in the client's data; needs export --with-prior.",
+)
 @common.variant_option
 @common.key_option
 @common.json_option
@@ -34,6 +41,7 @@ def command(
     images: tuple[Path, ...],
     top: int,
     calibrated: bool,
+    prior: Prior,
     variant: Choice,
     key: Path | None,
     as_json: bool,
@@ -49,7 +57,7 @@ def command(
     results: list[dict[str, Any]] = []
     for path in images:  # one at a time: a thousand photographs must not lie in memory
         pixels = read(path, opened.manifest.image)[None]
-        scores = opened.classify(pixels, calibrated=calibrated)
+        scores = opened.classify(pixels, calibrated=calibrated, prior=prior)
         shares = np.exp(log_softmax(scores.astype(np.float64)))[0]
         best = np.argsort(-shares, kind="stable")[:top]
         results.append(
@@ -71,6 +79,7 @@ def command(
                 "schema": 1,
                 "variant": opened.classifier_variant,
                 "calibrated": calibrated,
+                "prior": prior,
                 "signed_by": opened.signer,
                 "results": results,
             }

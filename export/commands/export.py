@@ -21,6 +21,11 @@ from fedvtc_edge.commands import _common as common
 )
 @click.option("--client", "clients", multiple=True, metavar="ID", help="Only this one; repeatable.")
 @click.option("--int8", is_flag=True, help="Add int8 variants, calibrated with synthesised images.")
+@click.option(
+    "--with-prior",
+    is_flag=True,
+    help="Add how often the client has each class, which is personal: for classify --prior own.",
+)
 @common.sign_option
 @common.json_option
 @common.quiet_option
@@ -29,6 +34,7 @@ def command(
     out: Path,
     clients: tuple[str, ...],
     int8: bool,
+    with_prior: bool,
     sign: Path | None,
     as_json: bool,
     quiet: bool,
@@ -46,7 +52,13 @@ def command(
             from ..exporting import export
 
             document = export(
-                run, out, clients=clients, int8=int8, signing_key=key, progress=progress
+                run,
+                out,
+                clients=clients,
+                int8=int8,
+                with_prior=with_prior,
+                signing_key=key,
+                progress=progress,
             )
     except KeyboardInterrupt:
         raise common.Interrupted(

@@ -78,6 +78,7 @@ def _seed(word: str) -> int:
 
 def _print_comparison(document: dict[str, Any]) -> None:
     header = ("method", "mean ± std %", "worst %", "unseen classes %", "combined %")
+    home = ("home: own model %", "combined %", "statistics only %")
     rows = [
         (
             name,
@@ -86,12 +87,15 @@ def _print_comparison(document: dict[str, Any]) -> None:
             common.percent(entry["accuracy_absent_classes"]),
             common.percent(entry["accuracy_calibrated"]),
             common.percent(entry["accuracy_control"]),
+            common.percent(entry["accuracy_home"]),
+            common.percent(entry["accuracy_home_calibrated"]),
+            common.percent(entry["accuracy_home_control"]),
             common.kilobytes(entry["upload_bytes_total"]),
             "-" if entry["seconds"] is None else f"{entry['seconds']:.1f}",
         )
         for name, entry in document["methods"].items()
     ]
-    common.emit_table((*header, "statistics only %", "kB up", "seconds"), rows)
+    common.emit_table((*header, "statistics only %", *home, "kB up", "seconds"), rows)
     seeds = ", ".join(map(str, document["seeds"]))
     click.echo()
     click.echo(f"{document['data']}, alpha {document['alpha']}, seeds {seeds}")

@@ -111,7 +111,7 @@ def report_of(directory: Path) -> Path:
 
 def print_summary(summary: dict[str, Any]) -> None:
     """A finished run in words; what clients do not tell is a dash."""
-    from fedvtc_edge.runs.records import LABELS
+    from fedvtc_edge.runs.records import LABELS, OPERATING_POINTS
 
     header = ("client", "architecture", "device", "samples", "classes", "local only %")
     rest = ("own model %", "unseen classes %", "combined %", "kB up")
@@ -132,8 +132,13 @@ def print_summary(summary: dict[str, Any]) -> None:
     ]
     common.emit_table((*header, *rest), rows, left=3)
     click.echo()
-    for key, label in LABELS.items():
-        click.echo(f"mean accuracy, {label}: {common.percent(summary[key])} %")
+    points = [
+        (point, *(common.percent(summary[key]) for key in keys))
+        for point, keys in OPERATING_POINTS.items()
+        if point == "global" or any(summary[key] is not None for key in keys)
+    ]
+    common.emit_table(("mean accuracy %", *LABELS.values()), points)
+    click.echo()
     click.echo(
         f"{summary['data']}, {summary['method']}, {summary['rounds']} rounds, "
         f"seed {summary['seed']}: {summary['seconds']:.1f} s, "

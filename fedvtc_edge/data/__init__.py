@@ -4,7 +4,7 @@ Nothing here imports torch except the torchvision sets, and those only when name
 """
 
 from .dataset import Dataset
-from .partition import partition
+from .partition import hold_out, partition
 from .sources import load_data, load_dataset
 
-__all__ = ["Dataset", "load_data", "load_dataset", "partition"]
+__all__ = ["Dataset", "hold_out", "load_data", "load_dataset", "partition"]

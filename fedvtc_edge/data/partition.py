@@ -5,12 +5,36 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fedvtc_edge.config import DataSettings
+from fedvtc_edge.config import Config, DataSettings
 from fedvtc_edge.errors import DataError
 
 from .dataset import Labels, as_labels
+from .splits import stratified
 
 _REDRAWS = 100
+
+LEAST_HELD_OUT = 10
+"""Fewer examples say nothing of a client: then it trains on all that it has."""
+
+
+def hold_out(labels: Labels, config: Config, client: str) -> tuple[Labels, Labels]:
+    """Split what a client trains on from what is only read, to say how well it does at home.
+
+    Args:
+        labels: Of all the client's examples, [N].
+        config: Says which share of every class is held out.
+        client: Its id.
+
+    Returns:
+        Indices kept and indices held out, sorted; none are held out where they would be
+        fewer than :data:`LEAST_HELD_OUT`.
+    """
+    # It imports torch, which most that read data do without.
+    from fedvtc_edge.seeding import derive_seed
+
+    held = int(config.data.holdout * len(labels))
+    seed = derive_seed(config.seed, client, "holdout")
+    return stratified(labels, held if held >= LEAST_HELD_OUT else 0, seed)
 
 
 def partition(

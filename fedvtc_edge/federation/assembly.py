@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fedvtc_edge.config import Config
-from fedvtc_edge.data import Dataset, partition
-from fedvtc_edge.data.dataset import Samples
+from fedvtc_edge.data import Dataset, hold_out, partition
+from fedvtc_edge.data.dataset import Labels, Samples
 from fedvtc_edge.devices.planner import ClientAssignment, fleet
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.models import ImageShape, build, vtc
@@ -117,6 +118,13 @@ def one_client(
     """
     name, architecture, latent = assignment.client, assignment.architecture, config.method.latent
     assert architecture is not None
+    kept, held = hold_out(samples.labels, config, name)
+
+    def tensors(part: Labels) -> tuple[Tensor, Tensor]:
+        images = as_images(samples.images[part], compute.device)
+        return images, torch.from_numpy(samples.labels[part]).to(compute.device)
+
+    images, labels = tensors(kept)
     seed = derive_seed(config.seed, name, "classifier")
     model = build(architecture, shape, latent=latent, classes=classes, seed=seed)
     decoder = None
@@ -127,14 +135,15 @@ def one_client(
         id=name,
         architecture=architecture,
         device_profile=assignment.profile.name if assignment.profile else None,
-        images=as_images(samples.images, compute.device),
-        labels=torch.from_numpy(samples.labels).to(compute.device),
+        images=images,
+        labels=labels,
         classes=classes,
         model=model.to(compute.device),
         decoder=decoder,
         settings=config.training,
         compute=compute,
         seed=config.seed,
+        held_out=tensors(held) if len(held) else None,
     )
 
 

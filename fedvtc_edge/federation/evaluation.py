@@ -1,14 +1,19 @@
-"""Accuracy on the global test set: read after each round, never chosen on."""
+"""Accuracy on the global test set and at home: read after each round, never chosen on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvtc_edge.models.extractor import in_chunks
-from fedvtc_edge.runs.records import ClientRecord
+from fedvtc_edge.runs.records import ACCURACIES, RECALL_DECIMALS, ClientRecord, Recalls
+from fedvtc_edge.statistics.class_prior import accuracy_on, log_prior, recalls
 from fedvtc_edge.training.client import Client
 
 from .methods import Method, calibrated
@@ -24,53 +29,112 @@ class TestSet:
     labels: Tensor
 
 
+@dataclass(frozen=True)
+class ControlFigures:
+    """Accuracy of statistics only, and its recall per class, [C]; None where there is none."""
+
+    accuracy: float | None = None
+    recall: Recalls | None = None
+
+
 def evaluate(
-    method: Method, baselines: Sequence[Client], test: TestSet
-) -> tuple[list[ClientRecord], float | None]:
-    """Measure every client's accuracies, and that of the training-free control.
+    method: Method, baselines: Sequence[Client], test: TestSet | None
+) -> tuple[list[ClientRecord], ControlFigures]:
+    """Measure every client's accuracies, and those of statistics only.
+
+    Each classifier scores the test set once, for all figures: a client's own prior is added to
+    the scores, and recalls per class are weighted by its counts.
 
     Args:
-        method: Gives its clients' scores and the control's.
+        method: Gives its clients' scores and those of statistics only.
         baselines: The clients' local baselines, in the same order; empty where the method
             is local-only itself.
+        test: None where there is none: then only held-out images tell anything.
 
     Returns:
-        One record per client, and the control's accuracy or None.
+        One record per client, and the figures of statistics only.
     """
-    scores = method.control(test.images)
+    control = None if test is None else method.control(test.images)
     records = []
     for index, client in enumerate(method.federation.clients):
-        own = method.scores(client, test.images)
-        correct = own.argmax(1) == test.labels
-        alone = correct
-        if baselines:
-            alone = in_chunks(baselines[index].model.eval(), test.images).argmax(1) == test.labels
-        absent = ~client.present.cpu()[test.labels]
-        both = None
-        if scores is not None:
-            known = method.own_classes(client).cpu()
-            both = share(calibrated(own, scores, known).argmax(1) == test.labels)
-        records.append(
-            ClientRecord(
-                id=client.id,
-                accuracy=share(correct),
-                accuracy_local_only=share(alone),
-                accuracy_absent_classes=share(correct[absent]),
-                accuracy_absent_classes_local_only=share(alone[absent]),
-                accuracy_calibrated=both,
-            )
-        )
-    return records, None if scores is None else share(scores.argmax(1) == test.labels)
+        baseline = baselines[index] if baselines else None
+        found: dict[str, Any] = dict.fromkeys(ACCURACIES)
+        if test is not None:
+            scores = _scores(method, client, baseline, test.images, control)
+            found |= _on_test_set(client, scores, test.labels)
+        if client.held_out is not None:
+            images, labels = client.held_out
+            scores = _scores(method, client, baseline, images, method.control(images))
+            for expert, uniform in scores.items():
+                at_home = uniform + _log_prior(client)
+                found[f"accuracy_held_out{expert}"] = _accuracy(at_home, labels.cpu())
+        records.append(ClientRecord(id=client.id, **found))
+    return records, _figures(control, test)
 
 
-def control_accuracy(method: Method, test: TestSet | None) -> float | None:
-    """Accuracy of the training-free classifier, or None where there is no test set or none such."""
-    scores = None if test is None else method.control(test.images)
-    if scores is None or test is None:
-        return None
-    return share(scores.argmax(1) == test.labels)
+def control_figures(method: Method, test: TestSet | None) -> ControlFigures:
+    """Figures of statistics only; none where there is no test set, or no such classifier."""
+    return _figures(None if test is None else method.control(test.images), test)
 
 
 def share(correct: Tensor) -> float | None:
     """Fraction of True, or None of an empty selection."""
     return float(correct.double().mean()) if len(correct) else None
+
+
+def recall_of(scores: Tensor, labels: Tensor) -> Recalls:
+    """Recall per class, [C]; None where the test set has no image of it."""
+    found = _recalls(scores, labels)
+    return [None if np.isnan(value) else round(float(value), RECALL_DECIMALS) for value in found]
+
+
+def _scores(
+    method: Method, client: Client, baseline: Client | None, images: Tensor, control: Tensor | None
+) -> dict[str, Tensor]:
+    """Log-posteriors [N, C] for a uniform prior, by the ending of the keys that tell of them."""
+    own = method.scores(client, images)
+    scores = {"": own, "_local_only": own}
+    if baseline is not None:
+        scores["_local_only"] = in_chunks(baseline.model.eval(), images).log_softmax(1)
+    if control is not None:
+        scores["_control"] = control
+        scores["_calibrated"] = calibrated(own, control, method.own_classes(client).cpu())
+    return scores
+
+
+def _on_test_set(client: Client, scores: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
+    """Figures of one client, from all scores of the test set."""
+    found: dict[str, Any] = {"recall": recall_of(scores[""], labels)}
+    absent = ~client.present.cpu()[labels]
+    for expert in ("", "_local_only"):
+        found[f"accuracy_absent_classes{expert}"] = _accuracy(
+            scores[expert][absent], labels[absent]
+        )
+    for expert, uniform in scores.items():
+        if expert != "_control":  # one for all clients
+            found[f"accuracy{expert}"] = _accuracy(uniform, labels)
+        for point, chosen in (
+            ("own_distribution", uniform),
+            ("home", uniform + _log_prior(client)),
+        ):
+            weighted = accuracy_on(client.counts, _recalls(chosen, labels))
+            found[f"accuracy_{point}{expert}"] = weighted
+    return found
+
+
+def _log_prior(client: Client) -> Tensor:
+    return torch.from_numpy(log_prior(client.counts))
+
+
+def _accuracy(scores: Tensor, labels: Tensor) -> float | None:
+    return share(scores.argmax(1) == labels)
+
+
+def _recalls(scores: Tensor, labels: Tensor) -> NDArray[np.float64]:
+    return recalls(scores.argmax(1), labels, scores.shape[1])
+
+
+def _figures(control: Tensor | None, test: TestSet | None) -> ControlFigures:
+    if control is None or test is None:
+        return ControlFigures()
+    return ControlFigures(_accuracy(control, test.labels), recall_of(control, test.labels))

@@ -23,7 +23,7 @@ from fedvtc_edge.transport.channel import Delivery
 from fedvtc_edge.transport.masked_sum import Integers
 from fedvtc_edge.wire.context import Context
 
-from .evaluation import TestSet, evaluate
+from .evaluation import ControlFigures, TestSet, evaluate
 from .exchange import Exchange, SecureAggregatable
 from .methods import Method
 from .participation import ParticipationSimulator, drawn
@@ -86,7 +86,8 @@ def run_rounds(method: Method, executor: Executor, *, keep: Keep, progress: Prog
         record = RoundRecord(
             round=number,
             **averages(lines),
-            accuracy_control=control,
+            accuracy_control=control.accuracy,
+            recall_control=control.recall,
             seconds=round(seconds, 4),
             clients=lines,
         )
@@ -258,8 +259,8 @@ class Executor(ABC):
         """End a round's work; the clients that took part in all of it."""
 
     @abstractmethod
-    def evaluate(self) -> tuple[list[ClientRecord], float | None]:
-        """A record of accuracies per client, and the accuracy of the training-free control."""
+    def evaluate(self) -> tuple[list[ClientRecord], ControlFigures]:
+        """A record of accuracies per client, and the figures of statistics only."""
 
     @abstractmethod
     def remark(self, record: RoundRecord, problem: str) -> None:
@@ -375,7 +376,7 @@ class LocalExecutor(Executor):
                 baseline.train(number)
         return list(members)
 
-    def evaluate(self) -> tuple[list[ClientRecord], float | None]:
+    def evaluate(self) -> tuple[list[ClientRecord], ControlFigures]:
         """Read all clients on the test set."""
         assert self._test is not None
         return evaluate(self.method, self.baselines, self._test)

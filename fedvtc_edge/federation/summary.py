@@ -138,6 +138,7 @@ def summarise(
         notes=notes(fleet),
         **means,
         accuracy_control=last.accuracy_control,
+        recall_control=last.recall_control,
         gain=None if means["accuracy_mean"] is None else means["accuracy_mean"] - alone,
         upload_bytes_total=_total(spent["up"] for spent in account.values()),
         download_bytes_total=_total(spent["down"] for spent in account.values()),

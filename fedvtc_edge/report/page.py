@@ -18,6 +18,7 @@ from fedvtc_edge.storage.atomic import write_atomic
 from . import charts, wording
 from .pictures import MANY_CLASSES, read_pictures
 from .reading import read_comparison, read_run
+from .recall import recall_per_class
 from .timeline import attendance, devices, timeline
 
 
@@ -51,6 +52,7 @@ def render(directory: Path) -> Path:
         rounds_chart=charts.accuracy_per_round(run),
         clients_chart=charts.accuracy_per_client(summary),
         unseen_chart=charts.unseen_classes(summary),
+        recall_chart=recall_per_class(summary),
         cost_chart=charts.cost(summary),
         timeline_chart=timeline(turns, kinds),
         devices=devices(turns, kinds),

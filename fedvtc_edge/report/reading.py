@@ -104,6 +104,11 @@ def _check(summary: Summary, path: Path) -> None:
                 f"expected {width}",
                 hint=_AGAIN,
             )
+    for recall in (summary.recall_mean, summary.recall_control):
+        if recall is not None and len(recall) != width:
+            raise RunError(
+                f"'{path}': recalls of {len(recall)} classes, expected {width}", hint=_AGAIN
+            )
 
 
 def _so_far(rounds: list[RoundRecord]) -> Summary:
@@ -120,7 +125,7 @@ def _so_far(rounds: list[RoundRecord]) -> Summary:
         }
         clients.append(client.model_copy(update=update))
     means = averages(clients)
-    return Summary(
+    summary = Summary(
         clients=clients,
         rounds=len(rounds),
         accuracy_mean=last.accuracy_mean,
@@ -131,4 +136,8 @@ def _so_far(rounds: list[RoundRecord]) -> Summary:
         upload_bytes_total=sum(client.upload_bytes or 0 for client in clients),
         download_bytes_total=sum(client.download_bytes or 0 for client in clients),
         seconds=sum(record.seconds or 0.0 for record in rounds),
+        recall_control=last.recall_control,
+    )
+    return summary.model_copy(
+        update={key: value for key, value in means.items() if getattr(summary, key) is None}
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedvtc_edge.privacy.claim import UNITS
-from fedvtc_edge.runs.records import ClientRecord, Comparison, Summary, mean
+from fedvtc_edge.runs.records import OPERATING_POINTS, ClientRecord, Comparison, Summary, mean
 
 from .reading import Run
 
@@ -94,6 +94,36 @@ def beside(calibrated: float | None, control: float | None) -> str:
     if control is not None:
         parts.append(f"{percent(control)} from statistics only")
     return f" ({', '.join(parts)})" if parts else ""
+
+
+_POINTS = {
+    "global": ("Global", "the test set as it is, every class alike"),
+    "home, uniform prior": (
+        "At home, uniform prior",
+        "the test set weighted by each client's own classes",
+    ),
+    "home, own prior": (
+        "At home, own prior",
+        "the same, and how often the client has each class is added to every prediction",
+    ),
+    "held-out own images, own prior": (
+        "Held-out own images, own prior",
+        "a share of each client's own images that nothing was trained on",
+    ),
+}
+
+
+def operating_points(summary: Summary) -> list[tuple[str, str, list[float | None]]]:
+    """Name, meaning and accuracies of each operating point that is known.
+
+    Accuracies are those of own model, combined, statistics only and local only.
+    """
+    found = []
+    for point, keys in OPERATING_POINTS.items():
+        values: list[float | None] = [getattr(summary, key) for key in keys]
+        if any(value is not None for value in values):
+            found.append((*_POINTS[point], values))
+    return found
 
 
 def against_control(summary: Summary) -> str | None:

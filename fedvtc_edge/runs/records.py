@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,6 +23,7 @@ _AGAIN = "restore the file, or run it again: it cannot be trusted"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
+Recalls = list[Fraction | None]
 Outcome = Literal["done", "late", "dropped", "unreachable"]
 
 
@@ -40,6 +41,9 @@ class Record(BaseModel):
         """Keys that were set, in the order of the file."""
         return self.model_dump(exclude_unset=True)
 
+
+RECALL_DECIMALS = 4
+"""Of a recall in a record: finer than one image of a class in any of the test sets."""
 
 R = TypeVar("R", bound=Record)
 
@@ -83,13 +87,30 @@ class ClockRecord(Record):
 
 
 class Accuracies(TypedDict):
-    """Accuracies of a client: fractions of the global test set, None where not known."""
+    """Accuracies of a client as fractions, None where not known.
+
+    On the global test set; ``own_distribution`` and ``home`` weight it by the client's classes,
+    and ``home`` and ``held_out`` add its own prior. ``recall`` is per class, [C].
+    """
 
     accuracy: float | None
     accuracy_local_only: float | None
     accuracy_absent_classes: float | None
     accuracy_absent_classes_local_only: float | None
     accuracy_calibrated: float | None
+    accuracy_own_distribution: float | None
+    accuracy_own_distribution_calibrated: float | None
+    accuracy_own_distribution_control: float | None
+    accuracy_own_distribution_local_only: float | None
+    accuracy_home: float | None
+    accuracy_home_calibrated: float | None
+    accuracy_home_control: float | None
+    accuracy_home_local_only: float | None
+    accuracy_held_out: float | None
+    accuracy_held_out_calibrated: float | None
+    accuracy_held_out_control: float | None
+    accuracy_held_out_local_only: float | None
+    recall: list[float | None] | None
 
 
 ACCURACIES = tuple(Accuracies.__annotations__)
@@ -111,6 +132,19 @@ class ClientRecord(Record):
     accuracy_absent_classes: Fraction | None = None
     accuracy_absent_classes_local_only: Fraction | None = None
     accuracy_calibrated: Fraction | None = None
+    accuracy_own_distribution: Fraction | None = None
+    accuracy_own_distribution_calibrated: Fraction | None = None
+    accuracy_own_distribution_control: Fraction | None = None
+    accuracy_own_distribution_local_only: Fraction | None = None
+    accuracy_home: Fraction | None = None
+    accuracy_home_calibrated: Fraction | None = None
+    accuracy_home_control: Fraction | None = None
+    accuracy_home_local_only: Fraction | None = None
+    accuracy_held_out: Fraction | None = None
+    accuracy_held_out_calibrated: Fraction | None = None
+    accuracy_held_out_control: Fraction | None = None
+    accuracy_held_out_local_only: Fraction | None = None
+    recall: Recalls | None = None
     took_part: bool | None = None
     upload_bytes: Count | None = None
     download_bytes: Count | None = None
@@ -123,13 +157,7 @@ class ClientRecord(Record):
     @property
     def accuracies(self) -> Accuracies:
         """The measured ones alone."""
-        return Accuracies(
-            accuracy=self.accuracy,
-            accuracy_local_only=self.accuracy_local_only,
-            accuracy_absent_classes=self.accuracy_absent_classes,
-            accuracy_absent_classes_local_only=self.accuracy_absent_classes_local_only,
-            accuracy_calibrated=self.accuracy_calibrated,
-        )
+        return cast(Accuracies, {key: getattr(self, key) for key in ACCURACIES})
 
 
 class Means(TypedDict):
@@ -141,6 +169,19 @@ class Means(TypedDict):
     accuracy_absent_classes_mean: float | None
     accuracy_absent_classes_local_only_mean: float | None
     accuracy_calibrated_mean: float | None
+    accuracy_own_distribution_mean: float | None
+    accuracy_own_distribution_calibrated_mean: float | None
+    accuracy_own_distribution_control_mean: float | None
+    accuracy_own_distribution_local_only_mean: float | None
+    accuracy_home_mean: float | None
+    accuracy_home_calibrated_mean: float | None
+    accuracy_home_control_mean: float | None
+    accuracy_home_local_only_mean: float | None
+    accuracy_held_out_mean: float | None
+    accuracy_held_out_calibrated_mean: float | None
+    accuracy_held_out_control_mean: float | None
+    accuracy_held_out_local_only_mean: float | None
+    recall_mean: list[float | None] | None
 
 
 LABELS = {
@@ -150,6 +191,22 @@ LABELS = {
     "accuracy_local_only_mean": "local only",
 }
 """What users read of a run's four accuracies; always side by side, for one alone misleads."""
+
+OPERATING_POINTS = {
+    "global": tuple(LABELS),
+    **{
+        label: tuple(
+            f"accuracy_{point}{expert}_mean"
+            for expert in ("", "_calibrated", "_control", "_local_only")
+        )
+        for label, point in (
+            ("home, uniform prior", "own_distribution"),
+            ("home, own prior", "home"),
+            ("held-out own images, own prior", "held_out"),
+        )
+    },
+}
+"""Keys of the same four accuracies at each operating point, in the order of ``LABELS``."""
 
 
 class RoundRecord(Record):
@@ -163,6 +220,20 @@ class RoundRecord(Record):
     accuracy_absent_classes_local_only_mean: Fraction | None = None
     accuracy_calibrated_mean: Fraction | None = None
     accuracy_control: Fraction | None = None
+    accuracy_own_distribution_mean: Fraction | None = None
+    accuracy_own_distribution_calibrated_mean: Fraction | None = None
+    accuracy_own_distribution_control_mean: Fraction | None = None
+    accuracy_own_distribution_local_only_mean: Fraction | None = None
+    accuracy_home_mean: Fraction | None = None
+    accuracy_home_calibrated_mean: Fraction | None = None
+    accuracy_home_control_mean: Fraction | None = None
+    accuracy_home_local_only_mean: Fraction | None = None
+    accuracy_held_out_mean: Fraction | None = None
+    accuracy_held_out_calibrated_mean: Fraction | None = None
+    accuracy_held_out_control_mean: Fraction | None = None
+    accuracy_held_out_local_only_mean: Fraction | None = None
+    recall_mean: Recalls | None = None
+    recall_control: Recalls | None = None
     seconds: Amount | None = None
     void: str | None = None
     clients: list[ClientRecord] = Field(default_factory=list)
@@ -217,6 +288,20 @@ class Summary(Record):
     accuracy_absent_classes_local_only_mean: Fraction | None = None
     accuracy_calibrated_mean: Fraction | None = None
     accuracy_control: Fraction | None = None
+    accuracy_own_distribution_mean: Fraction | None = None
+    accuracy_own_distribution_calibrated_mean: Fraction | None = None
+    accuracy_own_distribution_control_mean: Fraction | None = None
+    accuracy_own_distribution_local_only_mean: Fraction | None = None
+    accuracy_home_mean: Fraction | None = None
+    accuracy_home_calibrated_mean: Fraction | None = None
+    accuracy_home_control_mean: Fraction | None = None
+    accuracy_home_local_only_mean: Fraction | None = None
+    accuracy_held_out_mean: Fraction | None = None
+    accuracy_held_out_calibrated_mean: Fraction | None = None
+    accuracy_held_out_control_mean: Fraction | None = None
+    accuracy_held_out_local_only_mean: Fraction | None = None
+    recall_mean: Recalls | None = None
+    recall_control: Recalls | None = None
     gain: float | None = None
     upload_bytes_total: Count | None = None
     download_bytes_total: Count | None = None
@@ -261,6 +346,10 @@ class MethodRecord(Record):
     accuracy_absent_classes: Fraction | None = None
     accuracy_calibrated: Fraction | None = None
     accuracy_control: Fraction | None = None
+    accuracy_own_distribution: Fraction | None = None
+    accuracy_home: Fraction | None = None
+    accuracy_home_calibrated: Fraction | None = None
+    accuracy_home_control: Fraction | None = None
     upload_bytes_total: Amount | None = None
     seconds: Amount | None = None
     per_seed: list[Annotated[Fraction | None, BeforeValidator(_seed_accuracy)]] = Field(
@@ -290,15 +379,21 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 def averages(clients: Sequence[ClientRecord]) -> Means:
     """Means over clients, as they stand in metrics.jsonl and summary.json."""
-    absent_local = mean(client.accuracy_absent_classes_local_only for client in clients)
-    return Means(
-        accuracy_mean=mean(client.accuracy for client in clients),
-        accuracy_worst=min((c.accuracy for c in clients if c.accuracy is not None), default=None),
-        accuracy_local_only_mean=mean(client.accuracy_local_only for client in clients),
-        accuracy_absent_classes_mean=mean(client.accuracy_absent_classes for client in clients),
-        accuracy_absent_classes_local_only_mean=absent_local,
-        accuracy_calibrated_mean=mean(client.accuracy_calibrated for client in clients),
-    )
+    known = {
+        f"{key}_mean": mean(getattr(client, key) for client in clients)
+        for key in ACCURACIES
+        if key != "recall"
+    }
+    worst = min((c.accuracy for c in clients if c.accuracy is not None), default=None)
+    recall = mean_recall([client.recall for client in clients])
+    return cast(Means, {**known, "accuracy_worst": worst, "recall_mean": recall})
+
+
+def mean_recall(parts: Iterable[Recalls | None]) -> Recalls | None:
+    """Mean per class over the clients that tell, [C]; None where none does."""
+    told = [part for part in parts if part is not None]
+    means = [mean(values) for values in zip(*told, strict=True)]
+    return [None if value is None else round(value, RECALL_DECIMALS) for value in means] or None
 
 
 def read_record(kind: type[R], path: Path, *, strict: bool = False) -> R:

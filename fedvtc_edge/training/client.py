@@ -42,6 +42,7 @@ class Client:
         decoder: ψ, or None for methods that synthesise nothing.
         compute: Where and how precisely steps run.
         seed: Of the run; the client's streams are named by it and ``id``.
+        held_out: Images and labels of its own that it is never trained on, or None.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Client:
     settings: TrainingSettings
     compute: Compute
     seed: int
+    held_out: tuple[Tensor, Tensor] | None = None
     seconds: float = 0.0
     samples_seen: int = 0
     present: Tensor = field(init=False)

@@ -29,6 +29,7 @@ from fedvtc_edge import __main__ as front
 from fedvtc_edge.commands import _common
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import GateError, RunError
+from fedvtc_edge.runs.records import OPERATING_POINTS
 
 Tiny = Callable[..., Config]
 
@@ -61,6 +62,9 @@ SUMMARY = {
     "accuracy_local_only_mean": 0.38,
     "accuracy_calibrated_mean": 0.985,
     "accuracy_control": 0.994,
+    **{key: None for keys in list(OPERATING_POINTS.values())[1:] for key in keys},
+    "accuracy_home_mean": 0.971,
+    "accuracy_home_calibrated_mean": 0.9804,
     "upload_bytes_total": 76_800,
     "seconds_virtual": None,
     "epsilon": None,
@@ -75,6 +79,10 @@ ENTRY = {
     "accuracy_absent_classes": 0.896,
     "accuracy_calibrated": None,
     "accuracy_control": None,
+    "accuracy_own_distribution": 0.95,
+    "accuracy_home": 0.97,
+    "accuracy_home_calibrated": None,
+    "accuracy_home_control": 0.96,
     "upload_bytes_total": 1000,
     "seconds": 3.0,
     "per_seed": [],
@@ -273,13 +281,16 @@ def test_a_real_run(call: Call, settings: str, tmp_path: Path) -> None:
         shown = [client["id"], client["architecture"], "rpi4", str(client["samples"])]
         shown += [str(client["classes_present"]), f"{100 * client['accuracy_local_only']:.1f}"]
         assert line.split()[:6] == shown
-    assert lines[5] == f"mean accuracy, own model: {100 * summary['accuracy_mean']:.1f} %"
-    assert lines[9].startswith("digits, fedvtc, 3 rounds, seed 0: ")
-    assert lines[9].endswith(f"{summary['upload_bytes_total'] / 1000:.1f} kB up")
+    points = [lines[5 + row].rsplit(maxsplit=4) for row in range(4)]
+    assert [row[0] for row in points[1:]] == ["global", "home, uniform prior", "home, own prior"]
+    for row, keys in zip(points[1:], OPERATING_POINTS.values(), strict=False):
+        assert row[1:] == [f"{100 * summary[key]:.1f}" for key in keys]
+    assert lines[10].startswith("digits, fedvtc, 3 rounds, seed 0: ")
+    assert lines[10].endswith(f"{summary['upload_bytes_total'] / 1000:.1f} kB up")
     simulated = f"modelled: {summary['seconds_virtual']:.1f} s; turns missed: "
-    assert lines[10].startswith(f"simulated time on the devices, {simulated}")
-    assert lines[11] == "privacy: none claimed (Not differentially private)"
-    assert lines[12] == "run: there"
+    assert lines[11].startswith(f"simulated time on the devices, {simulated}")
+    assert lines[12] == "privacy: none claimed (Not differentially private)"
+    assert lines[13] == "run: there"
     progress = answer.err.splitlines()
     assert progress[0] == "rounds: 3 to do"
     assert [line.split(" own model ")[0] for line in progress[1:]] == [
@@ -460,10 +471,10 @@ def test_run_prints_what_came_out(call: Call, fakes: Fakes) -> None:
         "01      lenet         rpi4        120        2          38.0         90.1         "
         "        -        98.5   38.4\n"
         "\n"
-        "mean accuracy, own model: 90.1 %\n"
-        "mean accuracy, combined: 98.5 %\n"
-        "mean accuracy, statistics only (no training): 99.4 %\n"
-        "mean accuracy, local only: 38.0 %\n"
+        "mean accuracy %  own model  combined  statistics only (no training)  local only\n"
+        "global                90.1      98.5                           99.4        38.0\n"
+        "home, own prior       97.1      98.0                              -           -\n"
+        "\n"
         "digits, fedvtc, 10 rounds, seed 0: 61.0 s, 76.8 kB up\n"
         "privacy: none claimed (Not differentially private)\n"
         "run: there\n"
@@ -562,13 +573,16 @@ def test_compare_prints_a_table(call: Call, fakes: Fakes) -> None:
         "unseen classes %",
         "combined %",
         "statistics only %",
+        "home: own model %",
+        "combined %",
+        "statistics only %",
         "kB up",
         "seconds",
     ]
     assert lines[2].split() == [
         "fedvtc",
         *("90.1", "±", "1.1"),
-        *("85.0", "89.6", "-", "-", "1.0", "3.0"),
+        *("85.0", "89.6", "-", "-", "97.0", "-", "96.0", "1.0", "3.0"),
     ]
     assert lines[-2:] == ["digits, alpha 0.1, seeds 0, 7", "report: there/comparison.html"]
     expected = {"methods": ["local", "fedvtc"], "seeds": [0, 7], "out": Path("there")}

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from fedvtc_edge.config import DataSettings
-from fedvtc_edge.data import partition
+from fedvtc_edge.config import DataSettings, load_config
+from fedvtc_edge.data import hold_out, partition
 from fedvtc_edge.errors import DataError
 
 SCHEMES = ("dirichlet", "shards", "iid")
@@ -133,3 +133,23 @@ def test_too_many_shards() -> None:
 def test_labels_are_checked(labels: Any) -> None:
     with pytest.raises(DataError, match="labels to partition"):
         deal(labels, clients=2, classes=2)
+
+
+def test_held_out_is_a_share_of_every_class_and_the_same_again() -> None:
+    labels = np.repeat([0, 1, 2], [100, 50, 10])
+    config = load_config({"data": {"holdout": 0.2}})
+    kept, held = hold_out(labels, config, "client-00")
+    assert np.bincount(labels[held]).tolist() == [20, 10, 2]
+    assert sorted([*kept, *held]) == list(range(160))
+    again = hold_out(labels, config, "client-00")[1]
+    assert again.tolist() == held.tolist()
+    assert hold_out(labels, config, "client-01")[1].tolist() != held.tolist()
+    assert hold_out(labels, config.replace(seed=1), "client-00")[1].tolist() != held.tolist()
+
+
+@pytest.mark.parametrize(("count", "share", "held"), [(49, 0.2, 0), (50, 0.2, 10), (500, 0.0, 0)])
+def test_too_few_are_not_held_out(count: int, share: float, held: int) -> None:
+    labels = np.zeros(count, int)
+    config = load_config({"data": {"holdout": share}})
+    kept, found = hold_out(labels, config, "client-00")
+    assert (len(kept), len(found)) == (count - held, held)

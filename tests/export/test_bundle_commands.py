@@ -342,7 +342,13 @@ def test_classify_as_json(
     words = ("--top", "10", "--variant", "fp32", "--json", *flags)
     document = strict_json(succeeded(call("classify", bundle, *images, *words)))
     head = {key: value for key, value in document.items() if key != "results"}
-    assert head == {"schema": 1, "variant": "fp32", "calibrated": both, "signed_by": None}
+    assert head == {
+        "schema": 1,
+        "variant": "fp32",
+        "calibrated": both,
+        "prior": "uniform",
+        "signed_by": None,
+    }
     opened = Bundle.open(bundle, variant="fp32")
     assert [result["image"] for result in document["results"]] == images
     for result in document["results"]:

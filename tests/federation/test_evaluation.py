@@ -10,8 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from fedvtc_edge.federation.evaluation import TestSet, evaluate, share
-from fedvtc_edge.runs.records import ClientRecord, averages, mean
+from fedvtc_edge.federation.evaluation import (
+    ControlFigures,
+    TestSet,
+    control_figures,
+    evaluate,
+    share,
+)
+from fedvtc_edge.runs.records import ClientRecord, Means, Recalls, averages, mean
 from fedvtc_edge.training.compute import as_images
 
 LABELS = [0, 0, 1, 1, 2, 2, 2, 2]
@@ -33,10 +39,12 @@ class Fixed(nn.Module):
         return self.answers[: len(x)]
 
 
-def client(name: str, present: list[bool], answers: torch.Tensor | None = None) -> Any:
+def client(name: str, counts: list[int], answers: torch.Tensor | None = None) -> Any:
     return SimpleNamespace(
         id=name,
-        present=torch.tensor(present),
+        counts=torch.tensor(counts),
+        present=torch.tensor(counts) > 0,
+        held_out=None,
         model=None if answers is None else Fixed(answers),
     )
 
@@ -67,8 +75,8 @@ def test_accuracies_of_one_client() -> None:
     own = sure_of(0, 0, 1, 0, 2, 0, 0, 0)  # 4 of 8; of class 2, which it lacks, 1 of 4
     alone = sure_of(0, 0, 1, 1, 0, 0, 0, 0)  # 4 of 8; of class 2 none
     control = 2.0 * sure_of(1, 1, 1, 1, 2, 2, 2, 0)  # 5 of 8, and twice as sure
-    method: Any = Rehearsed([client("a", [True, True, False])], {"a": own}, control)
-    baselines: Any = [client("a", [True, True, False], alone)]
+    method: Any = Rehearsed([client("a", [3, 1, 0])], {"a": own}, control)
+    baselines: Any = [client("a", [3, 1, 0], alone)]
     records, training_free = evaluate(method, baselines, TEST)
     (record,) = records
     assert record.document() == {
@@ -78,26 +86,87 @@ def test_accuracies_of_one_client() -> None:
         "accuracy_absent_classes": 1 / 4,
         "accuracy_absent_classes_local_only": 0.0,
         "accuracy_calibrated": 5 / 8,
+        # of classes 0 and 1, three to one: all of the first, half of the other
+        "accuracy_own_distribution": (3 * 1.0 + 1 * 0.5) / 4,
+        "accuracy_own_distribution_calibrated": (3 * 0.0 + 1 * 1.0) / 4,
+        "accuracy_own_distribution_control": (3 * 0.0 + 1 * 1.0) / 4,
+        "accuracy_own_distribution_local_only": 1.0,
+        # scores are sure by 4 (statistics 8): no prior of three to one changes such a mind
+        "accuracy_home": (3 * 1.0 + 1 * 0.5) / 4,
+        "accuracy_home_calibrated": (3 * 0.0 + 1 * 1.0) / 4,
+        "accuracy_home_control": (3 * 0.0 + 1 * 1.0) / 4,
+        "accuracy_home_local_only": 1.0,
+        "accuracy_held_out": None,
+        "accuracy_held_out_calibrated": None,
+        "accuracy_held_out_control": None,
+        "accuracy_held_out_local_only": None,
+        "recall": [1.0, 0.5, 0.25],
     }
-    assert training_free == 5 / 8
+    assert training_free == ControlFigures(5 / 8, [0.0, 1.0, 0.75])
+
+
+def test_the_own_prior_decides_where_a_classifier_is_not_sure() -> None:
+    """Class 0 is a little likelier everywhere; the client hardly knows it."""
+    unsure = torch.log_softmax(torch.tensor([[0.3, 0.0, -9.0]]).repeat(8, 1), 1)
+    method: Any = Rehearsed([client("a", [1, 9, 0])], {"a": unsure})
+    (record,), _ = evaluate(method, [], TEST)
+    assert record.accuracy == 2 / 8  # always class 0
+    assert record.accuracy_own_distribution == 1 / 10
+    assert record.accuracy_home == 9 / 10  # always class 1
+
+
+def test_what_was_held_out_is_read_with_the_own_prior_and_each_expert_scores_once() -> None:
+    own, control = sure_of(*LABELS), 0.001 * sure_of(*[2] * 8)
+    one = client("a", [1, 9, 0])
+    one.held_out = (torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 1]))
+    calls: list[int] = []
+
+    class Counted(Rehearsed):
+        def scores(self, one: Any, images: torch.Tensor) -> torch.Tensor:
+            calls.append(len(images))
+            return super().scores(one, images)[: len(images)]
+
+        def control(self, images: torch.Tensor) -> torch.Tensor:
+            calls.append(len(images))
+            return control[: len(images)]
+
+    baselines: Any = [client("a", [1, 9, 0], sure_of(*[1] * 8))]
+    method: Any = Counted([one], {"a": own}, control)
+    (record,), _ = evaluate(method, baselines, TEST)
+    assert record.accuracy_held_out == 2 / 3  # its answers are 0, 0, 1
+    assert record.accuracy_held_out_local_only == 2 / 3
+    assert record.accuracy_held_out_control == 2 / 3  # unsure: the prior says class 1
+    assert calls == [8, 8, 3, 3]
+
+
+def test_a_class_without_test_images_has_no_recall() -> None:
+    test = TestSet(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]))
+    method: Any = Rehearsed([client("a", [0, 0, 5])], {"a": sure_of(0, 2)})
+    (record,), control = evaluate(method, [], test)
+    assert record.recall == [1.0, 0.0, None]
+    assert record.accuracy_own_distribution is None
+    assert record.accuracy_home is None
+    assert control == ControlFigures(None, None)
 
 
 def test_without_twins_the_method_is_its_own_and_without_an_anchor_there_is_no_control() -> None:
     own = sure_of(*[0] * 8)
-    method: Any = Rehearsed([client("a", [True, True, True])], {"a": own})
+    method: Any = Rehearsed([client("a", [1, 1, 1])], {"a": own})
     (record,), control = evaluate(method, [], TEST)
-    assert control is None
+    assert control == ControlFigures()
+    assert control_figures(method, TEST) == control_figures(method, None) == ControlFigures()
+    assert record.accuracy_home_control is record.accuracy_home_calibrated is None
     assert record.accuracy == record.accuracy_local_only == 2 / 8
     assert record.accuracy_calibrated is None
     assert record.accuracy_absent_classes is None  # it lacks no class
 
 
 def test_twins_are_matched_by_place() -> None:
-    clients = [client(name, [True] * 3) for name in ("a", "b")]
+    clients = [client(name, [1] * 3) for name in ("a", "b")]
     scores = {"a": sure_of(*LABELS), "b": sure_of(*[0] * 8)}
     baselines: Any = [
-        client("a", [True] * 3, sure_of(*[1] * 8)),
-        client("b", [True] * 3, sure_of(*[2] * 8)),
+        client("a", [1] * 3, sure_of(*[1] * 8)),
+        client("b", [1] * 3, sure_of(*[2] * 8)),
     ]
     method: Any = Rehearsed(clients, scores)
     records, _ = evaluate(method, baselines, TEST)
@@ -108,8 +177,12 @@ def test_twins_are_matched_by_place() -> None:
 
 
 def test_averages_skip_what_is_not_known() -> None:
-    def record(accuracy: float, absent: float | None) -> ClientRecord:
+    def record(
+        accuracy: float, absent: float | None, recall: Recalls | None = None
+    ) -> ClientRecord:
         return ClientRecord(
+            accuracy_home=absent,
+            recall=recall,
             id="a",
             accuracy=accuracy,
             accuracy_local_only=0.5,
@@ -117,14 +190,23 @@ def test_averages_skip_what_is_not_known() -> None:
             accuracy_calibrated=accuracy + 0.125,
         )
 
-    assert averages([record(0.5, None), record(0.75, 0.25), record(0.25, 0.75)]) == {
+    clients = [
+        record(0.5, None, [0.5, None, 1.0]),
+        record(0.75, 0.25, [0.25, None, None]),
+        record(0.25, 0.75),
+    ]
+    known = {key: value for key, value in averages(clients).items() if value is not None}
+    assert known == {
         "accuracy_mean": 0.5,
         "accuracy_worst": 0.25,
         "accuracy_local_only_mean": 0.5,
         "accuracy_absent_classes_mean": 0.5,
-        "accuracy_absent_classes_local_only_mean": None,
         "accuracy_calibrated_mean": 0.625,
+        "accuracy_home_mean": 0.5,
+        "recall_mean": [0.375, None, 1.0],
     }
+    assert set(averages(clients)) == set(averages([])) == set(Means.__annotations__)
+    assert not any(averages([]).values())
 
 
 def test_share_and_mean_of_nothing_are_nothing() -> None:

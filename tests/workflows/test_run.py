@@ -8,15 +8,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import fedvtc_edge
+from fedvtc_edge.attacks.adversary.trials import AuditedRun
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, DataError, FedVTCError, RunError
 from fedvtc_edge.federation.assembly import clients
 from fedvtc_edge.progress import SilentProgress
+from fedvtc_edge.runs.finished import FinishedRun
 from fedvtc_edge.training import compute
 from fedvtc_edge.workflows.run import run
 
@@ -120,6 +123,43 @@ def is_sound(summary: dict[str, Any], config: Config) -> None:
 
 
 # Every way to run one.
+
+
+def test_what_is_held_out_is_read_and_never_trained_on(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(data={"holdout": 0.5})
+    summary = run(config, out=tmp_path / "run").summary
+    whole = run(tiny()).summary
+    held = [
+        before["samples"] - after["samples"]
+        for before, after in zip(whole["clients"], summary["clients"], strict=True)
+    ]
+    assert held == [n // 2 if n >= 20 else 0 for n in (c["samples"] for c in whole["clients"])]
+    assert any(held)
+    for client, count in zip(summary["clients"], held, strict=True):
+        for expert in ("", "_calibrated", "_control", "_local_only"):
+            figure = client[f"accuracy_held_out{expert}"]
+            assert (figure is None) == (count == 0)
+            if count:
+                assert figure * count == pytest.approx(round(figure * count))
+    known = [c["accuracy_held_out"] for c in summary["clients"] if c["accuracy_held_out"]]
+    assert summary["accuracy_held_out_mean"] == pytest.approx(sum(known) / len(known))
+    assert whole["accuracy_held_out_mean"] is None
+    audited = AuditedRun(FinishedRun.open(tmp_path / "run"), load_dataset(config.data))
+    for client in summary["clients"]:
+        assert len(audited.holdings[client["id"]]) == client["samples"]
+
+
+def test_figures_at_home_follow_from_recalls_and_counts(tiny: Tiny) -> None:
+    summary = run(tiny()).summary
+    for client in summary["clients"]:
+        pairs = list(zip(client["class_counts"], client["recall"], strict=True))
+        by_hand = sum(n * r for n, r in pairs if r is not None)
+        total = sum(n for n, r in pairs if r is not None)
+        assert client["accuracy_own_distribution"] == pytest.approx(by_hand / total, abs=1e-4)
+    recalls = [client["recall"] for client in summary["clients"]]
+    for mean, values in zip(summary["recall_mean"], zip(*recalls, strict=True), strict=True):
+        assert mean == pytest.approx(np.mean(values), abs=1e-4)
+    assert len(summary["recall_control"]) == len(summary["class_names"])
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -12,6 +12,7 @@ import numpy as np
 
 from fedvtc_edge import wire
 from fedvtc_edge.config import Config, load_config
+from fedvtc_edge.data import hold_out
 from fedvtc_edge.data.own import DataTerms
 from fedvtc_edge.distributed.messages import (
     DISMISSAL,
@@ -140,7 +141,8 @@ class Participant:
             "wants_test": has.test is None and self._policy.shares_metrics(config),
         }
         if self._policy.shares_metrics(config):
-            counts = np.bincount(has.own.labels, minlength=len(terms.class_names))
+            kept, _ = hold_out(has.own.labels, config, self.home.client)
+            counts = np.bincount(has.own.labels[kept], minlength=len(terms.class_names))
             document |= {"samples": int(counts.sum()), "class_counts": counts.tolist()}
         return json.dumps(document).encode()
 

@@ -30,7 +30,7 @@ from fedvtc_edge.data.own import TEST, TEST_SET, DataTerms, pack_test, unpack_te
 from fedvtc_edge.devices.footprint import peak_megabytes
 from fedvtc_edge.devices.planner import ClientAssignment
 from fedvtc_edge.federation.assembly import one_client
-from fedvtc_edge.federation.evaluation import TestSet, control_accuracy, evaluate
+from fedvtc_edge.federation.evaluation import TestSet, control_figures, evaluate
 from fedvtc_edge.federation.methods import Federation, Method, method_of
 from fedvtc_edge.federation.summary import ClientStats, deposit, pictures, summarise
 from fedvtc_edge.models import ImageShape
@@ -146,7 +146,7 @@ class ClientSession:
         }
         if share_metrics:  # images seen are epochs times examples: as good as a count
             report["samples_seen"] = client.samples_seen
-        if share_metrics and self.test is not None:
+        if share_metrics and (self.test is not None or client.held_out is not None):
             baselines = [] if self.baseline is None else [self.baseline]
             records, _ = evaluate(self.method, baselines, self.test)
             report |= records[0].accuracies
@@ -209,13 +209,15 @@ def finalize(
     measured = _measured(session, json.loads(report))
     # What left was counted by the server: envelopes are not kept here.
     account = {"up": None, "down": None, "seconds": client.seconds, "samples": client.samples_seen}
+    control = control_figures(method, session.test)
     summary = summarise(
         method,
         [ClientStats.of(client, config)],
         [
             RoundRecord(
                 round=config.method.rounds,
-                accuracy_control=control_accuracy(method, session.test),
+                accuracy_control=control.accuracy,
+                recall_control=control.recall,
                 seconds=client.seconds,
                 clients=[measured],
             )
@@ -273,8 +275,8 @@ def _data(config: Config, terms: DataTerms, has: LocalData, packed: bytes) -> Da
 
 
 def _measured(session: ClientSession, told: dict[str, Any]) -> ClientRecord:
-    """The client's line of the last round; accuracies are None where there is no test set."""
-    if session.test is None or "accuracy" in told:
+    """The client's line of the last round; accuracies are None where nothing tells them."""
+    if "accuracy" in told:
         return ClientRecord(id=session.client.id, **{key: told.get(key) for key in ACCURACIES})
     records, _ = evaluate(
         session.method, [] if session.baseline is None else [session.baseline], session.test

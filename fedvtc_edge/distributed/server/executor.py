@@ -9,7 +9,7 @@ from typing import Any
 from fedvtc_edge.data.own import TEST
 from fedvtc_edge.distributed.messages import REPORT, RequestError, TaskRequest, digest_of
 from fedvtc_edge.errors import PrivacyError
-from fedvtc_edge.federation.evaluation import TestSet, control_accuracy
+from fedvtc_edge.federation.evaluation import ControlFigures, TestSet, control_figures
 from fedvtc_edge.federation.exchange import Exchange, SecureAggregatable
 from fedvtc_edge.federation.methods import Method
 from fedvtc_edge.federation.rounds import Executor
@@ -171,10 +171,10 @@ class RemoteExecutor(Executor):
             self._read_report(self.federation.context(name, number, REPORT))
         return list(reported)
 
-    def evaluate(self) -> tuple[list[ClientRecord], float | None]:
+    def evaluate(self) -> tuple[list[ClientRecord], ControlFigures]:
         """Accuracies that clients reported last, and statistics only on the server's test set."""
         lines = [ClientRecord(id=name, **self._accuracies[name]) for name in self.clients]
-        return lines, control_accuracy(self.method, self._test and self._test[0])
+        return lines, control_figures(self.method, self._test and self._test[0])
 
     def remark(self, record: RoundRecord, problem: str) -> None:
         """Say why the round is void."""
@@ -202,7 +202,8 @@ class RemoteExecutor(Executor):
     def _read_report(self, context: Context) -> None:
         """Take up a client's report; one that cannot be read is refused, and tells nothing."""
         try:
-            report = read_report(self._collector.received(context)[0])
+            payload = self._collector.received(context)[0]
+            report = read_report(payload, classes=self.federation.classes)
         except RequestError as error:
             self.federation.server.refuse(context, error, None)
             return

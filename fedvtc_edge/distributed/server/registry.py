@@ -238,7 +238,9 @@ def some(names: Sequence[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-_LARGEST_REPORT = 65_536
+_LARGEST_REPORT = 262_144
+"""Bytes; a recall for each of 10,000 classes takes a third of it."""
+
 _TOTALS = {"seconds": 1e9, "samples_seen": 2**53, "parameters": 2**40, "peak_memory_mb": 1e9}
 
 _TOLD = {
@@ -249,8 +251,11 @@ _TOLD = {
 """Totals that not every client tells, and what a report calls them."""
 
 
-def read_report(payload: bytes) -> dict[str, Any]:
+def read_report(payload: bytes, *, classes: int) -> dict[str, Any]:
     """A client's report: accuracies in [0, 1] or None, and totals, as it says.
+
+    Args:
+        classes: Number C of classes, of each of which it may tell a recall.
 
     Raises:
         OrderError: Not JSON, too large, or a number that none can be.
@@ -259,7 +264,11 @@ def read_report(payload: bytes) -> dict[str, Any]:
         found = json.loads(payload) if len(payload) <= _LARGEST_REPORT else {}
         report: dict[str, Any] = {key: found.get(key) for key in ACCURACIES}
         report |= {key: found.get(key) for key in _TOTALS}
-        for key, value in report.items():
+        recall = report["recall"]
+        if recall is not None and not (isinstance(recall, list) and len(recall) == classes):
+            raise ValueError("recall")
+        figures = [(key, value) for key, value in report.items() if key != "recall"]
+        for key, value in [*figures, *(("recall", value) for value in recall or ())]:
             most = _TOTALS.get(key, 1.0)
             if value is not None and not (type(value) in (int, float) and 0 <= value <= most):
                 raise ValueError(key)

@@ -98,6 +98,7 @@ def test_what_is_told_anyway_is_the_same_in_the_home(village: Any, small: Small)
     for client in told["clients"]:
         own = summary_of(there.home(client["id"]).path)["clients"][0]
         same = {"samples", "class_counts", "parameters"} | {k for k in own if "accuracy" in k}
+        same.add("recall")
         assert {key: own[key] for key in same} == {key: client[key] for key in same}
 
 
