@@ -191,7 +191,8 @@ class Bundle:
                 "this bundle does not hold its client's prior",
                 hint="leave --prior own out, or have the client export with --with-prior",
             )
-        return np.log(np.array(self.manifest.prior)).astype(np.float32)
+        shift: Floats = np.log(np.array(self.manifest.prior)).astype(np.float32)
+        return shift
 
     @property
     def classifier_variant(self) -> Variant:

@@ -104,7 +104,8 @@ def _check(summary: Summary, path: Path) -> None:
                 f"expected {width}",
                 hint=_AGAIN,
             )
-    for recall in (summary.recall_mean, summary.recall_control):
+    told = [client.recall for client in summary.clients]
+    for recall in (summary.recall_mean, summary.recall_control, *told):
         if recall is not None and len(recall) != width:
             raise RunError(
                 f"'{path}': recalls of {len(recall)} classes, expected {width}", hint=_AGAIN
