@@ -96,7 +96,7 @@ class MethodSettings(_Table):
     """Method, rounds and sharing mode."""
 
     name: str = "fedvtc"
-    rounds: int = Field(default=10, ge=1, le=100_000)
+    rounds: int = Field(default=5, ge=1, le=100_000)
     share: Literal["anchored", "features", "features+decoder"] = "anchored"
     moments: Literal["covariance", "diagonal"] = "covariance"
     latent: int = Field(default=64, ge=2, le=4096)
@@ -129,7 +129,10 @@ class TrainingSettings(_Table):
     decoder_rate: float = Field(default=4e-3, gt=0)
     finetune_steps: int = Field(default=20, ge=1, description="per round")
     finetune_from: int = Field(default=7, ge=1, description="first round that fine-tunes")
-    finetune_last: int = Field(default=400, ge=0, description="more in the last round")
+    effort: Literal["quick", "normal", "thorough"] = "normal"
+    finetune_last: int | None = Field(
+        default=None, ge=0, description="more in the last round; unset is by effort and classes"
+    )
 
 
 class PrivacySettings(_Table):

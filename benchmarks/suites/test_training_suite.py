@@ -3,7 +3,7 @@
 Each phase has a floor of its own: so many steps of the network that it trains, on as
 many images a step, but ready ones: forward, loss, backward, Adam. The ratio of phase A is
 the price of the engine alone; phases B and C do more than train: they
-synthesise, match distributions through two more networks, join collages and ask a teacher.
+synthesise, match distributions through two more networks, warp and join pictures and ask a teacher.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class TestFinetune:
     def test_finetune(
         self, benchmark: BenchmarkFixture, client: Client, knowledge: GlobalKnowledge
     ) -> None:
-        """With synthesis, collages and the teacher."""
+        """With synthesis, warped and joined pictures, and the teacher."""
         benchmark(_finetune, client, knowledge)
         _check(client)
 

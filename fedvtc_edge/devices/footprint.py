@@ -21,6 +21,8 @@ from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS, METHODS
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, deterministic
+from fedvtc_edge.training.distillation import pool_size
+from fedvtc_edge.training.finetuning import last_steps
 from fedvtc_edge.training.knowledge import GlobalKnowledge, blank, from_anchor
 
 from .profile import DeviceProfile, Figure
@@ -121,7 +123,7 @@ def needs(
         gradients=FLOAT * trained,
         optimiser=ADAM_SLOTS * FLOAT * trained,
         activations=round(_SLACK * held) + _KERNELS,
-        data=samples * _pixels(shape) * FLOAT,
+        data=samples * _pixels(shape) * FLOAT + _pool(config, shape, classes, batch),
         baseline=_bytes(torch_mb(arch, torchvision=from_torchvision(architecture))),
     )
 
@@ -205,6 +207,15 @@ def needs_bare(
     phases = phases_of(architecture, shape, classes, config.method)
     activations = round(phases.classify.peak(1))
     return Footprint(weight_bytes * phases.model, 0, 0, activations, _pixels(shape), 0)
+
+
+def _pool(config: Config, shape: ImageShape, classes: int, batch: int) -> int:
+    """Bytes of the pictures that a teacher labels for the last fine-tuning."""
+    method, settings = config.method, config.training.model_copy(update={"batch": batch})
+    if not has_decoder(method) or method.share != "anchored" or "teacher" in method.ablate:
+        return 0
+    pictures = pool_size(last_steps(classes, settings), _pixels(shape), settings)
+    return pictures * (_pixels(shape) + FLOAT * classes)
 
 
 def _graph(phases: PhaseProfiles, use: Use, config: Config) -> tuple[int, MemoryProfile]:

@@ -23,6 +23,7 @@ from fedvtc_edge.devices.recorder import Work, probe_copy, record
 from fedvtc_edge.masking import traffic_of
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.training.client import Client
+from fedvtc_edge.training.distillation import LATE, batch_of, pool_size
 from fedvtc_edge.training.knowledge import GlobalKnowledge
 from fedvtc_edge.training.losses import ClassMoments
 from fedvtc_edge.training.steps import Gradients
@@ -238,14 +239,39 @@ class PhaseNotes(Client):
         steps: int,
         kl: float,
         head_only: bool = False,
+        real: bool = True,
         **_: Any,
     ) -> None:
-        """Real images in a step; synthetic ones come on top."""
-        self._note(
-            "finetune",
-            [(min(self.settings.batch, len(self.images)), steps)],
-            lambda probe, k: probe.finetune(0, knowledge, steps=k, kl=kl, head_only=head_only),
-        )
+        """Real images in a step; synthetic ones come on top.
+
+        With a teacher, a batch of its pool is a step of a task of its own, and steps with
+        plain local images are another one than those without.
+        """
+        size, batch = min(self.settings.batch, len(self.images)), batch_of(self.settings)
+
+        def part(name: str, size: float, count: int, late: float) -> None:
+            def work(probe: Client, k: int) -> None:
+                making, pool = name == "pool", batch_of(probe.settings)
+                probe.finetune(
+                    0,
+                    knowledge,
+                    steps=0 if making else k,
+                    kl=kl,
+                    head_only=head_only,
+                    pictures=k * pool if making else pool,
+                    late=late,
+                )
+
+            self._note(name, [(size, count)], work)
+
+        if knowledge.teacher is None:
+            part("finetune", size, steps, 1.0)
+            return
+        plain = sum(index + 1 > LATE * steps for index in range(steps)) if real else 0
+        pool = pool_size(steps, self.images.shape[1:].numel(), self.settings)
+        part("pool", size, pool // batch, 1.0)
+        part("finetune", size, steps - plain, 1.0)
+        part("finetune, with labels", size, plain, 0.0)
 
     def _note(
         self,

@@ -73,6 +73,11 @@ def find(name: str) -> Body:
     return ARCHITECTURES.find(name)
 
 
+def built_in(name: str) -> bool:
+    """Whether the architecture is one of the package's own."""
+    return find(name).__module__.startswith(__package__)
+
+
 class Function(nn.Module):
     """A function of images as a module, for registries of those."""
 

@@ -34,9 +34,21 @@ class Discriminant:
             for value in coefficients(known)
         )
 
+    @property
+    def known(self) -> Tensor:
+        """Classes [C] that anyone has."""
+        return ~self._absent
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Log-densities [N, C] of anchor features [N, m], up to what all classes share."""
+        return features @ self._linear + features.square() @ self._quadratic + self._offset
+
     def __call__(self, features: Tensor) -> Tensor:
         """Log-posteriors [N, C] of anchor features [N, m]; differentiable."""
-        scores = features @ self._linear + features.square() @ self._quadratic + self._offset
+        return self.posteriors(self.scores(features))
+
+    def posteriors(self, scores: Tensor) -> Tensor:
+        """Log-posteriors [N, C] of scores, under the uniform prior."""
         # Left out of the sum and not merely scored low: far from all means, every score is.
         rivals = scores.masked_fill(self._absent, float("-inf"))
         return torch.log_softmax(rivals, dim=1).masked_fill(self._absent, _ABSENT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,14 @@ from torch import Tensor
 from fedvtc_edge.config import TrainingSettings
 from fedvtc_edge.models.classifier import Classifier
 from fedvtc_edge.models.extractor import CHUNK, Anchor, in_chunks
+from fedvtc_edge.models.registry import built_in
 from fedvtc_edge.models.vtc import VTC
 from fedvtc_edge.privacy.mechanism import Mechanism
 from fedvtc_edge.seeding import derive_seed, generator, seed_layers
 from fedvtc_edge.statistics.class_statistics import ClassStatistics
 
-from . import decoder_training, finetuning, supervised
-from .compute import Compute
+from . import decoder_training, distillation, finetuning, supervised
+from .compute import Compute, channels_last
 from .knowledge import GlobalKnowledge
 from .losses import ClassMoments
 from .steps import Gradients
@@ -78,6 +79,14 @@ class Client:
             yield
         finally:
             self.seconds += time.perf_counter() - begin
+
+    def _channels_last(self, gradients: Gradients | None = None) -> AbstractContextManager[None]:
+        """For networks of our own, on the CPU: others may count on torch's usual order."""
+        if self.images.device.type != "cpu" or gradients is not None or self.decoder is None:
+            return nullcontext()
+        if not built_in(self.architecture):
+            return channels_last(self.decoder)
+        return channels_last(self.model, self.decoder)
 
     def train(
         self,
@@ -145,7 +154,7 @@ class Client:
         """Phase B: ψ on local data and on latents of the global distribution; f is frozen."""
         assert self.decoder is not None
         stream = self.stream(round_, "decoder")
-        with self.working():
+        with self.working(), self._channels_last(gradients):
             self.samples_seen += decoder_training.train_decoder(
                 self.model,
                 self.decoder,
@@ -169,10 +178,17 @@ class Client:
         head_only: bool = False,
         decay: bool = False,
         real: bool = True,
+        pictures: int | None = None,
+        late: float = distillation.LATE,
     ) -> None:
-        """Phase C: all of f on synthetic images of all classes, beside real ones or alone."""
+        """Phase C: all of f on synthetic images of all classes, beside real ones or alone.
+
+        Args:
+            pictures: Size of the pool that a teacher labels; by the number of steps if None.
+            late: Share of the steps on it without plain local images.
+        """
         assert self.decoder is not None
-        with self.working():
+        with self.working(), self._channels_last():
             self.samples_seen += finetuning.finetune(
                 self.model,
                 self.decoder,
@@ -187,6 +203,8 @@ class Client:
                 kl=kl,
                 head_only=head_only,
                 decay=decay,
+                pictures=pictures,
+                late=late,
             )
 
     def measure(self) -> ClassStatistics:

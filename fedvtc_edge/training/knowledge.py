@@ -56,6 +56,11 @@ class GlobalKnowledge:
     known: Tensor
     anchored: Anchored | None = None
 
+    @property
+    def teacher(self) -> Anchored | None:
+        """The anchor's view, where fine-tuning may learn from it."""
+        return self.anchored if self.anchored is not None and self.anchored.teach else None
+
     def sample(self, labels: Tensor, stream: torch.Generator) -> Tensor:
         """Latents v = c^y + σ^y ⊙ ε for labels [N]."""
         mean, std = self.codes.mean[labels], self.codes.std[labels]

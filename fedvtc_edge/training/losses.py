@@ -83,3 +83,8 @@ def match_moments(
 def distill(logits: Tensor, teacher: Tensor) -> Tensor:
     """KL of the client's prediction from the teacher's log-posteriors [N, C]."""
     return F.kl_div(torch.log_softmax(logits, 1), teacher, reduction="batchmean", log_target=True)
+
+
+def match_scores(scores: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """Mean square of a difference of scores [N, C] over the known classes [C]."""
+    return ((scores - target).square() * known).sum() / (len(scores) * known.sum())

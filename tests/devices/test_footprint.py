@@ -114,7 +114,9 @@ def test_run_report_and_plan_tell_one_figure(tiny: Callable[..., Config], tmp_pa
     }
     (needed,) = {planned["mlp", config.training.batch, "alternate"]}
     largest = max(client.samples or 0 for client in summary.clients)
-    assert needed.data == largest * 64 * 4
+    # Two batches of pictures for the last two steps, a byte a pixel, and ten scores of each.
+    pool = 2 * 2 * config.training.batch * (64 + 10 * 4)
+    assert needed.data == largest * 64 * 4 + pool
     for client in summary.clients:
         # A plan is made for the client with most images: another one holds that much less.
         other = (largest - (client.samples or 0)) * 64 * 4

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import nn
 
-from fedvtc_edge.training.compute import deterministic
+from fedvtc_edge.training.compute import channels_last, deterministic
 
 
 @pytest.fixture
@@ -51,3 +52,18 @@ def test_the_number_of_threads_cannot_be_seen_in_the_bits(as_before: None) -> No
         with deterministic():
             found.add(torch.conv2d(images, kernels).sum().numpy().tobytes())
     assert len(found) == 1
+
+
+def test_channels_come_last_and_go_back() -> None:
+    """Afterwards strides are torch's usual ones, also of kernels with a single pixel."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 1), nn.Flatten(), nn.Linear(5, 2))
+    before = {name: (p.clone(), p.stride()) for name, p in network.named_parameters()}
+    kept = list(network.parameters())
+    with channels_last(network):
+        weight = network.get_parameter("0.weight")
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+        assert not weight.is_contiguous()
+    for (name, p), same in zip(network.named_parameters(), kept, strict=True):
+        assert p is same
+        assert torch.equal(p, before[name][0])
+        assert p.stride() == before[name][1]

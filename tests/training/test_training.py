@@ -16,10 +16,10 @@ from fedvtc_edge.config import EngineSettings, TrainingSettings
 from fedvtc_edge.models import Classifier, ImageShape, build, vtc
 from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
-from fedvtc_edge.training import decoder_training, finetuning, steps, supervised
+from fedvtc_edge.training import decoder_training, distillation, finetuning, steps, supervised
 from fedvtc_edge.training.compute import Compute
 from fedvtc_edge.training.decoder_training import matching, train_decoder
-from fedvtc_edge.training.finetuning import collages, finetune, steps_in
+from fedvtc_edge.training.finetuning import finetune, last_steps, steps_in
 from fedvtc_edge.training.knowledge import GlobalKnowledge, from_anchor, from_features
 from fedvtc_edge.training.losses import ClassMoments
 from fedvtc_edge.training.steps import Adam, Gradients, noisy, normal_of, random_batch, step
@@ -267,13 +267,14 @@ def test_head_only_leaves_the_extractor_alone(head_only: bool) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "teach", "seen"),
-    [("anchored", True, 4 + 4 + 8), ("anchored", False, 4 + 4), ("features", True, 4 + 4)],
+    # With a teacher: pictures of its pool, and late own images beside them.
+    [("anchored", True, 16 + 4), ("anchored", False, 16), ("features", True, 16)],
 )
 def test_the_teacher_teaches_where_there_is_one(
     monkeypatch: pytest.MonkeyPatch, kind: str, teach: bool, seen: int
 ) -> None:
     lessons: list[torch.Size] = []
-    distill = finetuning.distill
+    distill = distillation.distill
 
     def counted(logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         lessons.append(teacher.shape)
@@ -281,10 +282,10 @@ def test_the_teacher_teaches_where_there_is_one(
         torch.testing.assert_close(teacher.exp().sum(1), torch.ones(len(teacher)))
         return distill(logits, teacher)
 
-    monkeypatch.setattr(finetuning, "distill", counted)
-    assert phase_c(classifier(), decoder(), knowledge(kind, teach=teach)) == 2 * seen
+    monkeypatch.setattr(distillation, "distill", counted)
+    assert phase_c(classifier(), decoder(), knowledge(kind, teach=teach)) == seen
     taught = kind == "anchored" and teach
-    assert lessons == ([torch.Size((seen, CLASSES))] * 2 if taught else [])
+    assert lessons == ([torch.Size((8, CLASSES))] * 2 if taught else [])
 
 
 @pytest.mark.parametrize("decay", [False, True])
@@ -296,7 +297,7 @@ def test_the_rate_falls_to_zero_where_asked(monkeypatch: pytest.MonkeyPatch, dec
         step(loss, adam)
 
     monkeypatch.setattr(finetuning, "step", noted)
-    phase_c(classifier(), decoder(), knowledge(), steps=4, decay=decay)
+    phase_c(classifier(), decoder(), knowledge(teach=False), steps=4, decay=decay)
     shares = [1.0, 0.75, 0.5, 0.25] if decay else [1.0] * 4
     assert rates == pytest.approx([SETTINGS.rate * share for share in shares])
 
@@ -321,31 +322,27 @@ ROUNDS = TrainingSettings(finetune_steps=20, finetune_from=3, finetune_last=200)
     ],
 )
 def test_steps_of_each_round(rounds: int, steps: list[int]) -> None:
-    assert [steps_in(number, rounds, ROUNDS) for number in range(1, rounds + 1)] == steps
+    found = [steps_in(number, rounds, CLASSES, ROUNDS) for number in range(1, rounds + 1)]
+    assert found == steps
 
 
 def test_nothing_more_in_the_last_round() -> None:
     settings = TrainingSettings(finetune_steps=7, finetune_from=2, finetune_last=0)
-    assert [steps_in(number, 3, settings) for number in (1, 2, 3)] == [0, 7, 7]
-    assert steps_in(1, 1, settings) == 0
+    assert [steps_in(number, 3, CLASSES, settings) for number in (1, 2, 3)] == [0, 7, 7]
+    assert steps_in(1, 1, CLASSES, settings) == 0
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_collages_hold_pixels_of_two_images_and_no_others(channels: int) -> None:
-    sources = (torch.arange(6.0) / 7 + 0.1)[:, None, None, None].expand(6, channels, 8, 8)
-    made = collages(sources.contiguous(), 300, stream())
-    assert made.shape == (300, channels, 8, 8)
-    known = set(sources[:, 0, 0, 0].tolist())
-    pairs = 0
-    for one in made:
-        values = set(one.flatten().tolist())
-        assert values <= known  # nothing blended: the mask is 0 or 1
-        assert len(values) <= 2
-        assert all(torch.equal(one[0], plane) for plane in one)  # one border for all channels
-        pairs += len(values) == 2
-    assert 100 < pairs < 300
-    assert set(made.flatten().tolist()) == known
-    assert torch.equal(made, collages(sources.contiguous(), 300, stream()))
+def test_effort_and_classes_decide_where_no_number_is_set() -> None:
+    for classes in (2, 10, 43, 200):
+        quick, normal, thorough = (
+            last_steps(classes, TrainingSettings(effort=effort))
+            for effort in ("quick", "normal", "thorough")
+        )
+        assert 0 < quick < normal < thorough
+        assert normal >= last_steps(classes - 1, TrainingSettings())
+    assert last_steps(2, TrainingSettings()) == last_steps(10, TrainingSettings())
+    assert last_steps(43, TrainingSettings()) > 2 * last_steps(10, TrainingSettings())
+    assert last_steps(43, TrainingSettings(effort="thorough", finetune_last=7)) == 7
 
 
 # ---------------------------------------------------------------- all phases
@@ -358,6 +355,9 @@ PHASES: dict[str, Callable[[Classifier, vtc.VTC, int, int], int]] = {
         f, psi, knowledge("features"), seed, size
     ),
     "finetune": lambda f, psi, seed, size: phase_c(f, psi, knowledge(), seed, size),
+    "finetune-labels": lambda f, psi, seed, size: phase_c(
+        f, psi, knowledge("features"), seed, size
+    ),
 }
 
 

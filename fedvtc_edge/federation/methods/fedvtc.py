@@ -86,7 +86,8 @@ class FedVTC(Method):
             self._fit_decoder(client, number, self._knowledge)
 
         def finetune(client: Client) -> None:
-            steps = steps_in(number, self.federation.config.method.rounds, client.settings)
+            rounds, classes = self.federation.config.method.rounds, self.federation.classes
+            steps = steps_in(number, rounds, classes, client.settings)
             if steps:
                 assert self._knowledge is not None
                 self._finetune(client, number, self._knowledge, steps)

@@ -72,5 +72,5 @@ def matched_steps(federation: Federation, client: Client, number: int) -> int:
     return (
         supervised.steps_per_round(len(client.images), settings)
         + settings.decoder_steps
-        + finetuning.steps_in(number, federation.config.method.rounds, settings)
+        + finetuning.steps_in(number, federation.config.method.rounds, federation.classes, settings)
     )

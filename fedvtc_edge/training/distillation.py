@@ -1,0 +1,187 @@
+"""The teacher's whole answer: a fixed pool of pictures, labelled once, and steps on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedvtc_edge.config import TrainingSettings
+from fedvtc_edge.models.classifier import Classifier
+from fedvtc_edge.models.vtc import VTC
+
+from .augmentation import PLAIN, paired, warp
+from .compute import Compute
+from .knowledge import Anchored, GlobalKnowledge
+from .losses import distill, masked_cross_entropy, match_scores
+from .steps import Adam, noisy, normal_of, random_batch, step
+
+LARGEST_POOL, LARGEST_BYTES = 8192, 48 * 2**20
+"""Pictures at most, and bytes of their pixels."""
+
+PAINTED = 0.25
+"""Share of synthesised images among those that pictures are made of."""
+
+RATE = 2.0
+"""Rate at the start, in units of ``training.rate``; it falls to zero along a cosine."""
+
+LATE = 2 / 3
+"""Share of the steps after which plain local images with labels join."""
+
+LABELS = 0.5
+"""Weight of those labels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """Labelled pictures.
+
+    Args:
+        pictures: uint8 [P, channels, size, size]: a quarter of the memory of floats.
+        scores: The teacher's, [P, C], centred over the classes that anyone has.
+    """
+
+    pictures: Tensor
+    scores: Tensor
+
+    @property
+    def unit(self) -> float:
+        """Root mean square of the scores: the teacher's confidence κ."""
+        return max(float(self.scores.square().mean().sqrt()), 1e-3)
+
+    def batches(self, size: int, steps: int, stream: torch.Generator) -> Iterator[Tensor]:
+        """Indices of ``steps`` batches: each picture once before any comes again."""
+        count, order = len(self.pictures), torch.empty(0, dtype=torch.int64)
+        for _ in range(steps):
+            while len(order) < size:
+                order = torch.cat([order, torch.randperm(count, generator=stream)])
+            yield order[:size].to(self.pictures.device)
+            order = order[size:]
+
+
+def batch_of(settings: TrainingSettings) -> int:
+    """Pictures in a step, half of whose images are synthesised and half local."""
+    return 2 * settings.batch
+
+
+def pool_size(steps: int, pixels: int, settings: TrainingSettings) -> int:
+    """Pictures of so many pixels for so many steps: whole batches, bounded."""
+    size = batch_of(settings)
+    most = min(LARGEST_POOL, LARGEST_BYTES // pixels)
+    return min(steps, max(most // size, 1)) * size
+
+
+def lessons(
+    decoder: VTC,
+    images: Tensor,
+    knowledge: GlobalKnowledge,
+    settings: TrainingSettings,
+    stream: torch.Generator,
+    count: int,
+) -> Lessons:
+    """``count`` pictures of synthesised and local images, and the teacher's scores of each.
+
+    Args:
+        images: Local images [N, channels, size, size]; without any all are synthesised.
+        knowledge: Published statistics, which provide a teacher.
+    """
+    teacher = knowledge.teacher
+    assert teacher is not None
+    known = teacher.classifier.known
+    pictures, scores, size = [], [], batch_of(settings)
+    with torch.no_grad():
+        for begin in range(0, count, size):
+            part = min(size, count - begin)
+            own = round(2 * part * (1 - PAINTED)) if len(images) else 0
+            synthetic = decoder(
+                knowledge.sample(knowledge.draw_labels(2 * part - own, stream), stream)
+            )
+            chosen = random_batch(max(len(images), 1), own, stream, images.device)
+            sources = torch.cat([synthetic, images[chosen]])
+            sources = sources[torch.randperm(2 * part, generator=stream).to(sources.device)]
+            moved = torch.rand((2 * part, 1, 1, 1), generator=stream) >= PLAIN
+            sources = torch.where(moved.to(sources.device), warp(sources, stream), sources)
+            mixed = paired(sources[:part], sources[part:], stream)
+            shown = mixed.mul(255).round().clamp(0, 255).to(torch.uint8)
+            found = teacher.classifier.scores(teacher.anchor(_floats(shown)))
+            pictures.append(shown)
+            scores.append(centred(found, known))
+    return Lessons(torch.cat(pictures), torch.cat(scores))
+
+
+def centred(scores: Tensor, known: Tensor) -> Tensor:
+    """Scores [N, C] less their mean over the known classes; 0 for the others."""
+    mean = (scores * known).sum(1, keepdim=True) / known.sum()
+    return (scores - mean) * known
+
+
+def learn(
+    model: Classifier,
+    pool: Lessons,
+    teacher: Anchored,
+    images: Tensor,
+    labels: Tensor,
+    present: Tensor,
+    settings: TrainingSettings,
+    compute: Compute,
+    stream: torch.Generator,
+    *,
+    steps: int,
+    decay: bool,
+    late: float = LATE,
+) -> int:
+    """``steps`` steps on those parameters of f that are to be trained; returns images seen.
+
+    The head learns in units of the teacher's confidence: scores of tens would take it
+    thousands of steps to grow to.
+
+    Args:
+        images: Local images [N, channels, size, size], seen plain, late and with their
+            labels; may be empty.
+        labels: [N].
+        present: Classes [C] that this client has.
+        compute: Where and how precisely steps run.
+        stream: Source of all randomness.
+        decay: Let the rate fall to zero.
+        late: Share of the steps without plain local images.
+    """
+    known, unit, seen = teacher.classifier.known, pool.unit, 0
+    rate, own = RATE * settings.rate, min(settings.batch, len(images))
+    adam, normal = Adam([p for p in model.parameters() if p.requires_grad], rate), normal_of(stream)
+    _scale(model, 1 / unit)
+    for index, batch in enumerate(pool.batches(batch_of(settings), steps, stream)):
+        if decay:
+            adam.rate = rate * (1 + math.cos(math.pi * index / steps)) / 2
+        x, target = _floats(pool.pictures[batch]), pool.scores[batch]
+        noise = 0.5 * settings.pixel_noise * torch.rand((len(x), 1, 1, 1), generator=stream)
+        x = x + noise.to(x) * normal(x.shape).to(x.device)
+        plain = labels[:0]
+        if own and index + 1 > late * steps:
+            plain = random_batch(len(images), own, stream, images.device)
+            x = torch.cat([x, noisy(images[plain], settings.pixel_noise, normal)])
+        with compute.autocast():
+            logits = unit * model(x)
+        logits = logits.float()
+        taught = logits[: len(batch)]
+        loss = match_scores(centred(taught, known), target, known) / unit**2
+        loss = loss + distill(taught, teacher.classifier.posteriors(target))
+        if len(plain):
+            real = masked_cross_entropy(logits[len(batch) :], labels[plain], present)
+            loss = loss + LABELS * real
+        step(loss, adam)
+        seen += len(x)
+    _scale(model, unit)
+    return seen
+
+
+@torch.no_grad()
+def _scale(model: Classifier, factor: float) -> None:
+    model.head.weight.mul_(factor)
+    model.head.bias.mul_(factor)
+
+
+def _floats(pictures: Tensor) -> Tensor:
+    return pictures.float().div_(255)
