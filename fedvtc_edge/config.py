@@ -96,7 +96,7 @@ class MethodSettings(_Table):
     """Method, rounds and sharing mode."""
 
     name: str = "fedvtc"
-    rounds: int = Field(default=5, ge=1, le=100_000)
+    rounds: int = Field(default=3, ge=1, le=100_000)
     share: Literal["anchored", "features", "features+decoder"] = "anchored"
     moments: Literal["covariance", "diagonal"] = "covariance"
     latent: int = Field(default=64, ge=2, le=4096)

@@ -46,7 +46,7 @@ def measure(
         ``{"schema", "clients", "rounds", "devices", "pairs": [{"off_s", "on_s", "ratio"}],
         "ratio", "accuracy_equal", "seconds_virtual"}``; ``ratio`` is the least of all pairs:
         what else the machine does only adds. The last round is as short as the others
-        (``finetune_last`` is 20, not 500): the more is trained, the less the clock is of it.
+        (``finetune_last`` is 20, not 1,000): the more is trained, the less the clock is of it.
 
     Raises:
         FedVTCError: Settings that make no run.

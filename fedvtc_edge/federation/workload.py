@@ -23,7 +23,7 @@ from fedvtc_edge.devices.recorder import Work, probe_copy, record
 from fedvtc_edge.masking import traffic_of
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.training.client import Client
-from fedvtc_edge.training.distillation import LATE, batch_of, pool_size
+from fedvtc_edge.training.distillation import LATE, batch_of, pool_size, pools
 from fedvtc_edge.training.knowledge import GlobalKnowledge
 from fedvtc_edge.training.losses import ClassMoments
 from fedvtc_edge.training.steps import Gradients
@@ -269,7 +269,7 @@ class PhaseNotes(Client):
             return
         plain = sum(index + 1 > LATE * steps for index in range(steps)) if real else 0
         pool = pool_size(steps, self.images.shape[1:].numel(), self.settings)
-        part("pool", size, pool // batch, 1.0)
+        part("pool", size, pools(steps, pool, self.settings) * (pool // batch), 1.0)
         part("finetune", size, steps - plain, 1.0)
         part("finetune, with labels", size, plain, 0.0)
 

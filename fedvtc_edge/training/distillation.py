@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,17 +22,17 @@ from .steps import Adam, noisy, normal_of, random_batch, step
 LARGEST_POOL, LARGEST_BYTES = 8192, 48 * 2**20
 """Pictures at most, and bytes of their pixels."""
 
+PASSES = 8
+"""Times that each picture is seen; then a new pool is made."""
+
 PAINTED = 0.25
 """Share of synthesised images among those that pictures are made of."""
 
 RATE = 2.0
 """Rate at the start, in units of ``training.rate``; it falls to zero along a cosine."""
 
-LATE = 2 / 3
+LATE = 0.5
 """Share of the steps after which plain local images with labels join."""
-
-LABELS = 0.5
-"""Weight of those labels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +52,11 @@ class Lessons:
         """Root mean square of the scores: the teacher's confidence κ."""
         return max(float(self.scores.square().mean().sqrt()), 1e-3)
 
-    def batches(self, size: int, steps: int, stream: torch.Generator) -> Iterator[Tensor]:
-        """Indices of ``steps`` batches: each picture once before any comes again."""
-        count, order = len(self.pictures), torch.empty(0, dtype=torch.int64)
-        for _ in range(steps):
-            while len(order) < size:
-                order = torch.cat([order, torch.randperm(count, generator=stream)])
-            yield order[:size].to(self.pictures.device)
-            order = order[size:]
+    def batches(self, size: int, stream: torch.Generator) -> Iterator[Tensor]:
+        """Indices of whole batches: ``PASSES`` times each picture, in random order."""
+        for _ in range(PASSES):
+            order = torch.randperm(len(self.pictures), generator=stream)
+            yield from torch.split(order.to(self.pictures.device), size)
 
 
 def batch_of(settings: TrainingSettings) -> int:
@@ -68,10 +65,15 @@ def batch_of(settings: TrainingSettings) -> int:
 
 
 def pool_size(steps: int, pixels: int, settings: TrainingSettings) -> int:
-    """Pictures of so many pixels for so many steps: whole batches, bounded."""
+    """Pictures in a pool, of so many pixels, for so many steps: whole batches, bounded."""
     size = batch_of(settings)
     most = min(LARGEST_POOL, LARGEST_BYTES // pixels)
     return min(steps, max(most // size, 1)) * size
+
+
+def pools(steps: int, pictures: int, settings: TrainingSettings) -> int:
+    """Pools of so many pictures each for so many steps, at least one."""
+    return max(1, -(-steps * batch_of(settings) // (PASSES * pictures)))
 
 
 def lessons(
@@ -120,7 +122,7 @@ def centred(scores: Tensor, known: Tensor) -> Tensor:
 
 def learn(
     model: Classifier,
-    pool: Lessons,
+    make: Callable[[], Lessons],
     teacher: Anchored,
     images: Tensor,
     labels: Tensor,
@@ -139,6 +141,7 @@ def learn(
     thousands of steps to grow to.
 
     Args:
+        make: A new pool; one is held at a time.
         images: Local images [N, channels, size, size], seen plain, late and with their
             labels; may be empty.
         labels: [N].
@@ -148,11 +151,19 @@ def learn(
         decay: Let the rate fall to zero.
         late: Share of the steps without plain local images.
     """
-    known, unit, seen = teacher.classifier.known, pool.unit, 0
+    known, pool, seen = teacher.classifier.known, make(), 0
+    unit, batches = pool.unit, pool.batches(batch_of(settings), stream)
     rate, own = RATE * settings.rate, min(settings.batch, len(images))
     adam, normal = Adam([p for p in model.parameters() if p.requires_grad], rate), normal_of(stream)
+    prior = torch.bincount(labels[: len(images)], minlength=len(known)).clamp(min=1).log()
     _scale(model, 1 / unit)
-    for index, batch in enumerate(pool.batches(batch_of(settings), steps, stream)):
+    for index in range(steps):
+        batch = next(batches, None)
+        if batch is None:
+            del pool, batches
+            pool = make()
+            batches = pool.batches(batch_of(settings), stream)
+            batch = next(batches)
         if decay:
             adam.rate = rate * (1 + math.cos(math.pi * index / steps)) / 2
         x, target = _floats(pool.pictures[batch]), pool.scores[batch]
@@ -169,8 +180,8 @@ def learn(
         loss = match_scores(centred(taught, known), target, known) / unit**2
         loss = loss + distill(taught, teacher.classifier.posteriors(target))
         if len(plain):
-            real = masked_cross_entropy(logits[len(batch) :], labels[plain], present)
-            loss = loss + LABELS * real
+            real = masked_cross_entropy(logits[len(batch) :] + prior, labels[plain], present)
+            loss = loss + real
         step(loss, adam)
         seen += len(x)
     _scale(model, unit)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,16 +18,17 @@ from .knowledge import GlobalKnowledge
 from .losses import kl_to_prior, masked_cross_entropy
 from .steps import Adam, noisy, normal_of, random_batch, step
 
-FEW_CLASSES = 10
-EFFORT = {"quick": 250, "normal": 500, "thorough": 2000}
-"""Steps of the last fine-tuning with up to ``FEW_CLASSES`` classes; with more, in proportion."""
+STEPS_PER_CLASS, MORE_CLASSES, MOST_STEPS = 50, 10, 5000
+EFFORT = {"quick": 0.25, "normal": 1.0, "thorough": 3.0}
+"""Factor of the steps of the last fine-tuning."""
 
 
 def last_steps(classes: int, settings: TrainingSettings) -> int:
     """Steps of the last fine-tuning: as set, or by effort and the number of classes."""
     if settings.finetune_last is not None:
         return settings.finetune_last
-    return EFFORT[settings.effort] * max(classes, FEW_CLASSES) // FEW_CLASSES
+    usual = min(STEPS_PER_CLASS * (classes + MORE_CLASSES), MOST_STEPS)
+    return round(EFFORT[settings.effort] * usual)
 
 
 def steps_in(number: int, rounds: int, classes: int, settings: TrainingSettings) -> int:
@@ -86,9 +89,9 @@ def finetune(
         count = pictures
         if count is None:
             count = distillation.pool_size(steps, images.shape[1:].numel(), settings)
-        pool = distillation.lessons(decoder, images, knowledge, settings, stream, count)
+        make = partial(distillation.lessons, decoder, images, knowledge, settings, stream, count)
         seen = distillation.learn(
-            model, pool, knowledge.teacher, *own, *how, steps=steps, decay=decay, late=late
+            model, make, knowledge.teacher, *own, *how, steps=steps, decay=decay, late=late
         )
     model.requires_grad_(True)
     return seen

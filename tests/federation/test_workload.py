@@ -105,11 +105,11 @@ def test_phases_without_steps_are_not_charged(tiny: Tiny) -> None:
             for number in (1, 2, 3)
         )
     assert set(first) == set(second) == {"train", "decoder"}
-    # The last third has plain images of the client's own, which make its steps longer.
+    # The second half has plain images of the client's own, which make its steps longer.
     assert {name: last[name] for name in set(last) - set(first)} == {
         "pool": 12,
-        "finetune": 8,
-        "finetune, with labels": 4,
+        "finetune": 6,
+        "finetune, with labels": 6,
     }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -18,12 +20,14 @@ from fedvtc_edge.training.compute import Compute
 from fedvtc_edge.training.distillation import (
     LARGEST_BYTES,
     LARGEST_POOL,
+    PASSES,
     Lessons,
     batch_of,
     centred,
     learn,
     lessons,
     pool_size,
+    pools,
 )
 from fedvtc_edge.training.knowledge import GlobalKnowledge, from_anchor
 from fedvtc_edge.training.steps import Adam, step
@@ -65,7 +69,7 @@ def pool(known: GlobalKnowledge, count: int = 64, seed: int = 0, own: int = 10) 
 def study(
     model: Classifier,
     known: GlobalKnowledge,
-    taught: Lessons,
+    taught: Lessons | Callable[[], Lessons],
     *,
     own: int = 10,
     steps: int = 6,
@@ -75,7 +79,8 @@ def study(
     assert known.teacher is not None
     data = images()[:own], LABELS, PRESENT
     how = SETTINGS, COMPUTE, stream(seed)
-    return learn(model, taught, known.teacher, *data, *how, steps=steps, decay=True, late=late)
+    make = (lambda: taught) if isinstance(taught, Lessons) else taught
+    return learn(model, make, known.teacher, *data, *how, steps=steps, decay=True, late=late)
 
 
 @pytest.mark.parametrize("pooled", [True, False])
@@ -131,11 +136,26 @@ def test_centring_forgets_what_all_classes_share() -> None:
 
 def test_each_picture_comes_once_before_any_comes_again() -> None:
     taught = Lessons(torch.zeros((10, 1, 8, 8), dtype=torch.uint8), torch.zeros((10, 4)))
-    drawn = torch.cat(list(taught.batches(4, 5, stream())))
-    assert drawn[:10].sort().values.tolist() == list(range(10))
-    assert drawn[10:].sort().values.tolist() == list(range(10))
-    assert drawn[:10].tolist() != drawn[10:].tolist()
-    assert len(next(taught.batches(32, 1, stream()))) == 32  # more than there are
+    batches = list(taught.batches(4, stream()))
+    assert [len(batch) for batch in batches[:3]] == [4, 4, 2]
+    drawn = torch.cat(batches).view(PASSES, 10)
+    assert all(one.sort().values.tolist() == list(range(10)) for one in drawn)
+    assert drawn[0].tolist() != drawn[1].tolist()
+
+
+def test_a_pool_that_was_seen_often_enough_gives_way_to_a_new_one() -> None:
+    known, held = knowledge(), []
+
+    def make() -> Lessons:
+        assert all(one() is None for one in held)  # one at a time
+        made = pool(known, 32, len(held))
+        held.append(weakref.ref(made))
+        return made
+
+    steps = 2 * PASSES + 1
+    study(classifier(), known, make, steps=steps)
+    assert len(held) == 2
+    assert [pools(count, 32, SETTINGS) for count in (0, 1, steps - 1, steps)] == [1, 1, 1, 2]
 
 
 def test_the_student_comes_close_to_its_teacher() -> None:
@@ -182,7 +202,7 @@ def test_the_rate_falls_along_a_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rates == pytest.approx([2e-3, 1.7071e-3, 1e-3, 2.929e-4], rel=1e-3)
 
 
-@pytest.mark.parametrize(("late", "plain"), [(1.0, 0), (2 / 3, 2), (0.0, 6)])
+@pytest.mark.parametrize(("late", "plain"), [(1.0, 0), (0.5, 3), (0.0, 6)])
 def test_plain_images_join_late(late: float, plain: int) -> None:
     taught = pool(knowledge())
     assert study(classifier(), knowledge(), taught, late=late) == 6 * 16 + plain * 8
