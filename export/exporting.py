@@ -339,6 +339,12 @@ class Builder:
         if self.method.nearest_prototype and self.published is not None:
             model = Nearest(model, self.published)
         decoder = self.finished.decoder(client, self.shape)
+        if self.int8 and decoder is None:
+            raise RunError(
+                f"int8 is calibrated with synthesised images, and {client} "
+                f"({record.architecture}) synthesises none",
+                hint="leave out --int8, or export other clients: --client ID",
+            )
         if decoder is not None and codes is not None:
             writer.synthesise(decoder)
         writer.classifier(model, record.accuracy)

@@ -14,9 +14,17 @@ from torch import nn
 
 from fedvtc_edge.config import Config, MethodSettings, TrainingSettings
 from fedvtc_edge.errors import ConfigError
-from fedvtc_edge.models import ImageShape, build, from_torchvision, vtc
-from fedvtc_edge.models.extractor import Anchor
+from fedvtc_edge.models import (
+    Classifier,
+    ExtractorHead,
+    ImageShape,
+    build,
+    from_torchvision,
+    vtc,
+)
+from fedvtc_edge.models.extractor import CHUNK, Anchor
 from fedvtc_edge.models.pretrained import source_of
+from fedvtc_edge.models.registry import EXTRACTOR_HEAD
 from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS, METHODS
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.training.client import Client
@@ -46,8 +54,6 @@ _ARENA = 2.2
 _SESSION = 18 * MB
 """With onnxruntime: a session before its first weight."""
 
-_ANCHOR_CHUNK = 256
-"""Images of one pass of the anchor, as the client measures."""
 _BUNDLE_CHUNK = 32
 """Images of one inference, as the bundle's runner cuts what it is given."""
 
@@ -112,7 +118,7 @@ def needs(
     """
     phases = phases_of(architecture, shape, classes, config.method)
     a, b, c = (_peak(phase, batch) for phase in (phases.train, phases.fit_decoder, phases.finetune))
-    held = _peak(phases.measure, _ANCHOR_CHUNK) + a + b + c
+    held = _peak(phases.measure, phases.chunk) + a + b + c
     if mode == "joint":
         trained = phases.model + phases.decoder
         held += min(b, max(a, c))  # what the smaller one would have used again of the other's
@@ -123,7 +129,8 @@ def needs(
         gradients=FLOAT * trained,
         optimiser=ADAM_SLOTS * FLOAT * trained,
         activations=round(_SLACK * held) + _KERNELS,
-        data=samples * _pixels(shape) * FLOAT + _pool(config, shape, classes, batch),
+        data=samples * (_pixels(shape) + phases.features) * FLOAT
+        + (0 if phases.features else _pool(config, shape, classes, batch)),
         baseline=_bytes(torch_mb(arch, torchvision=from_torchvision(architecture))),
     )
 
@@ -206,7 +213,12 @@ def needs_bare(
     """
     phases = phases_of(architecture, shape, classes, config.method)
     activations = round(phases.classify.peak(1))
-    return Footprint(weight_bytes * phases.model, 0, 0, activations, _pixels(shape), 0)
+    return Footprint(weight_bytes * _classifying(phases), 0, 0, activations, _pixels(shape), 0)
+
+
+def _classifying(phases: PhaseProfiles) -> int:
+    """Numbers in the classifier; a head classifies with the extractor below it."""
+    return phases.model + (phases.anchor if phases.features else 0)
 
 
 def _pool(config: Config, shape: ImageShape, classes: int, batch: int) -> int:
@@ -220,11 +232,11 @@ def _pool(config: Config, shape: ImageShape, classes: int, batch: int) -> int:
 
 def _graph(phases: PhaseProfiles, use: Use, config: Config) -> tuple[int, MemoryProfile]:
     if use == "infer":
-        return phases.model, phases.classify
+        return _classifying(phases), phases.classify
     if phases.synthesise is None:
         raise ConfigError(
-            f"method.name = {config.method.name!r} has no synthesiser",
-            hint="use method.name = fedvtc",
+            f"a client of method.name = {config.method.name!r} without a synthesiser",
+            hint="use method.name = fedvtc, and an architecture that has a decoder",
         )
     return phases.decoder, phases.synthesise
 
@@ -277,6 +289,8 @@ class PhaseProfiles:
     Args:
         decoder: Parameters of ψ; 0 for methods without synthesis.
         anchor: Numbers in the anchor R; 0 without it.
+        chunk: Images of one pass of it, as the client measures.
+        features: Numbers kept of each own image for a head on the extractor; else 0.
         measure: The anchor over a chunk of images, or None.
         fit_decoder: Phase B, or None.
         finetune: Phase C, or None.
@@ -288,6 +302,8 @@ class PhaseProfiles:
     anchor: int
     train: MemoryProfile
     classify: MemoryProfile
+    chunk: int = CHUNK
+    features: int = 0
     measure: MemoryProfile | None = None
     fit_decoder: MemoryProfile | None = None
     finetune: MemoryProfile | None = None
@@ -321,8 +337,12 @@ def _phases(
 ) -> PhaseProfiles:
     with deterministic():
         knowledge, anchor = probe_statistics(shape, classes, method)
-        whole = probe_client(architecture, shape, classes, method, images=_MORE)
+        whole = probe_client(architecture, shape, classes, method, images=_MORE, anchor=anchor)
+        if anchor is None and isinstance(whole.model, ExtractorHead):
+            anchor = whole.model.anchor
         probes = [probe_copy(whole, size, _STEPS, batch=size) for size in (_FEW, _MORE)]
+        for probe in probes:
+            _ = probe.inputs  # features are measured once, before all phases
 
         def held(
             phase: Callable[[Client], object], trained: Callable[[Client], nn.Module] | None = None
@@ -341,27 +361,49 @@ def _phases(
             anchor=_count([*anchor.buffers(), *anchor.parameters()]) if anchor else 0,
             train=held(lambda probe: probe.train(1, knowledge.codes, kl=1.0), _model),
             classify=held(lambda probe: _without_gradients(probe.model, probe)),
+            chunk=anchor.chunk if anchor else CHUNK,
+            features=anchor.width if anchor and isinstance(model, ExtractorHead) else 0,
         )
         if anchor is not None:
             known = replace(known, measure=held(lambda probe: _without_gradients(anchor, probe)))
+        if decoder is None and knowledge.anchored is None:
+            return known
+        known = replace(
+            known,
+            finetune=held(lambda probe: probe.finetune(1, knowledge, steps=_STEPS, kl=1.0), _model),
+        )
         if decoder is None:
             return known
         return replace(
             known,
             fit_decoder=held(lambda probe: probe.fit_decoder(1, knowledge, match=True), _decoder),
-            finetune=held(lambda probe: probe.finetune(1, knowledge, steps=_STEPS, kl=1.0), _model),
             synthesise=held(lambda probe: probe.synthesise(knowledge, probe.labels)),
         )
 
 
 def probe_client(
-    architecture: str, shape: ImageShape, classes: int, method: MethodSettings, *, images: int
+    architecture: str,
+    shape: ImageShape,
+    classes: int,
+    method: MethodSettings,
+    *,
+    images: int,
+    anchor: Anchor | None = None,
 ) -> Client:
     """A client of freshly made networks with so many black images.
+
+    Args:
+        anchor: Of a head on the extractor; built where it is None.
 
     Raises:
         ConfigError: No such architecture.
     """
+    on_extractor = architecture == EXTRACTOR_HEAD
+    if on_extractor:
+        model: Classifier = ExtractorHead(anchor or _anchor(shape, method), classes)
+    else:
+        model = build(architecture, shape, latent=method.latent, classes=classes, seed=0)
+    painted = has_decoder(method) and not on_extractor
     return Client(
         id="probe",
         architecture=architecture,
@@ -369,8 +411,8 @@ def probe_client(
         images=torch.zeros(images, shape.channels, shape.size, shape.size),
         labels=torch.arange(images) % classes,
         classes=classes,
-        model=build(architecture, shape, latent=method.latent, classes=classes, seed=0),
-        decoder=vtc.build(shape, latent=method.latent, seed=0) if has_decoder(method) else None,
+        model=model,
+        decoder=vtc.build(shape, latent=method.latent, seed=0) if painted else None,
         settings=TrainingSettings(),
         compute=Compute(torch.device("cpu"), half=False),
         seed=0,
@@ -389,7 +431,7 @@ def probe_statistics(
     device = torch.device("cpu")
     if not has_decoder(method) or method.share != "anchored":
         return blank(classes, method.latent, device=device), None
-    anchor = Anchor(shape, method.anchor, 0, method.extractor, method.extractor_weights)
+    anchor = _anchor(shape, method)
     draw = np.random.Generator(np.random.Philox(key=0))
     labels = torch.arange(classes).repeat(2)
     features = torch.from_numpy(draw.standard_normal((len(labels), method.anchor), np.float32))
@@ -404,6 +446,10 @@ def probe_statistics(
         teach="teacher" not in method.ablate,
     )
     return knowledge, anchor
+
+
+def _anchor(shape: ImageShape, method: MethodSettings) -> Anchor:
+    return Anchor(shape, method.anchor, 0, method.extractor, method.extractor_weights)
 
 
 def _model(client: Client) -> nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +14,7 @@ from fedvtc_edge.data import Dataset, hold_out, partition
 from fedvtc_edge.data.dataset import Labels, Samples
 from fedvtc_edge.devices.planner import ClientAssignment, fleet
 from fedvtc_edge.errors import ConfigError
-from fedvtc_edge.models import ImageShape, build, vtc
+from fedvtc_edge.models import ExtractorHead, ImageShape, network, vtc
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.runs.directory import public_name
 from fedvtc_edge.seeding import derive_seed
@@ -111,7 +113,8 @@ def one_client(
         assignment: Its id, device and architecture, which is known.
         classes: Number C of classes.
         compute: Where tensors live.
-        decoders: Whether it has a decoder, to synthesise images.
+        decoders: Whether it has a decoder, to synthesise images; a head on the extractor has
+            none.
 
     Raises:
         ConfigError: An unknown architecture.
@@ -126,9 +129,13 @@ def one_client(
 
     images, labels = tensors(kept)
     seed = derive_seed(config.seed, name, "classifier")
-    model = build(architecture, shape, latent=latent, classes=classes, seed=seed)
-    decoder = None
-    if decoders:
+    model = network(architecture, config, shape, classes=classes, seed=seed)
+    decoder, settings = None, config.training
+    if isinstance(model, ExtractorHead):
+        # Features carry no cue of what is synthetic that pixel noise would have to hide.
+        settings = settings.model_copy(update={"pixel_noise": 0.0})
+        model.anchor.to(compute.device)
+    elif decoders:
         decoder = vtc.build(shape, latent=latent, seed=derive_seed(config.seed, name, "decoder"))
         decoder = decoder.to(compute.device)
     return Client(
@@ -140,11 +147,20 @@ def one_client(
         classes=classes,
         model=model.to(compute.device),
         decoder=decoder,
-        settings=config.training,
+        settings=settings,
         compute=compute,
         seed=config.seed,
         held_out=tensors(held) if len(held) else None,
     )
+
+
+def baseline(client: Client) -> Client:
+    """The double of a fresh client that trains alone, on the same tensors of images.
+
+    Args:
+        client: Not yet trained; nothing of it changes.
+    """
+    return replace(client, model=copy.deepcopy(client.model), decoder=None)
 
 
 def assignments(config: Config, data: Dataset) -> list[ClientAssignment]:

@@ -95,7 +95,8 @@ def _scores(
     own = method.scores(client, images)
     scores = {"": own, "_local_only": own}
     if baseline is not None:
-        scores["_local_only"] = in_chunks(baseline.model.eval(), images).log_softmax(1)
+        model = baseline.model.eval()
+        scores["_local_only"] = in_chunks(model, model.inputs(images)).log_softmax(1)
     if control is not None:
         scores["_control"] = control
         scores["_calibrated"] = calibrated(own, control, method.own_classes(client).cpu())

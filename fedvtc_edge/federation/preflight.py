@@ -8,7 +8,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.masking.plan import LEAST_CLIENTS, MOST_CLIENTS, threshold_of
-from fedvtc_edge.models import find
+from fedvtc_edge.models import check_architecture, find
 from fedvtc_edge.models.pretrained import source_of
 from fedvtc_edge.plugins import EXTRACTORS, METHODS
 from fedvtc_edge.privacy.mechanism import mechanism_of
@@ -44,6 +44,7 @@ def check(config: Config, engine: Literal["local", "flower", "client"] | None = 
     if engine != "client":
         for name in config.clients.architectures:
             find(name)
+            check_architecture(name, config)
         for name in config.clients.devices:
             DeviceProfile.load(name)
         Compute.of(config.engine)

@@ -21,6 +21,7 @@ from fedvtc_edge import wire
 from fedvtc_edge.devices.clock import Speed
 from fedvtc_edge.devices.recorder import Work, probe_copy, record
 from fedvtc_edge.masking import traffic_of
+from fedvtc_edge.models.registry import EXTRACTOR_HEAD
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.distillation import LATE, batch_of, pool_size, pools
@@ -196,6 +197,9 @@ class PhaseNotes(Client):
         """Refuse what was taken away: the networks."""
         raise _OwnLoopError(name)
 
+    def start(self, knowledge: GlobalKnowledge) -> None:
+        """No phase: a copy of a few numbers."""
+
     def train(
         self,
         round_: int,
@@ -264,7 +268,7 @@ class PhaseNotes(Client):
 
             self._note(name, [(size, count)], work)
 
-        if knowledge.teacher is None:
+        if knowledge.teacher is None or self.architecture == EXTRACTOR_HEAD:
             part("finetune", size, steps, 1.0)
             return
         plain = sum(index + 1 > LATE * steps for index in range(steps)) if real else 0
@@ -305,10 +309,11 @@ def _phases(step: RoundStep, index: int, client: Client) -> list[TrainingTask]:
 
 
 def _again(work: Callable[[Client], object]) -> Callable[[Client, int], object]:
-    """``work`` so many times."""
+    """``work`` so many times, on images that were never embedded."""
 
     def repeated(probe: Client, times: int) -> None:
         for _ in range(times):
+            probe.images = probe.images.view_as(probe.images)  # features are kept by tensor
             work(probe)
 
     return repeated

@@ -43,6 +43,10 @@ class Classifier(nn.Module):
         self.norm = nn.LayerNorm(latent, elementwise_affine=False)
         self.head = nn.Linear(latent, classes)
 
+    def inputs(self, images: Tensor) -> Tensor:
+        """What training and evaluation give it in place of images: here these themselves."""
+        return images
+
     def features(self, x: Tensor) -> Tensor:
         """g: [N, channels, H, W] in [0, 1] → [N, p], each row of norm √p."""
         return cast(Tensor, self.norm(self.projection(self.body(x))))

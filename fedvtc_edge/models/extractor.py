@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -107,12 +108,11 @@ class Anchor(nn.Module):
         """Features [N, m] of images, on the CPU, in pieces; not computed again for a tensor.
 
         A pretrained network takes milliseconds an image, and a run asks for the same images'
-        features after each round: they are kept for as long as that tensor lives.
+        features after each round: they are kept for as long as that tensor lives. Those of
+        an image do not depend on the others, which private training on them relies on.
         """
-        if self.body is None:
-            return in_chunks(self, images)
         if images not in self._embedded:
-            self._embedded[images] = in_chunks(self, images)
+            self._embedded[images] = one_by_one(self, images)
         features: Tensor = self._embedded[images]
         return features
 
@@ -138,6 +138,17 @@ def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Apply ``function`` to images in bounded pieces, without gradients; the result is on CPU."""
     pieces = torch.split(images, getattr(function, "chunk", CHUNK))
     return torch.cat([function(piece).float().cpu() for piece in pieces])
+
+
+def one_by_one(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """:func:`in_chunks`, bit for bit the same for an image whatever the others are.
+
+    A short batch is multiplied by another kernel, whose last bits differ: all chunks
+    are made equally long, or one image more would change the others' features.
+    """
+    chunk = getattr(function, "chunk", CHUNK)
+    padding = torch.zeros(-len(images) % chunk, *images.shape[1:]).to(images)
+    return in_chunks(function, torch.cat([images, padding]))[: len(images)]
 
 
 @torch.no_grad()
@@ -205,12 +216,31 @@ def extractor_of(config: Config, shape: ImageShape, classes: int) -> Anchor | No
     """
     if METHODS.find(config.method.name).shared(config) != "anchored":
         return None
-    width, seed, method = (
-        anchor_width(config, classes),
-        derive_seed(config.seed, "anchor"),
-        config.method,
-    )
-    anchor = Anchor(shape, width, seed, method.extractor, method.extractor_weights).eval()
+    return frozen(config, shape, classes)
+
+
+_alive: WeakValueDictionary[Any, Anchor] = WeakValueDictionary()
+
+
+def frozen(config: Config, shape: ImageShape, classes: int) -> Anchor:
+    """The frozen extractor that the settings name, in evaluation mode, whatever they share.
+
+    One for as long as it is in use: a pretrained network and the features of a run's images
+    are in a process once.
+
+    Args:
+        classes: Number C of classes, on which the width depends under a privacy mode.
+    """
+    method, seed = config.method, derive_seed(config.seed, "anchor")
+    width = anchor_width(config, classes)
+    source = source_of(method.extractor, method.extractor_weights)
+    # A name may come to stand for something else: what is lent to one run, for example.
+    thing = EXTRACTORS.find(method.extractor) if source is None else source.sha256
+    key = (shape, width, seed, method.extractor, method.extractor_weights, thing)
+    anchor = _alive.get(key)
+    if anchor is None:
+        anchor = Anchor(shape, width, seed, method.extractor, method.extractor_weights).eval()
+        _alive[key] = anchor
     _check_hash(method, anchor.sha256)
     return anchor
 

@@ -18,6 +18,9 @@ class ImageShape(NamedTuple):
     channels: int
 
 
+EXTRACTOR_HEAD = "extractor-head"
+"""Architecture without a body of its own: a small head on the run's frozen extractor."""
+
 Body = Callable[[ImageShape], nn.Module]
 B = TypeVar("B", bound=Body)
 
@@ -60,8 +63,8 @@ def register_extractor(name: str) -> Callable[[B], B]:
 
 
 def architectures() -> tuple[str, ...]:
-    """Names of all architectures, built-in ones first."""
-    return ARCHITECTURES.names()
+    """Names of all architectures with a body of their own, built-in ones first."""
+    return tuple(name for name in ARCHITECTURES.names() if name != EXTRACTOR_HEAD)
 
 
 def find(name: str) -> Body:

@@ -19,8 +19,9 @@ from torch import nn
 from fedvtc_edge import wire
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import RunError
-from fedvtc_edge.models import Classifier, ImageShape, build, vtc
+from fedvtc_edge.models import Classifier, ImageShape, network, vtc
 from fedvtc_edge.models.extractor import Anchor, extractor_of
+from fedvtc_edge.models.registry import EXTRACTOR_HEAD
 from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.wire import WireError
@@ -115,19 +116,20 @@ class FinishedRun:
             ConfigError: Its architecture is not registered in this process.
             RunError: Weights that are missing, damaged or of another shape.
         """
-        latent = self.config.method.latent
         name = self.record(client).architecture
         assert name is not None  # _summary has looked
-        model = build(name, shape, latent=latent, classes=classes, seed=0)
+        model = network(name, self.config, shape, classes=classes, seed=0)
         return self._filled(model, client, "classifier")
 
     def decoder(self, client: str, shape: ImageShape) -> vtc.VTC | None:
-        """Decoder ψ of one client, or None where the method has none.
+        """Decoder ψ of one client, or None where its method or its architecture has none.
 
         Raises:
             RunError: Weights that are missing, damaged or of another shape.
         """
         if not METHODS.find(self.config.method.name).has_decoder:
+            return None
+        if self.record(client).architecture == EXTRACTOR_HEAD:
             return None
         decoder = vtc.build(shape, latent=self.config.method.latent, seed=0)
         return self._filled(decoder, client, "decoder")

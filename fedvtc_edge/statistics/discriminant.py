@@ -14,7 +14,7 @@ from torch import Tensor
 from .class_statistics import GlobalStatistics
 from .gaussian import coefficients
 
-_ABSENT = -1e4
+ABSENT = -1e4
 """Log-posterior of a class that no client has; finite, so that no loss turns NaN."""
 
 
@@ -51,4 +51,4 @@ class Discriminant:
         """Log-posteriors [N, C] of scores, under the uniform prior."""
         # Left out of the sum and not merely scored low: far from all means, every score is.
         rivals = scores.masked_fill(self._absent, float("-inf"))
-        return torch.log_softmax(rivals, dim=1).masked_fill(self._absent, _ABSENT)
+        return torch.log_softmax(rivals, dim=1).masked_fill(self._absent, ABSENT)

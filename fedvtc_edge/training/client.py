@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvtc_edge.config import TrainingSettings
-from fedvtc_edge.models.classifier import Classifier
-from fedvtc_edge.models.extractor import CHUNK, Anchor, in_chunks
+from fedvtc_edge.models import Classifier, ExtractorHead
+from fedvtc_edge.models.extractor import Anchor, in_chunks, one_by_one
 from fedvtc_edge.models.registry import built_in
 from fedvtc_edge.models.vtc import VTC
 from fedvtc_edge.privacy.mechanism import Mechanism
 from fedvtc_edge.seeding import derive_seed, generator, seed_layers
 from fedvtc_edge.statistics.class_statistics import ClassStatistics
 
-from . import decoder_training, distillation, finetuning, supervised
+from . import decoder_training, distillation, finetuning, head_training, supervised
 from .compute import Compute, channels_last
 from .knowledge import GlobalKnowledge
 from .losses import ClassMoments
@@ -40,7 +40,7 @@ class Client:
         images: [N, channels, size, size] in [0, 1].
         labels: [N] in 0…C-1.
         classes: Number C of classes.
-        decoder: ψ, or None for methods that synthesise nothing.
+        decoder: ψ, or None for methods and networks that synthesise no images.
         compute: Where and how precisely steps run.
         seed: Of the run; the client's streams are named by it and ``id``.
         held_out: Images and labels of its own that it is never trained on, or None.
@@ -88,6 +88,17 @@ class Client:
             return channels_last(self.decoder)
         return channels_last(self.model, self.decoder)
 
+    @property
+    def inputs(self) -> Tensor:
+        """What training gives the model for each image."""
+        return self.model.inputs(self.images)
+
+    def start(self, knowledge: GlobalKnowledge) -> None:
+        """Let a head on the extractor begin as the discriminant on the published statistics."""
+        model, known = self.model, knowledge.anchored
+        if isinstance(model, ExtractorHead) and model.untrained and known is not None:
+            model.start(*known.linear)
+
     def train(
         self,
         round_: int,
@@ -102,7 +113,7 @@ class Client:
         """
         stream = self.stream(round_, "train")
         self._supervise(
-            self.images,
+            self.inputs,
             self.labels,
             self.present if gradients is None else None,
             gradients or Gradients(stream),
@@ -125,7 +136,9 @@ class Client:
         """So many gradient steps on any labelled images: the baselines' phase A."""
         stream = self.stream(round_, "train")
         batches = supervised.random_batches(len(images), steps, self.settings, stream)
-        self._supervise(images, labels, present, Gradients(stream), batches, prior, kl)
+        self._supervise(
+            self.model.inputs(images), labels, present, Gradients(stream), batches, prior, kl
+        )
 
     def _supervise(
         self,
@@ -138,6 +151,8 @@ class Client:
         kl: float,
     ) -> None:
         how = self.settings, self.compute, gradients
+        if isinstance(self.model, ExtractorHead):
+            prior = None  # its features are frozen: nothing could be pulled
         with self.working():
             self.samples_seen += supervised.train(
                 self.model, images, labels, present, *how, batches, prior=prior, kl=kl
@@ -183,10 +198,26 @@ class Client:
     ) -> None:
         """Phase C: all of f on synthetic images of all classes, beside real ones or alone.
 
+        A head on the extractor learns from synthetic features, which need no decoder.
+
         Args:
             pictures: Size of the pool that a teacher labels; by the number of steps if None.
             late: Share of the steps on it without plain local images.
         """
+        if isinstance(self.model, ExtractorHead):
+            with self.working():
+                self.samples_seen += head_training.finetune(
+                    self.model.head,
+                    self.inputs if real else self.inputs[:0],
+                    self.labels,
+                    self.present,
+                    knowledge,
+                    self.settings,
+                    self.stream(round_, "finetune"),
+                    steps=steps,
+                    decay=decay,
+                )
+            return
         assert self.decoder is not None
         with self.working(), self._channels_last():
             self.samples_seen += finetuning.finetune(
@@ -255,14 +286,3 @@ class Client:
         with torch.no_grad():
             made: Tensor = self.decoder(knowledge.sample(labels.to(self.labels.device), noise))
         return made.cpu()
-
-
-def one_by_one(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """:func:`in_chunks`, bit for bit the same for an image whatever the others are.
-
-    A short batch is multiplied by another kernel, whose last bits differ: all chunks
-    are made equally long, or one image more would change the others' features.
-    """
-    chunk = getattr(function, "chunk", CHUNK)
-    padding = torch.zeros(-len(images) % chunk, *images.shape[1:]).to(images)
-    return in_chunks(function, torch.cat([images, padding]))[: len(images)]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.statistics.class_statistics import Array, GlobalStatistics
-from fedvtc_edge.statistics.discriminant import Discriminant
+from fedvtc_edge.statistics.discriminant import ABSENT, Discriminant
+from fedvtc_edge.statistics.gaussian import coefficients
 
 from .losses import ClassMoments
 
@@ -32,6 +35,7 @@ class Anchored:
         scale: Unit of a difference per feature, [m].
         classifier: The training-free classifier on these statistics.
         teach: Whether fine-tuning may use it as its teacher.
+        known: What was published, with a pooled covariance: diagonal where no other is known.
     """
 
     anchor: Anchor
@@ -39,6 +43,27 @@ class Anchored:
     scale: Tensor
     classifier: Discriminant
     teach: bool
+    known: GlobalStatistics
+
+    @property
+    def linear(self) -> tuple[Tensor, Tensor]:
+        """Linear [m, C] and constant [C] of the discriminant with pooled covariance."""
+        _, linear, offset = coefficients(self.known)
+        offset = np.where(self.known.present, offset, ABSENT)
+        return torch.from_numpy(linear).float(), torch.from_numpy(offset).float()
+
+    @cached_property
+    def _root(self) -> NDArray[np.float32]:
+        """A root [m, m] of the pooled covariance; noise may have left it none of Cholesky."""
+        values, vectors = np.linalg.eigh(self.known.covariance)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        return np.ascontiguousarray(root.T, np.float32)
+
+    def sample_features(self, labels: Tensor, stream: torch.Generator) -> Tensor:
+        """Features v ~ N(μ_y, Σ) in the anchor's space, [N, m], for labels [N]."""
+        mean = self.moments.mean[labels]
+        noise = torch.randn(mean.shape, generator=stream).to(mean.device)
+        return mean + noise @ torch.from_numpy(self._root).to(mean.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +136,7 @@ def from_anchor(
             torch.from_numpy(scale).to(device),
             Discriminant(knowledge, device=device),
             teach,
+            _pooled(knowledge),
         ),
     )
 
@@ -128,6 +154,13 @@ def class_codes(classes: int, latent: int) -> Array:
         points -= points.mean(1, keepdims=True)
     codes: Array = (points / np.linalg.norm(points, axis=0)).T * latent**0.5
     return codes
+
+
+def _pooled(knowledge: GlobalStatistics) -> GlobalStatistics:
+    if knowledge.covariance is not None:
+        return knowledge
+    variance = np.square(knowledge.std[knowledge.present]).mean(0)
+    return replace(knowledge, covariance=np.diag(variance))
 
 
 def _codes(classes: int, latent: int, device: torch.device) -> ClassMoments:

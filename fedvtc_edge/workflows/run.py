@@ -17,7 +17,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset, load_data
 from fedvtc_edge.data.arrays import pack
 from fedvtc_edge.errors import ConfigError
-from fedvtc_edge.federation.assembly import assemble, assignments, clients
+from fedvtc_edge.federation.assembly import assemble, assignments, baseline
 from fedvtc_edge.federation.evaluation import TestSet
 from fedvtc_edge.federation.federation import no_ledger
 from fedvtc_edge.federation.participation import ParticipationSimulator
@@ -189,7 +189,7 @@ def _run(
         )
         baselines = []
         if with_baselines and not method.is_own_control:
-            baselines = clients(config, data, compute, decoders=False)
+            baselines = [baseline(client) for client in method.federation.clients]
         test = TestSet(as_images(data.x_test, compute.device), torch.from_numpy(data.y_test.copy()))
 
         def keep(state: Checkpoint) -> None:

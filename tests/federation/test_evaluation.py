@@ -35,6 +35,9 @@ class Fixed(nn.Module):
         super().__init__()
         self.answers = answers
 
+    def inputs(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.answers[: len(x)]
 

@@ -29,7 +29,7 @@ from fedvtc_edge.data import Dataset
 from fedvtc_edge.data.own import TEST, TEST_SET, DataTerms, pack_test, unpack_test
 from fedvtc_edge.devices.footprint import peak_megabytes
 from fedvtc_edge.devices.planner import ClientAssignment
-from fedvtc_edge.federation.assembly import one_client
+from fedvtc_edge.federation.assembly import baseline, one_client
 from fedvtc_edge.federation.evaluation import TestSet, control_figures, evaluate
 from fedvtc_edge.federation.methods import Federation, Method, method_of
 from fedvtc_edge.federation.summary import ClientStats, deposit, pictures, summarise
@@ -82,10 +82,8 @@ class ClientSession:
         compute, kind = Compute.of(config.engine), method_of(config)
         shape, classes = ImageShape(terms.height, terms.channels), len(terms.class_names)
         assignment = ClientAssignment(home.client, None, architecture, architecture)
-        client, baseline = (
-            one_client(config, assignment, has.own, shape, classes, compute, decoders)
-            for decoders in (kind.has_decoder, False)
-        )
+        client = one_client(config, assignment, has.own, shape, classes, compute, kind.has_decoder)
+        alone = None if kind.is_own_control else baseline(client)
         federation = Federation(
             config,
             [client],
@@ -101,7 +99,7 @@ class ClientSession:
         if found is not None:
             images = as_images(found.images, compute.device)
             test = TestSet(images, torch.from_numpy(found.labels.copy()))
-        session = cls(client, None if kind.is_own_control else baseline, kind(federation), test)
+        session = cls(client, alone, kind(federation), test)
         session._restore(state)
         return session
 

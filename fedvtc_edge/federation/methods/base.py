@@ -64,7 +64,7 @@ class Method(ABC):
 
     def scores(self, client: Client, images: Tensor) -> Tensor:
         """Log-posteriors [N, C] of a client's own model on images, on the CPU."""
-        return in_chunks(client.model.eval(), images).log_softmax(1)
+        return in_chunks(client.model.eval(), client.model.inputs(images)).log_softmax(1)
 
     def control(self, images: Tensor) -> Tensor | None:
         """Log-posteriors [N, C] of the training-free classifier, or None without an anchor."""

@@ -32,7 +32,7 @@ class ExampleFedVTC(FedVTC):
         self._keys: dict[str, bytes] = {}
         self._data: dict[str, str] = {}
         for client in {client.architecture: client for client in federation.clients}.values():
-            check_private(client.architecture, client.model, client.images[:1])
+            check_private(client.architecture, client.model, client.inputs[:1])
 
     def _gradients(self, client: Client, number: int, phase: str) -> Gradients:
         steps = {"train": self.schedule.train_steps, "decoder": self.schedule.decoder_steps}

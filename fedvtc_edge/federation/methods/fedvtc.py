@@ -16,6 +16,7 @@ from fedvtc_edge.federation.exchange import Decoders, Exchange, RoundStep
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.models import vtc
 from fedvtc_edge.models.extractor import Anchor, centre, extractor_of
+from fedvtc_edge.models.registry import EXTRACTOR_HEAD
 from fedvtc_edge.privacy.release import Integers
 from fedvtc_edge.privacy.release_spec import Array
 from fedvtc_edge.training.client import Client
@@ -178,10 +179,14 @@ class FedVTC(Method):
 
     def _train(self, client: Client, number: int) -> None:
         codes = self._knowledge.codes if self._knowledge else None
+        if self._knowledge is not None:
+            client.start(self._knowledge)
         gradients = self._gradients(client, number, "train")
         client.train(number, codes, kl=self.kl, gradients=gradients)
 
     def _fit_decoder(self, client: Client, number: int, knowledge: GlobalKnowledge) -> None:
+        if client.architecture == EXTRACTOR_HEAD:
+            return  # synthetic features need no decoder
         gradients = self._gradients(client, number, "decoder")
         client.fit_decoder(number, knowledge, match="dm" not in self.ablate, gradients=gradients)
 
