@@ -13,12 +13,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from fedvtc_edge.models.extractor import in_chunks
+from fedvtc_edge.models.extractor import in_chunks, one_by_one
 from fedvtc_edge.privacy.release import estimate, release
 from fedvtc_edge.privacy.release_spec import ReleaseSpec, spec_for_examples
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics, sum_of
 from fedvtc_edge.statistics.discriminant import Discriminant
-from fedvtc_edge.training.client import one_by_one
 
 from .adversary.observations import EVERYONE
 from .adversary.trials import AuditedRun, Indices, ReleasePath, Trial, UploadStager

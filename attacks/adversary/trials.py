@@ -23,14 +23,13 @@ from torch import Tensor
 from fedvtc_edge import wire
 from fedvtc_edge.data import Dataset, hold_out, partition
 from fedvtc_edge.models import ImageShape
-from fedvtc_edge.models.extractor import Anchor, centre, in_chunks
+from fedvtc_edge.models.extractor import Anchor, centre, in_chunks, one_by_one
 from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.privacy.release import bounded_sums, clipped_upload, contributions
 from fedvtc_edge.privacy.release_spec import COUNT, Array, ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.privacy.sampler import GRID, discrete_gaussian
 from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.statistics.class_statistics import ClassStatistics
-from fedvtc_edge.training.client import one_by_one
 from fedvtc_edge.training.compute import as_images
 
 from .observations import (

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedvtc_edge.errors import PrivacyError, ScoreError
+from fedvtc_edge.models.extractor import one_by_one
 from fedvtc_edge.privacy.accountant import noise_for
 from fedvtc_edge.privacy.claim import Claim
 from fedvtc_edge.privacy.release_spec import Array, ClientReleaseSpec
-from fedvtc_edge.training.client import one_by_one
 
 from ..adversary.observations import EVERYONE
 from ..adversary.trials import AuditedRun

@@ -235,7 +235,7 @@ def _graph(phases: PhaseProfiles, use: Use, config: Config) -> tuple[int, Memory
         return _classifying(phases), phases.classify
     if phases.synthesise is None:
         raise ConfigError(
-            f"a client of method.name = {config.method.name!r} without a synthesiser",
+            f"a client of method.name = {config.method.name!r} has no synthesiser",
             hint="use method.name = fedvtc, and an architecture that has a decoder",
         )
     return phases.decoder, phases.synthesise

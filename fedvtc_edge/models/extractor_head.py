@@ -33,7 +33,8 @@ class ExtractorHead(Classifier):
         nn.Module.__init__(self)  # a Classifier's body and projection are R's part here
         # A module would be stored, copied and moved with this one; what a function returns is not.
         self._anchor: Callable[[], Anchor] = lambda: anchor
-        self.head = nn.utils.skip_init(nn.Linear, anchor.width, classes)
+        with torch.random.fork_rng(devices=[]):
+            self.head = nn.Linear(anchor.width, classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

@@ -55,6 +55,7 @@ class Anchored:
     @cached_property
     def _root(self) -> NDArray[np.float32]:
         """A root [m, m] of the pooled covariance; noise may have left it none of Cholesky."""
+        assert self.known.covariance is not None
         values, vectors = np.linalg.eigh(self.known.covariance)
         root = vectors * np.sqrt(np.maximum(values, 0.0))
         return np.ascontiguousarray(root.T, np.float32)

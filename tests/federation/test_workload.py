@@ -47,6 +47,7 @@ CASES: list[dict[str, Any]] = [
     {"method": {"share": "features"}, "transport": {"masking": True}},
     {"method": {"share": "features+decoder"}},
     {"method": {"name": "fedproto"}},
+    {"clients": {"architectures": ["extractor-head", "mlp"]}},
     {"method": {"name": "local"}},
     {"method": {"name": "local-matched"}},
     {"method": {"name": "centralised"}},

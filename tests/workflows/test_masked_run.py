@@ -16,14 +16,13 @@ from fedvtc_edge.errors import ConfigError, PrivacyError
 from fedvtc_edge.federation.assembly import clients
 from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.models import ImageShape
-from fedvtc_edge.models.extractor import Anchor, centre
+from fedvtc_edge.models.extractor import Anchor, centre, one_by_one
 from fedvtc_edge.privacy.claim import UNITS
 from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.privacy.release import bounded_sums, check_norm
 from fedvtc_edge.privacy.release_spec import ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.seeding import derive_seed
-from fedvtc_edge.training.client import one_by_one
 from fedvtc_edge.training.compute import Compute, deterministic
 from fedvtc_edge.wire import decode_release, published
 from fedvtc_edge.workflows.run import resume, run

@@ -23,14 +23,13 @@ from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import DataError, PrivacyError
 from fedvtc_edge.federation.assembly import clients
 from fedvtc_edge.models import ImageShape
-from fedvtc_edge.models.extractor import Anchor, centre, in_chunks
+from fedvtc_edge.models.extractor import Anchor, centre, in_chunks, one_by_one
 from fedvtc_edge.privacy.claim import UNITS
 from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.privacy.release import bounded_sums, estimate
 from fedvtc_edge.privacy.release_spec import ReleaseSpec
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.seeding import derive_seed
-from fedvtc_edge.training.client import one_by_one
 from fedvtc_edge.training.compute import Compute, deterministic
 from fedvtc_edge.wire import decode_release, publish, published
 from fedvtc_edge.wire.context import Context
