@@ -52,6 +52,7 @@ class Bundle:
         *,
         variant: Choice = "auto",
         threads: int = 1,
+        extractor: str | os.PathLike[str] | None = None,
     ) -> Bundle:
         """Verify a bundle and make it ready.
 
@@ -62,9 +63,11 @@ class Bundle:
             variant: ``fp32``, ``int8``, or ``auto``: int8 for the classifier where it
                 is measured to be faster on this machine and agrees with fp32 on
                 synthesised images; the synthesiser stays fp32, which is no slower.
+            extractor: The extractor's file, where the bundle names it and does not hold it:
+                the combined prediction needs it.
 
         Raises:
-            BundleError: No such folder or variant.
+            BundleError: No such folder or variant, or an extractor that is not needed.
             KeyFileError: The key cannot be used.
             VerificationError: A byte is not what was exported or signed.
         """
@@ -72,7 +75,7 @@ class Bundle:
             raise BundleError(f"variant {variant!r}", hint="expected auto, fp32 or int8")
         if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
             raise BundleError(f"threads {threads!r}, expected 1 to 1024", hint="one is the default")
-        bundle = cls(verify(path, public_key), variant, threads)
+        bundle = cls(verify(path, public_key, extractor=extractor), variant, threads)
         if variant == "int8" and "int8" not in bundle.manifest.graphs["classifier"].variants:
             raise BundleError("this bundle has no int8 variant", hint="export with --int8")
         return bundle
@@ -284,22 +287,25 @@ def _in_chunks(session: Session, images: Images) -> Floats:
     return np.concatenate([session(part) for part in parts])
 
 
-def use_all(path: str) -> None:
+def use_all(path: str, extractor: str | None = None) -> None:
     """Classify and synthesise with every variant, as a device would.
 
     The exporter runs it in a fresh process before a bundle gets its name.
+
+    Args:
+        extractor: The file that the bundle names, if it does.
 
     Raises:
         ParityError: A result cannot be, or torch or onnx was imported.
         BundleError, VerificationError: Something does not work.
     """
-    first = Bundle.open(path)
+    first = Bundle.open(path, extractor=extractor)
     form = first.manifest.image
     shape = (2, form.size, form.size, form.channels)
     images = np.arange(np.prod(shape)).astype(np.uint8).reshape(shape)
     variants: list[Choice] = ["fp32", "int8"]
     for variant in variants[: len(first.manifest.graphs["classifier"].variants)]:
-        bundle = Bundle.open(path, variant=variant)
+        bundle = Bundle.open(path, variant=variant, extractor=extractor)
         _must(np.isfinite(bundle.classify(images)).all(), f"{variant}: scores are not finite")
         if "anchor" in bundle.manifest.graphs:
             scores = bundle.classify(images, calibrated=True)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fedvtc_edge.data import load_data
@@ -31,6 +34,7 @@ from fedvtc_edge.training.knowledge import CODE_STD, class_codes
 
 from . import inputs
 from .codes import Codes
+from .extractors import REFERENCE, AnchorFiles, write_anchor
 from .graphs import Nearest
 from .manifest import STATISTICS, File, Image, Manifest, Privacy, write_manifest
 from .verification import verify
@@ -39,8 +43,10 @@ from .writing import GraphWriter
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+Held = Literal["embedded", "by-reference"]
+
 _PATIENCE_S = 300
-_USE_ALL = "import sys; from fedvtc_edge.export.bundle import use_all; use_all(sys.argv[1])"
+_USE_ALL = "import sys; from fedvtc_edge.export.bundle import use_all; use_all(*sys.argv[1:])"
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -51,6 +57,7 @@ def export(
     clients: Sequence[str] | None = None,
     int8: bool = False,
     with_prior: bool = False,
+    extractor: Held = "embedded",
     signing_key: Ed25519PrivateKey | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -70,6 +77,9 @@ def export(
         int8: Add int8 variants, calibrated with synthesised images.
         with_prior: Add each client's class prior, which tells how many examples of which
             class it has, for classification at its home.
+        extractor: ``embedded``: each bundle holds the graph of the frozen extractor;
+            ``by-reference``: it is written once, to ``out/extractor.onnx``, and each bundle
+            names it by its hash.
         signing_key: Ed25519 key that signs the manifests.
         progress: Told of each client; None is silent.
 
@@ -87,11 +97,19 @@ def export(
     wanted = tuple(dict.fromkeys(clients)) if clients else finished.clients
     for client in wanted:
         finished.record(client)
-    _check_out(folder, finished)
+    by_reference = extractor == "by-reference"
+    _check_out(folder, finished, by_reference)
     progress = progress or SilentProgress()
     entries = []
-    with deterministic():
-        builder = Builder(finished, task_of(finished), int8=int8, with_prior=with_prior)
+    with deterministic(), tempfile.TemporaryDirectory() as shared:
+        builder = Builder(
+            finished,
+            task_of(finished),
+            int8=int8,
+            with_prior=with_prior,
+            shared=Path(shared),
+            by_reference=by_reference,
+        )
         # All of them before anything is written: a refusal touches nothing.
         kept = {
             client: _already(folder / client, builder, client, signing_key) for client in wanted
@@ -104,13 +122,17 @@ def export(
             ) from None
         progress.start(len(wanted), "export")
         try:
+            reference = None
+            if by_reference and not all(kept.values()):
+                reference = folder / REFERENCE
+                builder.anchor_files.keep(reference)
             for client in wanted:
                 target, manifest = folder / client, kept[client]
                 if manifest is None:
                     with new_folder(target) as scratch:
                         manifest = builder.build(client, scratch)
                         write_manifest(scratch, manifest, signing_key)
-                        _use_without_torch(scratch)
+                        _use_without_torch(scratch, reference)
                 entries.append(_entry(target, manifest))
                 progress.advance(client)
         finally:
@@ -120,20 +142,22 @@ def export(
         "version": version(),
         "run": str(run),
         "out": str(out),
+        "extractor": str(folder / REFERENCE) if by_reference else None,
         "evaluated_on": finished.summary.evaluated_on,
         "signed_by": fingerprint(signing_key.public_key()) if signing_key else None,
         "bundles": entries,
     }
 
 
-def _check_out(folder: Path, finished: FinishedRun) -> None:
+def _check_out(folder: Path, finished: FinishedRun, by_reference: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file", hint="choose a new folder for --out")
     if not folder.exists():
         return
     for client in finished.clients:
         recover_folder(folder / client)
-    strange = sorted({entry.name for entry in folder.iterdir()} - set(finished.clients))
+    expected = {*finished.clients, *((REFERENCE,) if by_reference else ())}
+    strange = sorted({entry.name for entry in folder.iterdir()} - expected)
     if strange:
         raise RunError(
             f"{folder} is not empty: it holds {strange[0]}", hint="choose a new folder for --out"
@@ -162,11 +186,12 @@ def _already(
     return verified.manifest
 
 
-def _use_without_torch(folder: Path) -> None:
+def _use_without_torch(folder: Path, extractor: Path | None) -> None:
     """A graph that crashes the runtime must crash a process that nobody misses."""
+    given = () if extractor is None else (str(extractor),)
     try:
         done = subprocess.run(  # noqa: S603  (our own words, on a folder that we wrote)
-            [sys.executable, "-c", _USE_ALL, str(folder)],
+            [sys.executable, "-c", _USE_ALL, str(folder), *given],
             capture_output=True,
             text=True,
             errors="replace",
@@ -254,12 +279,14 @@ class Builder:
 
     Args:
         int8: Whether to add int8 variants.
+        shared: Empty folder for what all bundles have in common.
         with_prior: Whether to add each client's class prior.
+        by_reference: Whether bundles name the extractor's graph and do not hold it.
 
     Raises:
         RunError: int8 is wanted and there is nothing to calibrate it with, the
-            published statistics do not fit the settings, or the prior is what the run's
-            privacy mode hides.
+            published statistics do not fit the settings, the prior is what the run's
+            privacy mode hides, or a reference is wanted to an extractor that it has not.
     """
 
     def __init__(
@@ -268,11 +295,14 @@ class Builder:
         data: ClassificationTask,
         *,
         int8: bool,
+        shared: Path,
         with_prior: bool = False,
+        by_reference: bool = False,
     ) -> None:
         size, _, channels = data.image_shape
         self.with_prior = with_prior
         self.finished, self.data, self.int8 = finished, data, int8
+        self._shared, self.by_reference = shared, by_reference
         self.shape = ImageShape(size, channels)
         self.latent = finished.config.method.latent
         self.form = Image(
@@ -298,6 +328,11 @@ class Builder:
                 "examples of which class a client has would be in it without noise",
                 hint="leave out --with-prior",
             )
+        if by_reference and self.anchor is None:
+            raise RunError(
+                f"--extractor by-reference, and {finished.path} has no frozen extractor",
+                hint='leave it out, or export a run of method.share = "anchored"',
+            )
         if int8 and not self.method.has_decoder:
             raise RunError(
                 f"int8 is calibrated with synthesised images, and "
@@ -313,6 +348,7 @@ class Builder:
             and manifest.revision == 0
             and bool(manifest.int8) == self.int8
             and manifest.prior == self._prior(client)
+            and (manifest.referenced is not None) == self.by_reference
             and manifest.source == self._source(client)
             and manifest.tools == _tools()
         )
@@ -354,7 +390,7 @@ class Builder:
             if decoder is not None:
                 writer.synthesizer(decoder)
         if self.anchor is not None:
-            writer.anchor(self.anchor, record.accuracy_calibrated)
+            writer.anchor(self.anchor_files, record.accuracy_calibrated)
         prior = self._prior(client)
         if prior is not None:
             writer.at_home(prior, self._counts(client), record)
@@ -374,6 +410,7 @@ class Builder:
             classes=self.data.class_names,
             latent=self.latent,
             anchor=self.anchor.width if self.anchor else None,
+            extractor=self.anchor_files.described if self.anchor else None,
             image=self.form,
             noise=inputs.describe_noise(self.latent) if "synthesizer" in writer.graphs else None,
             files={name: File.of(folder / name) for name in sorted(writer.files)},
@@ -389,6 +426,20 @@ class Builder:
             parity=writer.parity,
             int8=writer.int8,
             tools=_tools(),
+        )
+
+    @cached_property
+    def anchor_files(self) -> AnchorFiles:
+        """The run's frozen extractor as a graph, written once."""
+        assert self.anchor is not None
+        example = torch.zeros(2, *self.data.image_shape, dtype=torch.uint8)
+        return write_anchor(
+            self._shared,
+            self.anchor,
+            self.finished.config.method,
+            self.form,
+            {"images": example},
+            by_reference=self.by_reference,
         )
 
     def _source(self, client: str) -> dict[str, str]:

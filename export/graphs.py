@@ -129,6 +129,7 @@ def convert(
     *,
     output: str,
     fixed: Collection[str] = (),
+    beside: bool = True,
 ) -> Converted:
     """Write ``module`` to ``path``, with a dynamic batch.
 
@@ -139,10 +140,18 @@ def convert(
         path: Of the ONNX file; large models get ``path`` + ``.data`` too.
         output: Name of the one output.
         fixed: Inputs whose first axis is no batch.
+        beside: Put large weights into a file beside the graph.
 
     Raises:
         ParityError: The exporter wrote another opset than it was asked for.
     """
+    return write(to_model(module, inputs, output=output, fixed=fixed), path, beside=beside)
+
+
+def to_model(
+    module: nn.Module, inputs: Mapping[str, Tensor], *, output: str, fixed: Collection[str] = ()
+) -> onnx.ModelProto:
+    """ONNX graph of ``module``, in memory; see :func:`convert`."""
     batch = torch.export.Dim("N", min=1)
     dynamic = tuple(None if name in fixed else {0: batch} for name in inputs)
     with warnings.catch_warnings(), torch.no_grad():
@@ -159,11 +168,14 @@ def convert(
             verbose=False,
         )
     assert program is not None  # only the old exporter, writing to a file, returns nothing
-    return write(program.model_proto, path)
+    return program.model_proto
 
 
-def write(model: onnx.ModelProto, path: Path) -> Converted:
+def write(model: onnx.ModelProto, path: Path, *, beside: bool = True) -> Converted:
     """Strip, check and write a graph; the same graph gives the same bytes.
+
+    Args:
+        beside: Put large weights into a file beside the graph.
 
     Raises:
         ParityError: Its opset is not the one asked for.
@@ -180,7 +192,7 @@ def write(model: onnx.ModelProto, path: Path) -> Converted:
         )
     onnx.checker.check_model(model, full_check=True)
     files = [path.name]
-    if model.ByteSize() > EXTERNAL_BYTES:
+    if beside and model.ByteSize() > EXTERNAL_BYTES:
         files.append(f"{path.name}.data")
         onnx.external_data_helper.convert_model_to_external_data(
             model, location=files[1], size_threshold=1024, convert_attribute=False

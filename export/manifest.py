@@ -32,6 +32,7 @@ MAX_FILE_BYTES = 2**33
 _FILE = re.compile(r"(classifier|synthesizer|anchor)(\.int8)?\.onnx(\.data)?")
 
 GraphName = Literal["classifier", "synthesizer", "anchor"]
+ANCHOR = "anchor.onnx"
 Variant = Literal["fp32", "int8"]
 
 INT8_AGREEMENT = 0.98
@@ -103,6 +104,25 @@ class Noise(_Record):
     golden: Golden
 
 
+class Extractor(_Record):
+    """The frozen extractor behind the ``anchor`` graph, and where its graph is.
+
+    Args:
+        name: As in ``method.extractor``; of a file, its name without folders.
+        sha256: Of its weights; null for random filters, which a seed stands for.
+        licence: Of the weights, in a few words.
+        origin: Where they are from, in a few words.
+        file: What the file must be that a device is given beside the bundle; null where
+            the bundle holds the graph.
+    """
+
+    name: str = Field(max_length=200)
+    sha256: str | None = Field(pattern=r"^[0-9a-f]{64}$")
+    licence: str | None = Field(max_length=500)
+    origin: str | None = Field(max_length=500)
+    file: File | None = None
+
+
 class Privacy(_Record):
     """Budget spent on the statistics in the bundle, with its unit; null: nothing is claimed."""
 
@@ -158,6 +178,7 @@ class Manifest(_Record):
     ]
     latent: int = Field(ge=1, le=65_536)
     anchor: int | None = Field(ge=1, le=65_536, default=None)
+    extractor: Extractor | None = None
     image: Image
     noise: Noise | None
     files: dict[str, File]
@@ -194,12 +215,15 @@ class Manifest(_Record):
         """Check what must hold between the parts."""
         if "classifier" not in self.graphs:
             raise ValueError("graphs: no classifier")
+        elsewhere = () if self.referenced is None else (ANCHOR,)
+        if elsewhere and ("anchor" not in self.graphs or ANCHOR in self.files):
+            raise ValueError("extractor: named by a bundle that holds or needs none")
         for name, graph in self.graphs.items():
             wanted = {"fp32": f"{name}.onnx", "int8": f"{name}.int8.onnx"}
             if "fp32" not in graph.variants:
                 raise ValueError(f"graphs: {name} has no fp32 variant")
             for variant, file in graph.variants.items():
-                if file != wanted[variant] or file not in self.files:
+                if file != wanted[variant] or file not in (*self.files, *elsewhere):
                     raise ValueError(f"graphs: {name} {variant} is {file[:80]!r}, expected a file")
         needs = {"synthesizer", "anchor"} & set(self.graphs)
         if needs and STATISTICS not in self.files:
@@ -224,9 +248,21 @@ class Manifest(_Record):
             if (graph.inputs, graph.outputs) != expected:
                 raise ValueError(f"graphs: {name} has other inputs or outputs than it must")
 
+    @property
+    def referenced(self) -> File | None:
+        """File that ``anchor.onnx`` must be where the bundle names it and does not hold it."""
+        return self.extractor.file if self.extractor else None
+
+    def file(self, name: str) -> File:
+        """Hash and size of a file of the bundle, or of the one that it names."""
+        if name == ANCHOR and self.referenced is not None:
+            return self.referenced
+        return self.files[name]
+
     def size_of(self, name: str) -> int:
         """Bytes of a graph's file and of weights that lie beside it."""
-        return sum(self.files[one].size for one in (name, f"{name}.data") if one in self.files)
+        beside = f"{name}.data"
+        return self.file(name).size + (self.files[beside].size if beside in self.files else 0)
 
     def to_bytes(self) -> bytes:
         """The exact bytes that are written, hashed and signed; the same input gives the same."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from fedvtc_edge.errors import BundleError, VerificationError
 
-from .manifest import MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE, Manifest
+from .manifest import ANCHOR, MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE, Manifest
 
 if TYPE_CHECKING:
     from fedvtc_edge.sealing.signing import PublicKey
@@ -32,21 +32,24 @@ class Verified:
     Args:
         signer: Fingerprint of the key that its signature was checked with, or None.
         signed: Whether there is a signature, checked or not.
+        extractor: The file that the bundle names and does not hold, where it was given.
     """
 
     folder: Path
     manifest: Manifest
     signer: str | None
     signed: bool
+    extractor: Path | None = None
 
     def read(self, name: str) -> bytes:
         """Content of one file, checked again: it may have changed since.
 
         Raises:
             VerificationError: It has.
+            BundleError: The bundle names this file, and it was not given.
         """
-        expected = self.manifest.files[name]
-        with _open(self.folder, name) as file:
+        expected = self.manifest.file(name)
+        with self._open(name) as file:
             data = file.read(expected.size + 1)
         _compare(name, len(data), expected.size, hashlib.sha256(data), expected.sha256)
         return data
@@ -56,25 +59,49 @@ class Verified:
 
         Raises:
             VerificationError: It is not what the manifest says.
+            BundleError: The bundle names this file, and it was not given.
         """
-        expected = self.manifest.files[name]
-        with _open(self.folder, name) as file:
+        expected = self.manifest.file(name)
+        with self._open(name) as file:
             size = os.fstat(file.fileno()).st_size
             # Size first: a file that grew to gigabytes is not worth hashing.
             digest = hashlib.file_digest(file, "sha256") if size == expected.size else None
         _compare(name, size, expected.size, digest, expected.sha256)
 
+    def _open(self, name: str) -> BufferedReader:
+        if name != ANCHOR or self.manifest.referenced is None:
+            return _open(self.folder, name)
+        if self.extractor is None:
+            raise BundleError(
+                f"this bundle names its extractor, sha256 {self.manifest.referenced.sha256[:16]}…, "
+                "and does not hold it",
+                hint="give --extractor FILE: extractor.onnx, which export wrote beside the bundles",
+            )
+        if not self.extractor.exists():
+            raise BundleError(
+                f"{self.extractor}: no such file", hint="give the extractor.onnx that export wrote"
+            )
+        real = self.extractor.resolve()  # a link that the user names leads where it may
+        return _open(real.parent, real.name)
 
-def verify(path: str | os.PathLike[str], public_key: PublicKey | None = None) -> Verified:
+
+def verify(
+    path: str | os.PathLike[str],
+    public_key: PublicKey | None = None,
+    *,
+    extractor: str | os.PathLike[str] | None = None,
+) -> Verified:
     """Check a bundle against its manifest, and that against a key.
 
     Args:
         path: The bundle's folder.
         public_key: Ed25519 key, its PEM, or the path of a file of it. None checks
             hashes alone: against damage, not against a forger.
+        extractor: The extractor's file, where the bundle names it and does not hold it;
+            without it all else is checked.
 
     Raises:
-        BundleError: No such folder.
+        BundleError: No such folder, or an extractor for a bundle that holds its own.
         KeyFileError: The key cannot be used.
         VerificationError: A file is missing, unlisted, a link, changed; the manifest
             cannot be understood; with a key, the signature is missing or wrong.
@@ -99,9 +126,17 @@ def verify(path: str | os.PathLike[str], public_key: PublicKey | None = None) ->
     signer = None if public_key is None else _check_signature(public_key, signature, data)
     manifest = Manifest.from_bytes(data)
     _check_names(folder, names - {MANIFEST, SIGNATURE}, set(manifest.files))
-    verified = Verified(folder, manifest, signer, signature is not None)
+    given = None if extractor is None else Path(extractor)
+    verified = Verified(folder, manifest, signer, signature is not None, given)
     for name in manifest.files:
         verified.check(name)
+    if given is not None:
+        if manifest.referenced is None:
+            raise BundleError(
+                f"{path} holds all of its graphs and needs no extractor",
+                hint="leave --extractor out",
+            )
+        verified.check(ANCHOR)
     return verified
 
 

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from fedvtc_edge.errors import BundleError, ParityError
 from fedvtc_edge.models import Classifier
-from fedvtc_edge.models.extractor import Anchor, in_chunks
+from fedvtc_edge.models.extractor import in_chunks
 from fedvtc_edge.models.vtc import VTC
 from fedvtc_edge.runs.records import ClientRecord
 from fedvtc_edge.statistics.class_prior import accuracy_on, recalls
 
 from . import inputs
 from .codes import Codes, StatisticsClassifier, combined, log_softmax
+from .extractors import AnchorFiles
 from .graphs import (
-    AnchorGraph,
     ClassifierGraph,
     Nearest,
     SynthesizerGraph,
@@ -105,7 +105,7 @@ class GraphWriter:
             ParityError: It computes something else, or is more or less accurate.
         """
         graph = ClassifierGraph(model)
-        session = self._write("classifier", graph, self._example())
+        session = self._write("classifier", graph, self.example)
         report = {
             what: compare_logits(
                 _torch(graph, images), _run(session, images), f"classifier.onnx, {what} images"
@@ -131,24 +131,33 @@ class GraphWriter:
             levels = graph.levels(*(torch.from_numpy(value) for value in feed.values())).numpy()
         self.parity["synthesizer"] = compare_pixels(levels, session(feed), "synthesizer.onnx")
 
-    def anchor(self, anchor: Anchor, expected: float | None) -> None:
+    def anchor(self, made: AnchorFiles, expected: float | None) -> None:
         """``anchor.onnx``: what the combined prediction needs beside the statistics.
+
+        Args:
+            made: The graph, written once for all bundles; what is compared on images that
+                they have in common is compared once, too.
+            expected: Accuracy of the run's combined prediction.
 
         Raises:
             ParityError: It computes something else, or the combined accuracy is not
                 the run's.
         """
-        graph, codes = AnchorGraph(anchor), self.codes
+        codes, known = self.codes, None
         assert codes is not None
         assert codes.knowledge is not None
-        session = self._write("anchor", graph, self._example(), anchor=anchor.width)
-        self.parity["anchor"] = {
-            what: compare_floats(
-                _torch(graph, images), _run(session, images), f"anchor.onnx, {what} images"
-            )
-            for what, images in self._compared.items()
-        }
-        own, known = self._scores(self._session("classifier.onnx")), self._scores(session)
+        self.graphs["anchor"] = made.graph
+        self.files += made.copy_into(self.folder)
+        report = self.parity["anchor"] = {}
+        for what, images in self._compared.items():
+            if what not in made.remembered or what == "painted":  # each client's are its own
+                features = _run(made.session, images)
+                reference = _torch(made.module, images)
+                agreed = compare_floats(reference, features, f"anchor.onnx, {what} images")
+                made.remembered[what] = agreed, features
+            report[what], features = made.remembered[what]
+            known = features if what == "evaluation" else known
+        own = self._scores(self._session("classifier.onnx"))
         both = None
         if own is not None and known is not None:
             own = log_softmax(own).astype(np.float32)
@@ -216,11 +225,10 @@ class GraphWriter:
         example: Mapping[str, Tensor],
         *,
         fixed: tuple[str, ...] = (),
-        anchor: int | None = None,
     ) -> Session:
         path = self.folder / f"{name}.onnx"
         given, outputs = ports(
-            name, self.form, classes=self.classes, latent=self.latent, anchor=anchor
+            name, self.form, classes=self.classes, latent=self.latent, anchor=None
         )
         written = convert(module, example, path, output=next(iter(outputs)), fixed=fixed)
         self.graphs[name] = Graph(
@@ -251,7 +259,9 @@ class GraphWriter:
                 str(error), hint="install the versions that pyproject.toml asks for"
             ) from None
 
-    def _example(self) -> dict[str, Tensor]:
+    @property
+    def example(self) -> dict[str, Tensor]:
+        """Two images, as graphs take them."""
         return {"images": torch.from_numpy(self._random[:2])}
 
     def _latents(self, count: int, seed: int) -> dict[str, NDArray[Any]]:

@@ -32,6 +32,9 @@ Names = Annotated[tuple[Annotated[str, Strict()], ...], Field(strict=False)]
 
 MAX_CONFIG_BYTES = 1_000_000
 
+LITE0 = "efficientnet-lite0"
+"""Name of the extractor whose weights come with the extra ``pretrained``."""
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -107,6 +110,13 @@ class MethodSettings(_Table):
     extractor: str = "random"
     extractor_weights: str = ""
     extractor_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+
+    @property
+    def pretrained(self) -> bool:
+        """True if ``extractor`` names a pretrained network, by its name alone."""
+        library, _, inner = self.extractor.partition(":")
+        fetched = library in ("torchvision", "timm") and bool(inner)
+        return fetched or self.extractor == LITE0 or self.extractor.endswith(".onnx")
 
     @model_serializer(mode="wrap")
     def _without_default_extractor(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

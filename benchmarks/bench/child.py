@@ -40,6 +40,7 @@ class MeasurementRequest(_Message):
     """One graph, at one batch, for so long.
 
     Args:
+        extractor: The file that the bundle names and does not hold, if it does.
         graph: None opens the bundle, verifies it and stops.
         sha256: Of the graph's file, as it was verified before; one changed since is refused.
         samples: Inferences to time at least.
@@ -48,6 +49,7 @@ class MeasurementRequest(_Message):
     """
 
     bundle: str
+    extractor: str | None = None
     graph: GraphName | None = None
     variant: Variant = "fp32"
     sha256: str = ""
@@ -109,7 +111,7 @@ def work(request: MeasurementRequest) -> MeasurementReply:
     """Measure what is asked; memory that runs out is a reply, too."""
     timing, reason = None, ""
     try:
-        verified = verify(request.bundle)
+        verified = verify(request.bundle, extractor=request.extractor)
         timing = None if request.graph is None else _time(verified, request.graph, request)
     except MemoryError:
         reason = "MemoryError"
@@ -155,7 +157,7 @@ def feed(verified: Verified, graph: GraphName, batch: int, seed: int) -> Arrays:
 
 def _time(verified: Verified, graph: GraphName, request: MeasurementRequest) -> BenchTiming:
     file = verified.manifest.graphs[graph].variants[request.variant]
-    if verified.manifest.files[file].sha256 != request.sha256:
+    if verified.manifest.file(file).sha256 != request.sha256:
         raise VerificationError(f"{file} changed since the bench began", hint="start again")
     external = f"{file}.data" in verified.manifest.files
     begin = time.perf_counter()

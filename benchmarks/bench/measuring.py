@@ -63,6 +63,7 @@ def bench(
     threads: int = 1,
     graphs: Collection[str] = (),
     variants: Collection[str] = (),
+    extractor: Path | None = None,
     key: Path | None = None,
     enforce: Method = "auto",
     seed: int = 0,
@@ -82,6 +83,7 @@ def bench(
         threads: Of one inference, at most the cores of the host and of the device.
         graphs: Only these; empty takes all.
         variants: Only these; empty takes all.
+        extractor: The extractor's file, for bundles that name it and do not hold it.
         key: Public key of whoever exported the bundles; None checks hashes alone.
         enforce: How to limit memory; ``auto`` takes a control group where one can be made.
         progress: Told of each row; None is silent.
@@ -98,7 +100,7 @@ def bench(
     if preset not in PRESETS:
         raise ConfigError(f"preset {preset!r}", hint=f"expected {' or '.join(PRESETS)}")
     length = PRESETS[preset]
-    verified = [verify(bundle, key) for bundle in bundles]
+    verified = [verify(bundle, key, extractor=extractor) for bundle in bundles]
     chosen = subjects(
         verified,
         sorted(set(batches or length.batches)),
@@ -154,7 +156,9 @@ class _Bench:
 
     def baseline(self, subject: BenchSubject) -> float | None:
         """Smallest limit under which a process can open a bundle and stop, MB of 2^20 bytes."""
-        request = MeasurementRequest(bundle=str(subject.verified.folder))
+        request = MeasurementRequest(
+            bundle=str(subject.verified.folder), extractor=_path(subject.verified.extractor)
+        )
         outcome = start(request, self.enforcement, timeout=_IDLE_TIMEOUT_S)
         found = None
         if outcome.reply is not None and outcome.verdict == "ok":
@@ -214,6 +218,7 @@ class _Bench:
     def _request(self, subject: BenchSubject, threads: int) -> MeasurementRequest:
         return MeasurementRequest(
             bundle=str(subject.verified.folder),
+            extractor=_path(subject.verified.extractor),
             graph=subject.graph,
             variant=subject.variant,
             sha256=subject.sha256,
@@ -236,6 +241,10 @@ class _Bench:
         resolution = max(_RESOLUTION_MB, peak_mb / 100)
         found = smallest_working(works, fails=fails, start=peak_mb, resolution=resolution)
         return None if found is None else found[1]
+
+
+def _path(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _by_the_limit(outcome: Outcome) -> Outcome:

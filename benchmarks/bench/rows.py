@@ -47,7 +47,7 @@ class BenchSubject:
     @property
     def sha256(self) -> str:
         """SHA-256 of the ONNX file."""
-        digest: str = self.verified.manifest.files[self.file].sha256
+        digest: str = self.verified.manifest.file(self.file).sha256
         return digest
 
     @property

@@ -65,6 +65,7 @@ def _batches(_: click.Context, __: click.Parameter, text: str | None) -> tuple[i
     type=click.Choice(["fp32", "int8"]),
     help="Only this one; repeatable.",
 )
+@common.extractor_option
 @common.key_option
 @click.option(
     "--enforce",
@@ -85,6 +86,7 @@ def command(
     threads: int,
     graphs: tuple[str, ...],
     variants: tuple[str, ...],
+    extractor: Path | None,
     key: Path | None,
     enforce: Method,
     seed: int,
@@ -114,6 +116,7 @@ def command(
             threads=threads,
             graphs=graphs,
             variants=variants,
+            extractor=extractor,
             key=key,
             enforce=enforce,
             seed=seed,

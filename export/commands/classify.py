@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     help="own: classes come as often as in the client's data; needs export --with-prior.",
 )
 @common.variant_option
+@common.extractor_option
 @common.key_option
 @common.json_option
 def command(
@@ -43,6 +44,7 @@ def command(
     calibrated: bool,
     prior: Prior,
     variant: Choice,
+    extractor: Path | None,
     key: Path | None,
     as_json: bool,
 ) -> None:
@@ -53,7 +55,7 @@ def command(
     from ..codes import log_softmax
     from ..pictures import read
 
-    opened = Bundle.open(bundle, key, variant=variant)
+    opened = Bundle.open(bundle, key, variant=variant, extractor=extractor)
     results: list[dict[str, Any]] = []
     for path in images:  # one at a time: a thousand photographs must not lie in memory
         pixels = read(path, opened.manifest.image)[None]

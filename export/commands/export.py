@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fedvtc_edge.commands import _common as common
+
+if TYPE_CHECKING:
+    from ..exporting import Held
 
 
 @click.command()
@@ -20,6 +23,13 @@ from fedvtc_edge.commands import _common as common
     help="New or empty folder; an export that was cut off is completed.",
 )
 @click.option("--client", "clients", multiple=True, metavar="ID", help="Only this one; repeatable.")
+@click.option(
+    "--extractor",
+    type=click.Choice(["embedded", "by-reference"]),
+    default="embedded",
+    show_default=True,
+    help="by-reference: its graph is one file for all bundles, which name it by its hash.",
+)
 @click.option("--int8", is_flag=True, help="Add int8 variants, calibrated with synthesised images.")
 @click.option(
     "--with-prior",
@@ -33,6 +43,7 @@ def command(
     run: Path,
     out: Path,
     clients: tuple[str, ...],
+    extractor: Held,
     int8: bool,
     with_prior: bool,
     sign: Path | None,
@@ -57,6 +68,7 @@ def command(
                 clients=clients,
                 int8=int8,
                 with_prior=with_prior,
+                extractor=extractor,
                 signing_key=key,
                 progress=progress,
             )
@@ -87,6 +99,8 @@ def _print(document: dict[str, Any]) -> None:
     click.echo(f"{measured}; kB of 1,000 bytes")
     click.echo(f"signed by {signed}" if signed else "NOT signed: --sign KEY signs the manifests")
     click.echo(f"bundles: {document['out']}")
+    if document["extractor"]:
+        click.echo(f"extractor, for --extractor on the device: {document['extractor']}")
 
 
 def _row(entry: dict[str, Any]) -> list[str]:

@@ -11,16 +11,17 @@ from fedvtc_edge.commands import _common as common
 
 @click.command()
 @common.bundle_argument
+@common.extractor_option
 @common.key_option
 @common.json_option
-def command(bundle: Path, key: Path | None, as_json: bool) -> None:
+def command(bundle: Path, extractor: Path | None, key: Path | None, as_json: bool) -> None:
     """Check every byte of BUNDLE against its manifest, and that against a key.
 
     Exit code 0 only if all is as it was exported, else 1.
     """
     from ..verification import verify
 
-    verified = verify(bundle, key)
+    verified = verify(bundle, key, extractor=extractor)
     manifest = verified.manifest
     if as_json:
         common.emit_json(
@@ -31,11 +32,16 @@ def command(bundle: Path, key: Path | None, as_json: bool) -> None:
                 "signature": _signature(verified.signer, verified.signed),
                 "client": manifest.client,
                 "revision": manifest.revision,
+                "extractor": extractor is not None,
                 "files": {name: file.model_dump() for name, file in manifest.files.items()},
             }
         )
         return
     rows = [(name, str(file.size), file.sha256) for name, file in manifest.files.items()]
+    named = manifest.referenced
+    if named is not None:
+        where = str(extractor) if extractor else "extractor, NOT checked: give --extractor FILE"
+        rows.append((where, str(named.size), named.sha256))
     common.emit_table(("file", "bytes", "SHA-256"), rows)
     click.echo()
     click.echo(f"{manifest.client}, revision {manifest.revision}: every byte is as exported")

@@ -51,6 +51,12 @@ key_option = click.option(
     type=click.Path(path_type=Path),
     help="Public key of whoever exported it; without it only hashes are checked.",
 )
+extractor_option = click.option(
+    "--extractor",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The extractor's graph, where the bundle names it and does not hold it.",
+)
 variant_option = click.option(
     "--variant",
     type=click.Choice(["auto", "fp32", "int8"]),

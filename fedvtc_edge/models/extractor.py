@@ -277,8 +277,12 @@ def _check_hash(method: MethodSettings, digest: str) -> None:
 def centre(anchor: Anchor, shape: ImageShape) -> NDArray[np.float64]:
     """Mean direction of R over public noise images, [m]: where features lie without any data.
 
-    Private releases are about this point: what all pictures share needs no sensitivity.
+    Private releases are about this point: what all pictures share needs no sensitivity. Of a
+    pretrained network it is the origin: noise is no picture to it, and its features of noise
+    are farther from those of pictures than these are from each other (docs/decisions/0033).
     """
+    if anchor.sha256:
+        return np.zeros(anchor.width)
     draw = np.random.Generator(np.random.Philox(key=_NOISE_SEED))
     noise = draw.random((_NOISE_IMAGES, shape.channels, shape.size, shape.size), np.float32)
     device = cast(Tensor, anchor.project).device

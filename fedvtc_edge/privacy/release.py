@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from fedvtc_edge.errors import PrivacyError
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 
-from .release_spec import COUNT, RADIUS, SECOND, Array, ClientReleaseSpec, ReleaseSpec
+from .release_spec import COUNT, Array, ClientReleaseSpec, ReleaseSpec
 from .sampler import GRID, discrete_gaussian
 
 Integers = NDArray[np.int64]
@@ -94,7 +94,7 @@ def contributions(
     finite adds nothing.
     """
     with np.errstate(all="ignore"):  # what is huge or not a number is dealt with below
-        phi = (np.ascontiguousarray(features) / np.sqrt(spec.width) - centre) / RADIUS
+        phi = (np.ascontiguousarray(features) / np.sqrt(spec.width) - centre) / spec.radius
         length = np.sqrt(np.square(phi).sum(1))
     sound = np.isfinite(length)
     phi = np.where(sound[:, None], phi, 0.0)
@@ -104,7 +104,7 @@ def contributions(
     parts = [np.where(sound, COUNT, 0.0)[:, None], phi]
     if spec.second:
         rows, columns = np.triu_indices(spec.width)
-        weight = SECOND * np.where(rows == columns, 1.0, np.sqrt(2.0))
+        weight = spec.second_weight * np.where(rows == columns, 1.0, np.sqrt(2.0))
         # take, not an index: rows stay rows in memory, and are summed alike however many
         parts.append(np.take(phi, rows, 1) * np.take(phi, columns, 1) * weight)
     norm = np.sqrt(sum(np.square(part).sum(1) for part in parts))
@@ -146,15 +146,16 @@ def estimate(
     numbers, sums, seconds = np.split(total * step, np.cumsum(spec.sizes)[:-1])
     even = _shrunk(numbers[None], numbers.mean(), np.array([noise**2]))[0]
     count = np.maximum(even / COUNT, 1.0)
-    deviation = sums.reshape(classes, width) * RADIUS
+    deviation = sums.reshape(classes, width) * spec.radius
     everyone = max(float(count.sum()), 1.0)
-    error = np.square(noise * RADIUS / count)
+    error = np.square(noise * spec.radius / count)
     common = deviation.sum(0) / everyone
     mean = _shrunk(deviation / count[:, None], common, error)
     covariance = None
     if spec.second:
-        covariance = _second_moments(seconds, width) * (RADIUS**2 / everyone)
-        floor = noise * RADIUS**2 / SECOND * width**0.5 / everyone
+        scale = spec.radius**2 / spec.second_weight / everyone
+        covariance = _second_moments(seconds, width) * scale
+        floor = noise * spec.radius**2 / spec.second_weight * width**0.5 / everyone
         covariance = _floored(covariance, floor) * width
         between = np.square(mean - common).mean(0) * width
         variance = np.maximum(np.diag(covariance) - width * np.square(common) - between, 0.0)
@@ -176,9 +177,10 @@ def _shrunk(mean: Array, common: Array, error: Array) -> Array:
 
 
 def _second_moments(triangle: Array, width: int) -> Array:
+    """The matrix, times its weight, from its triangle."""
     rows, columns = np.triu_indices(width)
     matrix = np.zeros((width, width))
-    matrix[rows, columns] = triangle / np.where(rows == columns, SECOND, SECOND * np.sqrt(2.0))
+    matrix[rows, columns] = triangle / np.where(rows == columns, 1.0, np.sqrt(2.0))
     full: Array = matrix + np.triu(matrix, 1).T
     return full
 

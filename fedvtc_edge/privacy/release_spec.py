@@ -24,6 +24,11 @@ RADIUS = 0.7
 SECOND, COUNT = 1.0, 0.3
 """Weights of the second moments and of the count in one example's vector."""
 
+PRETRAINED_RADIUS, PRETRAINED_SECOND = 1.0, 0.5
+"""The same for features of a pretrained network, whose public centre is the origin: each is then
+of length 1 exactly, and what is clipped is the same of all. Chosen on validation images
+(docs/decisions/0033)."""
+
 
 @dataclass(frozen=True)
 class ReleaseSpec:
@@ -51,6 +56,8 @@ class ReleaseSpec:
         unit: How many examples a norm of 1 stands for.
         shares: Among how many honest clients the noise is divided: 1 where each adds all of
             it, more under masking, where only the sum is seen.
+        pretrained: Whether the features are a pretrained network's, which are scaled and
+            weighted otherwise.
     """
 
     classes: int
@@ -62,6 +69,17 @@ class ReleaseSpec:
     releases: int = 1
     unit: float = 1.0
     shares: int = 1
+    pretrained: bool = False
+
+    @property
+    def radius(self) -> float:
+        """Length that features about the public centre are divided by."""
+        return PRETRAINED_RADIUS if self.pretrained else RADIUS
+
+    @property
+    def second_weight(self) -> float:
+        """Weight of the second moments in one example's vector."""
+        return PRETRAINED_SECOND if self.pretrained else SECOND
 
     @property
     def noise_multiplier(self) -> float:
@@ -106,13 +124,16 @@ def spec_for_examples(
     widest: int,
     second: bool,
     shares: int = 1,
+    pretrained: bool = False,
 ) -> ReleaseSpec:
     """The public rule: the narrower, the noisier.
 
     r = z·√(K/h)·C / (n / classes) is the noise of a class mean's coordinate in units of
     the features' length, where h honest clients share the noise. Chosen on held-out
     training digits (docs/decisions/0011): second moments pay for themselves up to r =
-    0.03, and 64 features up to 0.05.
+    0.03, and 64 features up to 0.05. Of a pretrained network's features,
+    whose directions come in the order of what they tell, 256 are the best up to r = 0.03, and
+    second moments pay up to 0.003 (docs/decisions/0033).
 
     Args:
         classes: Number C of classes.
@@ -121,17 +142,23 @@ def spec_for_examples(
         widest: Most features allowed.
         second: Whether second moments may be released.
         shares: Number h of honest clients that share the noise.
+        pretrained: Whether the features are a pretrained network's.
     """
     draws = (clients / shares) ** 0.5
     noise = noise_for(epsilon, delta) * draws * clip * classes / population
+    if pretrained:
+        width, most = (256 if noise < 0.03 else 64 if noise < 0.1 else 32), 0.003
+    else:
+        width, most = (128 if noise < 0.01 else 64 if noise < 0.05 else 32), 0.03
     return ReleaseSpec(
         classes=classes,
-        width=min(widest, 128 if noise < 0.01 else 64 if noise < 0.05 else 32),
-        second=second and noise < 0.03,
+        width=min(widest, width),
+        second=second and noise < most,
         clip=clip,
         epsilon=epsilon,
         delta=delta,
         shares=shares,
+        pretrained=pretrained,
     )
 
 
@@ -175,6 +202,7 @@ def spec_for_clients(
     widest: int,
     second: bool,
     shares: int = 1,
+    pretrained: bool = False,
 ) -> ClientReleaseSpec:
     """The public rule for one release of anchor statistics: the narrower, the noisier.
 
@@ -190,6 +218,7 @@ def spec_for_clients(
         second: Whether second moments may be released.
         shares: Number h of honest clients that share the noise, under masking: K of them
             then bring K/h times as much as is needed.
+        pretrained: Whether the features are a pretrained network's.
     """
     draws = 1.0 if shares == 1 else (clients / shares) ** 0.5
     noise = noise_for(epsilon, delta) * draws * clip * TYPICAL * classes / clients
@@ -202,6 +231,7 @@ def spec_for_clients(
         delta=delta,
         unit=unit_of(clients, population),
         shares=shares,
+        pretrained=pretrained,
     )
 
 

@@ -49,10 +49,16 @@ def built(
     return request.param, *bundled(folder)
 
 
+def builder_of(finished: FinishedRun, folder: Path, *, int8: bool) -> Builder:
+    shared = folder / "shared"
+    shared.mkdir(exist_ok=True)
+    return Builder(finished, load_dataset(finished.config.data), int8=int8, shared=shared)
+
+
 def bundled(folder: Path, *, int8: bool = False) -> tuple[FinishedRun, Bundle]:
     finished, target = FinishedRun.open(folder / "run"), folder / "bundle"
     target.mkdir()
-    builder = Builder(finished, load_dataset(finished.config.data), int8=int8)
+    builder = builder_of(finished, folder, int8=int8)
     with deterministic():
         manifest = builder.build(finished.clients[-1], target)
     write_manifest(target, manifest, None)
@@ -142,14 +148,15 @@ def test_it_calibrates_where_the_run_is_anchored(built: tuple[str, FinishedRun, 
             accuracy(finished, bundle, calibrated=True)
 
 
-def test_int8_needs_synthesised_images(built: tuple[str, FinishedRun, Bundle]) -> None:
+def test_int8_needs_synthesised_images(
+    built: tuple[str, FinishedRun, Bundle], tmp_path: Path
+) -> None:
     mode, finished, _ = built
-    data = load_dataset(finished.config.data)
     if MODES[mode].get("name") is None:
-        Builder(finished, data, int8=True)
+        builder_of(finished, tmp_path, int8=True)
         return
     with pytest.raises(RunError, match=f"'{mode}' synthesises none") as refused:
-        Builder(finished, data, int8=True)
+        builder_of(finished, tmp_path, int8=True)
     assert refused.value.exit_code == 2
     assert "leave out --int8" in refused.value.hint
 
@@ -238,10 +245,22 @@ def test_the_manifest_is_the_runs(tiny_run: Path, exported: Path) -> None:
         assert stored["known"].sum() >= stored["own"].sum() > 0
 
 
-def test_what_would_not_be_written_again(tiny_run: Path, exported: Path) -> None:
-    finished = FinishedRun.open(tiny_run)
+def test_a_reference_needs_an_extractor(
+    built: tuple[str, FinishedRun, Bundle], tmp_path: Path
+) -> None:
+    _, finished, bundle = built
     data = load_dataset(finished.config.data)
-    builder, plain = (Builder(finished, data, int8=int8) for int8 in (True, False))
+    if bundle.manifest.anchor is None:
+        with pytest.raises(RunError, match="no frozen extractor"):
+            Builder(finished, data, int8=False, shared=tmp_path, by_reference=True)
+        return
+    builder = Builder(finished, data, int8=False, shared=tmp_path, by_reference=True)
+    assert not builder.would_be(bundle.manifest, bundle.manifest.client)
+
+
+def test_what_would_not_be_written_again(tiny_run: Path, exported: Path, tmp_path: Path) -> None:
+    finished = FinishedRun.open(tiny_run)
+    builder, plain = (builder_of(finished, tmp_path, int8=int8) for int8 in (True, False))
     manifest = Manifest.from_bytes((exported / "client-01" / "manifest.json").read_bytes())
     assert builder.would_be(manifest, "client-01")
     assert not builder.would_be(manifest, "client-00")
@@ -267,8 +286,7 @@ def damaged(tiny_run: Path, tmp_path: Path) -> Path:
 def build_first(folder: Path) -> None:
     finished, target = FinishedRun.open(folder), folder.parent / "bundle"
     target.mkdir()
-    data = load_dataset(finished.config.data)
-    Builder(finished, data, int8=False).build(finished.clients[0], target)
+    builder_of(finished, folder.parent, int8=False).build(finished.clients[0], target)
 
 
 def refused(folder: Path, message: str) -> None:

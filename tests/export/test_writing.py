@@ -13,9 +13,11 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from fedvtc_edge.config import MethodSettings
 from fedvtc_edge.errors import ParityError
-from fedvtc_edge.export import writing
+from fedvtc_edge.export import extractors, writing
 from fedvtc_edge.export.codes import Codes
+from fedvtc_edge.export.extractors import AnchorFiles, write_anchor
 from fedvtc_edge.export.graphs import (
     AnchorGraph,
     ClassifierGraph,
@@ -72,6 +74,14 @@ def writer(folder: Path, **changes: Any) -> GraphWriter:
     return GraphWriter(folder, FORM, options.pop("codes", CODES), **options)
 
 
+def anchor_files(folder: Path) -> AnchorFiles:
+    """The anchor's graph, beside the bundle's folder."""
+    shared = folder.with_name(f"{folder.name}-shared")
+    shared.mkdir(exist_ok=True)
+    example = {"images": torch.from_numpy(IMAGES[:2])}
+    return write_anchor(shared, R, MethodSettings(), FORM, example, by_reference=False)
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Converted]]:
     """The three graphs, converted once."""
@@ -109,7 +119,8 @@ def changed(
             path.write_bytes(model.SerializeToString())
             return written
 
-        monkeypatch.setattr(writing, "convert", convert_wrongly)
+        for module in (writing, extractors):
+            monkeypatch.setattr(module, "convert", convert_wrongly)
 
     install.only = "classifier"  # type: ignore[attr-defined]
     return install
@@ -125,7 +136,8 @@ def quick_convert(
         shutil.copyfile(good[path.stem][0], path)
         return good[path.stem][1]
 
-    monkeypatch.setattr(writing, "convert", copy)
+    for module in (writing, extractors):
+        monkeypatch.setattr(module, "convert", copy)
 
 
 def weight(model: onnx.ModelProto, which: Callable[[Any], bool]) -> tuple[Any, Any]:
@@ -186,7 +198,7 @@ def test_the_right_graphs_pass(tmp_path: Path, quick_convert: None) -> None:
     expected = float((logits.argmax(1) == LABELS).mean())
     done.classifier(MODEL, expected)
     done.synthesizer(DECODER)
-    done.anchor(R, None)
+    done.anchor(anchor_files(tmp_path), None)
     assert done.accuracy["classifier"] == done.accuracy["classifier_run"] == expected
     assert done.accuracy["images"] == TEST
     assert done.parity["classifier"]["random"]["samples"] == 256
@@ -205,7 +217,7 @@ def test_without_evaluation_images_painted_ones_are_compared(
     done.synthesise(DECODER)
     done.classifier(MODEL, None)
     done.synthesizer(DECODER)
-    done.anchor(R, None)
+    done.anchor(anchor_files(tmp_path), None)
     assert set(done.parity["classifier"]) == set(done.parity["anchor"]) == {"random", "painted"}
     assert done.parity["classifier"]["painted"]["samples"] == SYNTHESISED
     nothing = dict.fromkeys(("classifier", "classifier_run", "calibrated", "calibrated_run"))
@@ -296,7 +308,7 @@ def test_an_anchor_that_computes_something_else(
     changed.only = "anchor"  # type: ignore[attr-defined]
     changed(edit(lambda v: v.ndim == 4, lambda v: v[:, ::-1]))
     with pytest.raises(ParityError, match=r"anchor\.onnx, random images"):
-        writer(tmp_path).anchor(R, None)
+        writer(tmp_path).anchor(anchor_files(tmp_path), None)
 
 
 def test_real_images_are_compared_too(
@@ -337,11 +349,11 @@ def test_one_image_may_differ_from_the_run(
 def test_the_calibrated_accuracy_is_checked_too(tmp_path: Path) -> None:
     probe = writer(tmp_path)
     probe.classifier(MODEL, None)
-    probe.anchor(R, None)
+    probe.anchor(anchor_files(tmp_path), None)
     fresh = writer(tmp_path)
     fresh.classifier(MODEL, None)
     with pytest.raises(ParityError, match=r"calibrated: .* the run's summary says"):
-        fresh.anchor(R, probe.accuracy["calibrated"] - 0.2)
+        fresh.anchor(anchor_files(tmp_path), probe.accuracy["calibrated"] - 0.2)
 
 
 # int8.

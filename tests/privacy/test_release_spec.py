@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from fedvtc_edge.privacy import epsilon_spent
-from fedvtc_edge.privacy.release_spec import ReleaseSpec, spec_for_examples
+from fedvtc_edge.privacy.release_spec import COUNT, RADIUS, SECOND, ReleaseSpec, spec_for_examples
 from fedvtc_edge.privacy.sampler import GRID, LEAST_SIGMA, MARGIN
 
 PUBLIC: dict[str, Any] = {
@@ -83,6 +84,17 @@ def test_the_rule_has_three_widths() -> None:
     assert [spec.width for spec in made] == [32, 64, 128]
     assert [spec.second for spec in made] == [False, True, True]
     assert not spec_for_examples(**PUBLIC | {"population": 10**6, "second": False}).second
+
+
+def test_the_rule_for_pretrained_features() -> None:
+    public = PUBLIC | {"widest": 512, "pretrained": True}
+    made = [spec_for_examples(**public | {"population": n}) for n in (100, 500, 4_000, 10**6)]
+    assert [spec.width for spec in made] == [32, 64, 256, 256]
+    assert [spec.second for spec in made] == [False, False, False, True]
+    assert all(spec.pretrained for spec in made)
+    assert spec_for_examples(**public | {"widest": 40, "population": 10**6}).width == 40
+    unit = math.sqrt(COUNT**2 + 1 + made[-1].second_weight ** 2)
+    assert unit < math.sqrt(COUNT**2 + 1 / RADIUS**2 + SECOND**2 / RADIUS**4)
 
 
 @pytest.mark.parametrize("second", [True, False])
