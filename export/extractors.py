@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from fedvtc_edge.config import MethodSettings
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.models.extractor import Anchor
-from fedvtc_edge.models.pretrained import OnnxNetwork, Pretrained, Source, graph_bytes, source_of
+from fedvtc_edge.models.onnx_network import OnnxNetwork
+from fedvtc_edge.models.pretrained import Pretrained, Source, graph_bytes, source_of
 from fedvtc_edge.models.registry import ImageShape
 
 from .graphs import OPSET, AnchorGraph, convert, to_model, write
@@ -114,8 +115,9 @@ def write_anchor(
         by_reference: Keep the weights in the graph's file, so that there is one file to name.
 
     Raises:
-        RunError: An ONNX file that is no longer the run's, or of an opset that cannot be
-            brought to this format's.
+        ConfigError: An ONNX file that is no longer the run's.
+        RunError: One of a fixed batch, or of an opset that cannot be brought to this
+            format's.
         ParityError: The exporter wrote another opset than it was asked for.
     """
     source = source_of(settings.extractor, settings.extractor_weights)
@@ -163,16 +165,21 @@ class _After(nn.Module):
     def __init__(self, anchor: Anchor) -> None:
         super().__init__()
         self.width = anchor.width
-        self.register_buffer("project", anchor.project)
+        self.register_buffer("project", anchor.get_buffer("project"))
 
     def forward(self, h: Tensor) -> Tensor:
-        return F.normalize(h @ self.project, dim=1).mul(self.width**0.5)
+        return F.normalize(h @ self.get_buffer("project"), dim=1).mul(self.width**0.5)
 
 
 def _composed(
     anchor: Anchor, network: OnnxNetwork, path: str, form: Image, example: Mapping[str, Tensor]
 ) -> onnx.ModelProto:
     """The user's own graph between what brings images to it and the projection."""
+    if network.batch is not None:
+        raise RunError(
+            f"{network.label} takes {network.batch} images at once, and a bundle any number",
+            hint="write the graph with a dynamic first axis, and run again",
+        )
     body = anchor.body
     assert isinstance(body, Pretrained)
     shape = ImageShape(form.size, form.channels)

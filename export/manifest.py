@@ -80,7 +80,7 @@ class Graph(_Record):
 class Image(_Record):
     """The images, and how a picture of any other form is brought into theirs."""
 
-    size: int = Field(ge=8, le=64)
+    size: int = Field(ge=8, le=224)
     channels: Literal[1, 3]
     colour: Literal["grey", "rgb"]
     resize: Literal["bilinear, antialiased, stretched to the square"]

@@ -65,11 +65,11 @@ class DataSettings(_Table):
 
     @field_validator("image_size")
     @classmethod
-    def _synthesisable(cls, value: int) -> int:
-        if value and (value % 4 or not 8 <= value <= 64):
+    def _size_of_images(cls, value: int) -> int:
+        if value and (value % 4 or not 8 <= value <= 224):
             raise refuse(
-                f"{value} pixels cannot be painted",
-                "use a multiple of 4 from 8 to 64, or 0 to keep the images' own size",
+                f"no network here takes images of {value} pixels",
+                "use a multiple of 4 from 8 to 224, or 0 to keep the images' own size",
             )
         return value
 
@@ -116,7 +116,8 @@ class MethodSettings(_Table):
         """True if ``extractor`` names a pretrained network, by its name alone."""
         library, _, inner = self.extractor.partition(":")
         fetched = library in ("torchvision", "timm") and bool(inner)
-        return fetched or self.extractor == LITE0 or self.extractor.endswith(".onnx")
+        lite = self.extractor.partition("@")[0] == LITE0
+        return fetched or lite or self.extractor.endswith(".onnx")
 
     @model_serializer(mode="wrap")
     def _without_default_extractor(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from fedvtc_edge.errors import DataError
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Labels: TypeAlias = npt.NDArray[np.int64]
 
-MIN_SIZE, MAX_SIZE, SIZE_STEP = 8, 64, 4
+MIN_SIZE, MAX_SIZE, SIZE_STEP = 8, 224, 4
 MAX_CLASSES = 10_000
 
 RESIZE_HINT = "set data.image_size, for example --set data.image_size=32"
@@ -34,7 +34,7 @@ class Dataset:
 
     Attributes:
         name: What reports call it.
-        x_train: uint8 [N, H, W, C], 0 to 255; H = W, a multiple of 4 from 8 to 64; C is 1 or 3.
+        x_train: uint8 [N, H, W, C], 0 to 255; H = W, a multiple of 4 from 8 to 224; C is 1 or 3.
         y_train: int64 [N], each in 0 to classes - 1.
         x_test: uint8 [M, H, W, C], as `x_train`.
         y_test: int64 [M], as `y_train`.
@@ -188,7 +188,7 @@ def check_canvas(shape: tuple[int, ...], where: str) -> None:
         where: File and key, for the error.
 
     Raises:
-        DataError: Not square, not 8 to 64 pixels, or not a multiple of 4.
+        DataError: Not square, not 8 to 224 pixels, or not a multiple of 4.
     """
     height, width = shape[-3:-1]
     if height != width or not MIN_SIZE <= height <= MAX_SIZE or height % SIZE_STEP:

@@ -55,7 +55,7 @@ class DataTerms:
 
     Args:
         class_names: Of the C classes, in the order of their numbers; no name twice.
-        height: Of an image in pixels: a multiple of 4 from 8 to 64, and so is `width`.
+        height: Of an image in pixels: a multiple of 4 from 8 to 224, and so is `width`.
         width: The same as `height`.
         channels: 1 (grey) or 3 (RGB).
         image_size: Pixels that images are resized to (then it is `height`), or 0: they

@@ -70,7 +70,7 @@ class Split:
 
                 image = resized(image, size)
             if pixels is None:
-                # Before the allocation: it bounds one image to 64 × 64 × 3 bytes.
+                # Before the allocation: it bounds one image to 224 × 224 × 3 bytes.
                 check_canvas(image.shape, where)
                 pixels = np.empty((len(self.labels), *image.shape), np.uint8)
             if image.shape != pixels.shape[1:]:

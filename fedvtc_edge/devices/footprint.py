@@ -23,6 +23,7 @@ from fedvtc_edge.models import (
     vtc,
 )
 from fedvtc_edge.models.extractor import CHUNK, Anchor
+from fedvtc_edge.models.onnx_network import OnnxNetwork
 from fedvtc_edge.models.pretrained import source_of
 from fedvtc_edge.models.registry import EXTRACTOR_HEAD
 from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS, METHODS
@@ -288,7 +289,7 @@ class PhaseProfiles:
 
     Args:
         decoder: Parameters of ψ; 0 for methods without synthesis.
-        anchor: Numbers in the anchor R; 0 without it.
+        anchor: Numbers in the anchor R; 0 without it. Of an ONNX network as many as fill its file.
         chunk: Images of one pass of it, as the client measures.
         features: Numbers kept of each own image for a head on the extractor; else 0.
         measure: The anchor over a chunk of images, or None.
@@ -358,7 +359,7 @@ def _phases(
         known = PhaseProfiles(
             model=_count(model.parameters()),
             decoder=_count(decoder.parameters()) if decoder else 0,
-            anchor=_count([*anchor.buffers(), *anchor.parameters()]) if anchor else 0,
+            anchor=_numbers(anchor) if anchor else 0,
             train=held(lambda probe: probe.train(1, knowledge.codes, kl=1.0), _model),
             classify=held(lambda probe: _without_gradients(probe.model, probe)),
             chunk=anchor.chunk if anchor else CHUNK,
@@ -379,6 +380,11 @@ def _phases(
             fit_decoder=held(lambda probe: probe.fit_decoder(1, knowledge, match=True), _decoder),
             synthesise=held(lambda probe: probe.synthesise(knowledge, probe.labels)),
         )
+
+
+def _numbers(anchor: Anchor) -> int:
+    outside = sum(m.size for m in anchor.modules() if isinstance(m, OnnxNetwork)) // FLOAT
+    return _count([*anchor.buffers(), *anchor.parameters()]) + outside
 
 
 def probe_client(

@@ -35,6 +35,9 @@ CHUNK = 256
 PRETRAINED_CHUNK = 16
 """Images per forward of a pretrained network: 0.1 GB at 224 px."""
 
+_LARGE = 64
+"""Side above which fewer images go forward at once, so that they need no more memory."""
+
 _NOISE_IMAGES, _NOISE_SEED = 256, 2508_01670
 
 
@@ -77,7 +80,7 @@ class Anchor(nn.Module):
     ) -> None:
         super().__init__()
         draw = np.random.Generator(np.random.Philox(key=seed))
-        self.width, self.sha256, self.chunk = width, "", CHUNK
+        self.width, self.sha256, self.chunk = width, "", chunk_of(shape.size)
         self.matches = True
         self._embedded: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.body = self._body(shape, seed, extractor, weights)
@@ -133,10 +136,15 @@ class Anchor(nn.Module):
         return torch.matmul(torch.matmul(average, h), average.T).flatten(1)
 
 
+def chunk_of(side: int) -> int:
+    """Images of one pass through a network that has no number of its own."""
+    return CHUNK if side <= _LARGE else max(1, CHUNK * _LARGE**2 // side**2)
+
+
 @torch.no_grad()
 def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Apply ``function`` to images in bounded pieces, without gradients; the result is on CPU."""
-    pieces = torch.split(images, getattr(function, "chunk", CHUNK))
+    pieces = torch.split(images, getattr(function, "chunk", chunk_of(images.shape[2])))
     return torch.cat([function(piece).float().cpu() for piece in pieces])
 
 

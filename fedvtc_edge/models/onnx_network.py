@@ -30,6 +30,8 @@ class OnnxNetwork(nn.Module):
 
     Attributes:
         resolution: Side of the images that the graph asks for; None where it takes any.
+        batch: Images of one pass that it asks for; None where it takes any number.
+        size: Bytes of the model.
 
     Raises:
         ConfigError: No graph of one image input [N, 3, H, W] and one output [N, d], or one
@@ -41,6 +43,7 @@ class OnnxNetwork(nn.Module):
 
         super().__init__()
         _check_whole(data, name)
+        self.size = len(data)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -56,7 +59,7 @@ class OnnxNetwork(nn.Module):
             ) from None
         images, outputs = self.session.get_inputs(), self.session.get_outputs()
         self.label, self.input, self.output = name, images[0].name, outputs[0].name
-        self.resolution, self._batch = _check_ports(images, outputs, name)
+        self.resolution, self.batch = _check_ports(images, outputs, name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxNetwork:
         """Itself: a session holds no tensor that anyone moves or changes."""
@@ -69,14 +72,14 @@ class OnnxNetwork(nn.Module):
             ConfigError: The graph fails, or gives what is no finite [N, d].
         """
         array = np.ascontiguousarray(x.detach().float().cpu().numpy())
-        size = self._batch or max(len(array), 1)
+        size = self.batch or max(len(array), 1)
         pieces = [self._run(array[at : at + size], size) for at in range(0, len(array), size)]
         return torch.from_numpy(np.concatenate(pieces)).to(x.device)
 
     def _run(self, images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
         """Features of up to ``size`` images; a graph of a fixed batch is filled up with black."""
         count = len(images)
-        if self._batch is not None:
+        if self.batch is not None:
             images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), "f4")])
         try:
             features = self.session.run([self.output], {self.input: images})[0]

@@ -6,9 +6,13 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .builtin import group_norm
 from .registry import ImageShape
+
+LARGEST = 64
+"""Side of the largest images that are synthesised; larger ones are these, enlarged."""
 
 
 class VTC(nn.Module):
@@ -17,18 +21,27 @@ class VTC(nn.Module):
     A linear layer lays out a small square, each transposed convolution
     (kernel 4, stride 2, padding 1: no overlap of unequal weight) doubles it.
 
+    Images above :data:`LARGEST` are synthesised at that size and enlarged: what is finer
+    would have to be learned from few examples, at a price that grows with the area.
+
     Args:
-        shape: Of the images; ``size`` is a multiple of 4 from 8 to 64.
+        shape: Of the images; ``size`` is a multiple of 4 from 8 on.
         latent: Width p of the latents.
         width: Channels of the smallest square.
     """
 
+    enlarge: Tensor
+
     def __init__(self, shape: ImageShape, latent: int, width: int = 64) -> None:
         super().__init__()
-        doublings = 2 if shape.size < 32 else 3
-        while (shape.size >> doublings) << doublings != shape.size:
+        self.size, inner = shape.size, min(shape.size, LARGEST)
+        doublings = 2 if inner < 32 else 3
+        while (inner >> doublings) << doublings != inner:
             doublings -= 1
-        self.base = shape.size >> doublings
+        self.base = inner >> doublings
+        # Bilinear, as a matrix: its gradient is deterministic on every device.
+        rows = F.interpolate(torch.eye(inner)[None], size=shape.size, mode="linear")[0].T
+        self.register_buffer("enlarge", rows.contiguous(), persistent=False)
         self.width = width
         self.spread = nn.Linear(latent, width * self.base**2)
         layers: list[nn.Module] = [group_norm(width), nn.ReLU()]
@@ -47,7 +60,10 @@ class VTC(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         """Images [N, channels, size, size] of latents v [N, p]."""
         square = self.spread(v).view(-1, self.width, self.base, self.base)
-        return cast(Tensor, self.paint(square))
+        images = cast(Tensor, self.paint(square))
+        if images.shape[-1] == self.size:
+            return images
+        return torch.matmul(torch.matmul(self.enlarge, images), self.enlarge.T)
 
 
 def build(shape: ImageShape, *, latent: int, seed: int) -> VTC:

@@ -115,11 +115,15 @@ def test_a_sound_one_is_read_and_written_as_it_was(document: Make) -> None:
     assert "prior" not in json.loads(parsed(document(prior=None)).to_bytes())
 
 
-def test_a_changed_prior_is_a_changed_bundle(with_prior: Path, tiny_run: Path) -> None:
+def test_a_changed_prior_is_a_changed_bundle(
+    with_prior: Path, tiny_run: Path, tmp_path: Path
+) -> None:
     """The signature covers it, and an export with other options does not pass for this one."""
     finished = FinishedRun.open(tiny_run)
     data = load_dataset(finished.config.data)
-    asked, plain = (Builder(finished, data, int8=False, with_prior=w) for w in (True, False))
+    asked, plain = (
+        Builder(finished, data, int8=False, shared=tmp_path, with_prior=w) for w in (True, False)
+    )
     manifest = verify(with_prior).manifest
     assert asked.would_be(manifest, CLIENT)
     assert not plain.would_be(manifest, CLIENT)
@@ -152,15 +156,15 @@ def test_an_audit_names_it(with_prior: Path, bundle_folder: Path) -> None:
 
 
 def test_under_a_guarantee_for_bundles_it_is_refused(
-    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished = FinishedRun.open(tiny_run)
     data = load_dataset(finished.config.data)
     covered = type("Covered", (), {"protects_models": True})
     monkeypatch.setattr("fedvtc_edge.export.exporting.mechanism_of", lambda _: covered)
-    Builder(finished, data, int8=False)
+    Builder(finished, data, int8=False, shared=tmp_path)
     with pytest.raises(RunError, match="covers the bundle") as caught:
-        Builder(finished, data, int8=False, with_prior=True)
+        Builder(finished, data, int8=False, shared=tmp_path, with_prior=True)
     assert "--with-prior" in caught.value.hint
 
 

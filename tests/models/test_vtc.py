@@ -8,7 +8,7 @@ from torch import nn
 
 from fedvtc_edge.models import ImageShape, vtc
 
-SIZES = (8, 12, 28, 32, 60, 64)
+SIZES = (8, 12, 28, 32, 60, 64, 68, 224)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -31,6 +31,15 @@ def test_every_multiple_of_four_starts_from_a_small_square(size: int) -> None:
     doublings = sum(isinstance(layer, nn.ConvTranspose2d) for layer in decoder.paint)
     assert decoder.base * 2**doublings == size
     assert 2 <= decoder.base <= 15
+
+
+def test_larger_images_are_the_largest_enlarged() -> None:
+    small, large = (vtc.build(ImageShape(size, 3), latent=4, seed=1) for size in (64, 224))
+    assert small.state_dict().keys() == large.state_dict().keys()
+    large.load_state_dict(small.state_dict())
+    v = torch.randn((2, 4), generator=torch.Generator().manual_seed(0))
+    expected = nn.functional.interpolate(small(v), size=224, mode="bilinear")
+    torch.testing.assert_close(large(v), expected, atol=1e-6, rtol=0)
 
 
 def test_no_batch_statistics() -> None:
