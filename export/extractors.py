@@ -40,7 +40,8 @@ class AnchorFiles:
 
     Args:
         anchor: The network that it was made of.
-        described: Its name, hash and licence, for manifests.
+        described: Its name, hash and licence, for manifests; None for the random filters, if
+            bundles hold them.
         graph: Its ports and its file, for manifests.
         files: Names in the folder.
         by_reference: Bundles name the file and do not hold it.
@@ -48,7 +49,7 @@ class AnchorFiles:
 
     folder: Path
     anchor: Anchor
-    described: Extractor
+    described: Extractor | None
     graph: Graph
     files: tuple[str, ...]
     by_reference: bool
@@ -82,7 +83,7 @@ class AnchorFiles:
         Raises:
             RunError: Another file has its name.
         """
-        wanted = self.described.file
+        wanted = self.described and self.described.file
         assert wanted is not None
         if target.exists():
             if File.of(target) != wanted:
@@ -142,7 +143,9 @@ def write_anchor(
     return AnchorFiles(folder, anchor, about, described, written.files, by_reference)
 
 
-def _described(name: str, source: Source | None, file: File | None) -> Extractor:
+def _described(name: str, source: Source | None, file: File | None) -> Extractor | None:
+    if name == "random" and file is None:
+        return None
     if source is None:
         return Extractor(name=name[:200], sha256=None, licence=None, origin=None, file=file)
     origin = source.origin

@@ -267,8 +267,9 @@ class Manifest(_Record):
     def to_bytes(self) -> bytes:
         """The exact bytes that are written, hashed and signed; the same input gives the same."""
         document = self.model_dump(mode="json", by_alias=True)
-        if self.prior is None:  # most bundles: byte for byte what they were before the key was
-            del document["prior"]
+        for key in ("prior", "extractor"):  # most bundles: byte for byte what they were before
+            if document[key] is None:
+                del document[key]
         return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode("ascii")
 
     @classmethod
