@@ -141,10 +141,17 @@ def chunk_of(side: int) -> int:
     return CHUNK if side <= _LARGE else max(1, CHUNK * _LARGE**2 // side**2)
 
 
+def _chunk(function: object, images: Tensor) -> int:
+    own = getattr(function, "chunk", None)
+    if isinstance(own, int):
+        return own
+    return chunk_of(images.shape[2]) if images.ndim == 4 else CHUNK  # else they are features
+
+
 @torch.no_grad()
 def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Apply ``function`` to images in bounded pieces, without gradients; the result is on CPU."""
-    pieces = torch.split(images, getattr(function, "chunk", chunk_of(images.shape[2])))
+    pieces = torch.split(images, _chunk(function, images))
     return torch.cat([function(piece).float().cpu() for piece in pieces])
 
 
@@ -154,7 +161,7 @@ def one_by_one(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     A short batch is multiplied by another kernel, whose last bits differ: all chunks
     are made equally long, or one image more would change the others' features.
     """
-    chunk = getattr(function, "chunk", CHUNK)
+    chunk = _chunk(function, images)
     padding = torch.zeros(-len(images) % chunk, *images.shape[1:]).to(images)
     return in_chunks(function, torch.cat([images, padding]))[: len(images)]
 
