@@ -322,6 +322,11 @@ class Builder:
                     hint="the run is damaged, or its data set has changed: run it again",
                 )
         self.method = METHODS.find(finished.config.method.name)
+        if not self.method.trains:
+            raise RunError(
+                f"method.name = {finished.config.method.name!r} trains no networks to export",
+                hint="export a run of method.name = fedvtc, whose bundles have statistics, too",
+            )
         if with_prior and self._classes_are_private:
             raise RunError(
                 f"privacy.mode = {finished.config.privacy.mode!r} covers the bundle, and how many "

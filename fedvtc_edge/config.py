@@ -222,7 +222,8 @@ class Config(_Table):
     def group(self) -> int:
         """Clients whose uploads are added up together: all, once, or those of a round."""
         clients, method = self.clients, self.method
-        if method.name == "fedvtc" and method.share == "anchored":
+        anchored = method.name == "fedvtc" and method.share == "anchored"
+        if anchored or method.name == "statistics":
             return clients.count
         return clients.per_round
 

@@ -146,6 +146,7 @@ class MethodTraits(Protocol):
     """Properties of a method, known where nothing is trained; see ``federation.methods``."""
 
     has_decoder: ClassVar[bool]
+    trains: ClassVar[bool]
     nearest_prototype: ClassVar[bool]
 
     @classmethod

@@ -39,6 +39,13 @@ _FILE = click.Path(path_type=Path)
 @click.option("--home", metavar="DIR", type=_FILE, help="Our folder [default: homes/CLIENT-ID].")
 @click.option("--architecture", metavar="NAME", help="Of our network [default: as configured].")
 @click.option(
+    "--extractor",
+    metavar="FILE",
+    type=_FILE,
+    help="Our own file of the run's extractor: FILE.onnx, or FILE.safetensors with the weights "
+    "of a torchvision: or timm: network. What the server names is never opened or fetched.",
+)
+@click.option(
     "--config", "settings", metavar="FILE", type=_FILE, help="Take part under these settings only."
 )
 @click.option(
@@ -64,6 +71,7 @@ def command(
     data: Path | None,
     home: Path | None,
     architecture: str | None,
+    extractor: Path | None,
     settings: Path | None,
     telling: bool | None,
     wait_s: float,
@@ -82,7 +90,7 @@ def command(
         with common.needing_extras(), common.reporting(quiet) as progress:
             from fedvtc_edge.flower.joining import join
 
-            membership = _membership(keys, parts, data, architecture, settings, telling)
+            membership = _membership(keys, parts, data, architecture, settings, telling, extractor)
             place = home or Path("homes") / _client(membership)
             client = join(membership, place, host, port, progress, wait_s=wait_s)
     except KeyboardInterrupt:
@@ -103,9 +111,10 @@ def _membership(
     architecture: str | None,
     settings: Path | None,
     telling: bool | None,
+    extractor: Path | None,
 ) -> JoinSettings:
     from fedvtc_edge.config import load_config
-    from fedvtc_edge.errors import DataError
+    from fedvtc_edge.errors import ConfigError, DataError
     from fedvtc_edge.flower.access.keys import ClientKeyBundle
     from fedvtc_edge.flower.joining import JoinSettings
     from fedvtc_edge.models import find
@@ -117,6 +126,13 @@ def _membership(
         load_config(settings)
     if data is not None and not data.exists():
         raise DataError(f"no images at {data}", hint="an .npz file, a .zip file or a folder")
+    if extractor is not None and not (
+        extractor.is_file() and extractor.suffix in (".onnx", ".safetensors")
+    ):
+        raise ConfigError(
+            f"--extractor {extractor}: no such file of weights",
+            hint="give the path of an .onnx or .safetensors file",
+        )
     return JoinSettings(
         authority=str(kit.authority.resolve()),
         node_key=str(kit.node_key.resolve()),
@@ -127,6 +143,7 @@ def _membership(
         architecture=architecture or "",
         settings=str(settings.resolve()) if settings else "",
         telling=telling,
+        extractor=str(extractor.resolve()) if extractor else "",
     )
 
 

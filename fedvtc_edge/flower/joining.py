@@ -63,6 +63,7 @@ class JoinSettings:
             names.
         architecture: Of its network, or empty for the one that the settings give it.
         settings: File of the only settings that it accepts, or empty for any.
+        extractor: The client's own file of the run's extractor, or empty.
     """
 
     authority: str
@@ -74,6 +75,7 @@ class JoinSettings:
     architecture: str = ""
     settings: str = ""
     telling: bool | None = None
+    extractor: str = ""
 
     @property
     def kit(self) -> ClientKeyBundle:
@@ -138,6 +140,7 @@ def participant_at(home: Path) -> Participant:
             load_config(own.settings, overrides=["engine.name=flower"]) if own.settings else None,
             own.telling,
         ),
+        extractor=own.extractor,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
@@ -281,9 +282,10 @@ def pinned(config: Config) -> Config:
 
 def _check_hash(method: MethodSettings, digest: str) -> None:
     if method.extractor_sha256 not in ("", digest):
+        name, here = Path(method.extractor).name, digest[:16] or "none"
         raise ConfigError(
-            f"extractor {method.extractor!r} here has sha256 {digest[:16] or 'none'}…, the run's "
-            f"has {method.extractor_sha256[:16]}…",
+            f"extractor {name!r} here has sha256 {here}…, the run's has "
+            f"{method.extractor_sha256[:16]}…",
             hint="features of two extractors cannot be added: use the same file everywhere",
         )
 

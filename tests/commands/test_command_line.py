@@ -620,7 +620,7 @@ def test_compare_refuses(call: Call, fakes: Fakes, words: str, message: str, hin
 
 @pytest.mark.parametrize(
     ("words", "hint"),
-    [("fedprot", "did you mean fedproto?"), ("zzz", "methods: fedvtc, local,")],
+    [("fedprot", "did you mean fedproto?"), ("zzz", "methods: fedvtc, statistics,")],
 )
 def test_compare_refuses_an_unknown_method(call: Call, words: str, hint: str) -> None:
     answer = call("compare", "--quiet", "--methods", f"local,{words}")

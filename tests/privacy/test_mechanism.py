@@ -87,7 +87,7 @@ def spec_of(config: Config, classes: int = 10) -> ReleaseSpec:
     return mechanism.spec
 
 
-@pytest.mark.parametrize("name", ["fedvtc", "fedproto", "local", "centralised"])
+@pytest.mark.parametrize("name", ["fedvtc", "statistics", "fedproto", "local", "centralised"])
 @pytest.mark.parametrize("share", ["anchored", "features"])
 def test_where_nothing_is_claimed_nothing_is_refused(name: str, share: str) -> None:
     config = load_config({"method": {"name": name, "share": share}, "privacy": {"delta": 0.5}})

@@ -62,7 +62,7 @@ def test_every_method_that_has_a_name(
         assert entry["per_seed"] == [entry["accuracy_mean"]]
         assert entry["accuracy_std"] is None, "one seed says nothing of the spread"
         assert 0 <= entry["accuracy_worst"] <= entry["accuracy_mean"] <= 1
-        shares = name.startswith("fed")
+        shares = name.startswith(("fed", "statistics"))
         assert (entry["upload_bytes_total"] > 0) == shares
     own = {name: entry["accuracy_control"] for name, entry in document["methods"].items()}
     silent = {"local", "local-matched", "fedproto", "fedvtc-features", "fedvtc-decoder"}
@@ -131,7 +131,7 @@ def test_methods_and_seeds_must_be_given(
 ) -> None:
     with pytest.raises(UsageError) as refused:
         compare(tiny(), names, seeds, out=tmp_path / "new")
-    assert "methods: fedvtc, local, local-matched, fedproto" in refused.value.hint
+    assert "methods: fedvtc, statistics, local, local-matched" in refused.value.hint
     assert not (tmp_path / "new").exists()
 
 

@@ -56,6 +56,8 @@ class Participant:
         home: Its folder.
         architecture: Of its network; None takes the one that the settings give it.
         index: Its number among the clients, by which they give it.
+        extractor: Its own file of the run's extractor, or empty. None where the settings are
+            its own, and so are the paths in them.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Participant:
         architecture: str | None = None,
         index: int = 0,
         policy: DisclosurePolicy | None = None,
+        extractor: str | None = None,
     ) -> None:
         self.home = home
         self.keys = keys
@@ -74,6 +77,7 @@ class Participant:
         self._architecture = architecture
         self._index = index
         self._policy = policy or DisclosurePolicy()
+        self._extractor = extractor
 
     def reply(self, request: TaskRequest) -> TaskReply:
         """Do what is asked, and say so; or say why not. Never raises a FedVTCError."""
@@ -125,16 +129,21 @@ class Participant:
         # They need torch; the later messages of a masked sum are answered without.
         from fedvtc_edge.federation.preflight import check
         from fedvtc_edge.models import find
+        from fedvtc_edge.runs.directory import as_toml
 
         config = _settings(request)
         self._check_policy(request)
         if config.transport.masking:
             self.keys.roster(config)
+        sent, config = config, self._with_extractor(config)
+        settings = request.settings if sent == config else as_toml(config).decode()
         check(config, "client")
         find(self._name(config))
         terms = DataTerms.from_json(request.terms)
         has = self._source(config, terms)
-        self.home.join(request.context.run, request.settings, request.terms)
+        self.home.join(request.context.run, settings, request.terms)
+        if self._extractor and self.home.config() != config:
+            self.home.relocate(settings)
         document: dict[str, object] = {
             "nonce": request.nonce,
             "architecture": self._name(config),
@@ -156,7 +165,7 @@ class Participant:
 
         home, context = self.home, request.context
         self._check_policy(request)  # a home that joined long ago may have got stricter since
-        config, terms = home.config(), DataTerms.from_json(home.terms())
+        config, terms = self._with_extractor(home.config()), DataTerms.from_json(home.terms())
         state = home.state()
         check_sequence(request, state, config.method.rounds)
         known = {kind: known_to(request, state, kind) for kind in request.digests}
@@ -231,6 +240,14 @@ class Participant:
                 "the server's settings are not those that this client takes part in",
                 hint="compare them with the file that was given as --config",
             )
+
+    def _with_extractor(self, config: Config) -> Config:
+        """The settings with the client's own file of the extractor, whose hash was checked."""
+        if self._extractor is None:
+            return config
+        from .own_extractor import with_own_extractor
+
+        return with_own_extractor(config, self._extractor)
 
     def _name(self, config: Config) -> str:
         """The client's architecture."""

@@ -127,6 +127,10 @@ class ClientState:
         made = {"schema": SCHEMA, "client": self.client, "run": run}
         self._write(_HOME, (json.dumps(made) + "\n").encode())
 
+    def relocate(self, settings: str) -> None:
+        """Write the same settings with other paths of this machine's files in them."""
+        self._write(_CONFIG, settings.encode())
+
     def check(self, run: str) -> None:
         """Refuse whatever is not of this folder's run.
 

@@ -11,6 +11,7 @@ from .base import Method, calibrated
 from .example import ExampleFedVTC
 from .fedproto import FedProto
 from .fedvtc import FedVTC
+from .statistics_only import StatisticsOnly
 from .supervised import Centralised, Local, LocalMatched
 
 __all__ = ["FedVTC", "Federation", "Method", "calibrated", "method_of", "register"]
@@ -51,7 +52,9 @@ def method_of(config: Config) -> type[Method]:
 
 
 FedVTC.variants = {"anchored": FedVTC, "example": ExampleFedVTC, "client": FedVTC}
+StatisticsOnly.variants = {"anchored": StatisticsOnly, "client": StatisticsOnly}
 register("fedvtc", FedVTC)
+register("statistics", StatisticsOnly)
 register("local", Local)
 register("local-matched", LocalMatched)
 register("fedproto", FedProto)

@@ -103,6 +103,7 @@ def test_a_guarantee_is_not_inherited(tiny: Tiny) -> None:
         ({"share": "anchored"}, [(0, "anchor")]),
         ({"share": "features"}, [(1, "features"), (2, "features"), (3, "features")]),
         ({"name": "fedproto"}, [(1, "features"), (2, "features"), (3, "features")]),
+        ({"name": "statistics", "share": "features"}, [(0, "anchor")]),
         ({"name": "local"}, []),
         ({"name": "local-matched"}, []),
         ({"name": "centralised"}, []),
