@@ -69,7 +69,7 @@ def test_the_list_says_what_is_missing_and_how_to_get_it(
     result = CliRunner().invoke(command, ["--json", "--size", "16"])
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
-    assert [costs["name"] for costs in document["extractors"]][0] == "random"
+    assert next(costs["name"] for costs in document["extractors"]) == "random"
     assert "fedvtc-edge[pretrained]" in document["unavailable"][LITE0]
     assert set(document) == {"schema", "size", "channels", "extractors", "unavailable"}
 
