@@ -181,7 +181,7 @@ class Bundle:
         if calibrated:
             features = _in_chunks(self._anchor, images)  # first: it refuses where there is none
             known = self._by_statistics(features)
-            scores = combined(log_softmax(scores), known, self.codes.own)
+            scores = combined(log_softmax(scores), known)
         return scores if shift is None else scores + shift
 
     def _log_prior(self, prior: Prior) -> Floats | None:

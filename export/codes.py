@@ -29,7 +29,7 @@ Mask = NDArray[np.bool_]
 LARGEST = 1e6
 """Largest magnitude of a statistic: far beyond any feature, far below float32's overflow."""
 
-CALIBRATION = 0.5
+OWN_SHARE = 0.3
 _ABSENT = -1e4
 
 _HINT = "fetch the bundle again, or export it again"
@@ -44,14 +44,12 @@ class Codes:
         std: Their standard deviation, [C, p].
         known: Classes [C] of which at least one client had samples; no other can be
             synthesised.
-        own: Classes [C] of which this client had samples.
         knowledge: Statistics in the anchor's space, [C, m], or None.
     """
 
     mean: Floats
     std: Floats
     known: Mask
-    own: Mask
     knowledge: GlobalStatistics | None
 
     def refreshed(self, published: GlobalStatistics) -> Codes:
@@ -101,7 +99,8 @@ class Codes:
             "mean": self.mean,
             "std": self.std,
             "known": self.known.astype(np.uint8),
-            "own": self.own.astype(np.uint8),
+            # Readers of version 0.1.0 want it; nobody needs to know which classes the client had.
+            "own": np.ones(len(self.known), np.uint8),
         }
         if self.knowledge is not None:
             arrays["anchor.mean"] = self.knowledge.mean.astype(np.float32)
@@ -170,11 +169,11 @@ class Codes:
                 )
             if name.endswith("std") and (value < 0).any():
                 raise VerificationError(f"statistics: {name} is negative", hint=_HINT)
-        known, own = arrays["known"] != 0, arrays["own"] != 0
+        known = arrays["known"] != 0
         if not known.any():
             raise VerificationError("statistics: no class is known", hint=_HINT)
         knowledge = None if anchor is None else _knowledge(arrays, known, pooled)
-        return cls(arrays["mean"], arrays["std"], known, own, knowledge)
+        return cls(arrays["mean"], arrays["std"], known, knowledge)
 
 
 def _moderate(value: NDArray[Any]) -> bool:
@@ -219,22 +218,18 @@ class StatisticsClassifier:
         return np.where(self._absent, _ABSENT, log_softmax(scores)).astype(np.float32)
 
 
-def combined(own: Floats, control: Floats, present: Mask) -> Floats:
-    """Combine the own model and the statistics, each where it knows more (docs/decisions/0007).
+def combined(own: Floats, control: Floats) -> Floats:
+    """Own model and statistics together: their normalised geometric mean (docs/decisions/0031).
 
     Args:
         own: Log-probabilities of the own model, [N, C].
         control: Those of the statistics alone, [N, C].
-        present: Classes [C] of which the client had samples.
 
     Returns:
         Log-posteriors [N, C].
     """
-    if not present.any():
-        return control
-    group = _log_sum(np.where(present, control, -np.inf))
-    within = log_softmax(np.where(present, control + CALIBRATION * own, -np.inf))
-    return np.where(present, within + group, control).astype(np.float32)
+    pooled = log_softmax(OWN_SHARE * own + (1 - OWN_SHARE) * control)
+    return pooled.astype(np.float32)
 
 
 def log_softmax(scores: NDArray[np.floating]) -> NDArray[np.floating]:

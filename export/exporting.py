@@ -365,7 +365,7 @@ class Builder:
             ParityError: onnxruntime does not compute what torch computes, or the
                 accuracy is not the run's.
         """
-        record, codes = self.finished.record(client), self._codes(client)
+        record, codes = self.finished.record(client), self._codes()
         writer = GraphWriter(
             folder,
             self.form,
@@ -472,18 +472,15 @@ class Builder:
             return None
         return tuple(class_prior(self._counts(client)).tolist())
 
-    def _codes(self, client: str) -> Codes | None:
+    def _codes(self) -> Codes | None:
         knowledge = self.published
         if knowledge is None:
             return None
-        own = np.array(self._counts(client)) > 0
-        if self._classes_are_private:
-            own = np.ones_like(own)
         if self.anchor is None:
             mean, std = knowledge.mean.astype(np.float32), knowledge.std.astype(np.float32)
-            return Codes(mean, std, knowledge.present, own, None)
+            return Codes(mean, std, knowledge.present, None)
         mean = class_codes(self.data.classes, self.latent).astype(np.float32)
-        return Codes(mean, np.full_like(mean, CODE_STD), knowledge.present, own, knowledge)
+        return Codes(mean, np.full_like(mean, CODE_STD), knowledge.present, knowledge)
 
 
 def _tools() -> dict[str, str]:

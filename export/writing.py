@@ -161,7 +161,7 @@ class GraphWriter:
         both = None
         if own is not None and known is not None:
             own = log_softmax(own).astype(np.float32)
-            both = combined(own, StatisticsClassifier(codes.knowledge)(known), codes.own)
+            both = combined(own, StatisticsClassifier(codes.knowledge)(known))
         self._record_accuracy("calibrated", both, expected)
 
     def at_home(self, prior: Sequence[float], counts: Sequence[int], record: ClientRecord) -> None:

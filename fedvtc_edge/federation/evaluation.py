@@ -99,7 +99,7 @@ def _scores(
         scores["_local_only"] = in_chunks(model, model.inputs(images)).log_softmax(1)
     if control is not None:
         scores["_control"] = control
-        scores["_calibrated"] = calibrated(own, control, method.own_classes(client).cpu())
+        scores["_calibrated"] = calibrated(own, control)
     return scores
 
 

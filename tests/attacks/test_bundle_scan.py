@@ -645,7 +645,7 @@ def test_a_bundle_of_ours_holds_no_more_than_it_must(exported: tuple[FinishedRun
     known = Known([world], {k: [ClassStatistics(n, zeros, zeros)] for k, n in counts.items()})
     leaks = scan(folder, known=known, names=["ada"])
     assert {(leak.file, leak.where) for leak in leaks} == {
-        ("statistics.safetensors", name) for name in ("mean", "std", "own")
+        ("statistics.safetensors", name) for name in ("mean", "std")
     }
     assert all(leak.by_design for leak in leaks)
 

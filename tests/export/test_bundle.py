@@ -154,7 +154,7 @@ def test_calibrated_scores_use_the_published_statistics(
     knowledge = opened.codes.knowledge
     assert knowledge is not None
     own = log_softmax(opened.classify(images))
-    expected = combined(own, StatisticsClassifier(knowledge)(features), opened.codes.own)
+    expected = combined(own, StatisticsClassifier(knowledge)(features))
     assert (got.dtype, got.shape) == (np.float32, (70, 10))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(np.exp(got.astype(np.float64)).sum(1), 1, rtol=1e-3)
@@ -443,7 +443,7 @@ def test_without_an_anchor_there_is_nothing_to_calibrate_with(
     bundle: Path, rewrite: Rewrite
 ) -> None:
     codes = Bundle.open(bundle).codes
-    plain = Codes(codes.mean, codes.std, codes.known, codes.own, None)
+    plain = Codes(codes.mean, codes.std, codes.known, None)
     (bundle / "statistics.safetensors").write_bytes(plain.to_bytes())
     (bundle / "anchor.onnx").unlink()
     graphs = manifest_of(bundle)["graphs"]

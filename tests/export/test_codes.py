@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from fedvtc_edge.errors import BundleError, VerificationError
 from fedvtc_edge.export.codes import Codes
@@ -51,8 +51,7 @@ def example(
     knowledge = (
         None if moments is None else published(moments, classes=classes, width=width, seed=seed)
     )
-    own = np.arange(classes) == 0
-    return Codes(mean, std, np.arange(classes) != 1, own, knowledge)
+    return Codes(mean, std, np.arange(classes) != 1, knowledge)
 
 
 def read(data: bytes, *, anchor: int | None = ANCHOR) -> Codes:
@@ -60,7 +59,7 @@ def read(data: bytes, *, anchor: int | None = ANCHOR) -> Codes:
 
 
 def same(one: Codes, other: Codes) -> None:
-    for name in ("mean", "std", "known", "own"):
+    for name in ("mean", "std", "known"):
         a, b = getattr(one, name), getattr(other, name)
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype
@@ -87,8 +86,13 @@ def same(one: Codes, other: Codes) -> None:
     ],
 )
 def test_golden_statistics(moments: str | None, size: int, digest: str) -> None:
-    """The byte format: changing it ends every bundle in the field."""
-    data = golden(moments).to_bytes()
+    """The byte format: changing it ends every bundle in the field.
+
+    The digests are of version 0.1.0, which wrote in ``own`` which classes the client had.
+    """
+    arrays = load(golden(moments).to_bytes())
+    assert arrays["own"].tolist() == [1, 1, 1]
+    data = save(arrays | {"own": np.array([0, 0, 1], np.uint8)})
     assert (len(data), hashlib.sha256(data).hexdigest()) == (size, digest)
 
 
@@ -102,8 +106,7 @@ def golden(moments: str | None) -> Codes:
     if moments is not None:
         pooled = covariance if moments == "covariance" else None
         knowledge = GlobalStatistics(np.array([7.0, 0, 2]), anchor, std, pooled)
-    known, own = np.array([True, False, True]), np.array([False, False, True])
-    return Codes(mean, np.abs(mean), known, own, knowledge)
+    return Codes(mean, np.abs(mean), np.array([True, False, True]), knowledge)
 
 
 @hypothesis_settings(deadline=None, max_examples=60)
@@ -143,7 +146,7 @@ def stored(**changes: Any) -> bytes:
         "mean": codes.mean,
         "std": codes.std,
         "known": codes.known.astype(np.uint8),
-        "own": codes.own.astype(np.uint8),
+        "own": np.ones(CLASSES, np.uint8),
         "anchor.mean": codes.knowledge.mean.astype(np.float32),
         "anchor.std": codes.knowledge.std.astype(np.float32),
     }
@@ -228,6 +231,13 @@ def test_mutations_are_refused_or_harmless() -> None:
     assert taken
 
 
+def test_which_classes_a_client_had_is_not_written_and_not_asked() -> None:
+    """Bundles of version 0.1.0 say it; what they say of it changes nothing."""
+    older = read(stored(own=np.array([1, 0, 0], np.uint8)))
+    same(older, example())
+    assert load(older.to_bytes())["own"].tolist() == [1, 1, 1]
+
+
 # ---------------------------------------------------------------- newer ones
 
 
@@ -237,7 +247,6 @@ def test_anchored_bundles_take_over_the_anchors_statistics_alone(moments: str) -
     new = codes.refreshed(newer)
     np.testing.assert_array_equal(new.mean, codes.mean)
     np.testing.assert_array_equal(new.std, codes.std)
-    np.testing.assert_array_equal(new.own, codes.own)
     assert new.knowledge is newer
     same(read(new.to_bytes()), new)
 
@@ -247,7 +256,6 @@ def test_all_others_take_over_prototypes_and_deviations() -> None:
     new = codes.refreshed(newer)
     np.testing.assert_array_equal(new.mean, newer.mean.astype(np.float32))
     np.testing.assert_array_equal(new.std, newer.std.astype(np.float32))
-    np.testing.assert_array_equal(new.own, codes.own)
     assert new.knowledge is None
     same(read(new.to_bytes(), anchor=None), new)
 

@@ -115,9 +115,6 @@ def test_its_codes_are_those_of_the_run(
         assert np.array_equal(codes.mean, stored.mean.astype(np.float32))
         assert np.array_equal(codes.std, stored.std.astype(np.float32))
         assert codes.knowledge is None
-    counts = finished.record(finished.clients[-1]).class_counts
-    assert codes.own.tolist() == [count > 0 for count in counts]
-    assert 0 < codes.own.sum() < 10, "the clients' classes differ"
     assert codes.known.tolist() == published.present.tolist()
 
 
@@ -179,7 +176,6 @@ def test_a_class_that_nobody_has(
     run(config, out=tmp_path / "run")
     finished, bundle = bundled(tmp_path, int8=True)
     assert bundle.codes.known.tolist() == [True, True, False, True]
-    assert bundle.codes.own[2] == 0
     with pytest.raises(BundleError, match=r"label 2 \(class 2\): no client had a sample"):
         bundle.synthesize([0, 2], 0)
     assert bundle.synthesize([0, 1, 3], 0).shape == (3, 8, 8, 3)
@@ -242,7 +238,7 @@ def test_the_manifest_is_the_runs(tiny_run: Path, exported: Path) -> None:
         tools = set(manifest.tools)
         assert tools == {"fedvtc-edge", "torch", "onnx", "onnxscript", "onnxruntime", "numpy"}
         stored = load_arrays(exported / client / "statistics.safetensors")
-        assert stored["known"].sum() >= stored["own"].sum() > 0
+        assert stored["own"].all(), "which classes it had is told"
 
 
 def test_a_reference_needs_an_extractor(

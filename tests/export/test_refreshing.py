@@ -70,7 +70,6 @@ def test_newer_statistics_are_installed(bundle: Path, statistics: Path) -> None:
     )
     assert new.codes.knowledge is not None
     np.testing.assert_array_equal(new.codes.knowledge.mean, old.codes.knowledge.mean[::-1])
-    np.testing.assert_array_equal(new.codes.own, old.codes.own)
 
 
 def test_the_calibrated_prediction_follows_and_the_clients_own_does_not(
@@ -118,7 +117,7 @@ def test_bundles_without_an_anchor_paint_from_the_newer_statistics(
 ) -> None:
     manifest = verify(bundle).manifest
     codes = Bundle.open(bundle).codes
-    plain = Codes(codes.mean, codes.std, codes.known, codes.own, None)
+    plain = Codes(codes.mean, codes.std, codes.known, None)
     (bundle / STATISTICS).write_bytes(plain.to_bytes())
     (bundle / "anchor.onnx").unlink()
     graphs = manifest.model_dump(mode="json")["graphs"]

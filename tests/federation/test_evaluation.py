@@ -63,10 +63,6 @@ class Rehearsed:
         scores: torch.Tensor = self._scores[one.id]
         return scores
 
-    def own_classes(self, one: Any) -> torch.Tensor:
-        present: torch.Tensor = one.present
-        return present
-
     def control(self, images: torch.Tensor) -> Any:
         return self._control
 

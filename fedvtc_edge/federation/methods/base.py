@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from fedvtc_edge.config import Config
@@ -72,10 +71,6 @@ class Method(ABC):
         """Log-posteriors [N, C] of the training-free classifier, or None without an anchor."""
         return None
 
-    def own_classes(self, client: Client) -> Tensor:
-        """Classes [C] that a client's prediction treats as its own."""
-        return client.present
-
     def knowledge(self) -> GlobalKnowledge | None:
         """Global statistics to synthesise images from, or None for methods that synthesise none."""
         return None
@@ -89,25 +84,18 @@ class Method(ABC):
         return []
 
 
-CALIBRATION = 0.5
-"""Weight of f_k beside the control: it learned from it, so their errors are not independent."""
+OWN_SHARE = 0.3
+"""Share of f_k in the combined prediction; the rest is that of statistics only."""
 
 
-def calibrated(own: Tensor, control: Tensor, present: Tensor) -> Tensor:
-    """Log-posteriors of both experts, each where it knows more.
+def calibrated(own: Tensor, control: Tensor) -> Tensor:
+    """Log-posteriors of own model and statistics together: their normalised geometric mean.
 
-    The control says how likely the client's own classes are as a group, and
-    decides among the others alone; *within* the group the prediction is
-    log t(y|x) + ½ log f_k(y|x), because there f_k learned from real images. The
-    plain product over all classes lets f_k's guesses about classes that it only
-    knows from synthetic images spoil the control's (docs/decisions/0007).
+    A logarithmic opinion pool. The exponents add up to one, for f_k learned from t: their errors
+    are not independent, and a product would be too sure of itself (docs/decisions/0031).
 
     Args:
         own: log f_k, [N, C].
         control: log t, [N, C].
-        present: Classes [C] of which the client has samples.
     """
-    outside = torch.full_like(control, float("-inf"))
-    group = torch.logsumexp(torch.where(present, control, outside), 1, keepdim=True)
-    within = torch.where(present, control + CALIBRATION * own, outside).log_softmax(1)
-    return torch.where(present, within + group, control)
+    return (OWN_SHARE * own + (1 - OWN_SHARE) * control).log_softmax(1)

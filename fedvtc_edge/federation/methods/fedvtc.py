@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fedvtc_edge import wire
@@ -141,12 +140,6 @@ class FedVTC(Method):
         if self.mechanism is None:
             return None
         return self.mechanism.epsilon_after(self.done) if self._knowledge is not None else 0.0
-
-    def own_classes(self, client: Client) -> Tensor:
-        """Those of its samples; all, where it is private which ones a client has."""
-        if self.mechanism is not None and self.mechanism.protects_models:
-            return torch.ones_like(client.present)
-        return client.present
 
     def uploads(self) -> list[str]:
         """Uploads of a client, in words."""

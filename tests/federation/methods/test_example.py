@@ -219,24 +219,6 @@ def test_a_network_that_cannot_be_private_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_prediction_and_the_bundle_keep_a_clients_classes_to_themselves(
-    tiny: Tiny, tmp_path: Path, quick: None
-) -> None:
-    from fedvtc_edge.export.exporting import Builder
-    from fedvtc_edge.runs.finished import FinishedRun
-
-    config = private(tiny)
-    run(config, out=tmp_path / "run")
-    builder = Builder(FinishedRun.open(tmp_path / "run"), load_dataset(config.data), int8=False)
-    method = method_of(config)
-    for client in method.federation.clients:
-        codes = builder._codes(client.id)
-        assert codes is not None
-        assert codes.own.all()
-        assert method.own_classes(client).all()
-    assert not all(c.present.all() for c in method.federation.clients)
-
-
 def test_all_built_in_architectures_train(tiny: Tiny) -> None:
     names = ["lenet", "resnet8", "mobilenet", "shufflenet", "mlp"]
     config = private(tiny, clients={"count": 5, "architectures": names}, method={"rounds": 1})

@@ -17,7 +17,7 @@ from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.federation import methods
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.methods import FedVTC, Method, calibrated, register
-from fedvtc_edge.federation.methods.base import CALIBRATION
+from fedvtc_edge.federation.methods.base import OWN_SHARE
 from fedvtc_edge.federation.methods.fedvtc import STD_FLOOR
 from fedvtc_edge.federation.methods.supervised import matched_steps
 from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
@@ -310,33 +310,26 @@ def test_fedproto_classifies_by_the_nearest_prototype(tiny: Tiny) -> None:
     assert torch.allclose(scores.exp().sum(1), torch.ones(len(images)))
 
 
-def test_the_calibrated_prediction_trusts_each_expert_where_it_knows_more() -> None:
+def test_the_combined_prediction_is_a_geometric_mean() -> None:
     """The slow twin: sample by sample, in probabilities."""
     own, control = (torch.randn(5, 4).log_softmax(1) for _ in range(2))
-    held, others = [0, 2], [1, 3]
-    present = torch.tensor([True, False, True, False])
-    answer = calibrated(own, control, present).exp()
+    answer = calibrated(own, control).exp()
     for row in range(5):
         t, f = control[row].exp().tolist(), own[row].exp().tolist()
-        group = sum(t[y] for y in held)
-        inner = {y: t[y] * f[y] ** CALIBRATION for y in held}
-        for y in held:
-            assert answer[row, y].item() == pytest.approx(group * inner[y] / sum(inner.values()))
-        for y in others:
-            assert answer[row, y].item() == pytest.approx(t[y])
-    assert torch.allclose(answer.sum(1), torch.ones(5))
+        mean = [a**OWN_SHARE * b ** (1 - OWN_SHARE) for a, b in zip(f, t, strict=True)]
+        for y in range(4):
+            assert answer[row, y].item() == pytest.approx(mean[y] / sum(mean), rel=1e-5)
 
 
-def test_a_client_with_every_class_weighs_both_experts() -> None:
-    own, control = (torch.randn(3, 4).log_softmax(1) for _ in range(2))
-    everything = calibrated(own, control, torch.ones(4, dtype=torch.bool))
-    torch.testing.assert_close(everything, (control + CALIBRATION * own).log_softmax(1))
+def test_experts_that_agree_are_not_surer_together() -> None:
+    scores = torch.randn(3, 4).log_softmax(1)
+    torch.testing.assert_close(calibrated(scores, scores), scores)
 
 
 def test_a_class_that_nobody_has_stays_impossible() -> None:
     own = torch.randn(3, 4).log_softmax(1)
     control = torch.tensor([[0.0, 1.0, 2.0, float("-inf")]]).log_softmax(1).repeat(3, 1)
-    answer = calibrated(own, control, torch.tensor([True, True, False, False]))
+    answer = calibrated(own, control)
     assert not answer.isnan().any()
     assert (answer[:, 3] == float("-inf")).all()
 
