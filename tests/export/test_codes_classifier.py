@@ -78,7 +78,7 @@ def test_combined_is_the_trainers(seed: int, classes: int, data: st.DataObject) 
 
 def test_constants_are_the_trainers() -> None:
     assert codes.OWN_SHARE == base.OWN_SHARE
-    assert codes._ABSENT == discriminant._ABSENT
+    assert codes._ABSENT == discriminant.ABSENT
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e4, 1e30])
