@@ -146,6 +146,12 @@ def print_summary(summary: dict[str, Any]) -> None:
     )
     for line in _clock(summary):
         click.echo(line)
+    if summary.get("extractor_choice"):
+        told = summary["extractor_choice"]
+        each = ", ".join(f"{name} {common.percent(value)} %" for name, value in told.items())
+        click.echo(
+            f"extractor chosen on held-out training images: {max(told, key=told.get)} ({each})"
+        )
     click.echo(f"privacy: {_privacy(summary)}")
 
 

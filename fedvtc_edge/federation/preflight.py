@@ -14,6 +14,7 @@ from fedvtc_edge.plugins import EXTRACTORS, METHODS
 from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.training.compute import Compute
 
+from .choosing import CHOOSE, check_choice
 from .methods import method_of
 
 
@@ -33,7 +34,9 @@ def check(config: Config, engine: Literal["local", "flower", "client"] | None = 
     """
     engine = engine or config.engine.name
     method_of(config)
-    if source_of(config.method.extractor, config.method.extractor_weights) is None:
+    if config.method.extractor == CHOOSE:
+        check_choice(config, engine)
+    elif source_of(config.method.extractor, config.method.extractor_weights) is None:
         EXTRACTORS.find(config.method.extractor)
     mechanism = mechanism_of(config)
     if mechanism is not None:

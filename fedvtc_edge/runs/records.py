@@ -314,6 +314,7 @@ class Summary(Record):
     seconds: Amount | None = None
     seconds_virtual: Amount | None = None
     samples_per_second: Amount | None = None
+    extractor_choice: dict[str, Fraction] | None = None
     home: bool = False
 
     def document(self) -> dict[str, Any]:

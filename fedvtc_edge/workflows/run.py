@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from fedvtc_edge.data import Dataset, load_data
 from fedvtc_edge.data.arrays import pack
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.federation.assembly import assemble, assignments, baseline
+from fedvtc_edge.federation.choosing import CHOOSE, choose
 from fedvtc_edge.federation.evaluation import TestSet
 from fedvtc_edge.federation.federation import no_ledger
 from fedvtc_edge.federation.participation import ParticipationSimulator
@@ -32,11 +34,14 @@ from fedvtc_edge.models.registry import Body, Function
 from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.progress import Progress, SilentProgress
-from fedvtc_edge.runs.directory import Checkpoint, RunDirectory
+from fedvtc_edge.runs.directory import Checkpoint, RunDirectory, as_json
 from fedvtc_edge.storage.lock import alone
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
 
 Callback = Callable[[dict[str, Any]], None]
+
+CHOICE = "extractor_choice.json"
+"""Where a run directory keeps how well each extractor did that could have been chosen."""
 
 DATA = "data.npz"
 """Where a run directory keeps images that were given in memory."""
@@ -98,7 +103,6 @@ def run(
             config = config.replace(method={"extractor": name})
             held.enter_context(EXTRACTORS.lent({name: partial(_as_module, extractor)}))
         check(config)
-        config = pinned(config)
         files, settings = {}, config.data
         if data is not None:
             files[DATA] = pack(data)
@@ -108,11 +112,21 @@ def run(
             lasting = settings.name if out is None else str(Path(out).absolute() / DATA)
             config = config.replace(data={"name": lasting})
         directory = None if out is None else RunDirectory.vacant(Path(out), config, files)
-        dataset = load_data(config.model_copy(update={"data": settings}))
         shown = progress or SilentProgress()
+        choosing = config.method.extractor == CHOOSE
+        if not choosing:  # what cannot be had is not worth the reading of data
+            config = pinned(config)
+        dataset = load_data(config.model_copy(update={"data": settings}))
+        if choosing:
+            config, accuracies = choose(config, dataset, shown.say)
+            files[CHOICE] = as_json(accuracies)
+            config = pinned(config)
+        if directory is not None:
+            directory = RunDirectory.vacant(directory.path, config, files)
         if config.engine.name == "flower":
             return _simulate(config, directory, shown)
-        return _run(config, dataset, directory, None, shown, callbacks=callbacks)
+        choice = json.loads(files[CHOICE]) if CHOICE in files else None
+        return _run(config, dataset, directory, None, shown, callbacks=callbacks, choice=choice)
 
 
 def _as_module(extractor: Callable[[Tensor], Tensor], shape: ImageShape) -> nn.Module:
@@ -136,7 +150,10 @@ def resume(directory: Path, *, progress: Progress | None = None) -> RunResult:
             run_directory.begin()
             return RunResult(simulate(run_directory, progress or SilentProgress()), directory)
         data = load_data(config)
-        return _run(config, data, run_directory, state, progress or SilentProgress())
+        made = directory / CHOICE
+        choice = json.loads(made.read_bytes()) if made.is_file() else None
+        shown = progress or SilentProgress()
+        return _run(config, data, run_directory, state, shown, choice=choice)
 
 
 def _simulate(config: Config, directory: RunDirectory | None, progress: Progress) -> RunResult:
@@ -157,6 +174,8 @@ def run_without_trace(config: Config, data: Dataset) -> dict[str, Any]:
     On the local engine, whatever the settings say: nothing but time would differ.
     """
     check(config)
+    if config.method.extractor == CHOOSE:
+        config, _ = choose(config, data, SilentProgress().say)
     config = pinned(config)
     return _run(config, data, None, None, SilentProgress(), with_baselines=False).summary
 
@@ -170,6 +189,7 @@ def _run(
     *,
     with_baselines: bool = True,
     callbacks: Sequence[Callback] = (),
+    choice: dict[str, float] | None = None,
 ) -> RunResult:
     with deterministic(), ExitStack() as held:
         compute = Compute.of(config.engine)
@@ -218,6 +238,8 @@ def _run(
             for client in method.federation.clients
         ]
         summary = summarise(method, figures, executor.records, executor.totals(), data, fleet)
+        if choice is not None:
+            summary.extractor_choice = choice
         # All rounds are done and kept: nothing will be noised or opened again.
         releases.forget_secrets()
         method.federation.transport.end()

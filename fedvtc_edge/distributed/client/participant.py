@@ -132,7 +132,7 @@ class Participant:
         from fedvtc_edge.runs.directory import as_toml
 
         config = _settings(request)
-        self._check_policy(request)
+        self._check_policy(request, config)
         if config.transport.masking:
             self.keys.roster(config)
         sent, config = config, self._with_extractor(config)
@@ -164,8 +164,8 @@ class Participant:
         from .session import ClientSession, finalize
 
         home, context = self.home, request.context
-        self._check_policy(request)  # a home that joined long ago may have got stricter since
         config, terms = self._with_extractor(home.config()), DataTerms.from_json(home.terms())
+        self._check_policy(request, config)  # a home may have got stricter since it joined
         state = home.state()
         check_sequence(request, state, config.method.rounds)
         known = {kind: known_to(request, state, kind) for kind in request.digests}
@@ -231,10 +231,13 @@ class Participant:
         self.home.record(context, payload)
         return payload
 
-    def _check_policy(self, request: TaskRequest) -> None:
+    def _check_policy(self, request: TaskRequest, config: Config) -> None:
         from fedvtc_edge.runs.directory import public_name
 
         expected = self._policy.settings
+        if expected is not None and not expected.method.extractor_sha256:
+            # A server fills the hash in; that our extractor has it is checked by itself.
+            expected = expected.replace(method={"extractor_sha256": config.method.extractor_sha256})
         if expected is not None and public_name(expected) != request.context.run:
             raise ConfigError(
                 "the server's settings are not those that this client takes part in",
