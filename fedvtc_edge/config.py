@@ -23,6 +23,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
     model_serializer,
+    model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -31,6 +32,9 @@ from .errors import ConfigError
 Names = Annotated[tuple[Annotated[str, Strict()], ...], Field(strict=False)]
 
 MAX_CONFIG_BYTES = 1_000_000
+
+SHARING_ROUNDS = 10
+"""Rounds by default where something is shared in each, and not once before the first."""
 
 LITE0 = "efficientnet-lite0"
 """Name of the extractor whose weights come with the extra ``pretrained``."""
@@ -110,6 +114,14 @@ class MethodSettings(_Table):
     extractor: str = "random"
     extractor_weights: str = ""
     extractor_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _more_rounds_where_they_share(cls, given: Any) -> Any:
+        """Where something is shared in each round, rounds are worth more; a set number stays."""
+        if isinstance(given, Mapping) and given.get("share") in ("features", "features+decoder"):
+            return {"rounds": SHARING_ROUNDS, **given}
+        return given
 
     @property
     def pretrained(self) -> bool:

@@ -171,3 +171,14 @@ def test_an_endless_file_is_refused() -> None:
 def test_no_override_ends_in_anything_but_settings_or_a_config_error(text: str) -> None:
     with contextlib.suppress(ConfigError):
         assert isinstance(load_config(overrides=[text]), Config)
+
+
+def test_rounds_are_more_where_something_is_shared_in_each() -> None:
+    assert load_config().method.rounds == 3
+    for share in ("features", "features+decoder"):
+        assert load_config(overrides=[f"method.share={share}"]).method.rounds == 10
+        assert load_config({"method": {"share": share, "rounds": 4}}).method.rounds == 4
+        assert load_config().replace(method={"share": share}).method.rounds == 3  # equal budgets
+    assert load_config({"method": {"share": "anchored"}}).method.rounds == 3
+    with pytest.raises(ConfigError, match="rounds"):
+        load_config({"method": {"share": "features", "rounds": 0}})
