@@ -13,7 +13,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from fedvtc_edge.models.extractor import in_chunks, one_by_one
 from fedvtc_edge.privacy.release import estimate, release
 from fedvtc_edge.privacy.release_spec import ReleaseSpec, spec_for_examples
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics, sum_of
@@ -82,6 +81,7 @@ def _path(audited: AuditedRun, epsilon: float | None, moments: str) -> ReleasePa
         clip=config.privacy.clip,
         widest=config.method.anchor,
         second=True,
+        pretrained=config.method.pretrained,
     )
     return ReleasePath(spec, pooled=True)
 
@@ -108,7 +108,7 @@ def accuracy(stage: UploadStager, moments: str, minimum: int) -> float:
         if moments == "mean":
             published = replace(published, std=np.ones_like(published.std), covariance=None)
     classify = Discriminant(published, device=torch.device("cpu"))
-    scores = classify(in_chunks(stage.anchor, audited.held))
+    scores = classify(stage.anchor.embed(audited.held))
     return float((scores.argmax(1).numpy() == audited.held_labels).mean())
 
 
@@ -118,6 +118,6 @@ def _private_statistics(
     audited = stage.audited
     about, total = audited.centre(stage.anchor), np.zeros(spec.size, np.int64)
     for where in owners:
-        features = one_by_one(stage.anchor, audited.images[where]).numpy()
+        features = audited.embedded(stage.anchor, where).numpy()
         total += release(spec, features, audited.labels[where], about)
     return estimate(spec, total, len(owners), about)

@@ -75,14 +75,27 @@ class SweepRow:
 
 
 def sweep(
-    data: str, root: str, shares: Sequence[str], trials: int, progress: Progress
+    data: str,
+    root: str,
+    shares: Sequence[str],
+    trials: int,
+    progress: Progress,
+    *,
+    extractor: str = "random",
+    staged: Sequence[int] = STAGED,
 ) -> Iterator[SweepRow]:
-    """Rows of one data set."""
+    """Rows of one data set.
+
+    Args:
+        extractor: ``method.extractor``.
+        staged: Numbers of records of each class of a staged client.
+    """
     basis = load_config(
         {
             "data": {"name": data, "root": root, "limit": 0 if data == "digits" else LIMIT},
             "clients": {"count": 5},
             "privacy": {"population": 1437 if data == "digits" else LIMIT},
+            "method": {"extractor": extractor},
         }
     )
     settings: list[Config] = []
@@ -97,7 +110,7 @@ def sweep(
     progress.start(len(settings), data)
     for config in settings:
         anchored = config.method.share == "anchored"
-        yield from _staged(config, trials) if anchored else _trained(config, trials)
+        yield from _staged(config, trials, staged) if anchored else _trained(config, trials)
         progress.advance(f"{config.method.share}, {config.method.moments}")
     progress.close()
 
@@ -106,13 +119,13 @@ def _private(epsilon: float) -> dict[str, Any]:
     return {"mode": "anchored", "epsilon": epsilon}
 
 
-def _staged(config: Config, trials: int) -> Iterator[SweepRow]:
+def _staged(config: Config, trials: int, staged: Sequence[int]) -> Iterator[SweepRow]:
     data = load_data(config)
     audited = AuditedRun(Settings(config, classes=data.classes), data)
     stage, claim = UploadStager(audited), claim_of_run(config)
     dp = None if claim is None else audit_claim(audited, claim, quick=True)
     worth = accuracy(stage, "", 1)
-    for count in STAGED:
+    for count in staged:
         names = ["decode", "exact", "membership", "differencing"]
         made = stage.trials(count, trials, repetitions=0)
         if not made:
@@ -150,7 +163,7 @@ def _row(config: Config, names: Sequence[str], group: Group) -> SweepRow:
     ]
     best = max(single, key=lambda one: one.value or 0.0)
     return SweepRow(
-        config.data.name,
+        _named(config),
         config.method.share,
         config.method.moments if config.method.share == "anchored" else "diagonal",
         None if mechanism_of(config) is None else config.privacy.epsilon,
@@ -166,6 +179,11 @@ def _row(config: Config, names: Sequence[str], group: Group) -> SweepRow:
     )
 
 
+def _named(config: Config) -> str:
+    extractor = config.method.extractor
+    return config.data.name if extractor == "random" else f"{config.data.name}, {extractor}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``python -m fedvtc_edge.attacks.sweep``."""
     parser = argparse.ArgumentParser(prog="fedvtc_edge.attacks.sweep", description=__doc__)
@@ -173,6 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", default="digits", help="digits, mnist or cifar10")
     parser.add_argument("--root", default="", help="where it lies")
     parser.add_argument("--share", nargs="+", choices=SHARES, default=list(SHARES))
+    parser.add_argument("--extractor", default="random", help="as in method.extractor")
+    parser.add_argument("--staged", type=int, nargs="+", default=list(STAGED), metavar="N")
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--out", type=Path, required=True, help="folder for sweep.json")
     parser.add_argument("--quiet", action="store_true")
@@ -180,7 +200,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     progress: Progress = SilentProgress() if given.quiet else BarProgress()
     try:
         with deterministic(), threadpool_limits(limits=1):
-            rows = list(sweep(given.data, given.root, given.share, given.trials, progress))
+            rows = list(
+                sweep(
+                    given.data,
+                    given.root,
+                    given.share,
+                    given.trials,
+                    progress,
+                    extractor=given.extractor,
+                    staged=given.staged,
+                )
+            )
     except FedVTCError as error:
         parser.exit(error.exit_code, f"error: {error}\nhint: {error.hint}\n")
     except KeyboardInterrupt:

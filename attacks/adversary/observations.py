@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedvtc_edge import wire
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import RunError
-from fedvtc_edge.privacy.release_spec import COUNT, RADIUS, Array, ClientReleaseSpec, ReleaseSpec
+from fedvtc_edge.privacy.release_spec import COUNT, Array, ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.privacy.sampler import GRID
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.wire.context import Context
@@ -106,8 +106,8 @@ def of_release(
     count = numbers / COUNT
     many = np.maximum(count, 0.5 * typical)[:, None]
     deviation = sums.reshape(spec.classes, spec.width) / many
-    mean = (deviation * RADIUS + centre) * spec.width**0.5
-    noise = float(spec.share) * step * draws**0.5 * RADIUS * spec.width**0.5 / many[:, 0]
+    mean = (deviation * spec.radius + centre) * spec.width**0.5
+    noise = float(spec.share) * step * draws**0.5 * spec.radius * spec.width**0.5 / many[:, 0]
     return Observation(who, client, round_, count / typical, mean, None, None, noise, 2.0**-16)
 
 

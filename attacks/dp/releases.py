@@ -15,7 +15,7 @@ import numpy as np
 
 from fedvtc_edge.privacy.claim import Claim
 from fedvtc_edge.privacy.release import Integers, bounded_sums, clipped_upload, noised, release
-from fedvtc_edge.privacy.release_spec import RADIUS, Array, ClientReleaseSpec, ReleaseSpec
+from fedvtc_edge.privacy.release_spec import Array, ClientReleaseSpec, ReleaseSpec
 
 from .bounds import Blocks
 
@@ -169,7 +169,7 @@ def canary(spec: ReleaseSpec, centre: Array, direction: Array, label: int) -> Re
         centre: Public centre of the features' directions, [m].
         direction: Direction of the record from the centre, [m].
     """
-    reach = RADIUS * max(spec.clip, 1.0) / float(np.linalg.norm(direction))
+    reach = spec.radius * max(spec.clip, 1.0) / float(np.linalg.norm(direction))
     features = (centre + reach * direction) * np.sqrt(spec.width)
     return features[None], np.array([label], np.int64)
 

@@ -55,7 +55,8 @@ class Inversion:
     """Inversion: min ‖g(x) − c‖² / ‖c‖² + λ·TV(x), started at what ψ makes of c.
 
     Geiping et al. 2020 invert gradients so; features are easier. Over several extractors
-    (``view.again``) the errors add, for the same x.
+    (``view.again``) the errors add, for the same x. Pretrained networks are not inverted: steps
+    through them cost hundreds of times as much, and through onnxruntime there are none.
 
     Args:
         joint: Whether to use ``view.again``; the attack is then called ``rounds``.
@@ -71,7 +72,9 @@ class Inversion:
         for place, case in enumerate(cases[:MOST]):
             views = self._views(case.view)
             maps = tuple(view.extract for view in views if view.extract is not None)
-            if len(maps) == len(views) and (len(views) > 1 or not self.joint):
+            if len(maps) != len(views) or not all(getattr(one, "matches", True) for one in maps):
+                continue  # nothing to invert, or a pretrained network
+            if len(views) > 1 or not self.joint:
                 groups.setdefault(maps, []).append(place)
         starts = Decode().guess(cases[:MOST], stream)
         for maps, places in groups.items():

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -151,8 +151,40 @@ def plot(document: Document) -> str:
         legend(figure, axes, columns=4)
 
     chart = draw("privacy", drawing, label="Accuracy against epsilon.", width=FULL, height=340)
+    return _standalone(chart.svg)
+
+
+def _standalone(svg: object) -> str:
+    """A chart as a file of its own."""
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return str(chart.svg).replace("<svg ", f'<svg {spaces} width="{FULL}" ', 1) + "\n"
+    return str(svg).replace("<svg ", f'<svg {spaces} width="{FULL}" ', 1) + "\n"
+
+
+def plot_beside(documents: Mapping[str, Document]) -> str:
+    """Accuracy from statistics only against ε, of several studies with the same budgets.
+
+    Args:
+        documents: Of :func:`measure`, by their labels.
+    """
+    rows = next(iter(documents.values()))["rows"]
+    budgets = [row["epsilon"] for row in rows]
+
+    def drawing(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for index, (label, document) in enumerate(documents.items()):
+            means = [100 * row["control"]["mean"] for row in document["rows"]]
+            style = ("o-", "o--", "s-", "s--", "^-", "^--")[index % 6]
+            color = (OWN, CALIBRATED, LOCAL)[index // 2 % 3]
+            axes.plot(range(len(means)), means, style, color=color, label=label, markersize=5)
+        axes.set_ylim(40, 100)
+        axes.yaxis.set_major_formatter("{x:.0f}%")
+        axes.grid(axis="y")
+        names = ["no privacy" if epsilon is None else f"{epsilon:g}" for epsilon in budgets]
+        axes.set_xticks(range(len(names)), names)
+        axes.set_xlabel("ε per example of one client; statistics only")
+        legend(figure, axes, columns=2)
+
+    return _standalone(draw("beside", drawing, label="Accuracy.", width=FULL, height=380).svg)
 
 
 def _measure(
@@ -160,6 +192,7 @@ def _measure(
     seeds: Sequence[int],
     overrides: Sequence[str],
     release_only: bool,
+    beside: Sequence[tuple[str, Path]],
     out: Path,
     quiet: bool,
 ) -> Document:
@@ -169,6 +202,10 @@ def _measure(
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "privacy.json", (json.dumps(document, indent=2) + "\n").encode())
     write_atomic(out / "privacy.svg", plot(document).encode())
+    if beside:
+        others = {label: json.loads(path.read_text()) for label, path in beside}
+        chart = plot_beside({**others, config.data.name: document})
+        write_atomic(out / "beside.svg", chart.encode())
     return document
 
 
@@ -194,11 +231,26 @@ def _seed(text: str) -> int:
     return value
 
 
+def _labelled(text: str) -> tuple[str, Path]:
+    label, separator, path = text.rpartition("=")
+    if not separator or not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f"{text}: expected LABEL=FILE of a privacy.json")
+    return label, Path(path)
+
+
 def _options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--epsilons", type=listed(_budget), default=[1.0, 4.0, 8.0], metavar="1,4,8")
     add("--seeds", type=listed(_seed), default=[0, 1, 2], metavar="0,1,2")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    add(
+        "--beside",
+        type=_labelled,
+        action="append",
+        default=[],
+        metavar="LABEL=FILE",
+        help="privacy.json of another study, drawn into beside.svg; repeatable",
+    )
     add("--release-only", action="store_true", help="train nobody")
     add("--out", type=Path, required=True, metavar="DIR")
     add("--quiet", action="store_true", help="no progress on stderr")

@@ -108,6 +108,11 @@ class Anchor(nn.Module):
         unit: Tensor = F.normalize(h @ cast(Tensor, self.project), dim=1)
         return unit.mul(self.width**0.5)
 
+    @property
+    def is_seedless(self) -> bool:
+        """True if the seed decides nothing: the network is public, and so is its projection."""
+        return bool(self.sha256) and getattr(self.body, "classifier", None) is not None
+
     def embed(self, images: Tensor) -> Tensor:
         """Features [N, m] of images, on the CPU, in pieces; not computed again for a tensor.
 
