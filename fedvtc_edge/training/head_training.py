@@ -15,9 +15,12 @@ from .steps import Adam, random_batch, step
 SYNTHETIC = 4
 """Synthetic features in a step for each of the client's own; they cost next to nothing."""
 
-REAL = 1.0
-"""Weight of the client's own features: what it gains at home is lost elsewhere, and less of it
+REAL = 3.0
+"""Weight of the client's own features: they win more at home than they lose elsewhere
 (docs/decisions/0034)."""
+
+RATE = 0.3
+"""In units of ``training.rate``: the discriminant is so good a start that long steps lead away."""
 
 
 def finetune(
@@ -47,11 +50,12 @@ def finetune(
     """
     known = knowledge.anchored
     assert known is not None  # check_architecture has looked
-    adam, seen = Adam(head.parameters(), settings.rate), 0
+    rate, seen = RATE * settings.rate, 0
+    adam = Adam(head.parameters(), rate)
     own = min(settings.batch, len(features))
     for index in range(steps):
         if decay:
-            adam.rate = settings.rate * (1 - index / steps)
+            adam.rate = rate * (1 - index / steps)
         y = knowledge.draw_labels(SYNTHETIC * settings.batch, stream)
         loss = F.cross_entropy(head(known.sample_features(y, stream)), y)
         if own:

@@ -172,8 +172,10 @@ class FedVTC(Method):
 
     def _train(self, client: Client, number: int) -> None:
         codes = self._knowledge.codes if self._knowledge else None
-        if self._knowledge is not None:
+        if client.architecture == EXTRACTOR_HEAD and self._knowledge is not None:
             client.start(self._knowledge)
+            if self._tunes_on_data:
+                return  # the last fine-tuning has its own data from the best start there is
         gradients = self._gradients(client, number, "train")
         client.train(number, codes, kl=self.kl, gradients=gradients)
 
@@ -193,9 +195,13 @@ class FedVTC(Method):
             kl=self.kl,
             head_only="head-only" in self.ablate,
             decay=number == self.federation.config.method.rounds,
-            # On synthetic images alone it is post-processing, which costs no privacy.
-            real=self.mechanism is None or not self.mechanism.protects_models,
+            real=self._tunes_on_data,
         )
+
+    @property
+    def _tunes_on_data(self) -> bool:
+        """Else fine-tuning is post-processing, which costs no privacy."""
+        return self.mechanism is None or not self.mechanism.protects_models
 
     def _anchor_statistics(self, anchor: Anchor) -> Exchange[Any]:
         """What is measured of the anchor's features: exact, or noised before it leaves."""
