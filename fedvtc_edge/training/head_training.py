@@ -15,7 +15,7 @@ from .steps import Adam, random_batch, step
 SYNTHETIC = 4
 """Synthetic features in a step for each of the client's own; they cost next to nothing."""
 
-REAL = 3.0
+REAL = 1.0
 """Weight of the client's own features: they win more at home than they lose elsewhere
 (docs/decisions/0034)."""
 
