@@ -19,6 +19,7 @@ from fedvtc_edge.models import ImageShape, architectures
 from fedvtc_edge.models.registry import EXTRACTOR_HEAD, find
 from fedvtc_edge.seeding import derive_seed
 
+from .baselines import torch_mb
 from .footprint import (
     MB,
     Footprint,
@@ -28,7 +29,6 @@ from .footprint import (
     needs,
     needs_bare,
     needs_bundle,
-    torch_mb,
 )
 from .profile import DeviceProfile, Figure
 

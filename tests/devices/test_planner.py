@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fedvtc_edge.config import Config
-from fedvtc_edge.devices import DeviceProfile, Figure, footprint, plan
+from fedvtc_edge.devices import DeviceProfile, Figure, baselines, plan
 from fedvtc_edge.devices.footprint import MB, Footprint, needs, needs_bare, needs_bundle
 from fedvtc_edge.devices.planner import (
     DevicePlan,
@@ -74,7 +74,7 @@ def test_static_parts_are_counted_from_parameters(config: Config) -> None:
     assert found.optimiser == 2 * own
     assert found.weights > own
     assert found.data == 100 * 64 * 4
-    assert found.baseline == footprint.torch_mb("x86_64").value * MB
+    assert found.baseline == baselines.torch_mb("x86_64").value * MB
     assert found.total == found.working + found.baseline
     assert found.working == (
         found.weights + found.gradients + found.optimiser + found.activations + found.data
@@ -97,7 +97,7 @@ def test_a_bundle_needs_no_torch_and_no_more_than_a_chunk(config: Config) -> Non
     assert few.activations < chunk.activations == many.activations
     assert many.total - chunk.total == many.data - chunk.data
     assert chunk.gradients == chunk.optimiser == 0
-    assert chunk.baseline < footprint.torch_mb("x86_64").value * MB / 3
+    assert chunk.baseline < baselines.torch_mb("x86_64").value * MB / 3
     local = config.replace(method={"name": "local"})
     with pytest.raises(ConfigError, match="no synthesiser"):
         needs_bundle("mlp", local, SHAPE, CLASSES, use="synthesise", batch=1)
@@ -113,13 +113,13 @@ def test_bare_metal_holds_weights_and_activations_and_nothing_else(config: Confi
 @pytest.mark.parametrize("arch", ["aarch64", "armv7l", "riscv64"])
 def test_what_was_not_measured_says_so(arch: str) -> None:
     for figure in (
-        footprint.torch_mb(arch),
-        footprint.torch_mb(arch, torchvision=True),
-        footprint.onnxruntime_mb(arch),
+        baselines.torch_mb(arch),
+        baselines.torch_mb(arch, torchvision=True),
+        baselines.onnxruntime_mb(arch),
     ):
         assert figure.kind == "assumed"
     assert (
-        footprint.torch_mb("x86_64").kind == footprint.onnxruntime_mb("x86_64").kind == "measured"
+        baselines.torch_mb("x86_64").kind == baselines.onnxruntime_mb("x86_64").kind == "measured"
     )
 
 
@@ -127,8 +127,8 @@ def test_networks_of_torchvision_bring_its_runtime(tiny: Callable[..., Config]) 
     bases = {
         name: needs(name, tiny(), SHAPE, CLASSES, batch=8).baseline for name in ("mlp", "resnet18")
     }
-    assert bases["mlp"] == footprint.torch_mb("x86_64").value * MB
-    assert bases["resnet18"] == footprint.torch_mb("x86_64", torchvision=True).value * MB
+    assert bases["mlp"] == baselines.torch_mb("x86_64").value * MB
+    assert bases["resnet18"] == baselines.torch_mb("x86_64", torchvision=True).value * MB
     assert bases["resnet18"] > bases["mlp"]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fedvtc_edge.benchmarks.studies import planner as benchmark
-from fedvtc_edge.devices import footprint
+from fedvtc_edge.devices import baselines
 
 AS_MEASURED = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64" or torch.version.cuda is None,
@@ -41,7 +41,7 @@ def test_every_cell_is_measured_once(peaks: list[tuple[Any, ...]]) -> None:
     ]
     for row in result["cells"]:
         assert row["ratio"] == pytest.approx(row["planned_mb"] / 1000, abs=1e-3)
-        base = footprint.torch_mb if row["what"] == "train" else footprint.onnxruntime_mb
+        base = baselines.torch_mb if row["what"] == "train" else baselines.onnxruntime_mb
         working = row["planned_mb"] - base("x86_64").value
         assert row["ratio_working"] == pytest.approx(working / 400, abs=1e-3)
     assert result["summary"]["train"]["ratio_least"] == min(
@@ -71,4 +71,4 @@ def test_a_real_process_takes_no_more_than_planned_and_not_much_less() -> None:
     result = benchmark.measure(["mlp"], [8], [(8, 1)], ["train"])
     (row,) = result["cells"]
     assert 1.0 <= row["ratio"] <= 1.5
-    assert abs(result["baseline_mb"]["train"] / footprint.torch_mb("x86_64").value - 1) < 0.1
+    assert abs(result["baseline_mb"]["train"] / baselines.torch_mb("x86_64").value - 1) < 0.1
