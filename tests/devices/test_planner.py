@@ -24,6 +24,8 @@ from fedvtc_edge.devices.planner import (
 from fedvtc_edge.errors import ConfigError, DataError
 from fedvtc_edge.models import ImageShape, architectures, register
 from fedvtc_edge.plugins import ARCHITECTURES
+from fedvtc_edge.training.distillation import pool_size
+from fedvtc_edge.training.finetuning import last_steps
 
 SHAPE, CLASSES = ImageShape(8, 1), 10
 IDS = ["a", "b", "c", "d"]
@@ -73,7 +75,10 @@ def test_static_parts_are_counted_from_parameters(config: Config) -> None:
     assert found.gradients == own
     assert found.optimiser == 2 * own
     assert found.weights > own
-    assert found.data == 100 * 64 * 4
+    settings = config.training.model_copy(update={"batch": 8})
+    pictures = pool_size(last_steps(CLASSES, settings), 64, settings)
+    # Images, and the pictures that a teacher labels: a byte a pixel, and their scores.
+    assert found.data == 100 * 64 * 4 + pictures * (64 + 4 * CLASSES)
     assert found.baseline == baselines.torch_mb("x86_64").value * MB
     assert found.total == found.working + found.baseline
     assert found.working == (
