@@ -33,8 +33,8 @@ Names = Annotated[tuple[Annotated[str, Strict()], ...], Field(strict=False)]
 
 MAX_CONFIG_BYTES = 1_000_000
 
-SHARING_ROUNDS = 10
-"""Rounds by default where something is shared in each, and not once before the first."""
+SHARING_ROUNDS, SHARING_DECODER_STEPS = 10, 30
+"""Rounds, and decoder steps in each, by default where something is shared in every round."""
 
 LITE0 = "efficientnet-lite0"
 """Name of the extractor whose weights come with the extra ``pretrained``."""
@@ -148,7 +148,7 @@ class TrainingSettings(_Table):
     batch: int = Field(default=32, ge=2)
     rate: float = Field(default=1e-3, gt=0)
     pixel_noise: float = Field(default=0.2, ge=0)
-    decoder_steps: int = Field(default=30, ge=1, description="per round")
+    decoder_steps: int = Field(default=100, ge=1, description="per round")
     decoder_rate: float = Field(default=4e-3, gt=0)
     finetune_steps: int = Field(default=20, ge=1, description="per round")
     finetune_from: int = Field(default=7, ge=1, description="first round that fine-tunes")
@@ -229,6 +229,19 @@ class Config(_Table):
     transport: TransportSettings = TransportSettings()
     server: ServerSettings = ServerSettings()
     engine: EngineSettings = EngineSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _decoder_steps_where_they_share(cls, given: Any) -> Any:
+        """As many steps in the ten rounds of sharing modes as in three; a set number stays."""
+        if not isinstance(given, Mapping):
+            return given
+        method, training = given.get("method", {}), given.get("training", {})
+        if not isinstance(method, Mapping) or not isinstance(training, Mapping):
+            return given
+        if method.get("share") not in ("features", "features+decoder"):
+            return given
+        return {**given, "training": {"decoder_steps": SHARING_DECODER_STEPS, **training}}
 
     @property
     def group(self) -> int:
