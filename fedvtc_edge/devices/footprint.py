@@ -20,12 +20,13 @@ from fedvtc_edge.models import (
     ImageShape,
     build,
     from_torchvision,
+    on_extractor,
     vtc,
 )
 from fedvtc_edge.models.extractor import CHUNK, Anchor
 from fedvtc_edge.models.onnx_network import OnnxNetwork
 from fedvtc_edge.models.pretrained import source_of
-from fedvtc_edge.models.registry import EXTRACTOR_HEAD
+from fedvtc_edge.models.registry import ON_EXTRACTOR
 from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS, METHODS
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.training.client import Client
@@ -364,7 +365,7 @@ def _phases(
             train=held(lambda probe: probe.train(1, knowledge.codes, kl=1.0), _model),
             classify=held(lambda probe: _without_gradients(probe.model, probe)),
             chunk=anchor.chunk if anchor else CHUNK,
-            features=anchor.width if anchor and isinstance(model, ExtractorHead) else 0,
+            features=model.kept if isinstance(model, ExtractorHead) else 0,
         )
         if anchor is not None:
             known = replace(known, measure=held(lambda probe: _without_gradients(anchor, probe)))
@@ -405,12 +406,13 @@ def probe_client(
     Raises:
         ConfigError: No such architecture.
     """
-    on_extractor = architecture == EXTRACTOR_HEAD
-    if on_extractor:
-        model: Classifier = ExtractorHead(anchor or _anchor(shape, method), classes)
+    headed = architecture in ON_EXTRACTOR
+    if headed:
+        anchor = anchor or _anchor(shape, method)
+        model: Classifier = on_extractor(architecture, anchor, classes)
     else:
         model = build(architecture, shape, latent=method.latent, classes=classes, seed=0)
-    painted = has_decoder(method) and not on_extractor
+    painted = has_decoder(method) and not headed
     return Client(
         id="probe",
         architecture=architecture,

@@ -16,7 +16,7 @@ from fedvtc_edge.data import partition
 from fedvtc_edge.data.sources import survey
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.models import ImageShape, architectures
-from fedvtc_edge.models.registry import EXTRACTOR_HEAD, find
+from fedvtc_edge.models.registry import ON_EXTRACTOR, find
 from fedvtc_edge.seeding import derive_seed
 
 from .baselines import torch_mb
@@ -182,7 +182,7 @@ def _rows(
             for mode in _MODES:
                 need = needs(*given, batch=batch, mode=mode, samples=samples, arch=arch)
                 yield row(batch, "train", mode, need)
-            painted = has_decoder(config.method) and name != EXTRACTOR_HEAD
+            painted = has_decoder(config.method) and name not in ON_EXTRACTOR
             for use in _USES if painted else _USES[:1]:
                 yield row(batch, use, "", needs_bundle(*given, use=use, batch=batch, arch=arch))
 

@@ -21,7 +21,7 @@ from fedvtc_edge import wire
 from fedvtc_edge.devices.clock import Speed
 from fedvtc_edge.devices.recorder import Work, probe_copy, record
 from fedvtc_edge.masking import traffic_of
-from fedvtc_edge.models.registry import EXTRACTOR_HEAD
+from fedvtc_edge.models.registry import ON_EXTRACTOR
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.distillation import LATE, batch_of, pool_size, pools
@@ -268,7 +268,7 @@ class PhaseNotes(Client):
 
             self._note(name, [(size, count)], work)
 
-        if knowledge.teacher is None or self.architecture == EXTRACTOR_HEAD:
+        if knowledge.teacher is None or self.architecture in ON_EXTRACTOR:
             part("finetune", size, steps, 1.0)
             return
         plain = sum(index + 1 > LATE * steps for index in range(steps)) if real else 0

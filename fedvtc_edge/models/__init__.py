@@ -2,12 +2,13 @@
 
 from .builtin import from_torchvision  # and registers what it defines
 from .classifier import Classifier, build
-from .extractor_head import ExtractorHead, check_architecture, network
+from .extractor_head import ExtractorHead, ExtractorTail, check_architecture, network, on_extractor
 from .registry import ImageShape, architectures, body, find, register, register_extractor
 
 __all__ = [
     "Classifier",
     "ExtractorHead",
+    "ExtractorTail",
     "ImageShape",
     "architectures",
     "body",
@@ -16,6 +17,7 @@ __all__ = [
     "find",
     "from_torchvision",
     "network",
+    "on_extractor",
     "register",
     "register_extractor",
 ]

@@ -26,6 +26,7 @@ from fedvtc_edge.plugins import EXTRACTORS, METHODS
 from fedvtc_edge.privacy.mechanism import anchor_width
 from fedvtc_edge.seeding import derive_seed
 
+from .efficientnet import CUT, EfficientNetLite0
 from .pretrained import Pretrained, source_of
 from .registry import ImageShape
 
@@ -84,6 +85,7 @@ class Anchor(nn.Module):
         self.width, self.sha256, self.chunk = width, "", chunk_of(shape.size)
         self.matches = True
         self._embedded: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._cuts: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.body = self._body(shape, seed, extractor, weights)
         if self.body is not None:
             project = _projection(self.body, shape, width, draw, extractor)
@@ -104,8 +106,11 @@ class Anchor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, channels, H, W] in [0, 1] → [N, m], each row of norm √m; differentiable in x."""
-        h = self._filtered(x) if self.body is None else self.body(x).float()
-        unit: Tensor = F.normalize(h @ cast(Tensor, self.project), dim=1)
+        return self.projected(self._filtered(x) if self.body is None else self.body(x))
+
+    def projected(self, h: Tensor) -> Tensor:
+        """The body's features [N, d] → [N, m], each row of norm √m."""
+        unit: Tensor = F.normalize(h.float() @ cast(Tensor, self.project), dim=1)
         return unit.mul(self.width**0.5)
 
     @property
@@ -120,10 +125,43 @@ class Anchor(nn.Module):
         features after each round: they are kept for as long as that tensor lives. Those of
         an image do not depend on the others, which private training on them relies on.
         """
-        if images not in self._embedded:
-            self._embedded[images] = one_by_one(self, images)
-        features: Tensor = self._embedded[images]
-        return features
+        return self._once(self._embedded, self, images)
+
+    @property
+    def trunk(self) -> EfficientNetLite0 | None:
+        """The body's network, where it has a tail that may be trained; else None."""
+        network = self.body.network if isinstance(self.body, Pretrained) else None
+        return network if isinstance(network, EfficientNetLite0) else None
+
+    @property
+    def cut_shape(self) -> tuple[int, int, int]:
+        """Of what the trunk's tail reads of an image, [channels, side, side]."""
+        assert isinstance(self.body, Pretrained)
+        side = self.body.resolution // 32
+        return CUT, side, side
+
+    def cut(self, images: Tensor) -> Tensor:
+        """What the trunk's tail reads of images, [N, *cut_shape]."""
+        assert isinstance(self.body, Pretrained)
+        assert self.trunk is not None
+        return self.trunk.below(self.body.prepared(images))
+
+    def embed_cut(self, images: Tensor) -> Tensor:
+        """:meth:`cut`, flat, with features behind it, [N, k + m]; kept as :meth:`embed` does."""
+        return self._once(self._cuts, self._cut_and_features, images)
+
+    def _cut_and_features(self, x: Tensor) -> Tensor:
+        assert self.trunk is not None
+        cut = self.cut(x)
+        return torch.cat([cut.flatten(1), self.projected(self.trunk.tail(cut))], 1)
+
+    def _once(
+        self, kept: WeakIdKeyDictionary, function: Callable[[Tensor], Tensor], images: Tensor
+    ) -> Tensor:
+        if images not in kept:
+            kept[images] = one_by_one(function, images, self.chunk)
+        values: Tensor = kept[images]
+        return values
 
     def _body(self, shape: ImageShape, seed: int, extractor: str, weights: str) -> nn.Module | None:
         source = source_of(extractor, weights)
@@ -155,21 +193,25 @@ def _chunk(function: object, images: Tensor) -> int:
 
 
 @torch.no_grad()
-def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def in_chunks(
+    function: Callable[[Tensor], Tensor], images: Tensor, chunk: int | None = None
+) -> Tensor:
     """Apply ``function`` to images in bounded pieces, without gradients; the result is on CPU."""
-    pieces = torch.split(images, _chunk(function, images))
+    pieces = torch.split(images, chunk or _chunk(function, images))
     return torch.cat([function(piece).float().cpu() for piece in pieces])
 
 
-def one_by_one(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def one_by_one(
+    function: Callable[[Tensor], Tensor], images: Tensor, chunk: int | None = None
+) -> Tensor:
     """:func:`in_chunks`, bit for bit the same for an image whatever the others are.
 
     A short batch is multiplied by another kernel, whose last bits differ: all chunks
     are made equally long, or one image more would change the others' features.
     """
-    chunk = _chunk(function, images)
+    chunk = chunk or _chunk(function, images)
     padding = torch.zeros(-len(images) % chunk, *images.shape[1:]).to(images)
-    return in_chunks(function, torch.cat([images, padding]))[: len(images)]
+    return in_chunks(function, torch.cat([images, padding]), chunk)[: len(images)]
 
 
 @torch.no_grad()

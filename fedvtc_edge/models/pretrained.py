@@ -138,14 +138,17 @@ class Pretrained(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 1 or 3, H, W] in [0, 1] → [N, d]; grey images become grey colour ones."""
+        """[N, 1 or 3, H, W] in [0, 1] → [N, d]."""
+        return cast(Tensor, self.network(self.prepared(x)))
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """What the network is given for images; grey ones become grey colour ones."""
         if x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
         if x.shape[-1] != self.resolution:
             size = (self.resolution, self.resolution)
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return cast(Tensor, self.network(x))
+        return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
 def source_of(name: str, weights: str = "") -> Source | None:

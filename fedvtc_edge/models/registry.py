@@ -21,6 +21,12 @@ class ImageShape(NamedTuple):
 EXTRACTOR_HEAD = "extractor-head"
 """Architecture without a body of its own: a small head on the run's frozen extractor."""
 
+EXTRACTOR_FINETUNE = "extractor-finetune"
+"""The same, with a copy of the extractor's last blocks to train."""
+
+ON_EXTRACTOR = EXTRACTOR_HEAD, EXTRACTOR_FINETUNE
+"""Architectures that stand on the run's extractor."""
+
 Body = Callable[[ImageShape], nn.Module]
 B = TypeVar("B", bound=Body)
 
@@ -64,7 +70,7 @@ def register_extractor(name: str) -> Callable[[B], B]:
 
 def architectures() -> tuple[str, ...]:
     """Names of all architectures with a body of their own, built-in ones first."""
-    return tuple(name for name in ARCHITECTURES.names() if name != EXTRACTOR_HEAD)
+    return tuple(name for name in ARCHITECTURES.names() if name not in ON_EXTRACTOR)
 
 
 def find(name: str) -> Body:

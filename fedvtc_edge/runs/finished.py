@@ -21,7 +21,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.models import Classifier, ImageShape, network, vtc
 from fedvtc_edge.models.extractor import Anchor, extractor_of
-from fedvtc_edge.models.registry import EXTRACTOR_HEAD
+from fedvtc_edge.models.registry import ON_EXTRACTOR
 from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.wire import WireError
@@ -129,7 +129,7 @@ class FinishedRun:
         """
         if not METHODS.find(self.config.method.name).has_decoder:
             return None
-        if self.record(client).architecture == EXTRACTOR_HEAD:
+        if self.record(client).architecture in ON_EXTRACTOR:
             return None
         decoder = vtc.build(shape, latent=self.config.method.latent, seed=0)
         return self._filled(decoder, client, "decoder")

@@ -207,7 +207,7 @@ class Client:
         if isinstance(self.model, ExtractorHead):
             with self.working():
                 self.samples_seen += head_training.finetune(
-                    self.model.head,
+                    self.model,
                     self.inputs if real else self.inputs[:0],
                     self.labels,
                     self.present,

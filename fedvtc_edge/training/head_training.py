@@ -1,12 +1,13 @@
-"""Phase C of a head on the frozen extractor: synthetic features of every class."""
+"""Phase C of a network on the extractor: synthetic features of every class."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from fedvtc_edge.config import TrainingSettings
+from fedvtc_edge.models import ExtractorHead
 
 from .knowledge import GlobalKnowledge
 from .losses import masked_cross_entropy
@@ -23,9 +24,14 @@ RATE = 0.3
 """In units of ``training.rate``: the discriminant is so good a start that long steps lead away."""
 
 
+DRIFT = 1.0
+"""Weight of what trained last blocks move own features by: synthetic ones are the frozen blocks',
+and the head is one for both."""
+
+
 def finetune(
-    head: nn.Linear,
-    features: Tensor,
+    model: ExtractorHead,
+    inputs: Tensor,
     labels: Tensor,
     present: Tensor,
     knowledge: GlobalKnowledge,
@@ -35,13 +41,14 @@ def finetune(
     steps: int,
     decay: bool = False,
 ) -> int:
-    """``steps`` steps on the head; returns the number of features seen.
+    """``steps`` steps on the head, and on last blocks that it has; returns the features seen.
 
     What is published of a class *is* its distribution in the extractor's space, so that
     synthetic features need no decoder, and are as good for classes that the client never saw.
 
     Args:
-        features: Of the client's images, [N, m]; N is 0 where they must play no part.
+        inputs: What the model makes of the client's images, [N, kept]; N is 0 where they must
+            play no part.
         labels: [N].
         present: Classes [C] that this client has.
         knowledge: Published statistics of the extractor's features.
@@ -51,17 +58,22 @@ def finetune(
     known = knowledge.anchored
     assert known is not None  # check_architecture has looked
     rate, seen = RATE * settings.rate, 0
-    adam = Adam(head.parameters(), rate)
-    own = min(settings.batch, len(features))
+    adam = Adam(model.parameters(), rate)
+    own = min(settings.batch, len(inputs))
     for index in range(steps):
         if decay:
             adam.rate = rate * (1 - index / steps)
         y = knowledge.draw_labels(SYNTHETIC * settings.batch, stream)
-        loss = F.cross_entropy(head(known.sample_features(y, stream)), y)
+        loss = F.cross_entropy(model.head(known.sample_features(y, stream)), y)
         if own:
-            batch = random_batch(len(features), own, stream, features.device)
-            real = masked_cross_entropy(head(features[batch]), labels[batch], present)
+            batch = random_batch(len(inputs), own, stream, inputs.device)
+            x = inputs[batch]
+            features = model.features(x)
+            real = masked_cross_entropy(model.head(features), labels[batch], present)
             loss = loss + REAL * real
+            drift = model.drift(features, x)
+            if drift is not None:
+                loss = loss + DRIFT * drift
         step(loss, adam)
         seen += len(y) + own
     return seen

@@ -1,4 +1,4 @@
-"""A head on the run's extractor: what it holds, what it shares, and what it refuses."""
+"""Networks on the run's extractor: what they hold, what they share, and what they refuse."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ import torch
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import ConfigError
-from fedvtc_edge.models import ExtractorHead, ImageShape, architectures, body, find, network
+from fedvtc_edge.models import (
+    ExtractorHead,
+    ExtractorTail,
+    ImageShape,
+    architectures,
+    body,
+    check_architecture,
+    find,
+    network,
+)
 from fedvtc_edge.models.extractor import Anchor, extractor_of, frozen, in_chunks
 
 Tiny = Callable[..., Config]
@@ -106,8 +115,76 @@ def test_baselines_have_it_too(tiny: Tiny, name: str) -> None:
     assert isinstance(network("extractor-head", config, SHAPE, classes=4, seed=0), ExtractorHead)
 
 
-def test_the_name_is_known_but_has_no_body() -> None:
-    assert find("extractor-head")
-    assert "extractor-head" not in architectures()
-    with pytest.raises(ConfigError, match="no body of its own"):
-        body("extractor-head", SHAPE)
+@pytest.mark.parametrize("name", ["extractor-head", "extractor-finetune"])
+def test_the_names_are_known_but_have_no_body(name: str) -> None:
+    assert find(name)
+    assert name not in architectures()
+    with pytest.raises(ConfigError, match="no body of their own"):
+        body(name, SHAPE)
+
+
+LITE0 = "efficientnet-lite0@32"
+COLOUR = ImageShape(16, 3)
+
+
+def tailed(extractor: str = LITE0) -> ExtractorTail:
+    return ExtractorTail(Anchor(COLOUR, WIDTH, 0, extractor).eval(), CLASSES)
+
+
+def colours(count: int) -> torch.Tensor:
+    return torch.rand((count, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+
+
+def test_last_blocks_start_as_the_extractor_and_are_the_clients_own() -> None:
+    model, x = tailed(), colours(3)
+    torch.testing.assert_close(model.features(x), model.anchor(x))
+    torch.testing.assert_close(model.drift(model.features(x), model.inputs(x)), torch.tensor(0.0))
+    assert model.features(x[:1]).requires_grad
+    assert not model.anchor(x[:1]).requires_grad
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == sum(p.numel() for p in model.parameters()) > 1_400_000
+    assert {key.split(".")[0] for key in model.state_dict()} == {"tail", "head"}
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        copied.tail.head.weight.mul_(0.5)
+    assert copied.anchor is model.anchor
+    torch.testing.assert_close(model.features(x), model.anchor(x))
+    assert not torch.allclose(copied.features(x), model.anchor(x), atol=1e-3)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_images_and_what_is_kept_of_them_are_scored_alike(side: int) -> None:
+    model, x = tailed(f"efficientnet-lite0@{side}"), colours(3)
+    with torch.no_grad():
+        model.tail.head.weight.mul_(1.1)
+    kept = model.inputs(x)
+    assert kept.shape == (3, model.kept) == (3, 192 * (side // 32) ** 2 + WIDTH)
+    assert model.inputs(x) is kept  # not computed again
+    torch.testing.assert_close(kept[:, -WIDTH:], model.anchor(x))
+    torch.testing.assert_close(model.features(x), model.features(kept), atol=1e-4, rtol=1e-3)
+
+
+def test_only_last_blocks_that_are_known_are_trained(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match="efficientnet-lite0"):
+        tailed("random")
+    for extractor in ("random", "choose", "timm:resnet18", "dir/mine.onnx"):
+        with pytest.raises(ConfigError, match="extractor-finetune") as caught:
+            check_architecture("extractor-finetune", tiny(method={"extractor": extractor}))
+        assert extractor.rpartition("/")[2] in str(caught.value)
+        assert "extractor-head" in (caught.value.hint or "")
+    check_architecture("extractor-finetune", tiny(method={"extractor": LITE0}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"privacy": {"mode": "example"}}, "'example'"),
+        ({"privacy": {"mode": "client"}}, "'client'"),
+        ({"method": {"share": "features"}}, "features of the clients' own"),
+    ],
+    ids=str,
+)
+def test_last_blocks_are_refused_by_mode(tiny: Tiny, changes: dict[str, Any], what: str) -> None:
+    config = tiny(**changes).replace(method={"extractor": LITE0})
+    with pytest.raises(ConfigError, match=what):
+        check_architecture("extractor-finetune", config)

@@ -1,4 +1,4 @@
-"""Phase C of a head on the extractor: features of every class, own ones where they may count."""
+"""Phase C on the extractor: features of every class, own ones where they may count."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from fedvtc_edge.config import TrainingSettings
-from fedvtc_edge.models import ImageShape
+from fedvtc_edge.models import ExtractorHead, ExtractorTail, ImageShape
 from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
+from fedvtc_edge.training import head_training
 from fedvtc_edge.training.head_training import SYNTHETIC, finetune
 from fedvtc_edge.training.knowledge import Anchored, GlobalKnowledge, from_anchor
 
@@ -40,19 +40,18 @@ def knowledge(statistics: GlobalStatistics) -> tuple[GlobalKnowledge, Anchored]:
     return made, made.anchored
 
 
-def learned(known: GlobalKnowledge, own: int, **keys: Any) -> tuple[nn.Linear, int]:
-    head = nn.Linear(WIDTH, CLASSES)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
+def learned(known: GlobalKnowledge, own: int, **keys: Any) -> tuple[torch.nn.Linear, int]:
+    assert known.anchored is not None
+    model = ExtractorHead(known.anchored.anchor, CLASSES)
     x, y = features(max(own, 2), seed=1, classes=2)
     present = torch.tensor([True, True, False, False])
     data = torch.from_numpy(x).float()[:own], torch.from_numpy(y)[:own], present
     stream = torch.Generator().manual_seed(0)
-    seen = finetune(head, *data, known, SETTINGS, stream, **{"steps": 60, **keys})
-    return head, seen
+    seen = finetune(model, *data, known, SETTINGS, stream, **{"steps": 60, **keys})
+    return model.head, seen
 
 
-def share_right(head: nn.Linear) -> float:
+def share_right(head: torch.nn.Linear) -> float:
     x, y = features(400, seed=2)
     return float((head(torch.from_numpy(x).float()).argmax(1).numpy() == y).mean())
 
@@ -114,3 +113,43 @@ def test_a_class_that_nobody_has_is_never_the_answer() -> None:
     scores = torch.from_numpy(x).float() @ linear + offset
     assert (scores.argmax(1) != 3).all()
     assert known.draw_labels(200, torch.Generator().manual_seed(0)).max() == 2
+
+
+def tail_after(images: torch.Tensor, own: int, rate: float) -> tuple[ExtractorTail, float]:
+    """Last blocks trained with a head on so many images of two classes, and the last drift."""
+    anchor = Anchor(ImageShape(16, 3), WIDTH, 0, "efficientnet-lite0@32").eval()
+    labels = torch.arange(len(images)) % 2
+    features = anchor.embed(images).double().numpy()
+    made = ClassStatistics.of(features, labels.numpy(), classes=2, pooled=True)
+    statistics = GlobalStatistics.from_sum(made)
+    known = from_anchor(statistics, anchor, latent=8, device=torch.device("cpu"), teach=True)
+    model = ExtractorTail(anchor, 2)
+    assert known.anchored is not None
+    model.start(*known.anchored.linear)
+    inputs, settings = model.inputs(images), TrainingSettings(batch=4, rate=rate)
+    stream, present = torch.Generator().manual_seed(0), torch.tensor([True, True])
+    finetune(model, inputs[:own], labels[:own], present, known, settings, stream, steps=8)
+    drift = model.drift(model.features(inputs).detach(), inputs)
+    assert drift is not None
+    return model, float(drift)
+
+
+def test_last_blocks_move_with_own_images_and_less_for_the_pull(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = torch.rand((6, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    still, none = tail_after(images, 0, 3e-5)
+    model, drift = tail_after(images, 6, 3e-5)
+    trunk = model.anchor.trunk
+    assert trunk is not None
+    pairs = zip(trunk.tail.parameters(), still.tail.parameters(), strict=True)
+    assert all(frozen.equal(own) for frozen, own in pairs)  # nor did other clients' steps move it
+    pairs = zip(trunk.tail.parameters(), model.tail.parameters(), strict=True)
+    assert not any(frozen.equal(own) for frozen, own in pairs)
+    assert none < 1e-6 < drift
+    again, _ = tail_after(images, 6, 3e-5)
+    assert all(
+        one.equal(two) for one, two in zip(model.parameters(), again.parameters(), strict=True)
+    )
+    monkeypatch.setattr(head_training, "DRIFT", 0.0)
+    assert tail_after(images, 6, 3e-5)[1] > 1.5 * drift

@@ -15,7 +15,7 @@ from fedvtc_edge.federation.exchange import Decoders, Exchange, RoundStep
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.models import vtc
 from fedvtc_edge.models.extractor import Anchor, centre, extractor_of
-from fedvtc_edge.models.registry import EXTRACTOR_HEAD
+from fedvtc_edge.models.registry import ON_EXTRACTOR
 from fedvtc_edge.privacy.release import Integers
 from fedvtc_edge.privacy.release_spec import Array
 from fedvtc_edge.training.client import Client
@@ -172,7 +172,7 @@ class FedVTC(Method):
 
     def _train(self, client: Client, number: int) -> None:
         codes = self._knowledge.codes if self._knowledge else None
-        if client.architecture == EXTRACTOR_HEAD and self._knowledge is not None:
+        if client.architecture in ON_EXTRACTOR and self._knowledge is not None:
             client.start(self._knowledge)
             if self._tunes_on_data:
                 return  # the last fine-tuning has its own data from the best start there is
@@ -180,7 +180,7 @@ class FedVTC(Method):
         client.train(number, codes, kl=self.kl, gradients=gradients)
 
     def _fit_decoder(self, client: Client, number: int, knowledge: GlobalKnowledge) -> None:
-        if client.architecture == EXTRACTOR_HEAD:
+        if client.architecture in ON_EXTRACTOR:
             return  # synthetic features need no decoder
         gradients = self._gradients(client, number, "decoder")
         client.fit_decoder(number, knowledge, match="dm" not in self.ablate, gradients=gradients)
