@@ -99,6 +99,7 @@ def test_verify_as_json(call: Call, bundle: Path, strict_json: Json) -> None:
         "signature": "none",
         "client": "client-00",
         "revision": 0,
+        "extractor": False,
         "files": listed,
     }
 

@@ -49,10 +49,13 @@ def built(
     return request.param, *bundled(folder)
 
 
-def builder_of(finished: FinishedRun, folder: Path, *, int8: bool) -> Builder:
+def builder_of(
+    finished: FinishedRun, folder: Path, *, int8: bool, with_prior: bool = False
+) -> Builder:
     shared = folder / "shared"
     shared.mkdir(exist_ok=True)
-    return Builder(finished, load_dataset(finished.config.data), int8=int8, shared=shared)
+    data = load_dataset(finished.config.data)
+    return Builder(finished, data, int8=int8, shared=shared, with_prior=with_prior)
 
 
 def bundled(folder: Path, *, int8: bool = False) -> tuple[FinishedRun, Bundle]:
@@ -279,15 +282,16 @@ def damaged(tiny_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_run, tmp_path / "run"))
 
 
-def build_first(folder: Path) -> None:
+def build_first(folder: Path, *, with_prior: bool = False) -> None:
     finished, target = FinishedRun.open(folder), folder.parent / "bundle"
     target.mkdir()
-    builder_of(finished, folder.parent, int8=False).build(finished.clients[0], target)
+    builder = builder_of(finished, folder.parent, int8=False, with_prior=with_prior)
+    builder.build(finished.clients[0], target)
 
 
-def refused(folder: Path, message: str) -> None:
+def refused(folder: Path, message: str, *, with_prior: bool = False) -> None:
     with pytest.raises(RunError, match=message) as error:
-        build_first(folder)
+        build_first(folder, with_prior=with_prior)
     assert "run it again" in error.value.hint
 
 
@@ -314,4 +318,4 @@ def test_counts_of_other_classes(damaged: Path, counts: str) -> None:
     start = document.index("[", document.index('"class_counts"'))
     end = document.index("]", start) + 1
     path.write_text(document[:start] + counts + document[end:])
-    refused(damaged, r"client-00(\.class_counts are no| lacks) counts")
+    refused(damaged, r"client-00(\.class_counts are no| lacks) counts", with_prior=True)

@@ -64,7 +64,6 @@ CODES = Codes(
     _draw.standard_normal((CLASSES, LATENT), np.float32),
     np.full((CLASSES, LATENT), 0.5, np.float32),
     KNOWN,
-    np.array([True, False, False]),
     WORLD,
 )
 
