@@ -33,8 +33,19 @@ from fedvtc_edge.runs.records import OPERATING_POINTS
 
 Tiny = Callable[..., Config]
 
-COMMANDS = ["audit", "bench", "classify", "compare", "devices", "export", "join", "keys"]
-COMMANDS += ["plan", "refresh", "report", "run", "serve", "synthesize", "verify"]
+COMMANDS = ["audit", "bench", "classify", "compare", "devices", "export"]
+COMMANDS += [
+    "extractors",
+    "join",
+    "keys",
+    "plan",
+    "refresh",
+    "report",
+    "run",
+    "serve",
+    "synthesize",
+    "verify",
+]
 
 CLIENT = {
     "id": "00",
