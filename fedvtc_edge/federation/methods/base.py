@@ -25,7 +25,7 @@ class Method(ABC):
 
     has_decoder: ClassVar[bool] = False
     trains: ClassVar[bool] = True
-    """Whether clients' networks learn anything; where not, none can be exported."""
+    """True if clients train networks; a run that trains none cannot be exported."""
     is_own_control: ClassVar[bool] = False
     """Whether it is local-only training itself, which needs no local baseline beside it."""
     nearest_prototype: ClassVar[bool] = False
