@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fedvtc_edge.config import LITE0, Config
-from fedvtc_edge.data import Dataset, partition
+from fedvtc_edge.data import Dataset, hold_out, partition
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.extractor import Anchor
@@ -97,7 +97,8 @@ def _parts(
     )
     share = min(1.0, MOST / len(data.y_train))
     fitted, held = [], []
-    for client, part in zip(config.client_ids, parts, strict=True):
+    for client, dealt in zip(config.client_ids, parts, strict=True):
+        part = dealt[hold_out(data.y_train[dealt], config, client)[0]]  # the rest is read last
         order = torch.randperm(len(part), generator=generator(config.seed, client, CHOOSE))
         kept = part[order[: max(round(len(part) * share), HELD_OUT)].numpy()]
         held.append(kept[::HELD_OUT])

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from fedvtc_edge.config import Config, load_config
-from fedvtc_edge.data import load_data
+from fedvtc_edge.data import hold_out, load_data, partition
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.federation import choosing
 from fedvtc_edge.federation.choosing import MOST, _parts, choose
 from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.models.pretrained import LITE0
+from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.workflows import run as workflow
 from fedvtc_edge.workflows.run import resume, run
 
@@ -55,6 +56,24 @@ def test_the_better_one_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert accuracies[chosen.method.extractor] == max(accuracies.values())
     monkeypatch.setattr(choosing, "_accuracy", lambda anchor, *_: 0.9 if anchor.sha256 else 0.5)
     assert choose(settings, data, silent)[0].method.extractor == LITE0
+
+
+def test_images_that_are_held_out_of_training_choose_nothing() -> None:
+    settings = config(data={"holdout": 0.3, "limit": 0})
+    data = load_data(settings)
+    fitted, held = _parts(settings, data)
+    read = {int(index) for part in (*fitted, held) for index in part}
+    parts = partition(
+        data.y_train,
+        clients=settings.clients.count,
+        classes=data.classes,
+        settings=settings.data,
+        seed=derive_seed(settings.seed, "partition"),
+    )
+    for client, part in zip(settings.client_ids, parts, strict=True):
+        hidden = part[hold_out(data.y_train[part], settings, client)[1]]
+        assert len(hidden)
+        assert not read & set(hidden.tolist())
 
 
 @pytest.mark.parametrize("count", [150, 1500])
