@@ -115,14 +115,6 @@ class MethodSettings(_Table):
     extractor_weights: str = ""
     extractor_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _more_rounds_where_they_share(cls, given: Any) -> Any:
-        """Where something is shared in each round, rounds are worth more; a set number stays."""
-        if isinstance(given, Mapping) and given.get("share") in ("features", "features+decoder"):
-            return {"rounds": SHARING_ROUNDS, **given}
-        return given
-
     @property
     def pretrained(self) -> bool:
         """True if ``extractor`` names a pretrained network, by its name alone."""
@@ -232,16 +224,19 @@ class Config(_Table):
 
     @model_validator(mode="before")
     @classmethod
-    def _decoder_steps_where_they_share(cls, given: Any) -> Any:
-        """As many steps in the ten rounds of sharing modes as in three; a set number stays."""
-        if not isinstance(given, Mapping):
-            return given
-        method, training = given.get("method", {}), given.get("training", {})
+    def _other_defaults_where_rounds_share(cls, given: Any) -> Any:
+        """More rounds, with as many decoder steps in all of them; a number that is set stays."""
+        tables = given if isinstance(given, Mapping) else {}
+        method, training = tables.get("method", {}), tables.get("training", {})
         if not isinstance(method, Mapping) or not isinstance(training, Mapping):
-            return given
+            return given  # refused by its own table, or complete
         if method.get("share") not in ("features", "features+decoder"):
             return given
-        return {**given, "training": {"decoder_steps": SHARING_DECODER_STEPS, **training}}
+        return {
+            **given,
+            "method": {"rounds": SHARING_ROUNDS, **method},
+            "training": {"decoder_steps": SHARING_DECODER_STEPS, **training},
+        }
 
     @property
     def group(self) -> int:

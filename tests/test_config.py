@@ -178,7 +178,11 @@ def test_rounds_are_more_where_something_is_shared_in_each() -> None:
     for share in ("features", "features+decoder"):
         assert load_config(overrides=[f"method.share={share}"]).method.rounds == 10
         assert load_config({"method": {"share": share, "rounds": 4}}).method.rounds == 4
+        assert load_config({"method": {"share": share}}).training.decoder_steps == 30
+        given = load_config({"method": {"share": share}, "training": {"decoder_steps": 7}})
+        assert (given.method.rounds, given.training.decoder_steps) == (10, 7)
         assert load_config().replace(method={"share": share}).method.rounds == 3  # equal budgets
     assert load_config({"method": {"share": "anchored"}}).method.rounds == 3
+    assert load_config({"method": {"share": "anchored"}}).training.decoder_steps == 100
     with pytest.raises(ConfigError, match="rounds"):
         load_config({"method": {"share": "features", "rounds": 0}})
