@@ -108,19 +108,21 @@ def recommendations(
             'method.share = "anchored"',
             "one upload of features that saw no data: no ε can be had for trained features",
         )
+    most = Policy().identification if policy.identification is None else policy.identification
+    assert most is not None
     moments = "pooled" if config.method.moments == "covariance" else "class"
     exact = [point for point in points if point.epsilon is None]
     enough = [
         minimum
         for minimum in MINIMUM_COUNTS
         if (here := [p for p in exact if p.minimum == minimum and p.moments == moments])
-        and all(point.low <= policy.identification for point in here)
+        and all(point.low <= most for point in here)
     ]
     if enough and min(enough) > 1:
         advise(
             f"no class of fewer than {min(enough)} records",
             f"smaller ones let single records be identified in more than "
-            f"{policy.identification:.0%} of the trials; from there on, not",
+            f"{most:.0%} of the trials; from there on, not",
         )
     elif exact and not enough:
         last = max((p for p in exact if p.moments == moments), key=lambda p: p.minimum)
@@ -145,7 +147,7 @@ def recommendations(
             "the server then sees the sum alone: counts and means of single clients are gone",
         )
     private = [point for point in points if point.epsilon is not None and point.minimum == 1]
-    good = [point for point in private if point.low <= policy.identification]
+    good = [point for point in private if point.low <= most]
     if mechanism_of(config) is None and good:
         best = max(good, key=lambda point: point.epsilon or 0)
         advise(
@@ -177,23 +179,38 @@ def policy_of(config: Config, claim: Claim | None, limits: Thresholds) -> Policy
 
     (ε, δ) allows a test with a false-positive rate f to find e^ε·f + δ of the members, and one
     record to be told from K − 1 others in e^ε/K + δ of the trials. Only adversaries that the
-    claim covers are held to it.
+    claim covers are held to it. Where e^ε·f + δ reaches 1, everything is allowed and no attack
+    can decide: there is no limit, and the audit of the noise decides alone. Exact counts, the list
+    of missing classes and single records that are read off exactly are allowed by no finite ε.
 
     Args:
         claim: None where nothing is claimed: then all adversaries are judged.
     """
     usual = Policy()
-    identification, membership, covered = usual.identification, usual.membership, None
+    identification, membership = usual.identification, usual.membership
+    counts, covered = None, None
     if claim is not None:
         grown, delta = math.exp(min(claim.epsilon, 700.0)), claim.delta or 0.0
-        identification = min(1.0, grown / CANDIDATES + delta)
-        membership = min(1.0, grown * DECIDING_RATE + delta)
+        identification = _allowed(grown / CANDIDATES + delta)
+        membership = _allowed(grown * DECIDING_RATE + delta)
+        # Told right in both of two worlds that differ in one record: a <= e^ε (1 - a) + δ.
+        counts = min((grown + delta) / (1 + grown), _NEARLY_ALL)
         covered = frozenset(str(e["view"]) for e in threat_model(config) if e["covered"])
+    recovery = usual.recovery
     if limits.max_identification is not None:
-        identification = limits.max_identification
+        identification = recovery = limits.max_identification
     if limits.max_membership_tpr is not None:
         membership = limits.max_membership_tpr
-    return Policy(identification, membership, usual.confidence, covered)
+    return Policy(identification, membership, recovery, counts, usual.confidence, covered)
+
+
+def _allowed(limit: float) -> float | None:
+    """A limit that something can exceed, or None: a share of all records decides nothing."""
+    return limit if limit < 1 else None
+
+
+_NEARLY_ALL = 1 - 1e-9
+"""No finite ε allows what noise would hide to be stated always."""
 
 
 def judge(
@@ -205,8 +222,9 @@ def judge(
 ) -> tuple[str, list[str]]:
     """The verdict and its reasons.
 
-    A claim that cannot be true as it is worded is not tested. One limit passed is a leak. If
-    nothing was decided, or half of the noise would have gone unnoticed, nothing was shown.
+    A claim that cannot be true as it is worded is not tested. One lower limit above its threshold
+    is a leak. What the policy requires and nothing decided, noise that could be halved without
+    being noticed, or nothing tried at all make the audit inconclusive.
 
     Args:
         findings: All findings; those without a threshold decide nothing.
@@ -221,18 +239,28 @@ def judge(
             failed.insert(0, f"epsilon is at least {dp['lower_bound']:.3g}, allowed {most:.3g}")
     if failed:
         return "leak", failed
-    if dp is not None and not dp["control_caught"]:
-        return "inconclusive", ["the audit would not have noticed half of the noise"]
-    if not any(finding.passed for finding in findings):
-        return "inconclusive", ["no attack that decides anything could be made"]
-    return "pass", []
+    caught = dp is not None and bool(dp["control_caught"])
+    open_ = ["the audit would not have noticed half of the noise"] if dp and not caught else []
+    open_ += [_open(finding) for finding in findings if finding.undecided]
+    if not open_ and not caught and not any(finding.passed for finding in findings):
+        open_ = ["no attack that decides anything could be made"]
+    return ("inconclusive", open_) if open_ else ("pass", [])
 
 
 def _said(finding: Finding) -> str:
-    if finding.value is None:
+    if finding.value is None or finding.attack == "bundle":
         return f"{finding.attack}: {finding.note}"
-    low = "" if finding.low is None else f", at least {finding.low:.1%}"
+    low = "" if finding.low in (None, finding.value) else f", at least {finding.low:.1%}"
     return (
         f"{finding.attack} by {finding.view}, {finding.group}: {finding.metric} "
         f"{finding.value:.1%}{low}; allowed {finding.threshold:.1%}"
     )
+
+
+def _open(finding: Finding) -> str:
+    told = f"{finding.attack} by {finding.view}, {finding.group}: {finding.metric} "
+    if finding.value is None or finding.low is None or finding.high is None:
+        told += finding.note or "was not measured"
+    else:
+        told += f"{finding.low:.1%} to {finding.high:.1%}, allowed {finding.threshold:.1%}"
+    return f"{told}; decided by {finding.decides_by}" if finding.decides_by else told

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,10 @@ from fedvtc_edge.progress import Progress
 from fedvtc_edge.statistics.class_statistics import Array
 
 from .adversary.observations import Observation
-from .adversary.trials import AuditedRun, Trial, UploadStager
+from .adversary.trials import FEWEST, AuditedRun, Trial, UploadStager
 from .adversary.view import Attack, Guess
 from .inference.reconstruction import ClassMean
-from .scoring.findings import Finding, Policy, credit, rates_of
+from .scoring.findings import Finding, Policy, credit, decided, more_trials, rates_of
 from .scoring.metrics import auc, bonferroni, mean_interval, proportion_interval, psnr, ssim
 
 VIEWS = ("server", "server+device", "colluders", "device", "eavesdropper")
@@ -30,21 +30,21 @@ GROUPS = ((1, 1), (2, 2), (3, 5), (6, 19), (20, 99), (100, 2**62))
 STAGED = (1, 2, 5, 20, 100)
 """Numbers of records of each class of a staged client."""
 
-FEWEST_TRIALS = 20
-"""With fewer, no share of them says anything."""
-
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Trials that are reported together: of one adversary, and of about as many records."""
+    """Trials that are reported together: of one adversary, and of about as many records.
+
+    Args:
+        who: Name of the adversary.
+        least: Smallest number of records of its uploads.
+        trials: Empty where the group exists and could not be tested.
+    """
 
     name: str
+    who: str
+    least: int
     trials: list[Trial]
-
-    @property
-    def who(self) -> str:
-        """Name of the adversary."""
-        return self.trials[0].case.view.who
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,18 +73,31 @@ def parse_views(names: Sequence[str] | None) -> frozenset[str]:
 def groups_of(
     audited: AuditedRun, seen: Sequence[Observation], number: int, *, staged: Sequence[int]
 ) -> list[Group]:
-    """Groups of trials on what was seen, and on what is staged."""
-    pools: dict[tuple[str, str], list[Trial]] = {}
+    """Groups of trials on what was seen, and on what is staged.
+
+    Each size of class that exists in the run has its group, with trials or without.
+    """
+    pools: dict[tuple[str, tuple[int, int]], list[Trial]] = {}
     for one in seen:
         among = sum(other.who == one.who for other in seen)
-        extract = audited.extractor(one)
-        for trial in audited.trials(one, -(-2 * number // among), extract):
-            pools.setdefault((one.who, _range(trial.count)), []).append(trial)
-    groups = [Group(f"n = {name}", trials[:number]) for (_, name), trials in pools.items()]
+        own = audited.labels[audited.holdings[one.client]]
+        for count in np.unique(own, return_counts=True)[1]:
+            pools.setdefault((one.who, _range(count)), [])
+        for trial in audited.trials(one, -(-2 * number // among), audited.extractor(one)):
+            pools[one.who, _range(trial.count)].append(trial)
+    groups = [
+        Group(f"n = {_named(size)}", who, size[0], trials[:number])
+        for (who, size), trials in pools.items()
+    ]
     if audited.anchor is not None:
         stage = UploadStager(audited)
-        groups += [Group(f"n = {n}, staged", stage.trials(n, number)) for n in staged]
-    return [group for group in groups if group.trials]
+        made = ((count, stage.trials(count, number)) for count in staged)
+        groups += [
+            Group(f"n = {count}, staged", trials[0].case.view.who, count, trials)
+            for count, trials in made
+            if trials
+        ]
+    return groups
 
 
 def attempt(
@@ -105,8 +118,12 @@ def attempt(
     progress.start(len(attacks) * len(groups), "attacks")
     for group in groups:
         for attack in attacks:
-            guesses = attack.guess([trial.case for trial in group.trials], stream)
-            answers = Answers.of(attack, group.trials, guesses, group.name)
+            if not group.trials:
+                progress.advance(f"{attack.name}, {group.name}")
+                continue
+            trials = group.trials[: getattr(attack, "most", None)]
+            guesses = attack.guess([trial.case for trial in trials], stream)
+            answers = Answers.of(attack, trials, guesses, group.name)
             if answers is not None:
                 answered.append(answers)
                 examples += _examples(attack.name, group, guesses)
@@ -118,11 +135,64 @@ def attempt(
         for answers in answered
         for finding in findings_of(answers, policy=policy, confidence=confidence, stream=stream)
     ]
-    return found, examples
+    tried = {(finding.view, finding.group) for finding in found}
+    found += [_untested(group, policy) for group in groups if (group.who, group.name) not in tried]
+    least = {(group.who, group.name): group.least for group in groups}
+    return _settled(found, least), examples
 
 
-def _range(count: int) -> str:
-    low, high = next((low, high) for low, high in GROUPS if low <= count <= high)
+def _untested(group: Group, policy: Policy) -> Finding:
+    """A finding on a group that exists and that nothing was tried on: undecided."""
+    scarce = "its classes have too few other images", f"{FEWEST} more images of each class"
+    blind = "no attack that was made applies to it", "an attack that applies"
+    note, wanted = blind if group.trials else scarce
+    return Finding(
+        attack="untested",
+        view=group.who,
+        metric="identification",
+        low=0.0,
+        high=1.0,
+        threshold=policy.limit("identification", group.who),
+        group=group.name,
+        note=note,
+        decides_by=wanted,
+    )
+
+
+def _settled(found: Sequence[Finding], least: Mapping[tuple[str, str], int]) -> list[Finding]:
+    """Findings, of which the undecided ones on few uploads are left to staged ones, if there are.
+
+    A run has few classes of one size. What the auditor staged of as many records or fewer, by the
+    run's own path, gives away as much or more: where the same attack passed on that, the run's
+    own uploads need no decision of their own.
+
+    Args:
+        least: Smallest number of records of each adversary's groups, by their names.
+    """
+    staged = {(f.attack, f.view, f.metric, least[f.view, f.group]): f for f in found if f.staged}
+    settled = []
+    for one in found:
+        if one.undecided and not one.staged:
+            size = least[one.view, one.group]
+            kind = (one.attack, one.view, one.metric)
+            near = max((key[3] for key in staged if key[:3] == kind and key[3] <= size), default=0)
+            twin = staged.get((*kind, near))
+            if twin is not None and twin.passed:
+                note = f"decided by {twin.group}"
+                one = replace(one, required=False, decides_by="", note=note)
+            else:
+                words = [one.decides_by, "staged uploads of as many records"]
+                one = replace(one, decides_by=", or ".join(word for word in words if word))
+        settled.append(one)
+    return settled
+
+
+def _range(count: int) -> tuple[int, int]:
+    return next((low, high) for low, high in GROUPS if low <= count <= high)
+
+
+def _named(size: tuple[int, int]) -> str:
+    low, high = size
     if high == GROUPS[-1][1]:
         return f"{low} or more"
     return str(low) if low == high else f"{low} to {high}"
@@ -133,7 +203,7 @@ def _examples(
 ) -> list[Example]:
     pairs = [
         (trial, guess)
-        for trial, guess in zip(group.trials, guesses, strict=True)
+        for trial, guess in zip(group.trials, guesses, strict=False)
         if guess is not None and guess.picture is not None
     ]
     made: list[Example] = []
@@ -160,19 +230,23 @@ class Answers:
     def of(
         cls, attack: Attack, trials: Sequence[Trial], guesses: Sequence[Guess | None], group: str
     ) -> Answers | None:
-        """The trials to which the attack applied; None where they are too few."""
-        pairs = [(t, g) for t, g in zip(trials, guesses, strict=True) if g is not None]
-        if len(pairs) < FEWEST_TRIALS:
+        """The trials with an attack's guesses; None where it applied to none of them.
+
+        Where it applied to some, it guesses blindly at the others: how often it finds a record
+        is a share of all of them.
+        """
+        if all(guess is None for guess in guesses):
             return None
-        answered = [trial for trial, _ in pairs]
         common = {
             "attack": attack.name,
-            "view": answered[0].case.view.who,
+            "view": trials[0].case.view.who,
             "group": group,
-            "trials": len(answered),
-            "staged": answered[0].staged,
+            "trials": len(trials),
+            "staged": trials[0].staged,
         }
-        return cls(answered, [guess for _, guess in pairs], common)
+        blind = (Guess(np.full(len(trial.case.candidates), -np.inf)) for trial in trials)
+        pairs = zip(guesses, blind, strict=True)
+        return cls(list(trials), [guess or other for guess, other in pairs], common)
 
     @property
     def members(self) -> Array:
@@ -224,10 +298,12 @@ def _identification(
         for trial in answers.trials
     ]
     limit = policy.limit("identification", answers.common["view"])
+    undecided = limit is not None and decided(low, high, limit) is None
+    value = float(np.mean(hits))
     guessing = [(g.scores, place) for g, place in zip(plain, places, strict=True) if g is not None]
     return Finding(
         metric="identification",
-        value=float(np.mean(hits)),
+        value=value,
         low=low,
         high=high,
         # A non-member in the place of the member: what is said of records that nobody uploaded.
@@ -235,7 +311,8 @@ def _identification(
         baseline=_mean([credit(scores, place) for scores, place in guessing]),
         ceiling=_mean(_credits(knowing, places)),
         threshold=limit,
-        passed=None if limit is None else low <= limit,
+        decides_by=more_trials(value, limit or 0.0, confidence) if undecided else "",
+        note=policy.silence("identification", answers.common["view"]),
         **answers.common,
     )
 
@@ -247,7 +324,8 @@ def _auc(answers: Answers, strangers: Sequence[int], confidence: float) -> Findi
         auc([others[place]], np.delete(others, place))
         for (_, others), place in zip(pairs, strangers, strict=True)
     ]
-    low, high = mean_interval(each, confidence)
+    # Of a single trial there is no spread.
+    low, high = mean_interval(each, confidence) if len(each) > 1 else (0.0, 1.0)
     return Finding(
         metric="auc",
         value=float(np.mean(each)),

@@ -35,9 +35,8 @@ from .dp.game import audit_claim
 from .inference.memorisation import memorisation
 from .registry import parse_attacks
 from .report import Picture, render, shown
+from .report.document import SCHEMA
 from .scoring.findings import Finding, Point, Policy
-
-SCHEMA = 1
 
 TRIALS, QUICK_TRIALS = 300, 60
 """Trials per group; 60 still tell an identification of a tenth from chance."""
@@ -113,7 +112,7 @@ def audit(
         points: list[Point] = []
         dp = None
         if not attacks:
-            found += histogram(audited, seen)
+            found += histogram(audited, seen, policy)
             found += traffic(audited) if "eavesdropper" in chosen else []
             found += exact_recovery([trial for group in groups for trial in group.trials], policy)
             if isinstance(opened, FinishedRun) and "device" in chosen:

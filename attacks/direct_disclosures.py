@@ -20,28 +20,34 @@ EXACT = 1e-3
 """Relative error up to which a record's features count as recovered."""
 
 
-def histogram(audited: AuditedRun, seen: Sequence[Observation]) -> list[Finding]:
-    """Findings on class counts, and on missing classes, that are stated exactly."""
+def histogram(audited: AuditedRun, seen: Sequence[Observation], policy: Policy) -> list[Finding]:
+    """Findings on class counts, and on missing classes, that are stated exactly.
+
+    A count that is right to the record says who is there; a class whose count is 0, to the last
+    digit, is missing, which no noise ever says.
+    """
     found = []
     for who in sorted({one.who for one in seen}):
-        right, missing, guessed, cells = 0, 0, 0, 0
+        right, guessed, cells, told, absent = 0, 0, 0, 0, 0
         for one in seen:
             if one.who != who or one.client == EVERYONE:
                 continue
             where = audited.holdings[one.client]
             truth = np.bincount(audited.labels[where], minlength=audited.classes)
-            told: Array = np.rint(one.count)
             even = np.full(audited.classes, round(len(where) / audited.classes))
-            right += int(np.sum(told == truth))
-            missing += int(np.sum((told <= 0) == (truth == 0)))
+            right += int(np.sum(np.rint(one.count) == truth))
             guessed += int(np.sum(even == truth))
             cells += audited.classes
+            told += int(np.sum((one.count == 0) & (truth == 0)))
+            absent += int(np.sum(truth == 0))
+        common: dict[str, Any] = {"attack": "histogram", "view": who}
+        common["threshold"] = policy.limit("counts", who)
         if cells:
-            common: dict[str, Any] = {"attack": "histogram", "view": who, "trials": cells}
-            found += [
-                Finding(metric="counts_exact", value=right / cells, null=guessed / cells, **common),
-                Finding(metric="missing_classes_told", value=missing / cells, **common),
-            ]
+            share = {"value": right / cells, "null": guessed / cells, "trials": cells}
+            found.append(Finding.fact(metric="counts_exact", **share, **common))
+        if absent:
+            share = {"value": told / absent, "trials": absent}
+            found.append(Finding.fact(metric="missing_classes_told", **share, **common))
     return found
 
 
@@ -58,13 +64,12 @@ def traffic(audited: AuditedRun) -> list[Finding]:
     telling = sum(len(lengths) > 1 for lengths in sizes.values())
     sealed = audited.config.transport.seal
     return [
-        Finding(
+        Finding.fact(
             attack="traffic",
             view="eavesdropper",
             metric="kinds_of_uploads_whose_length_tells",
             value=float(telling),
             threshold=0.0,
-            passed=not telling,
             trials=number,
             note="sealed" if sealed else "not sealed: all that the server sees is seen here, too",
         )
@@ -87,18 +92,17 @@ def exact_recovery(trials: Sequence[Trial], policy: Policy) -> list[Finding]:
         if not known:
             continue
         share = float(np.mean([error < EXACT for error in known]))
-        limit = policy.limit("identification", who)
+        limit = policy.limit("recovery", who)
         note = "exact recovery" if share > 0.5 else "not recovered"
         if count == 2:
             note += ", up to order and the sign of each feature"
         found.append(
-            Finding(
+            Finding.fact(
                 attack="exact",
                 view=who,
                 metric="recovered_exactly",
                 value=share,
                 threshold=limit,
-                passed=None if limit is None else share <= limit,
                 group=f"n = {count}",
                 trials=len(known),
                 staged=staged,
@@ -126,25 +130,23 @@ def scanned(path: Path) -> list[Finding]:
         VerificationError: No bundle, or one that cannot be read.
     """
     found = [
-        Finding(
+        Finding.fact(
             attack="bundle",
             view="device",
             metric=leak.kind,
-            value=None,
-            passed=None if leak.by_design else False,
+            value=1.0,
+            threshold=None if leak.by_design else 0.0,
             group=leak.file,
             note=f"{leak.where}: {leak.what}",
         )
         for leak in scan(path)
     ]
-    bad = sum(finding.passed is False for finding in found)
-    summary = Finding(
+    summary = Finding.fact(
         attack="bundle",
         view="device",
         metric="leaks",
-        value=float(bad),
+        value=float(sum(finding.passed is False for finding in found)),
         threshold=0.0,
-        passed=bad == 0,
         note="statistics, paths, people, feature outputs and unread bytes were looked for",
     )
     return [summary, *found]

@@ -131,7 +131,7 @@ def _staged(config: Config, trials: int, staged: Sequence[int]) -> Iterator[Swee
         if not made:
             continue
         yield replace(
-            _row(config, names, Group(str(count), made)),
+            _row(config, names, Group(str(count), made[0].case.view.who, count, made)),
             epsilon_lower_bound=None if dp is None else dp["lower_bound"],
             accuracy=worth,
         )

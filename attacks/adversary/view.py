@@ -140,7 +140,10 @@ class Guess:
 
 
 class Attack(Protocol):
-    """Attack: guesses from statistics."""
+    """Attack: guesses from statistics.
+
+    One that takes long may say how many trials of a group it is worth: an attribute ``most``.
+    """
 
     @property
     def name(self) -> str:

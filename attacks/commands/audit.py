@@ -114,6 +114,8 @@ def _list(reasons: Sequence[str], most: int = 5) -> None:
 
 def _row(finding: Mapping[str, Any]) -> list[str]:
     said = {True: "pass", False: "LEAK", None: ""}[finding["passed"]]
+    if finding["required"] and not said:
+        said = "undecided"
     interval = ""
     if finding["low"] is not None and finding["high"] is not None:
         interval = f"{common.percent(finding['low'])}–{common.percent(finding['high'])}"

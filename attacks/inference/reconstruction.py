@@ -24,7 +24,7 @@ VARIATION = 1e-3
 Vedaldi 2015); chosen on staged uploads of training digits."""
 
 MOST = 50
-"""Most cases of one call that are inverted: a picture costs as much as a thousand tests."""
+"""Most trials of a group that are inverted."""
 
 _RIDGE = 1e-2
 
@@ -65,18 +65,23 @@ class Inversion:
     def __init__(self, *, joint: bool = False) -> None:
         self.joint, self.name = joint, "rounds" if joint else "inversion"
 
+    @property
+    def most(self) -> int:
+        """Most cases that are worth their time: a picture costs as much as a thousand tests."""
+        return MOST
+
     def guess(self, cases: Sequence[Case], stream: torch.Generator) -> list[Guess | None]:
         """Answer each case; see :class:`~fedvtc_edge.attacks.adversary.view.Attack`."""
         guesses: list[Guess | None] = [None] * len(cases)
         groups: dict[tuple[Map, ...], list[int]] = {}
-        for place, case in enumerate(cases[:MOST]):
+        for place, case in enumerate(cases):
             views = self._views(case.view)
             maps = tuple(view.extract for view in views if view.extract is not None)
             if len(maps) != len(views) or not all(getattr(one, "matches", True) for one in maps):
                 continue  # nothing to invert, or a pretrained network
             if len(views) > 1 or not self.joint:
                 groups.setdefault(maps, []).append(place)
-        starts = Decode().guess(cases[:MOST], stream)
+        starts = Decode().guess(cases, stream)
         for maps, places in groups.items():
             started = [starts[place] for place in places]
             first = torch.stack(

@@ -13,7 +13,8 @@ from fedvtc_edge.runs.records import Amount, Count, Fraction, Record
 
 from ..scoring.findings import Finding
 
-SCHEMA = 1
+SCHEMA = 2
+"""2: a finding passes by its *upper* confidence limit."""
 
 Verdict = Literal["pass", "leak", "inconclusive", "claim invalid"]
 

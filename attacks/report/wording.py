@@ -26,7 +26,8 @@ VERDICTS = {
     ),
     "inconclusive": (
         "Inconclusive",
-        "The audit could not show that it would have found a leak: take it for no audit.",
+        "Something that has to be decided is not: take it for no audit. What would decide it "
+        "stands below.",
     ),
     "claim invalid": (
         "Claim invalid",
@@ -138,7 +139,7 @@ def interval(metric: str, low: float | None, high: float | None) -> str:
 def judged(finding: Finding) -> tuple[str, str]:
     """Style class and word for how a finding counts."""
     if finding.passed is None:
-        return "", "not judged"
+        return ("open", "undecided") if finding.threshold is not None else ("", "not judged")
     return ("fine", "pass") if finding.passed else ("leaks", "leak")
 
 
@@ -244,8 +245,13 @@ def others(audit: AuditDocument) -> list[tuple[str, bool, list[Finding]]]:
     """Findings that stand in no other table: heading, whether it is open, and rows."""
     rest = [f for f in audit.findings if f.metric not in IDENTIFICATION + MEMBERSHIP]
     leaks = [finding for finding in rest if finding.passed is False]
-    sound = [finding for finding in rest if finding.passed is not False]
-    groups = [("beyond their limit", True, leaks), ("within it, or not judged", False, sound)]
+    undecided = [finding for finding in rest if finding.undecided]
+    sound = [one for one in rest if one not in leaks and one not in undecided]
+    groups = [
+        ("beyond their limit", True, leaks),
+        ("undecided", True, undecided),
+        ("within it, or not judged", False, sound),
+    ]
     return groups if rest else []
 
 

@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from fedvtc_edge import wire
 from fedvtc_edge.attacks import auditing
 from fedvtc_edge.attacks.adversary.observations import EVERYONE, sums_of, uploads
-from fedvtc_edge.attacks.adversary.trials import AuditedRun, ReleasePath, UploadStager, noise_of
+from fedvtc_edge.attacks.adversary.trials import (
+    AuditedRun,
+    ReleasePath,
+    Trial,
+    UploadStager,
+    noise_of,
+)
 from fedvtc_edge.attacks.adversary.view import Case, Guess
 from fedvtc_edge.attacks.advice import judge, policy_of
 from fedvtc_edge.attacks.attempts import Answers, Group, attempt, findings_of, groups_of
@@ -84,6 +90,10 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 def audited(path: Path) -> AuditedRun:
     finished = FinishedRun.open(path)
     return AuditedRun(finished, load_dataset(finished.config.data))
+
+
+def group(name: str, trials: list[Trial]) -> Group:
+    return Group(name, trials[0].case.view.who, trials[0].count, trials)
 
 
 # ---------------------------------------------------------------- what is seen
@@ -222,7 +232,7 @@ def test_exact_recovery_of_one_and_two_records(made: Callable[..., Path]) -> Non
 def test_noise_hides_single_records_and_differences(made: Callable[..., Path]) -> None:
     lab = audited(made(privacy={"mode": "anchored", "epsilon": 4.0}))
     attacks = parse_attacks(["membership", "differencing", "decode"])
-    groups = [Group("n = 20", UploadStager(lab).trials(20, 60, repetitions=0))]
+    groups = [group("n = 20", UploadStager(lab).trials(20, 60, repetitions=0))]
     found, _ = attempt(attacks, groups, Policy(), seed=0, progress=SilentProgress())
     for finding in found:
         if finding.metric == "identification":
@@ -262,9 +272,9 @@ class Shuffled:
 @pytest.mark.parametrize("attack", [ClassMean(), Shuffled()], ids=lambda attack: attack.name)
 def test_what_is_no_attack_is_no_leak(made: Callable[..., Path], attack: Any) -> None:
     lab = audited(made())
-    trials = UploadStager(lab).trials(5, 150, repetitions=0)
+    trials = UploadStager(lab).trials(5, 400, repetitions=0)
     found, _ = attempt(
-        [attack], [Group("n = 5", trials)], Policy(), seed=0, progress=SilentProgress()
+        [attack], [group("n = 5", trials)], Policy(), seed=0, progress=SilentProgress()
     )
     by_metric = {finding.metric: finding for finding in found}
     decisive = [finding for finding in found if finding.passed is not None]
@@ -279,9 +289,9 @@ def test_a_high_ssim_is_no_leak() -> None:
     """Pictures that are alike: the class mean scores above 0.7, and is told from none."""
     rng = np.random.default_rng(0)
     lab_images = np.clip(blob(rng, 60) + rng.normal(0, 0.03, (60, 1, 16, 16)), 0, 1)
-    trials = [planted_trial(rng, lab_images) for _ in range(100)]
+    trials = [planted_trial(rng, lab_images) for _ in range(400)]
     found, _ = attempt(
-        [ClassMean()], [Group("n = 5", trials)], Policy(), seed=0, progress=SilentProgress()
+        [ClassMean()], [group("n = 5", trials)], Policy(), seed=0, progress=SilentProgress()
     )
     by_metric = {finding.metric: finding for finding in found}
     assert (by_metric["ssim"].value or 0) > 0.7
@@ -390,12 +400,9 @@ def test_a_ridge_map_learns_a_linear_one() -> None:
 
 
 def finding(passed: bool | None, **fields: Any) -> Finding:
-    return replace(
-        Finding(
-            "x", "server", "identification", 0.3, low=0.2, high=0.4, threshold=0.1, passed=passed
-        ),
-        **fields,
-    )
+    low, high = {True: (0.0, 0.1), False: (0.11, 0.4), None: (0.0, 0.37)}[passed]
+    told = Finding("x", "server", "identification", 0.05, low=low, high=high, threshold=0.1)
+    return replace(told, **fields)
 
 
 DP = {"epsilon": 4.0, "lower_bound": 3.0, "control_caught": True}
@@ -407,6 +414,14 @@ DP = {"epsilon": 4.0, "lower_bound": 3.0, "control_caught": True}
         ([finding(True)], {}, "pass"),
         ([finding(True), finding(False)], {}, "leak"),
         ([finding(None)], {}, "inconclusive"),
+        ([finding(True), finding(None)], {}, "inconclusive"),
+        ([finding(True), finding(None, required=False)], {}, "pass"),
+        ([finding(True), finding(None, threshold=None)], {}, "pass"),
+        ([finding(None, required=False)], {}, "inconclusive"),
+        ([finding(True), finding(None, low=None, high=None, value=None)], {}, "inconclusive"),
+        ([finding(False), finding(None)], {}, "leak"),
+        ([], {"dp": DP}, "pass"),
+        ([finding(None)], {"dp": DP}, "inconclusive"),
         ([], {}, "inconclusive"),
         ([finding(False)], {"invalid": ["no delta"]}, "claim invalid"),
         ([finding(True)], {"dp": DP}, "pass"),
@@ -472,13 +487,13 @@ def test_a_private_run_passes(
     hasty: None, made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auditing, "STAGED", (1, 20))
-    path = made(privacy={"mode": "anchored", "epsilon": 2.0, "population": 600})
-    document = audit(path, quick=True, trials=24).document
+    path = made(privacy={"mode": "anchored", "epsilon": 4.0, "population": 600})
+    document = audit(path, quick=True, trials=40).document
     assert document["verdict"] == "pass", document["reasons"]
-    assert document["claim"]["epsilon"] == 2.0
+    assert document["claim"]["epsilon"] == 4.0
     assert document["unit"] == "example"
     assert document["dp"]["control_caught"]
-    assert 0 <= document["epsilon_lower_bound"] <= 2.0
+    assert 0 <= document["epsilon_lower_bound"] <= 4.0
 
 
 def test_a_claim_that_the_run_does_not_make(
@@ -577,7 +592,7 @@ def test_a_shadow_sees_what_known_pairs_show(made: Callable[..., Path]) -> None:
     blind, _ = attempt(
         parse_attacks(["decode"]), groups, Policy(), seed=0, progress=SilentProgress()
     )
-    assert blind == []
+    assert {(one.attack, one.undecided) for one in blind} == {("untested", True)}
 
 
 @pytest.mark.parametrize("share", ["features", "features+decoder"])
@@ -616,11 +631,16 @@ def test_sizes_tell_nothing(made: Callable[..., Path], tmp_path: Path) -> None:
 
 def test_counts_are_told_exactly_and_noised_ones_are_not(made: Callable[..., Path]) -> None:
     plain = audited(made())
-    exact = {f.metric: f.value for f in histogram(plain, plain.observed()) if f.view == "server"}
-    assert exact == {"counts_exact": 1.0, "missing_classes_told": 1.0}
+    by_design = histogram(plain, plain.observed(), Policy())
+    exact = {f.metric: (f.value, f.passed) for f in by_design if f.view == "server"}
+    assert exact == {"counts_exact": (1.0, None), "missing_classes_told": (1.0, None)}
     noised = audited(made(privacy={"mode": "anchored", "epsilon": 1.0}))
-    [told, _] = histogram(noised, noised.observed())
-    assert (told.value or 0) < 0.5
+    policy = Policy(counts=0.73)
+    told = histogram(noised, noised.observed(), policy)
+    assert [finding.passed for finding in told] == [True, True]
+    # A claim over the same numbers without noise: exact counts and missing classes are leaks.
+    told = histogram(plain, plain.observed(), policy)
+    assert {f.passed for f in told if f.view == "server"} == {False}
 
 
 def test_the_curve_has_every_setting(made: Callable[..., Path]) -> None:

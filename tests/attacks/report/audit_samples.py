@@ -41,9 +41,7 @@ LAYERS = [
 def finding(
     attack: str, view: str, metric: str, value: float | None, **more: Any
 ) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(
-        ("low", "high", "null", "baseline", "ceiling", "threshold", "passed")
-    )
+    row: dict[str, Any] = dict.fromkeys(("low", "high", "null", "baseline", "ceiling", "threshold"))
     row |= {"attack": attack, "view": view, "metric": metric, "value": value, "group": "all"}
     return row | {"trials": 200, "staged": False, "note": ""} | more
 
@@ -57,7 +55,10 @@ def about(share: float, trials: int) -> tuple[float, float]:
 
 
 def findings_of(
-    scale: float = 1.0, views: tuple[str, ...] = ("server",), attacks: int = len(POWERS)
+    scale: float = 1.0,
+    views: tuple[str, ...] = ("server",),
+    attacks: int = len(POWERS),
+    limit: float = 0.1,
 ) -> list[dict[str, Any]]:
     """Rows of the first attacks; ``scale`` 1 leaks, 0 leaves chance."""
     rows = []
@@ -85,8 +86,7 @@ def findings_of(
                     null=0.018 + 0.001 * (n % 5),
                     baseline=0.024,
                     ceiling=1.0 if n < 5 else 0.6,
-                    threshold=0.1,
-                    passed=low <= 0.1,
+                    threshold=limit,
                     **common,
                 )
             )
@@ -114,8 +114,7 @@ def findings_of(
                         low=low,
                         high=high,
                         null=0.01,
-                        threshold=0.1,
-                        passed=low <= 0.1,
+                        threshold=limit,
                         **common,
                     )
                 )
@@ -135,8 +134,9 @@ def facts() -> list[dict[str, Any]]:
             "server",
             "recovered_exactly",
             1.0,
+            low=1.0,
+            high=1.0,
             threshold=0.0,
-            passed=False,
             group="n = 1",
             note="exact recovery; median relative error 3.1e-08",
         ),
@@ -145,8 +145,9 @@ def facts() -> list[dict[str, Any]]:
             "server",
             "recovered_exactly",
             0.96,
+            low=0.96,
+            high=0.96,
             threshold=0.0,
-            passed=False,
             group="n = 2",
             staged=True,
             note="exact recovery, up to order and the sign of each feature; "
@@ -187,7 +188,7 @@ def curve() -> list[dict[str, Any]]:
 def leak() -> dict[str, Any]:
     """A run without privacy, with every part of a page."""
     return {
-        "schema": 1,
+        "schema": 2,
         "version": "0.1.0",
         "subject": {
             "kind": "run",
@@ -249,7 +250,7 @@ def passing() -> dict[str, Any]:
             "mechanism": "discrete Gaussian noise, z = 1.0812, on sums of L2 norm 1, once",
             "source": "ledger.json of the run",
         },
-        "findings": findings_of(0.03, attacks=4),
+        "findings": findings_of(0.03, attacks=4, limit=0.546),
         "epsilon_lower_bound": 1.2,
         "dp": {
             "epsilon": 4.0,
@@ -288,7 +289,7 @@ def invalid() -> dict[str, Any]:
 def bundle() -> dict[str, Any]:
     """An exported bundle: no upload, no curve, nothing by number of records."""
     return {
-        "schema": 1,
+        "schema": 2,
         "version": "0.1.0",
         "subject": {
             "kind": "bundle",
@@ -312,7 +313,6 @@ def bundle() -> dict[str, Any]:
                 high=0.41,
                 null=0.02,
                 threshold=None,
-                passed=None,
             ),
             finding("scan", "device", "initialisers_that_hold_images", 0.0),
         ],
