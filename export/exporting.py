@@ -145,6 +145,7 @@ def export(
         "extractor": str(folder / REFERENCE) if by_reference else None,
         "evaluated_on": finished.summary.evaluated_on,
         "signed_by": fingerprint(signing_key.public_key()) if signing_key else None,
+        "privacy": privacy_of(finished).model_dump(),
         "bundles": entries,
     }
 
@@ -272,6 +273,26 @@ def task_of(finished: FinishedRun) -> ClassificationTask:
         test = unpack_test(packed, terms)
         images, labels = test.images, test.labels
     return ClassificationTask(terms.class_names, terms.shape, images, labels)
+
+
+def privacy_of(finished: FinishedRun) -> Privacy:
+    """What a run claims, for its bundles; nothing where its settings claim nothing."""
+    config, summary = finished.config, finished.summary
+    mechanism = mechanism_of(config)
+    told: dict[str, Any] = {}
+    if mechanism is not None:
+        told = {
+            "relation": mechanism.claim.neighbouring,
+            "covers": mechanism.covers,
+            "covers_models": mechanism.protects_models,
+        }
+    return Privacy(
+        mode=config.privacy.mode,
+        epsilon=summary.epsilon,
+        delta=summary.delta,
+        unit=summary.privacy_unit,
+        **told,
+    )
 
 
 class Builder:
@@ -420,12 +441,7 @@ class Builder:
             noise=inputs.describe_noise(self.latent) if "synthesizer" in writer.graphs else None,
             files={name: File.of(folder / name) for name in sorted(writer.files)},
             graphs=writer.graphs,
-            privacy=Privacy(
-                mode=self.finished.config.privacy.mode,
-                epsilon=summary.epsilon,
-                delta=summary.delta,
-                unit=summary.privacy_unit,
-            ),
+            privacy=privacy_of(self.finished),
             prior=prior,
             accuracy=writer.accuracy,
             parity=writer.parity,

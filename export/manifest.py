@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from fedvtc_edge.documents import DocumentError, parse_json
 from fedvtc_edge.errors import VerificationError
 from fedvtc_edge.storage.atomic import write_atomic
 
@@ -37,6 +37,12 @@ Variant = Literal["fp32", "int8"]
 
 INT8_AGREEMENT = 0.98
 """Least share of synthesised images on which int8 and fp32 agree, for ``auto`` to consider int8."""
+
+NOT_COVERED = "NOT covered: classifier and decoder, which were trained without noise"
+"""Words of what a claim about releases leaves out."""
+
+LONGEST_TEXT = 1000
+"""Characters of any text in a manifest."""
 
 _HINT = "the bundle is damaged or was changed: fetch it again, or export it again"
 
@@ -124,12 +130,41 @@ class Extractor(_Record):
 
 
 class Privacy(_Record):
-    """Budget spent on the statistics in the bundle, with its unit; null: nothing is claimed."""
+    """The run's claim, as far as it goes; null: nothing is claimed.
+
+    Args:
+        unit: What ε protects, in words.
+        relation: Neighbouring relation, ``add/remove`` or ``replace``; None in older bundles.
+        covers: What it covers, in words; None in older bundles.
+        covers_models: Whether the graphs of this bundle are covered too; if not, ε says
+            nothing about what they tell of the client's data. None in older bundles, which
+            are taken as if it were not.
+    """
 
     mode: str
     epsilon: float | None
     delta: float | None
     unit: str | None
+    relation: str | None = None
+    covers: str | None = None
+    covers_models: bool | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """What the claim leaves out, where there is a claim that leaves something out."""
+        if self.epsilon is None or self.covers_models:
+            return None
+        return f"{NOT_COVERED}: treat them as the client's data"
+
+    def words(self) -> list[str]:
+        """Lines for whoever holds the bundle: what is claimed, and what is not."""
+        if self.epsilon is None:
+            return ["privacy: nothing is claimed: treat the bundle as the client's data"]
+        delta = "" if self.delta is None else f", delta {self.delta:g}"
+        about = f" about {self.covers}" if self.covers else ""
+        unit = self.unit or "not said"
+        lines = [f"privacy: epsilon {self.epsilon:g}{delta}{about}; unit: {unit}"]
+        return lines if self.warning is None else [*lines, self.warning]
 
 
 def ports(
@@ -270,6 +305,9 @@ class Manifest(_Record):
         for key in ("prior", "extractor"):  # most bundles: byte for byte what they were before
             if document[key] is None:
                 del document[key]
+        for key in ("relation", "covers", "covers_models"):
+            if document["privacy"][key] is None:
+                del document["privacy"][key]
         return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode("ascii")
 
     @classmethod
@@ -280,14 +318,9 @@ class Manifest(_Record):
             VerificationError: Not JSON, an unknown schema, or a key that is off.
         """
         try:
-            document = json.loads(
-                data.decode("utf-8"),
-                object_pairs_hook=_unique,
-                parse_constant=_no_constant,
-                parse_float=_finite,
-            )
-        except (ValueError, RecursionError) as error:
-            raise VerificationError(f"{MANIFEST} is not JSON: {error}", hint=_HINT) from None
+            document = parse_json(data)
+        except DocumentError as error:
+            raise VerificationError(f"{MANIFEST} is {error}", hint=_HINT) from None
         if not isinstance(document, dict) or document.get("kind") != KIND:
             raise VerificationError(f"{MANIFEST} is not one of a {KIND}", hint=_HINT)
         schema = document.get("schema")
@@ -298,6 +331,7 @@ class Manifest(_Record):
             )
         try:
             manifest = cls.model_validate(document)
+            _check_texts(document)
             manifest.to_bytes()  # what is believed can be written again, as a refresh does
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
@@ -321,20 +355,14 @@ def write_manifest(folder: Path, manifest: Manifest, key: Ed25519PrivateKey | No
         write_atomic(folder / SIGNATURE, sign(key, data))
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Two readers may take different ones of two equal keys: one of them would be deceived.
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        raise ValueError("a key stands there twice")
-    return document
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is too large")
-    return value
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
+def _check_texts(document: Any) -> None:
+    """Refuse a text anywhere that no terminal should show, or that is too long to be one."""
+    pending = [document]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, dict):
+            pending += [*one, *one.values()]
+        elif isinstance(one, list):
+            pending += one
+        elif isinstance(one, str) and not (one.isprintable() and len(one) <= LONGEST_TEXT):
+            raise ValueError(f"{one[:40]!r} is no text that can be shown")

@@ -14,7 +14,8 @@ from typing import Any
 import onnxruntime
 from numpy.typing import NDArray
 
-from fedvtc_edge.errors import BundleError
+from fedvtc_edge.errors import BundleError, VerificationError
+from fedvtc_edge.graph_rules import GraphError, check_graph
 
 Arrays = Mapping[str, NDArray[Any]]
 Run = Callable[[Arrays], NDArray[Any]]
@@ -31,16 +32,25 @@ class Session:
 
     Args:
         model: Content of the ONNX file.
-        folder: Folder of its external data, if it has any.
-        name: File's name, for errors.
+        folder: Folder of its external data, which is ``NAME.data``; None: it has none.
+        name: File's name.
 
     Raises:
+        VerificationError: The graph breaks :mod:`fedvtc_edge.graph_rules`.
         BundleError: onnxruntime cannot load the graph, or later not run it.
     """
 
     def __init__(
         self, model: bytes, *, name: str, folder: Path | None = None, threads: int = 1
     ) -> None:
+        try:
+            check_graph(model, beside=() if folder is None else (f"{name}.data",))
+        except GraphError as error:
+            raise VerificationError(
+                f"{name} is refused: {error}",
+                hint="a bundle's graphs are standard operators in one pass, with weights in the "
+                "bundle's own files: do not use this one",
+            ) from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedvtc_edge.errors import BundleError, ParityError
+from fedvtc_edge.errors import BundleError, ParityError, VerificationError
 from fedvtc_edge.models import Classifier
 from fedvtc_edge.models.extractor import in_chunks
 from fedvtc_edge.models.vtc import VTC
@@ -257,6 +257,10 @@ class GraphWriter:
         except BundleError as error:  # here the exporter is at fault, not what it was given
             raise ParityError(
                 str(error), hint="install the versions that pyproject.toml asks for"
+            ) from None
+        except VerificationError as error:  # an architecture of somebody's own
+            raise ParityError(
+                str(error), hint="devices refuse it: build the architecture of other operators"
             ) from None
 
     @property

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,11 +26,13 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from .documents import DEEPEST, DocumentError, parse_toml
 from .errors import ConfigError
 
 Names = Annotated[tuple[Annotated[str, Strict()], ...], Field(strict=False)]
 
-MAX_CONFIG_BYTES = 1_000_000
+MAX_CONFIG_BYTES = 64_000
+"""Bytes of a file of settings, of a claim or of a device profile; the longest here has 3 kB."""
 
 SHARING_ROUNDS, SHARING_DECODER_STEPS = 10, 30
 """Rounds, and decoder steps in each, by default where something is shared in every round."""
@@ -302,7 +303,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a small TOML file that may have been written by anyone.
 
     Raises:
-        ConfigError: Unreadable, larger than ``MAX_CONFIG_BYTES``, or not TOML.
+        ConfigError: Unreadable, larger than ``MAX_CONFIG_BYTES``, not TOML, or a value that no
+            setting has (see :mod:`fedvtc_edge.documents`).
     """
     try:
         with path.open("rb") as file:  # never trust st_size: it is 0 for a pipe or a device
@@ -317,23 +319,27 @@ def read_toml(path: Path) -> dict[str, Any]:
             hint="a configuration is a small TOML file",
         )
     try:
-        return tomllib.loads(content.decode("utf-8"))
-    # ValueError: not TOML, not UTF-8, or an integer too long for Python to convert.
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}", hint="see https://toml.io") from None
+        return parse_toml(content)
+    except DocumentError as error:
+        raise ConfigError(f"{path} is {error}", hint="see https://toml.io") from None
 
 
 def _parse_override(text: str) -> dict[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set {text!r} has no value", hint="write it as --set method.rounds=5")
+    parts = key.strip().split(".")
+    if len(text) > MAX_CONFIG_BYTES or len(parts) > DEEPEST:
+        raise ConfigError(
+            f"--set {text[:60]!r}… is too long", hint="write it as --set method.rounds=5"
+        )
     try:
-        document = tomllib.loads(f"value = {value}")
-    except (ValueError, RecursionError):
+        document = parse_toml(f"value = {value}")
+    except DocumentError:
         document = {}
     # Anything but one TOML value is a bare word, as a shell user types it.
     nested: Any = document["value"] if list(document) == ["value"] else value.strip()
-    for part in reversed(key.strip().split(".")):
+    for part in reversed(parts):
         nested = {part: nested}
     return dict(nested)
 

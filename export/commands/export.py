@@ -76,10 +76,22 @@ def command(
         raise common.Interrupted(
             "finished bundles are whole; the same command makes the others"
         ) from None
+    _warn(document["privacy"])
     if as_json:
         common.emit_json(document)
     else:
         _print(document)
+
+
+def _warn(privacy: dict[str, Any]) -> None:
+    """Say once, on stderr, what the run's claim leaves out of the bundles."""
+    if privacy["epsilon"] is None or privacy["covers_models"]:
+        return
+    click.echo(
+        f"fedvtc-edge: warning: epsilon {privacy['epsilon']:g} covers {privacy['covers']}; "
+        "classifier and decoder were trained without noise: treat bundles as the clients' data",
+        err=True,
+    )
 
 
 def _print(document: dict[str, Any]) -> None:

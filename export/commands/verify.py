@@ -33,6 +33,7 @@ def command(bundle: Path, extractor: Path | None, key: Path | None, as_json: boo
                 "client": manifest.client,
                 "revision": manifest.revision,
                 "extractor": extractor is not None,
+                "privacy": manifest.privacy.model_dump(),
                 "files": {name: file.model_dump() for name, file in manifest.files.items()},
             }
         )
@@ -45,6 +46,8 @@ def command(bundle: Path, extractor: Path | None, key: Path | None, as_json: boo
     common.emit_table(("file", "bytes", "SHA-256"), rows)
     click.echo()
     click.echo(f"{manifest.client}, revision {manifest.revision}: every byte is as exported")
+    for line in manifest.privacy.words():
+        click.echo(line)
     click.echo(
         {
             "valid": f"signed by {verified.signer}",

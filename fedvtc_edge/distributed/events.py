@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import DeploymentError, FedVTCError
 from fedvtc_edge.progress import Progress
 from fedvtc_edge.storage.atomic import append_line
@@ -100,7 +101,7 @@ class Reader:
         # Within an event no quote stands bare, so that this can only be a beginning.
         begun = line.rfind(_BEGINNING)
         try:
-            return dict(json.loads(line[max(begun, 0) :]))
+            return dict(parse_json(line[max(begun, 0) :]))
         except (ValueError, TypeError):
             return {"event": "torn"}
 

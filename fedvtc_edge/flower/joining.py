@@ -23,6 +23,7 @@ from fedvtc_edge.distributed.messages import (
     TaskReply,
     TaskRequest,
 )
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import DeploymentError, RunError
 from fedvtc_edge.progress import Progress
 from fedvtc_edge.sealing import signing
@@ -104,7 +105,7 @@ class JoinSettings:
             RunError: It is missing or damaged.
         """
         try:
-            return cls(**json.loads((home / MEMBERSHIP).read_text("utf-8")))
+            return cls(**parse_json((home / MEMBERSHIP).read_text("utf-8")))
         except (OSError, ValueError, TypeError):
             raise RunError(
                 f"{home / MEMBERSHIP} is missing or damaged", hint="give the join command again"

@@ -15,6 +15,7 @@ from fedvtc_edge.distributed.client.state import ClientState
 from fedvtc_edge.distributed.events import Writer
 from fedvtc_edge.distributed.server.executor import OPENING_CALLS
 from fedvtc_edge.distributed.server.session import Keys, serve
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.runs.directory import RunDirectory
 from fedvtc_edge.sealing import Identity, TrustList, signing
@@ -91,7 +92,7 @@ def _simulated(directory: RunDirectory) -> Keys:
 
 def _keys(path: Path) -> Keys:
     try:
-        noted = json.loads((path / "checkpoint" / KEYS).read_text("utf-8"))
+        noted = parse_json((path / "checkpoint" / KEYS).read_text("utf-8"))
         ring, trust = [Path(file) for file in noted["ring"]], Path(noted["trust"])
     except (OSError, ValueError, KeyError, TypeError):
         raise RunError(

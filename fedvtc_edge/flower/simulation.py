@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from fedvtc_edge.distributed.events import Reader
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import DeploymentError
 from fedvtc_edge.progress import Progress
 from fedvtc_edge.runs.directory import RunDirectory
@@ -97,5 +97,5 @@ def submit_and_watch(
 
 def summary_of(path: Path) -> dict[str, Any]:
     """Content of ``summary.json`` of a finished run."""
-    found: dict[str, Any] = json.loads((path / "summary.json").read_text("utf-8"))
+    found: dict[str, Any] = parse_json((path / "summary.json").read_text("utf-8"))
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedvtc_edge.errors import ConfigError
+from fedvtc_edge.graph_rules import GraphError, check_graph
 
 MAX_SIDE = 512
 """Greatest side of the images that a graph may ask for."""
@@ -34,15 +34,16 @@ class OnnxNetwork(nn.Module):
         size: Bytes of the model.
 
     Raises:
-        ConfigError: No graph of one image input [N, 3, H, W] and one output [N, d], or one
-            whose weights lie in other files, which no hash of this one would cover.
+        ConfigError: No graph of one image input [N, 3, H, W] and one output [N, d]; one that
+            breaks :mod:`fedvtc_edge.graph_rules`, such as one whose weights lie in other files,
+            which no hash of this one would cover.
     """
 
     def __init__(self, data: bytes, name: str) -> None:
         import onnxruntime  # other extractors do without
 
         super().__init__()
-        _check_whole(data, name)
+        _check_rules(data, name)
         self.size = len(data)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
@@ -129,39 +130,20 @@ def _check_ports(images: Any, outputs: Any, name: str) -> tuple[int | None, int 
     return height, batch
 
 
-def _check_whole(data: bytes, name: str) -> None:
-    """Refuse what is no ONNX model, or one whose weights lie elsewhere.
+def _check_rules(data: bytes, name: str) -> None:
+    """Refuse a graph that could do more than compute features.
 
-    onnxruntime would read such files from the working directory, whatever they hold.
+    onnxruntime would read weights in other files from the working directory, whatever they hold.
     """
-    import onnx
-
     try:
-        model = onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's errors are its own
+        check_graph(data)
+    except GraphError as error:
         raise ConfigError(
-            f"{name} is no ONNX model: {_first_line(error)}", hint="export the network again"
+            f"{name} is refused: {error}",
+            hint="export the network again, of standard operators, without branches, loops or "
+            "functions, and with its weights inside: "
+            "onnx.save(onnx.load(FILE), NEW, save_as_external_data=False)",
         ) from None
-    for tensor in _tensors(model):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise ConfigError(
-                f"{name} keeps {tensor.name!r:.80} in another file, which its hash does not cover",
-                hint="onnx.save(onnx.load(FILE), NEW, save_as_external_data=False)",
-            )
-
-
-def _tensors(message: Any) -> Iterator[Any]:
-    """All stored tensors of a protobuf message, at whatever depth."""
-    pending = [message]
-    while pending:
-        one = pending.pop()
-        if one.DESCRIPTOR.name == "TensorProto":
-            yield one
-            continue
-        for field, value in one.ListFields():
-            if field.message_type is not None:
-                repeated = hasattr(value, "append") or hasattr(value, "add")
-                pending.extend(value if repeated else [value])
 
 
 def _first_line(error: Exception) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import PrivacyError, RunError
 from fedvtc_edge.storage.atomic import write_atomic
 
@@ -49,11 +50,11 @@ class Ledger:
             RunError: The file is missing or damaged.
         """
         try:
-            document = json.loads(self.path.read_text("utf-8"))
+            document = parse_json(self.path.read_text("utf-8"))
             releases = document["releases"]
             if document["schema"] != SCHEMA or any(set(entry) != _FIELDS for entry in releases):
                 raise ValueError(document["schema"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             raise RunError(
                 f"{self.path} does not say what was released",
                 hint="the run cannot account for its releases any more: start a new one",

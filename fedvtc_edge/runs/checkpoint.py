@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import RunError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def decode(path: Path) -> tuple[dict[str, Any], dict[str, bytes], dict[str, Tens
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        metadata = json.loads((file.metadata() or {})["state"])
+        metadata = parse_json((file.metadata() or {})["state"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     published = {
         name.removeprefix(_PUBLISHED): tensors.pop(name).numpy().tobytes()
@@ -65,7 +66,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return dict(json.loads((file.metadata() or {})["state"]))
+            return dict(parse_json((file.metadata() or {})["state"]))
     except (SafetensorError, OSError, KeyError, ValueError, TypeError):
         return {}
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from fedvtc_edge.config import Config, load_config
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import ConfigError, RunError
 from fedvtc_edge.privacy.ledger import Ledger
 from fedvtc_edge.privacy.mechanism import mechanism_of
@@ -258,7 +259,7 @@ def settings_of(path: Path) -> tuple[Config, str]:
             f"{path} holds no run (no config.toml)", hint="start one: fedvtc-edge run --out DIR"
         )
     try:
-        made = json.loads((path / "run.json").read_text("utf-8"))
+        made = parse_json((path / "run.json").read_text("utf-8"))
         schema, maker, begun_with = made["schema"], made["version"], made["config"]
     except (OSError, ValueError, KeyError, TypeError):
         raise RunError(

@@ -6,7 +6,6 @@ is written (:meth:`Record.document`); a reader may miss every key that has a def
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal, TypedDict, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import RunError
 
 SCHEMA = 1
@@ -410,13 +410,13 @@ def read_record(kind: type[R], path: Path, *, strict: bool = False) -> R:
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError("it is too large")
-        document = json.loads(path.read_text("utf-8"))
+        document = parse_json(path.read_text("utf-8"))
         if not isinstance(document, dict):
             raise ValueError(f"it holds a {type(document).__name__}, expected an object")
         if document.get("schema") != SCHEMA:
             raise ValueError(f"schema {document.get('schema')}, expected {SCHEMA}")
         return kind.model_validate(document, strict=strict)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"{path} is damaged: {_words(error)}", hint=_AGAIN) from None
 
 
@@ -436,8 +436,8 @@ def read_rounds(path: Path) -> list[RoundRecord]:
         lines = [line for line in text.split("\n") if line.strip()]
         for number, line in enumerate(lines, start=1):
             try:
-                document = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                document = parse_json(line)
+            except ValueError as error:
                 if number == len(lines):
                     break
                 raise ValueError(f"it is not JSON: {error}") from None

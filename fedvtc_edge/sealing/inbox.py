@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import EnvelopeError, ReplayError, RunError
 from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.wire.context import Context, ContextError
@@ -415,7 +416,7 @@ def _parse(line: bytes, before: str) -> tuple[dict[str, Any], str]:
     """One line's fields and check, if it is exactly as it was written."""
     if len(line) > _LARGEST_LINE:
         raise ValueError("too long")
-    fields = json.loads(line[: -_CHECK - 2])
+    fields = parse_json(line[: -_CHECK - 2])
     again, check = _line(fields, before)
     if again != line:
         raise ValueError("damaged")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import KeyFileError, TrustError
 from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.wire.context import Context, ContextError
@@ -176,13 +177,13 @@ class TrustList:
         """
         data = _read(path)
         try:
-            document = json.loads(data, object_pairs_hook=_unique)
+            document = parse_json(data)
             if (document["schema"], document["kind"]) != (SCHEMA, KIND):
                 raise ValueError("schema")
             return cls(_entry(fields) for fields in document["clients"])
         except TrustError as error:
             raise TrustError(f"{path}: {error}", hint=error.hint) from None
-        except (KeyFileError, ValueError, KeyError, TypeError, RecursionError):
+        except (KeyFileError, ValueError, KeyError, TypeError):
             raise TrustError(
                 f"{path} is not an intact trust list",
                 hint="restore it from a copy, or trust each client anew",

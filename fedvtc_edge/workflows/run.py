@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset, load_data
 from fedvtc_edge.data.arrays import pack
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.federation.assembly import assemble, assignments, baseline
 from fedvtc_edge.federation.choosing import CHOOSE, choose
@@ -34,6 +34,7 @@ from fedvtc_edge.models.registry import Body, Function
 from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.progress import Progress, SilentProgress
+from fedvtc_edge.runs.checkpoint import naming_damage
 from fedvtc_edge.runs.directory import Checkpoint, RunDirectory, as_json
 from fedvtc_edge.storage.lock import alone
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
@@ -125,7 +126,7 @@ def run(
             directory = RunDirectory.vacant(directory.path, config, files)
         if config.engine.name == "flower":
             return _simulate(config, directory, shown)
-        choice = json.loads(files[CHOICE]) if CHOICE in files else None
+        choice = parse_json(files[CHOICE]) if CHOICE in files else None
         return _run(config, dataset, directory, None, shown, callbacks=callbacks, choice=choice)
 
 
@@ -151,7 +152,8 @@ def resume(directory: Path, *, progress: Progress | None = None) -> RunResult:
             return RunResult(simulate(run_directory, progress or SilentProgress()), directory)
         data = load_data(config)
         made = directory / CHOICE
-        choice = json.loads(made.read_bytes()) if made.is_file() else None
+        with naming_damage(made, "restore it from a copy, or start a new run"):
+            choice = parse_json(made.read_bytes()) if made.is_file() else None
         shown = progress or SilentProgress()
         return _run(config, data, run_directory, state, shown, choice=choice)
 

@@ -585,6 +585,41 @@ def test_weights_that_change_between_opening_and_first_use_are_refused(external:
         early.classify(pictures(1))
 
 
+@pytest.mark.parametrize("location", ["manifest.json", "../w.data", "anchor.onnx.data"])
+def test_weights_lie_in_the_graphs_own_file_and_in_no_other(
+    bundle: Path, rewrite: Rewrite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    """Without a listed file onnxruntime would look in the working directory."""
+    import onnx
+
+    monkeypatch.chdir(tmp_path)
+    model = onnx.load(bundle / "classifier.onnx")
+    tensor = max(model.graph.initializer, key=lambda one: len(one.raw_data))
+    for path in (tmp_path / "w.data", tmp_path / "anchor.onnx.data"):
+        path.write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    (bundle / "classifier.onnx").write_bytes(model.SerializeToString())
+    opened = Bundle.open(rewrite(bundle), variant="fp32")
+    with pytest.raises(
+        VerificationError, match=r"^classifier\.onnx is refused: weights in another"
+    ):
+        opened.classify(pictures(1))
+
+
+def test_a_graph_with_a_loop_is_refused(bundle: Path, rewrite: Rewrite) -> None:
+    import onnx
+
+    model = onnx.load(bundle / "classifier.onnx")
+    body = onnx.helper.make_graph([], "body", [], [])
+    model.graph.node.append(onnx.helper.make_node("Loop", [], ["z"], body=body))
+    (bundle / "classifier.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(VerificationError, match="refused: operator 'Loop'") as caught:
+        Bundle.open(rewrite(bundle), variant="fp32").classify(pictures(1))
+    assert "do not use this one" in caught.value.hint
+
+
 # ---------------------------------------------------------------- a device's installation
 
 DEVICE = """

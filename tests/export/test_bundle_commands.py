@@ -100,8 +100,65 @@ def test_verify_as_json(call: Call, bundle: Path, strict_json: Json) -> None:
         "client": "client-00",
         "revision": 0,
         "extractor": False,
+        "privacy": dict.fromkeys(
+            ("epsilon", "delta", "unit", "relation", "covers", "covers_models")
+        )
+        | {"mode": "none"},
         "files": listed,
     }
+
+
+_RELEASES = {
+    "mode": "anchored",
+    "epsilon": 4.0,
+    "delta": 1e-5,
+    "unit": "one training example",
+    "relation": "add/remove",
+    "covers": "each client's upload",
+    "covers_models": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "lines"),
+    [
+        (
+            {},
+            [
+                "privacy: epsilon 4, delta 1e-05 about each client's upload; "
+                "unit: one training example",
+                "NOT covered: classifier and decoder, which were trained without noise: "
+                "treat them as the client's data",
+            ],
+        ),
+        (
+            {"covers_models": True},
+            [
+                "privacy: epsilon 4, delta 1e-05 about each client's upload; "
+                "unit: one training example"
+            ],
+        ),
+        (
+            {"relation": None, "covers": None, "covers_models": None},
+            [
+                "privacy: epsilon 4, delta 1e-05; unit: one training example",
+                "NOT covered: classifier and decoder, which were trained without noise: "
+                "treat them as the client's data",
+            ],
+        ),
+        (
+            {"epsilon": None},
+            ["privacy: nothing is claimed: treat the bundle as the client's data"],
+        ),
+    ],
+    ids=["releases", "models too", "an older bundle", "nothing"],
+)
+def test_verify_says_what_the_claim_covers(
+    call: Call, signed: Path, rewrite: Any, changed: dict[str, Any], lines: list[str]
+) -> None:
+    privacy = {k: v for k, v in {**_RELEASES, **changed}.items() if v is not None or k == "epsilon"}
+    out = succeeded(call("verify", rewrite(signed, privacy=privacy))).splitlines()
+    assert out[-1 - len(lines) : -1] == lines
 
 
 @pytest.mark.parametrize("as_json", [False, True])

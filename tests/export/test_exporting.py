@@ -437,7 +437,7 @@ def test_an_architecture_of_ones_own(
 
 @pytest.mark.parametrize("moments", ["covariance", "diagonal"])
 def test_a_private_run_is_exported_with_its_claim(
-    tmp_path: Path, tiny: Any, quick: None, moments: str
+    tmp_path: Path, tiny: Any, quick: None, moments: str, call: Any
 ) -> None:
     """The release may be narrower than method.anchor: the anchor must be as wide."""
     config = tiny(
@@ -445,9 +445,17 @@ def test_a_private_run_is_exported_with_its_claim(
         privacy={"mode": "anchored", "epsilon": 2.0, "population": 200},
     )
     summary = run(config, out=tmp_path / "run").summary
-    export(tmp_path / "run", tmp_path / "out", clients=["client-01"])
+    answer = call("export", "run", "--out", "out", "--client", "client-01", "--quiet")
+    assert answer.err == (
+        "fedvtc-edge: warning: epsilon 2 covers each client's upload, not the models that stay "
+        "with it; classifier and decoder were trained without noise: treat bundles as the "
+        "clients' data\n"
+    )
     bundle = Bundle.open(tmp_path / "out" / "client-01")
     assert bundle.manifest.privacy.epsilon == summary["epsilon"] == 2.0
     assert bundle.manifest.privacy.unit == summary["privacy_unit"]
+    assert bundle.manifest.privacy.relation == "add/remove"
+    assert bundle.manifest.privacy.covers == summary["privacy_covers"]
+    assert bundle.manifest.privacy.covers_models is False
     assert bundle.manifest.anchor == 32
     assert bundle.manifest.accuracy["calibrated"] == summary["clients"][1]["accuracy_calibrated"]

@@ -236,6 +236,9 @@ def test_the_manifest_is_the_runs(tiny_run: Path, exported: Path) -> None:
             "epsilon": None,
             "delta": None,
             "unit": None,
+            "relation": None,
+            "covers": None,
+            "covers_models": None,
         }
         assert {graph.opset for graph in manifest.graphs.values()} == {20}
         tools = set(manifest.tools)

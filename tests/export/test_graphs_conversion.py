@@ -280,7 +280,7 @@ def test_large_weights_lie_beside_the_graph(
     assert not tells(tmp_path / "classifier.onnx.data")
     first = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
     batch = {"images": images(5)}
-    session = Session(other.read_bytes(), name="x", folder=tmp_path)
+    session = Session(other.read_bytes(), name=other.name, folder=tmp_path)
     assert np.array_equal(session(batch), Session(whole.read_bytes(), name="x")(batch))
     for path in list(tmp_path.iterdir()):
         path.unlink()

@@ -90,7 +90,7 @@ def test_a_large_graph_with_weights_beside_it(
         patched.setattr(graphs, "EXTERNAL_BYTES", 10_000)
         both = quantize(source, tmp_path / "x.int8.onnx", feeds()).files
     assert both == ("x.int8.onnx", "x.int8.onnx.data")
-    session = Session((tmp_path / both[0]).read_bytes(), name="x", folder=tmp_path)
+    session = Session((tmp_path / both[0]).read_bytes(), name=both[0], folder=tmp_path)
     batch = {"images": images(3)}
     assert np.array_equal(session(batch), Session(small.read_bytes(), name="x")(batch))
 

@@ -46,7 +46,9 @@ def test_golden_manifest(document: Make) -> None:
     words=st.lists(
         st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1), min_size=2, max_size=5
     ),
-    accuracy=st.dictionaries(st.text(), st.floats(0, 1)),
+    accuracy=st.dictionaries(
+        st.text(st.characters(exclude_categories=["C", "Z"])), st.floats(0, 1)
+    ),
     epsilon=st.none() | st.floats(0, 1e6),
     revision=st.integers(0, 10**9),
 )
@@ -68,6 +70,35 @@ def test_parsing_what_was_written_changes_nothing(document: Make, **drawn: Any) 
 def test_an_exported_manifest_parses_to_itself(bundle_folder: Any) -> None:
     data = (bundle_folder / MANIFEST).read_bytes()
     assert Manifest.from_bytes(data).to_bytes() == data
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "evil\u202egnp", "two\nlines", "x" * 1001])
+@pytest.mark.parametrize("place", ["architecture", "device", "later", "share"])
+def test_no_text_that_a_terminal_should_not_show(document: Make, place: str, text: str) -> None:
+    for value in (text, {text: 1}, [[text]]):
+        made = document()
+        if place == "later":
+            made["later"] = value
+        elif isinstance(value, str):
+            made[place] = value
+        else:
+            made["accuracy"] = {"of": value}
+        with pytest.raises(VerificationError, match=r"no text that can be shown|architecture") as e:
+            parsed(made)
+        assert str(e.value).isprintable()
+
+
+def test_claims_of_older_bundles_are_kept_as_they_are(document: Make) -> None:
+    made = document()
+    assert set(made["privacy"]) == {"mode", "epsilon", "delta", "unit"}
+    manifest = parsed(made)
+    assert manifest.privacy.covers_models is None
+    assert manifest.privacy.warning is not None
+    assert json.loads(manifest.to_bytes()) == made
+    newer = {**made["privacy"], "relation": "add/remove", "covers": "all", "covers_models": True}
+    manifest = parsed(document(privacy=newer))
+    assert manifest.privacy.warning is None
+    assert json.loads(manifest.to_bytes())["privacy"] == newer
 
 
 def test_a_later_version_may_add_keys(document: Make) -> None:
@@ -284,7 +315,7 @@ def nested(depth: int) -> bytes:
         (b"{", "not JSON"),
         (b"\xff\xfe{}", "not JSON"),
         (b"\xef\xbb\xbf{}", "not JSON"),
-        (b'{"a": NaN}', "NaN is not JSON"),
+        (b'{"a": NaN}', "not JSON: NaN is not JSON"),
         (b'{"a": -Infinity}', "-Infinity is not JSON"),
         (b'{"a": 1e999}', "too large"),
         (b'{"kind": 1, "kind": 1}', "twice"),

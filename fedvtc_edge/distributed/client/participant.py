@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedvtc_edge import wire
-from fedvtc_edge.config import Config, load_config
+from fedvtc_edge.config import MAX_CONFIG_BYTES, Config, load_config
 from fedvtc_edge.data import hold_out
 from fedvtc_edge.data.own import DataTerms
 from fedvtc_edge.distributed.messages import (
@@ -26,6 +25,7 @@ from fedvtc_edge.distributed.messages import (
     TaskRequest,
     digest_of,
 )
+from fedvtc_edge.documents import DocumentError, parse_toml
 from fedvtc_edge.errors import ConfigError, FedVTCError
 from fedvtc_edge.masking import MaskingStep
 from fedvtc_edge.privacy.mechanism import anchor_width
@@ -281,9 +281,11 @@ def _settings(request: TaskRequest) -> Config:
     """
     from fedvtc_edge.runs.directory import public_name
 
+    if len(request.settings) > MAX_CONFIG_BYTES:
+        raise RequestError("the server's settings are too long", hint="do not trust it")
     try:
-        document = tomllib.loads(request.settings)
-    except (ValueError, RecursionError):
+        document = parse_toml(request.settings)
+    except DocumentError:
         raise RequestError("the server's settings are no TOML", hint="do not trust it") from None
     config = load_config(document)
     if public_name(config) != request.context.run:

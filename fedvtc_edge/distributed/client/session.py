@@ -14,7 +14,6 @@ the server::
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from fedvtc_edge.data import Dataset
 from fedvtc_edge.data.own import TEST, TEST_SET, DataTerms, pack_test, unpack_test
 from fedvtc_edge.devices.footprint import peak_megabytes
 from fedvtc_edge.devices.planner import ClientAssignment
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.federation.assembly import baseline, one_client
 from fedvtc_edge.federation.evaluation import TestSet, control_figures, evaluate
 from fedvtc_edge.federation.methods import Federation, Method, method_of
@@ -204,7 +204,7 @@ def finalize(
     packed = _test_set(has, method.published)
     published = {kind: data for kind, data in method.published.items() if kind != TEST}
     data = _data(config, terms, has, packed)
-    measured = _measured(session, json.loads(report))
+    measured = _measured(session, parse_json(report))
     # What left was counted by the server: envelopes are not kept here.
     account = {"up": None, "down": None, "seconds": client.seconds, "samples": client.samples_seen}
     control = control_figures(method, session.test)

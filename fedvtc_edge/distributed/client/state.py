@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data.own import TERMS
 from fedvtc_edge.distributed.messages import RequestError
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import ConfigError, RunError
 from fedvtc_edge.privacy.ledger import Ledger
 from fedvtc_edge.privacy.mechanism import mechanism_of
@@ -86,7 +87,7 @@ class ClientState:
         if not path.is_file():
             return None
         try:
-            made = json.loads(path.read_text("utf-8"))
+            made = parse_json(path.read_text("utf-8"))
             schema, client, run = made["schema"], made["client"], made["run"]
         except (OSError, ValueError, KeyError, TypeError):
             schema, client, run = None, None, None
@@ -227,7 +228,7 @@ class ClientState:
         if not path.is_file():
             return {}
         with naming_damage(path, _ANEW):
-            document = dict(json.loads(path.read_text("utf-8")))
+            document = dict(parse_json(path.read_text("utf-8")))
         return document
 
     def note(self, name: str, document: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fedvtc_edge.distributed.mailbox import Mailbox, NodeReply
 from fedvtc_edge.distributed.messages import HELLO, RequestError, Status, TaskRequest, digest_of
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import EnvelopeError, RunError, ServerError
 from fedvtc_edge.federation.server import Refuse
 from fedvtc_edge.sealing import Inbox
@@ -296,7 +297,7 @@ class Journal:
 
     def _read(self) -> None:
         try:
-            found = json.loads(self.path.read_text("utf-8"))
+            found = parse_json(self.path.read_text("utf-8"))
             if (found["schema"], found["run"]) != (SCHEMA, self._run):
                 raise ValueError("another run")
             self._round = int(found["round"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from fedvtc_edge.distributed.messages import (
     TaskReply,
     TaskRequest,
 )
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import EnvelopeError
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.runs.records import ACCURACIES
@@ -210,11 +210,11 @@ class ClientRegistry:
             reply.envelope, recipient=self._ring, trusted=self._trusted, context=context
         )
         try:
-            found = json.loads(payload) if len(payload) <= _LARGEST else {}
+            found = parse_json(payload) if len(payload) <= _LARGEST else {}
             if found["nonce"] != request.nonce:
                 raise ValueError("an old hello")
             return self._client_info(reply.client, found)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             raise RequestError(
                 "its hello is none", hint="install the same version of fedvtc-edge on both sides"
             ) from None
@@ -261,7 +261,7 @@ def read_report(payload: bytes, *, classes: int) -> dict[str, Any]:
         OrderError: Not JSON, too large, or a number that none can be.
     """
     try:
-        found = json.loads(payload) if len(payload) <= _LARGEST_REPORT else {}
+        found = parse_json(payload) if len(payload) <= _LARGEST_REPORT else {}
         report: dict[str, Any] = {key: found.get(key) for key in ACCURACIES}
         report |= {key: found.get(key) for key in _TOTALS}
         recall = report["recall"]
@@ -274,7 +274,7 @@ def read_report(payload: bytes, *, classes: int) -> dict[str, Any]:
                 raise ValueError(key)
         if report["seconds"] is None:
             raise ValueError("seconds")
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError):
         raise RequestError(
             "its report is none", hint="install the same version of fedvtc-edge on both sides"
         ) from None

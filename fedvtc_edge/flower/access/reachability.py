@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import http.client
-import json
 import os
 import socket
 import ssl
@@ -14,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import DeploymentError
 
 from .certificates import check_authority, refusal
@@ -127,9 +127,9 @@ def _get(server: http.client.HTTPSConnection, path: str) -> tuple[http.client.HT
 def _titled(body: bytes, host: str, port: int) -> str:
     """The version in a description of Flower's server, or a refusal of any other's."""
     try:
-        info: dict[str, Any] = json.loads(body)["info"]
+        info: dict[str, Any] = parse_json(body)["info"]
         title, version = str(info["title"]), str(info["version"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise _no_flower(host, port, "does not say what it is") from None
     if title != _SERVER:
         raise _no_flower(host, port, f"is {title!r:.40}")

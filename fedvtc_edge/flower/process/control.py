@@ -14,6 +14,7 @@ from typing import Any
 
 import tomli_w
 
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import DeploymentError
 from fedvtc_edge.flower.error_patterns import explain
 from fedvtc_edge.storage.atomic import write_atomic
@@ -126,7 +127,7 @@ class SuperLinkControl:
                 hint=f"see whether the SuperLink runs: the logs lie in {self.folder}",
             ) from None
         try:
-            reply: dict[str, Any] = json.loads(done.stdout)
+            reply: dict[str, Any] = parse_json(done.stdout)
         except ValueError:
             reply = {}
         if not reply.get("success"):
