@@ -468,8 +468,20 @@ def test_opening_loads_no_graph(bundle_folder: Path, loaded: list[str]) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 100, b"no graph"])
-def test_what_onnxruntime_cannot_load_is_named(bundle: Path, rewrite: Rewrite, data: bytes) -> None:
+def test_what_is_no_graph_is_refused(bundle: Path, rewrite: Rewrite, data: bytes) -> None:
     (bundle / "classifier.onnx").write_bytes(data)
+    broken = Bundle.open(rewrite(bundle), variant="fp32")
+    with pytest.raises(VerificationError, match=r"classifier\.onnx is refused: no ") as error:
+        broken.classify(pictures(1))
+    assert "\n" not in str(error.value)
+
+
+def test_what_onnxruntime_cannot_load_is_named(bundle: Path, rewrite: Rewrite) -> None:
+    import onnx
+
+    model = onnx.load(bundle / "classifier.onnx")
+    model.graph.node.append(onnx.helper.make_node("Relu", ["nowhere"], ["z"]))
+    (bundle / "classifier.onnx").write_bytes(model.SerializeToString())
     broken = Bundle.open(rewrite(bundle), variant="fp32")
     with pytest.raises(BundleError, match=r"onnxruntime .* cannot load classifier\.onnx") as error:
         broken.classify(pictures(1))

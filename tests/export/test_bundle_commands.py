@@ -66,6 +66,7 @@ def test_verify_lists_every_file(call: Call, bundle: Path) -> None:
     assert lines[1 + len(files) :] == [
         "",
         "client-00, revision 0: every byte is as exported",
+        "privacy: nothing is claimed: treat the bundle as the client's data",
         "NOT signed: whoever can write here could have changed it",
     ]
 
