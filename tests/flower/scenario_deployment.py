@@ -103,7 +103,7 @@ def processes_of(folder: Path) -> dict[int, str]:
 
 
 def reply(port: int, path: str) -> int:
-    """Status of an empty request that names no node: 404 from the gate, 415 from Flower."""
+    """Status of an empty request that names no node: 404 or 401 from the gate, 415 from Flower."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -29,7 +29,7 @@ def test_client_superlink_and_server_are_killed_and_nothing_counts_twice(
     assert result["left"] == []
     # Flower itself would take both from a stranger, would they but speak protobuf.
     assert result["past the gate"] == [415, 415, 415]
-    assert result["through the gate"] == [404, 404, 415]
+    assert result["through the gate"] == [404, 404, 401]
     assert result["killed"] != 0
     assert result["left of the killed"] == []
     run = tmp_path / "run"

@@ -6,6 +6,7 @@ environment and from a folder of ours, and write to a log file of ours.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -101,7 +102,8 @@ class Daemon:
 
     Args:
         command: Program and arguments; no shell is involved.
-        log: File that takes its standard output and error; appended to.
+        log: File that takes its standard output and error; appended to, and no larger than
+            :data:`.supervisor.LOG_BYTES`, with one more of that size before it.
         grace_s: Seconds between SIGTERM and SIGKILL when the block is left.
     """
 
@@ -114,21 +116,22 @@ class Daemon:
         grace_s: float = supervisor.GRACE_S,
     ) -> None:
         self.log = log
-        self._command = [sys.executable, "-I", "-S", supervisor.__file__, *command]
+        own = [sys.executable, "-I", "-S", supervisor.__file__, str(log.absolute())]
+        self._command = [*own, *command]
         self._environ = dict(environ)
         self._grace_s = grace_s
         self._process: subprocess.Popen[bytes] | None = None
-        self._begin = 0
+        self._begin, self._file = 0, 0
 
     def __enter__(self) -> Self:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            self._begin = log.tell()
+            self._begin, self._file = log.tell(), os.fstat(log.fileno()).st_ino
             self._process = subprocess.Popen(  # noqa: S603  (no shell; our own arguments)
                 self._command,
                 env=self._environ,
                 stdin=subprocess.PIPE,
-                stdout=log,
+                stdout=log,  # of the supervisor itself, should it fail
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
@@ -162,10 +165,17 @@ class Daemon:
 
     def tail(self, lines: int = 20) -> str:
         """The last lines of what it wrote since this start, without colours."""
-        with self.log.open("rb") as log:
-            size = log.seek(0, os.SEEK_END)
-            log.seek(max(self._begin, size - _TAIL_BYTES))
-            text = _COLOUR.sub("", log.read().decode("utf-8", "replace"))
+        said = b""
+        for path in (self.log.with_name(self.log.name + ".1"), self.log):
+            # At the moment when the log is begun anew, there is none.
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as log:
+                same = os.fstat(log.fileno()).st_ino == self._file
+                if same:
+                    said = b""  # what is older is of another start
+                size = log.seek(0, os.SEEK_END)
+                log.seek(max(self._begin if same else 0, size - _TAIL_BYTES))
+                said += log.read()
+        text = _COLOUR.sub("", said[-_TAIL_BYTES:].decode("utf-8", "replace"))
         return "\n".join(text.splitlines()[-lines:])
 
     def stop(self, grace_s: float | None = None) -> None:

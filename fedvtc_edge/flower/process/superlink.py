@@ -26,6 +26,7 @@ from typing import Self
 
 from fedvtc_edge.errors import DeploymentError
 from fedvtc_edge.flower.access import pki
+from fedvtc_edge.flower.access.checks import node_line
 from fedvtc_edge.flower.error_patterns import explain
 from fedvtc_edge.storage.atomic import write_atomic
 
@@ -36,6 +37,7 @@ _LOCAL = "127.0.0.1"
 _AT_ONCE = 4  # registrations, each a process of a second
 _REACHED_BY = {"0.0.0.0": _LOCAL, "::": "::1"}  # noqa: S104  (no address to bind to)
 _INNER = ("server.crt", "server.key", "ca.crt")
+_LET_IN = "nodes"  # beside them: public keys of the nodes, a line each
 
 
 @dataclass(frozen=True)
@@ -167,14 +169,16 @@ class SuperLink(SuperLinkControl):
             *("--host", self.host, "--port", str(self.port)),
             *("--certificate", str(tls.certificate.resolve())),
             *("--key", str(tls.private_key.resolve())),
+            *("--nodes", str(self._inner.authority.with_name(_LET_IN))),
             *("--to", f"{_LOCAL}:{self._inner_port}", "--authority", str(self._inner.authority)),
         ]
 
     def _write_inner(self) -> None:
-        """Certificates for 127.0.0.1, anew at each start; their authority's key is kept nowhere.
+        """Certificates for 127.0.0.1, anew at each start, and the list of nodes for the gate.
 
-        Flower's node authentication wants TLS, and its own processes reach it by that
-        address, which a certificate for the world need not name.
+        The key of the certificates' authority is kept nowhere. Flower's node authentication
+        wants TLS, and its own processes reach it by that address, which a certificate for the
+        world need not name.
         """
         authority = pki.new_authority("fedvtc-edge inner", pki.MAX_DAYS)
         server = pki.server_certificate(authority, [_LOCAL], pki.MAX_DAYS)
@@ -182,6 +186,8 @@ class SuperLink(SuperLinkControl):
         write_atomic(self._inner.authority, authority.certificate_pem())
         write_atomic(self._inner.certificate, server.certificate_pem())
         write_atomic(self._inner.private_key, server.key_pem(), mode=0o600)
+        lines = b"".join(node_line(path) + b"\n" for path in self._nodes)
+        write_atomic(self._inner.authority.with_name(_LET_IN), lines)
 
     def _wait_for(self, daemon: Daemon, host: str, port: int, authority: Path | None) -> None:
         deadline = time.monotonic() + self._timeout_s

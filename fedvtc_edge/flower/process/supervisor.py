@@ -1,11 +1,13 @@
 """Supervisor of one command: starts and watches it, leaves nothing of it behind; a script.
 
-    python supervisor.py COMMAND [ARGUMENT]…
+    python supervisor.py LOG COMMAND [ARGUMENT]…
 
-Its standard input is a lifeline: when that pipe closes, because the parent closed it
-or was killed in any way, the command is stopped. A number of seconds written into the
-pipe before changes how long the command may take over it. SIGTERM and SIGINT mean the
-same as the closed pipe.
+What the command and all below it write goes through a pipe of this process into the file
+LOG, which is never larger than LOG_BYTES: then it becomes LOG.1, in place of the one
+before, and a new one is begun. Its standard input is a lifeline: when that pipe closes,
+because the parent closed it or was killed in any way, the command is stopped. A number of
+seconds written into the pipe before changes how long the command may take over it. SIGTERM
+and SIGINT mean the same as the closed pipe.
 
 Flower's processes start others in sessions of their own, which no signal to a group
 reaches. So this process makes itself the parent of every orphan below it (on Linux),
@@ -23,8 +25,12 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+
+LOG_BYTES = 2 << 20
+"""Of LOG and of LOG.1 each."""
 
 GRACE_S = 10.0  # for the command, after SIGTERM
 ORPHANS_S = 3.0  # for what it leaves: Flower's see within 0.2 s that their parent is gone
@@ -35,8 +41,11 @@ _PR_SET_CHILD_SUBREAPER = 36
 _CAP_DAC_OVERRIDE = 1
 
 
-def main(command: list[str]) -> int:
+def main(log: Path, command: list[str]) -> int:
     """Run ``command`` until it ends or the lifeline does, and then clear up.
+
+    Args:
+        log: Takes what it writes; appended to.
 
     Returns:
         The command's exit status, as a shell would give it: 128 + n for signal n.
@@ -48,17 +57,24 @@ def main(command: list[str]) -> int:
     signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: None)
+    written, write = os.pipe()
     try:
         # Kept: an object that goes away asks after its child, and would take its status.
         process = subprocess.Popen(  # noqa: S603  (the caller's own argument vector)
             command,
             stdin=subprocess.DEVNULL,
-            # Safe here, as it would not be in the parent: this process has one thread.
+            stdout=write,
+            stderr=write,
+            # Safe here, as it would not be in the parent: this process still has one thread.
             preexec_fn=functools.partial(_prepare, os.getpid()),
         )
     except OSError as error:
-        print(f"{command[0]}: {error.strerror}", file=sys.stderr)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"{command[0]}: {error.strerror}\n")
         return 127
+    os.close(write)
+    keeper = threading.Thread(target=keep_log, args=(written, log), daemon=True)
+    keeper.start()
     child, status = process.pid, dict[int, int]()
     grace = _until_told(child, wakeup, status)
     if child not in status:
@@ -67,8 +83,26 @@ def main(command: list[str]) -> int:
             os.kill(child, signal.SIGKILL)
             _until_gone(child, wakeup, status, ORPHANS_S)
     _clear(wakeup, status)
+    keeper.join(1.0)  # nobody is left who could write
     process.returncode = code = os.waitstatus_to_exitcode(status[child])
     return code if code >= 0 else 128 - code
+
+
+def keep_log(source: int, log: Path, limit: int = LOG_BYTES) -> None:
+    """Copy what comes out of a pipe to a file of bounded size, until the pipe ends.
+
+    Args:
+        source: Descriptor; closed at the end.
+        limit: Bytes of the file; what was written before goes to ``log`` with ``.1`` behind.
+    """
+    with open(source, "rb", buffering=0) as pipe:
+        while piece := pipe.read(65_536):
+            # A full disk must not stop who writes: what cannot be kept is lost.
+            with contextlib.suppress(OSError):
+                if log.exists() and log.stat().st_size + len(piece) > limit:
+                    log.replace(log.with_name(log.name + ".1"))
+                with log.open("ab", buffering=0) as file:
+                    file.write(piece)
 
 
 def _prepare(parent: int) -> None:
@@ -163,4 +197,4 @@ def _prctl(option: int, value: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))

@@ -131,6 +131,45 @@ def test_one_that_ends_at_once_is_noticed(tmp_path: Path) -> None:
             assert child.wait(30) == code
 
 
+@pytest.mark.parametrize("shell", ["$0", "setsid $0 &", "$0 2>&1 >/dev/null | tr a b"])
+def test_a_log_does_not_grow_without_end(tmp_path: Path, shell: str) -> None:
+    """Whoever writes: the process, one that it leaves behind, another file of its."""
+    code = "import sys; [print('a' * 99, file=sys.stderr) for _ in range(80_000)]; print('end')"
+    write = f'{sys.executable} -c "{code}" 1>&2'
+    with daemon(tmp_path, "sh", "-c", shell.replace("$0", write)) as child:
+        child.wait(60)
+        assert child.tail(3).count("\n") == 2
+    found = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert set(found) == {"child.log", "child.log.1"}
+    assert max(found.values()) <= supervisor.LOG_BYTES
+    assert sum(found.values()) > supervisor.LOG_BYTES / 2
+
+
+def test_the_last_lines_are_told_across_a_new_log(tmp_path: Path) -> None:
+    source, write = os.pipe()
+    log = tmp_path / "child.log"
+    log.write_text("of another start\n")
+    child = daemon(tmp_path, "true")
+    child._begin, child._file = log.stat().st_size, log.stat().st_ino
+    os.write(write, b"one\n")
+    os.close(write)
+    supervisor.keep_log(source, log, limit=20)
+    assert (tmp_path / "child.log.1").read_text() == "of another start\n"
+    assert child.tail() == "one"
+    source, write = os.pipe()
+    os.write(write, b"two\n")
+    os.close(write)
+    supervisor.keep_log(source, log, limit=20)
+    assert child.tail() == "one\ntwo"
+
+
+def test_a_full_disk_does_not_stop_who_writes(tmp_path: Path) -> None:
+    source, write = os.pipe()
+    os.write(write, b"lost")
+    os.close(write)
+    supervisor.keep_log(source, tmp_path / "no folder" / "log")
+
+
 def test_an_unfinished_wait_is_said(tmp_path: Path) -> None:
     with daemon(tmp_path, "sleep", "600") as child, pytest.raises(TimeoutError, match="child"):
         child.wait(0.1)
@@ -232,10 +271,11 @@ def test_a_killed_supervisor_takes_its_command_along(tmp_path: Path) -> None:
     assert child.wait() == -signal.SIGKILL
 
 
-def test_the_supervisor_needs_nothing_but_the_standard_library() -> None:
+def test_the_supervisor_needs_nothing_but_the_standard_library(tmp_path: Path) -> None:
     """It is started without site-packages, so that it starts at once."""
+    log = str(tmp_path / "log")
     done = subprocess.run(
-        [sys.executable, "-I", "-S", supervisor.__file__, "sh", "-c", "exit 3"],
+        [sys.executable, "-I", "-S", supervisor.__file__, log, "sh", "-c", "exit 3"],
         stdin=subprocess.PIPE,
         check=False,
     )
