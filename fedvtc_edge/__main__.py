@@ -16,15 +16,16 @@ import io
 import os
 import select
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import metadata
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from . import plugins
 from .commands._common import Interrupted
-from .errors import FedVTCError, UsageError
+from .errors import FedVTCError, FedVTCWarning, UsageError
 
 PROGRAM = "fedvtc-edge"
 INTERRUPTED, READER_GONE = 130, 141  # 128 + SIGINT and 128 + SIGPIPE, as shells count
@@ -38,6 +39,8 @@ _REFUSALS = {
     errno.EROFS: "choose a folder that can be written to",
 }
 
+
+_AS_PYTHON = warnings.showwarning
 
 GROUP = "fedvtc_edge.commands"
 
@@ -170,7 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # "±" must not end a run on an ASCII terminal
-    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
@@ -227,6 +233,17 @@ def _explain_usage(error: click.ClickException, arguments: list[str]) -> tuple[s
             hint = f"did you mean {sorted(error.possibilities)[0]}?"
         return f"unknown option {error.option_name}", hint
     return error.format_message().rstrip("."), hint
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any
+) -> None:
+    """Our own warnings as one line, all others as Python shows them."""
+    if issubclass(category, FedVTCWarning):
+        with contextlib.suppress(BrokenPipeError):
+            click.echo(f"{PROGRAM}: warning: {_one_line(str(message))}", err=True)
+    else:
+        _AS_PYTHON(message, category, filename, lineno, *more)
 
 
 def _complain(message: str, hint: str, exit_code: int) -> int:

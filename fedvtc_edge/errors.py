@@ -116,3 +116,7 @@ class EnvelopeError(GateError):
 
 class ReplayError(EnvelopeError):
     """An upload beside the one that counts already, or for a round that is not open."""
+
+
+class FedVTCWarning(UserWarning):
+    """What is no error, and still to be known; the command line shows it as one line."""

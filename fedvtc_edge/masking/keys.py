@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
+from fedvtc_edge.sealing import points
 from fedvtc_edge.sealing.signing import is_signed, sign
 
 from .plan import MaskingError, MaskingPlan
@@ -141,9 +142,12 @@ def agree(own: X25519PrivateKey, theirs: bytes) -> bytes:
     """X25519 (RFC 7748), 32 bytes; to be derived from, never used as a key itself.
 
     Raises:
-        MaskingError: A public key of small order, with which no secret can be agreed on.
+        MaskingError: A public key of small order, with which no secret can be agreed on, or in
+            another spelling than its own.
     """
     try:
+        if not points.is_agreement_key(theirs):
+            raise ValueError(theirs)
         return own.exchange(X25519PublicKey.from_public_bytes(theirs))
     except ValueError:  # RFC 7748, section 6.1: the all-zero result is refused
         raise MaskingError(

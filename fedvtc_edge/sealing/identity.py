@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.hpke import Suite as Hpke
 
 from fedvtc_edge.errors import KeyFileError
 
-from . import signing
+from . import points, signing
 
 # ---------------------------------------------------------------- cipher suites
 # The two cipher suites of envelopes: HPKE (RFC 9180), base mode, single shot.
@@ -158,8 +158,12 @@ class PublicIdentity:
             raise KeyFileError("the bytes are no public identity", hint=_HINT)
 
     def _valid(self) -> bool:
+        if not points.is_signing_key(self.verifying):
+            return False
+        if not points.is_agreement_key(self.sealing[:X25519_BYTES]):
+            return False
         try:
-            # Of low order, all secrets shared with such a key are zero: nobody's, so everybody's.
+            # Of small order, all secrets shared with such a key are zero: nobody's, so everybody's.
             X25519PrivateKey.generate().exchange(self._parts[0])
             return self._parts is not None and self.key is not None
         except ValueError:
@@ -317,7 +321,8 @@ class Identity:
         Raises:
             KeyFileError: Missing, damaged, locked, or a key that only signs.
         """
-        blocks = _blocks(signing.read(path), path, b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY")
+        data = signing.read_private(path)
+        blocks = _blocks(data, path, b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY")
         keys = [signing.unlock(block, path, passphrase) for block in blocks]
         _check_kinds(keys, (Ed25519PrivateKey, X25519PrivateKey, MLKEM768PrivateKey), path)
         signing_key, *parts = keys

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import warnings
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -17,8 +18,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 
-from fedvtc_edge.errors import KeyFileError
+from fedvtc_edge.errors import FedVTCWarning, KeyFileError
 from fedvtc_edge.storage.atomic import write_atomic
+
+from . import points
 
 SIGNATURE_BYTES = 64
 PASSPHRASE = "FEDVTC_PASSPHRASE"  # noqa: S105  (a name, not the secret)
@@ -123,7 +126,7 @@ def load_private(path: Path, *, passphrase: str | None = None) -> Ed25519Private
     Raises:
         KeyFileError: Missing, damaged, locked, or not an Ed25519 private key.
     """
-    key = unlock(read(path), path, passphrase)
+    key = unlock(read_private(path), path, passphrase)
     if not isinstance(key, Ed25519PrivateKey):
         raise KeyFileError(
             f"{path} holds a key of another kind, expected Ed25519",
@@ -169,10 +172,10 @@ def load_public(source: PublicKey) -> Ed25519PublicKey:
     """A public key from itself, PEM bytes or a file.
 
     Raises:
-        KeyFileError: Missing, damaged, or not an Ed25519 public key.
+        KeyFileError: Missing, damaged, not an Ed25519 public key, or one of small order.
     """
     if isinstance(source, Ed25519PublicKey):
-        return source
+        return _sound(source, "the key")
     data, where = (
         (source, "the key") if isinstance(source, bytes) else (read(Path(source)), str(source))
     )
@@ -190,6 +193,15 @@ def load_public(source: PublicKey) -> Ed25519PublicKey:
         raise KeyFileError(
             f"{where} is not an Ed25519 public key in PEM",
             hint="fedvtc-edge keys new FILE writes one beside the private key, as FILE.pub",
+        )
+    return _sound(key, where)
+
+
+def _sound(key: Ed25519PublicKey, where: str) -> Ed25519PublicKey:
+    if not points.is_signing_key(key.public_bytes_raw()):
+        raise KeyFileError(
+            f"{where} is a key under which anybody can sign",
+            hint="nobody makes such a key by chance: ask whoever gave it",
         )
     return key
 
@@ -210,6 +222,23 @@ def is_signed(key: Ed25519PublicKey, signature: bytes, data: bytes) -> bool:
 
 def _encoded(passphrase: str) -> bytes:
     return passphrase.encode(errors="surrogateescape")  # os.environ's way with odd bytes
+
+
+def read_private(path: Path) -> bytes:
+    """As :func:`read`; warns of a file that other accounts of the machine can read.
+
+    Raises:
+        KeyFileError: No file, unreadable or too large.
+    """
+    data = read(path)
+    mode = path.stat().st_mode & 0o777
+    if os.name == "posix" and mode & 0o077:
+        warnings.warn(
+            f"the private key {path} is open to others (mode {mode:04o}): chmod 600 {path}",
+            FedVTCWarning,
+            stacklevel=3,
+        )
+    return data
 
 
 def read(path: Path) -> bytes:

@@ -69,7 +69,7 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, mode: int = 0o755) -> Iterator[Path]:
     """A temporary folder beside ``path`` that takes its name when all went well.
 
     What stood under that name before is replaced as a whole: whoever opens ``path``
@@ -78,7 +78,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
     try:
-        os.chmod(scratch, 0o755)  # noqa: S103  (mkdtemp's 0700 would hide the result from a group)
+        os.chmod(scratch, mode)  # mkdtemp's 0700 would hide the result from a group
         yield scratch
         for file in scratch.iterdir():
             _sync(file)  # a rename that outlives a power cut must not find empty files

@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -28,7 +29,7 @@ from click.testing import CliRunner
 from fedvtc_edge import __main__ as front
 from fedvtc_edge.commands import _common
 from fedvtc_edge.config import Config
-from fedvtc_edge.errors import GateError, RunError
+from fedvtc_edge.errors import FedVTCWarning, GateError, RunError
 from fedvtc_edge.runs.records import OPERATING_POINTS
 
 Tiny = Callable[..., Config]
@@ -809,3 +810,21 @@ def test_tables_align() -> None:
         _common.emit_table(("a", "long"), [("wide", "1"), ("x", "22")])
 
     assert CliRunner().invoke(table).output == "a     long\nwide     1\nx       22\n"
+
+
+def test_a_warning_of_ours_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warn(arguments: list[str]) -> int:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("the key is\nopen", FedVTCWarning, stacklevel=1)
+            warnings.warn("somebody else's", UserWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(front, "_run", warn)
+    with pytest.raises(SystemExit):
+        front.main([])
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "fedvtc-edge: warning: the key is open"
+    assert "UserWarning: somebody else's" in said[1]

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from fedvtc_edge.errors import KeyFileError
-from fedvtc_edge.sealing import signing
+from fedvtc_edge.errors import FedVTCWarning, KeyFileError
+from fedvtc_edge.sealing import Identity, signing
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHERS: dict[str, Any] = {
@@ -120,6 +120,20 @@ def test_the_private_key_is_its_owners_alone(tmp_path: Path, mask: int) -> None:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
     assert stat.S_IMODE(public_path.stat().st_mode) == 0o644
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
+def test_a_private_key_that_others_can_read_is_warned_about(tmp_path: Path, mode: int) -> None:
+    signing.save(KEY, tmp_path / "key")
+    (tmp_path / "key").chmod(mode)
+    with pytest.warns(FedVTCWarning, match=f"open to others .mode {mode:04o}.: chmod 600"):
+        signing.load_private(tmp_path / "key")
+    Identity.generate().save(tmp_path / "identity")
+    (tmp_path / "identity").chmod(mode)
+    with pytest.warns(FedVTCWarning, match=f"identity is open to others .mode {mode:04o}"):
+        Identity.load(tmp_path / "identity")
+    signing.load_public(tmp_path / "key.pub")  # no warning: others may, and are to, read it
 
 
 @pytest.mark.parametrize("there", ["key", "key.pub"])

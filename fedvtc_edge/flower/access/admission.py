@@ -106,7 +106,6 @@ class Admission:
         """
         rest = guest.since + self._limits.patience_s - time.monotonic()
         if guest in self._strangers and rest > 0:
-            guest.cut = lambda: None
             asyncio.get_running_loop().call_later(rest, self.remove, guest)
         else:
             self.remove(guest)

@@ -193,7 +193,8 @@ def make_test_keys(
 
     Args:
         folder: Of the kits: ``server``, ``client-00`` and so on, and the authority's own
-            key in ``authority``. It appears as a whole, and must not exist.
+            key in ``authority``. It appears as a whole, and must not exist. Its owner alone
+            can enter any of them.
         clients: How many, 1 to :data:`MAX_CLIENTS`.
         hosts: By what names clients reach the server; :data:`LOCAL_HOSTS` always are among
             them, for the server's own processes.
@@ -219,7 +220,7 @@ def make_test_keys(
         )
     try:
         recover_folder(folder)
-        with new_folder(folder) as scratch:
+        with new_folder(folder, mode=0o700) as scratch:
             return _write(scratch, clients, authority, server, passphrase)
     except OSError as error:
         raise DeploymentError(
@@ -237,7 +238,7 @@ def _write(
 ) -> list[str]:
     names = [f"client-{index:02d}" for index in range(clients)]
     for name in ("authority", "server", "server/nodes", *names):
-        (folder / name).mkdir()
+        (folder / name).mkdir(mode=0o700)
     _put(folder / "authority", {"ca.crt": authority.certificate_pem()})
     _put(folder / "authority", {"ca.key": authority.key_pem(passphrase)}, mode=0o600)
     home, trusted = folder / "server", TrustList()

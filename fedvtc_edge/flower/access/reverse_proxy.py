@@ -203,6 +203,8 @@ class Gate:
             writer.close()
             async with asyncio.timeout(2 * _CLOSING_S):
                 await writer.wait_closed()
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # whoever it was has gone, as everybody may
         except (OSError, TimeoutError, h11.RemoteProtocolError) as error:
             # No TLS, no HTTP, gone, or too slow: ssl.SSLError is an OSError.
             self.refuse(guest, f"{type(error).__name__} {str(error)[:80]}".strip())
@@ -214,7 +216,11 @@ class Gate:
                 transport.abort()
             else:
                 peer.close()
+            guest.cut = _nothing  # else task and guest would hold each other, and TLS buffers
             self.admission.leave(guest)
+
+
+def _nothing() -> None: ...
 
 
 class _Conversation:

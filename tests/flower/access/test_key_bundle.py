@@ -55,6 +55,9 @@ def test_what_lies_where(trial: Path) -> None:
         if path.is_file() and os.name == "posix":
             mode = 0o600 if path.name in PRIVATE else 0o644
             assert stat.S_IMODE(path.stat().st_mode) == mode, path
+        if path.is_dir() and os.name == "posix":  # other accounts see not even names
+            assert stat.S_IMODE(path.stat().st_mode) == 0o700, path
+    assert os.name != "posix" or stat.S_IMODE(trial.stat().st_mode) == 0o700
 
 
 def test_the_parties_fit_each_other(trial: Path) -> None:
