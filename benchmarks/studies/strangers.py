@@ -27,7 +27,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -51,63 +51,69 @@ _HEAD = (
     b"content-type: application/protobuf\r\n"
 )
 _BODY = 60 << 20
-_KINDS = {"headers": 8, "bodies": 20, "slow": 250, "idle": 250, "handshakes": 60, "paths": 4}
+KINDS = {"headers": 8, "bodies": 20, "slow": 250, "idle": 250, "handshakes": 60, "paths": 4}
 """Strangers of each kind."""
 
 
 # ---------------------------------------------------------------- strangers
 
 
-async def attack(port: int) -> None:
-    """All strangers at once, until this process is ended; prints what they got through.
+async def attack(
+    port: int, ended: asyncio.Event, kinds: Mapping[str, int] = KINDS
+) -> dict[str, dict[str, float]]:
+    """All strangers at once, each of whom comes back when it is cut off.
 
     Args:
         port: Of 127.0.0.1.
+        ended: Set when they are to go.
+        kinds: How many there are of each kind.
+
+    Returns:
+        By kind: connections ``tried``, of which TLS ``let in``, and ``MB sent`` over them.
     """
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname = False
     trusting.verify_mode = ssl.CERT_NONE
-    acts = {
-        "headers": _endless_header,
-        "bodies": _body,
-        "slow": _slow,
-        "idle": _idle,
-        "paths": _paths,
-    }
-    met = {kind: {"tried": 0, "let in": 0, "MB sent": 0.0} for kind in _KINDS}
+    met = {kind: {"tried": 0.0, "let in": 0.0, "MB sent": 0.0} for kind in kinds}
 
-    async def stranger(kind: str, act: Callable[[Writer], Awaitable[None]] | None) -> None:
+    async def visit(kind: str) -> None:
+        met[kind]["tried"] += 1
+        _, plain = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            if kind not in _ACTS:
+                await _half_a_record(plain)
+                return
+            await plain.start_tls(trusting, ssl_handshake_timeout=60)
+            met[kind]["let in"] += 1
+            writer = Writer(plain)
+            try:
+                await _ACTS[kind](writer)
+            finally:
+                met[kind]["MB sent"] += writer.sent / 1e6
+        finally:
+            plain.transport.abort()
+
+    async def stranger(kind: str) -> None:
         while True:
-            seen = met[kind]
-            seen["tried"] += 1
-            with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-                _, plain = await asyncio.open_connection("127.0.0.1", port)
-                with suppress(OSError, asyncio.IncompleteReadError):
-                    if act is None:
-                        await _silent(plain)
-                    else:
-                        await plain.start_tls(trusting, ssl_handshake_timeout=60)
-                        seen["let in"] += 1
-                        writer = Writer(plain)
-                        try:
-                            await act(writer)
-                        finally:
-                            seen["MB sent"] += writer.sent / 1e6
-                plain.transport.abort()
+            with suppress(OSError):  # cut off, as it should be
+                await visit(kind)
             await asyncio.sleep(_AGAIN_S)
 
     everybody = [
-        asyncio.create_task(stranger(kind, acts.get(kind)))
-        for kind, count in _KINDS.items()
-        for _ in range(count)
+        asyncio.create_task(stranger(kind)) for kind, count in kinds.items() for _ in range(count)
     ]
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(sys.stdin.fileno(), ended.set)  # the study closes it
     await ended.wait()
     for task in everybody:
         task.cancel()
     await asyncio.gather(*everybody, return_exceptions=True)
-    print(json.dumps(met))
+    return met
+
+
+async def attack_until_told(port: int, kinds: Mapping[str, int] = KINDS) -> None:
+    """:func:`attack` until standard input is closed; prints what was met as JSON."""
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), ended.set)
+    print(json.dumps(await attack(port, ended, kinds)))
 
 
 class Writer:
@@ -131,8 +137,8 @@ class Writer:
             await asyncio.sleep(_LOOK_S)
 
 
-async def _silent(stream: asyncio.StreamWriter) -> None:
-    """Half of a TLS record, and no more."""
+async def _half_a_record(stream: asyncio.StreamWriter) -> None:
+    """The begin of a TLS handshake, and no more."""
     stream.write(b"\x16\x03\x01\x02\x00\x01\x00")
     await Writer(stream).until_cut()
 
@@ -165,6 +171,15 @@ async def _idle(writer: Writer) -> None:
 async def _paths(writer: Writer) -> None:
     await writer.send(b"GET /%s HTTP/1.1\r\nhost: localhost\r\n\r\n" % (b"x" * 200))
     await writer.until_cut()
+
+
+_ACTS: dict[str, Callable[[Writer], Awaitable[None]]] = {
+    "headers": _endless_header,
+    "bodies": _body,
+    "slow": _slow,
+    "idle": _idle,
+    "paths": _paths,
+}
 
 
 # ---------------------------------------------------------------- the study
@@ -223,7 +238,7 @@ def _watch(
     ends: list[float] = []
     seen = {phase: {"round_s": 0.0, "peak_mb": 0.0, "open": 0} for phase in ("quiet", "strangers")}
     newcomers: list[float] = []
-    flower, logs, met = folder / "run" / "checkpoint" / "flower", 0, {}
+    flower, logs, said = folder / "run" / "checkpoint" / "flower", 0, ""
     strangers: subprocess.Popen[str] | None = None
     knocking = threading.Event()
     until = time.monotonic() + _PATIENCE_S
@@ -238,11 +253,11 @@ def _watch(
                     raise GateError(f"the run failed: {text[-2000:]}", hint="try it when quiet")
                 break
             if len(ends) >= QUIET and strangers is None:
-                strangers = _strangers(port)
+                strangers = start_strangers(port)
                 threading.Thread(target=_knock, args=(port, newcomers, knocking)).start()
             phase = seen["quiet" if strangers is None else "strangers"]
-            served = _gate_and_superlink(folder)
-            phase["peak_mb"] = max(phase["peak_mb"], sum(map(_pss_mb, served)))
+            served = gate_and_superlink(folder)
+            phase["peak_mb"] = max(phase["peak_mb"], sum(map(pss_mb, served)))
             if phase["peak_mb"] > _CEILING_MB:
                 raise GateError(
                     f"gate and SuperLink hold {phase['peak_mb']:.0f} MB "
@@ -256,7 +271,9 @@ def _watch(
         knocking.set()
         if strangers is not None:
             said, _ = strangers.communicate(timeout=60)
-            met = json.loads(said)
+    if strangers is None or strangers.returncode:
+        raise GateError("the strangers ended by themselves", hint="run study.attack by hand")
+    met = json.loads(said)
     spans = [later - earlier for earlier, later in itertools.pairwise(ends)]
     seen["quiet"]["round_s"] = statistics.median(spans[: QUIET - 1])
     seen["strangers"]["round_s"] = statistics.median(spans[QUIET - 1 :])
@@ -290,11 +307,14 @@ def _command(
         )
 
 
-def _strangers(port: int) -> subprocess.Popen[str]:
-    code = f"import asyncio, {__name__} as study; asyncio.run(study.attack({port}))"
-    if __name__ == "__main__":
-        code = code.replace("__main__", "fedvtc_edge.benchmarks.studies.strangers")
-    return subprocess.Popen(  # noqa: S603
+def start_strangers(port: int, kinds: Mapping[str, int] = KINDS) -> subprocess.Popen[str]:
+    """A process of strangers; it ends when its standard input is closed."""
+    module = "fedvtc_edge.benchmarks.studies.strangers"
+    code = (
+        f"import asyncio, {module} as study; "
+        f"asyncio.run(study.attack_until_told({port}, {dict(kinds)}))"
+    )
+    return subprocess.Popen(  # noqa: S603  (our own code)
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -321,7 +341,7 @@ def _knock(port: int, found: list[float], done: threading.Event) -> None:
         found.append(time.monotonic() - begin)
 
 
-def _gate_and_superlink(folder: Path) -> list[int]:
+def gate_and_superlink(folder: Path) -> list[int]:
     """Both processes that speak of the folder, their supervisors and children left out."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -342,7 +362,8 @@ def _open(pid: int) -> int:
         return 0
 
 
-def _pss_mb(pid: int) -> float:
+def pss_mb(pid: int) -> float:
+    """Memory of one process, pages that it shares counted in part; 0 for one that is gone."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()
     except OSError:

@@ -16,6 +16,7 @@ from fedvtc_edge.sealing import Identity, signing
 
 from .access.checks import check_server
 from .access.keys import ServerKeyBundle, ServerKeys
+from .access.limits import note_on_descriptors
 from .access.reachability import check_port_free
 from .process.superlink import Certificates, SuperLink
 from .server_main import note_keys
@@ -44,7 +45,8 @@ def check_deployment(
     Keys(ring, keys.trusted).clients(config)
     notes = check_server(kit.certificate, kit.private_key, kit.authority, [host])
     check_port_free(host, port)
-    return keys, notes
+    note = note_on_descriptors(len(keys.nodes))
+    return keys, [*notes, *([note] if note else [])]
 
 
 def serve_run(

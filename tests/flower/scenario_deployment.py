@@ -1,5 +1,6 @@
 """A server and three clients over loopback; a client, the SuperLink and the server are killed.
 
+From the first round on strangers are at the port, more than it has places for.
 Run by test_deployment.py in a network namespace without a route. Prints one JSON object.
 """
 
@@ -17,6 +18,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from fedvtc_edge.benchmarks.studies import strangers
 
 # Of random images, which are read without scikit-learn: importing it takes a second a process.
 CONFIG = """
@@ -48,6 +51,8 @@ HOMES = {"client-00": "home", "client-01": "ho=me 1", "client-02": 'it\'s a "hom
 """Paths that Flower's command line could misread."""
 
 GATED = ("/v1/control/start-run", "/v1/runtime/acquire-task", "/v1/fleet/get-fab")
+
+STRANGERS = {"headers": 2, "bodies": 4, "slow": 30, "idle": 30, "handshakes": 10, "paths": 2}
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "own_architecture.py"
 
@@ -143,6 +148,7 @@ def main(folder: Path) -> None:
         port = str(free.getsockname()[1])
     where = ("--keys", "kit/server", "--port", port)
     started: list[Command] = []
+    crowd: subprocess.Popen[str] | None = None
     seen: dict[str, object] = {}
 
     def start(name: str, *arguments: str) -> Command:
@@ -169,11 +175,15 @@ def main(folder: Path) -> None:
         server = start("server", "serve", "config.toml", *where, "--out", "run")
         clients = {name: join(name) for name in HOMES}
         until(server, "rounds: 1/3", deadline)
+        quiet = sum(map(strangers.pss_mb, strangers.gate_and_superlink(folder)))
+        crowd = strangers.start_strangers(int(port), STRANGERS)
         clients["client-02"].kill()
         inner = int(superlink()[1].split("--port ")[1].split()[0])
         seen["through the gate"] = [reply(int(port), path) for path in GATED]
         seen["past the gate"] = [reply(inner, path) for path in GATED]
         until(server, "rounds: 2/3", deadline)
+        crowded = sum(map(strangers.pss_mb, strangers.gate_and_superlink(folder)))
+        seen["grown by"] = crowded - quiet
         os.kill(superlink()[0], signal.SIGKILL)
         seen["killed"] = server.process.wait(max(deadline - time.monotonic(), 1.0))
         seen["left of the killed"] = list(processes_of(folder / "run").values())
@@ -187,13 +197,17 @@ def main(folder: Path) -> None:
         until(server, "rounds: 3/3", deadline)
         for command in (server, *clients.values()):
             command.process.wait(max(deadline - time.monotonic(), 1.0))
+        met, _ = crowd.communicate(timeout=60)
         seen |= {
+            "strangers": json.loads(met),
             "codes": [command.process.returncode for command in (server, *clients.values())],
             "server": server.text(),
             "client-02": clients["client-02"].text(),
             "left": list(processes_of(folder).values()),
         }
     finally:
+        if crowd is not None:
+            crowd.kill()
         for command in started:
             command.end()
     print(json.dumps(seen))

@@ -30,6 +30,10 @@ def test_client_superlink_and_server_are_killed_and_nothing_counts_twice(
     # Flower itself would take both from a stranger, would they but speak protobuf.
     assert result["past the gate"] == [415, 415, 415]
     assert result["through the gate"] == [404, 404, 401]
+    # All the while strangers held more connections than there are places.
+    assert result["strangers"]["idle"]["let in"] > 48
+    assert result["strangers"]["bodies"]["MB sent"] > 0
+    assert result["grown by"] < 64
     assert result["killed"] != 0
     assert result["left of the killed"] == []
     run = tmp_path / "run"

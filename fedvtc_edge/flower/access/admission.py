@@ -1,8 +1,9 @@
 """Admission to the port: connections counted by whose they are, and cut where they are too many.
 
-Nothing is refused for want of room: a newcomer waits, unread, in the kernel's queue until a
-stranger is done, or has had its time and makes room. So whoever holds connections open keeps
-nobody out for longer than a moment, and who has signed a request is no stranger any more.
+Nothing is refused for want of room: a newcomer waits, unread, and behind it the others in the
+kernel's queue, until a stranger is done, or has had its time and makes room. So whoever holds
+connections open keeps nobody out for longer than a moment, and who has signed a request is no
+stranger any more.
 """
 
 from __future__ import annotations

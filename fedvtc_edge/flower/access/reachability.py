@@ -47,7 +47,7 @@ def check_port_free(host: str, port: int) -> None:
         try:
             with socket.socket(family, kind, protocol) as probe:
                 if os.name == "posix":
-                    # As asyncio and so uvicorn do it: what closed a moment ago is no hindrance.
+                    # As the gate does it: what closed a moment ago is no hindrance.
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(name)
         except OSError as error:

@@ -162,7 +162,6 @@ class Gate:
         loop = asyncio.get_running_loop()
         listener.setblocking(False)
         while True:
-            await self.admission.room()
             try:
                 peer, name = await loop.sock_accept(listener)
             except OSError as error:
@@ -174,6 +173,7 @@ class Gate:
             address = neighbourhood(name[0])
             try:
                 await self.admission.room(address)
+                await self.admission.room()
             except asyncio.CancelledError:
                 peer.close()
                 raise
