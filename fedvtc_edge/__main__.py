@@ -19,7 +19,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Any, NoReturn
+from typing import NoReturn, TextIO
 
 import click
 
@@ -236,14 +236,19 @@ def _explain_usage(error: click.ClickException, arguments: list[str]) -> tuple[s
 
 
 def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
 ) -> None:
     """Our own warnings as one line, all others as Python shows them."""
     if issubclass(category, FedVTCWarning):
         with contextlib.suppress(BrokenPipeError):
             click.echo(f"{PROGRAM}: warning: {_one_line(str(message))}", err=True)
     else:
-        _AS_PYTHON(message, category, filename, lineno, *more)
+        _AS_PYTHON(message, category, filename, lineno, file, line)
 
 
 def _complain(message: str, hint: str, exit_code: int) -> int:

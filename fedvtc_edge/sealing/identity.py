@@ -146,7 +146,7 @@ class PublicIdentity:
         sealing: Raw HPKE public key: X25519 (32 bytes), then ML-KEM-768 (1184, hybrid only).
 
     Raises:
-        KeyFileError: An unknown suite, or bytes that are no such keys.
+        KeyFileError: An unknown suite, or bytes that are no such keys; see :mod:`.points`.
     """
 
     suite: str
@@ -321,11 +321,11 @@ class Identity:
         Raises:
             KeyFileError: Missing, damaged, locked, or a key that only signs.
         """
-        data = signing.read_private(path)
-        blocks = _blocks(data, path, b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY")
+        blocks = _blocks(signing.read(path), path, b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY")
         keys = [signing.unlock(block, path, passphrase) for block in blocks]
         _check_kinds(keys, (Ed25519PrivateKey, X25519PrivateKey, MLKEM768PrivateKey), path)
         signing_key, *parts = keys
+        signing.warn_if_open(path)
         return cls(signing_key, tuple(parts))  # type: ignore[arg-type]
 
 

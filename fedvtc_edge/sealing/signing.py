@@ -126,12 +126,13 @@ def load_private(path: Path, *, passphrase: str | None = None) -> Ed25519Private
     Raises:
         KeyFileError: Missing, damaged, locked, or not an Ed25519 private key.
     """
-    key = unlock(read_private(path), path, passphrase)
+    key = unlock(read(path), path, passphrase)
     if not isinstance(key, Ed25519PrivateKey):
         raise KeyFileError(
             f"{path} holds a key of another kind, expected Ed25519",
             hint="make one: fedvtc-edge keys new FILE",
         )
+    warn_if_open(path)
     return key
 
 
@@ -224,13 +225,8 @@ def _encoded(passphrase: str) -> bytes:
     return passphrase.encode(errors="surrogateescape")  # os.environ's way with odd bytes
 
 
-def read_private(path: Path) -> bytes:
-    """As :func:`read`; warns of a file that other accounts of the machine can read.
-
-    Raises:
-        KeyFileError: No file, unreadable or too large.
-    """
-    data = read(path)
+def warn_if_open(path: Path) -> None:
+    """Warn of a private key file that other accounts of the machine can read."""
     mode = path.stat().st_mode & 0o777
     if os.name == "posix" and mode & 0o077:
         warnings.warn(
@@ -238,7 +234,6 @@ def read_private(path: Path) -> bytes:
             FedVTCWarning,
             stacklevel=3,
         )
-    return data
 
 
 def read(path: Path) -> bytes:

@@ -57,6 +57,7 @@ def test_each_kind_knocks_and_comes_back(tmp_path: Path, monkeypatch: pytest.Mon
     assert met["idle"]["let in"] >= 1
     assert met["idle"]["MB sent"] == 0
     assert met["handshakes"]["let in"] == 0
+    assert met["handshakes"]["tried"] > 1
 
 
 def test_the_process_of_strangers_ends_when_told() -> None:
