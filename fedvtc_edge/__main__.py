@@ -40,8 +40,6 @@ _REFUSALS = {
 }
 
 
-_AS_PYTHON = warnings.showwarning
-
 GROUP = "fedvtc_edge.commands"
 
 _REINSTALL = 'run: pip install -e ".[train]" in the folder that holds pyproject.toml'
@@ -243,12 +241,13 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Our own warnings as one line, all others as Python shows them."""
+    """Our own warnings as one line, all others as Python writes them."""
     if issubclass(category, FedVTCWarning):
-        with contextlib.suppress(BrokenPipeError):
-            click.echo(f"{PROGRAM}: warning: {_one_line(str(message))}", err=True)
+        text = f"{PROGRAM}: warning: {_one_line(str(message))}\n"
     else:
-        _AS_PYTHON(message, category, filename, lineno, file, line)
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+    with contextlib.suppress(BrokenPipeError):
+        click.echo(text, file=file, err=True, nl=False)
 
 
 def _complain(message: str, hint: str, exit_code: int) -> int:
