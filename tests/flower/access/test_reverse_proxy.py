@@ -9,11 +9,12 @@ import gc
 import socket
 import ssl
 from asyncio import sslproto
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import h11
 import httpx
@@ -35,7 +36,10 @@ BODY = b"\x00\x01\xff" * 1000
 PATIENT = Limits(patience_s=0.0, handshake_s=20.0, head_s=20.0)
 """Deadlines that a busy machine does not reach."""
 
-Handler = Callable[[httpx.Request], httpx.Response] | Callable[..., Awaitable[httpx.Response]]
+Handler = (
+    Callable[[httpx.Request], httpx.Response]
+    | Callable[[httpx.Request], Coroutine[Any, Any, httpx.Response]]
+)
 
 KEY, OTHER = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
 
@@ -388,7 +392,7 @@ def test_a_header_without_an_end_is_cut_off(tls: ssl.SSLContext) -> None:
 
 @pytest.mark.parametrize("kind", ["handshake", "head", "body", "idle"])
 def test_deadlines(tls: ssl.SSLContext, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    shorter = {f"{kind}_s": 0.3} if kind != "body" else {"grace_s": 0.3}
+    shorter: dict[str, Any] = {f"{kind}_s": 0.3} if kind != "body" else {"grace_s": 0.3}
     limits = replace(PATIENT, **shorter)
 
     async def body(request: httpx.Request) -> httpx.Response:
