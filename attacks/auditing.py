@@ -27,9 +27,10 @@ from .adversary.trials import AuditedRun
 from .adversary.view import Attack
 from .advice import EXIT, judge, policy_of
 from .attempts import STAGED, attempt, groups_of, parse_views
-from .bundle import MANIFEST
+from .bundle.auditing import audit_bundle
+from .bundle.reading import MANIFEST
 from .curve import curve
-from .direct_disclosures import exact_recovery, histogram, scanned, traffic
+from .direct_disclosures import exact_recovery, histogram, traffic
 from .dp.claims import Thresholds, claim_of_run, read_claim, reasons_against
 from .dp.game import audit_claim
 from .inference.memorisation import memorisation
@@ -64,6 +65,8 @@ def audit(
     quick: bool = False,
     claim: Path | None = None,
     config: Config | None = None,
+    exported_from: Path | None = None,
+    data: Path | None = None,
     out: Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -78,6 +81,8 @@ def audit(
         quick: Whether to make fewer trials and try fewer settings.
         claim: A TOML file with what is claimed; None takes the run's own claim.
         config: Settings of the run that a statistics file is of.
+        exported_from: The run that a bundle is of.
+        data: The images of the client that a bundle is of, where its run is not at hand.
         out: Folder for ``report.json`` and ``report.html``; None writes nothing.
         seed: Seed of everything that is drawn but privacy noise.
         progress: Told of each attack.
@@ -92,17 +97,28 @@ def audit(
     number = trials or (QUICK_TRIALS if quick else TRIALS)
     claimed, limits = (None, Thresholds()) if claim is None else read_claim(claim)
     if (path / MANIFEST).is_file():
-        subject = {"kind": "bundle", "name": path.name}
-        parts: dict[str, Any] = {"subject": subject, "claim": None, "seed": seed, "trials": 0}
-        return _concluded(parts, scanned(path), [], limits, out, begun)
+        looked = audit_bundle(path, run=exported_from, data=data)
+        claimed = claimed or looked.claim
+        parts: dict[str, Any] = {
+            "subject": {"kind": "bundle", "name": path.name, "client": looked.client},
+            "claim": None if claimed is None else _claim(claimed, claim, "the manifest"),
+            "seed": seed,
+            "trials": 0,
+        }
+        return _concluded(parts, looked.findings, [], limits, out, begun, looked.invalid)
+    if exported_from is not None or data is not None:
+        raise UsageError(
+            f"{path} is no bundle, and --run and --data are of bundles",
+            hint="give a folder that export wrote, with a manifest.json",
+        )
     opened = _opened(path, config)
     settings = opened.config
     claimed = claimed or claim_of_run(settings)
     policy = policy_of(settings, claimed, limits)
     # Matrices are small: a second thread only waits for the first.
     with deterministic(), threadpool_limits(limits=1):
-        data = load_data(settings)
-        audited = AuditedRun(opened, data, seed=seed)
+        dataset = load_data(settings)
+        audited = AuditedRun(opened, dataset, seed=seed)
         seen = [one for one in audited.observed() if one.who in chosen]
         groups = groups_of(audited, seen, number, staged=STAGED[:4] if quick else STAGED)
         groups = [group for group in groups if group.who in chosen]
@@ -121,7 +137,7 @@ def audit(
             if claimed is not None:
                 dp = audit_claim(audited, claimed, quick=quick)
     parts = {
-        "subject": _subject(opened, data.name),
+        "subject": _subject(opened, dataset.name),
         "claim": None if claimed is None else _claim(claimed, claim),
         "threat_model": advice.threat_model(settings),
         "seed": seed,
@@ -137,7 +153,7 @@ def audit(
         },
     }
     invalid = [] if claimed is None else reasons_against(claimed, settings)
-    pictures = shown(examples, data.class_names)
+    pictures = shown(examples, dataset.class_names)
     return _concluded(parts, found, pictures, limits, out, begun, invalid)
 
 
@@ -215,14 +231,14 @@ def _subject(run: FinishedRun | StatisticsFile, data: str) -> dict[str, Any]:
     }
 
 
-def _claim(claim: Claim, file: Path | None) -> dict[str, Any]:
+def _claim(claim: Claim, file: Path | None, of: str = "the run's settings") -> dict[str, Any]:
     return {
         "epsilon": claim.epsilon,
         "delta": claim.delta,
         "unit": claim.unit,
         "neighbouring": claim.neighbouring,
         "mechanism": claim.mechanism,
-        "source": "the run's settings" if file is None else file.name,
+        "source": of if file is None else file.name,
     }
 
 

@@ -1,9 +1,8 @@
-"""Direct disclosures: counts, sizes and records that uploads and bundles state outright."""
+"""Direct disclosures: counts, sizes and records that uploads state outright."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from fedvtc_edge.statistics.class_statistics import Array
 
 from .adversary.observations import EVERYONE, Observation, uploads
 from .adversary.trials import AuditedRun, Trial
-from .bundle import scan
 from .inference.exact_recovery import exactness, recover_one
 from .scoring.findings import Finding, Policy
 
@@ -121,32 +119,3 @@ def _error(trial: Trial, truth: Array) -> float | None:
     # |z − c| = σ for both of two records: all but the signs.
     scale = max(float(np.abs(truth).max()), 1e-12)
     return float(np.abs(np.abs(truth[0] - view.mean) - view.std).max() / scale)
-
-
-def scanned(path: Path) -> list[Finding]:
-    """Findings on what a bundle's files hold and should not; see :mod:`.bundle`.
-
-    Raises:
-        VerificationError: No bundle, or one that cannot be read.
-    """
-    found = [
-        Finding.fact(
-            attack="bundle",
-            view="device",
-            metric=leak.kind,
-            value=1.0,
-            threshold=None if leak.by_design else 0.0,
-            group=leak.file,
-            note=f"{leak.where}: {leak.what}",
-        )
-        for leak in scan(path)
-    ]
-    summary = Finding.fact(
-        attack="bundle",
-        view="device",
-        metric="leaks",
-        value=float(sum(finding.passed is False for finding in found)),
-        threshold=0.0,
-        note="statistics, paths, people, feature outputs and unread bytes were looked for",
-    )
-    return [summary, *found]

@@ -47,7 +47,7 @@ Held = Literal["embedded", "by-reference"]
 
 _PATIENCE_S = 300
 _USE_ALL = "import sys; from fedvtc_edge.export.bundle import use_all; use_all(*sys.argv[1:])"
-_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
 def export(
@@ -376,7 +376,7 @@ class Builder:
             and manifest.prior == self._prior(client)
             and (manifest.referenced is not None) == self.by_reference
             and manifest.source == self._source(client)
-            and manifest.tools == _tools()
+            and manifest.tools == tools()
         )
 
     def build(self, client: str, folder: Path) -> Manifest:
@@ -446,7 +446,7 @@ class Builder:
             accuracy=writer.accuracy,
             parity=writer.parity,
             int8=writer.int8,
-            tools=_tools(),
+            tools=tools(),
         )
 
     @cached_property
@@ -499,5 +499,6 @@ class Builder:
         return Codes(mean, np.full_like(mean, CODE_STD), knowledge.present, knowledge)
 
 
-def _tools() -> dict[str, str]:
-    return {"fedvtc-edge": version()} | {name: metadata.version(name) for name in _TOOLS}
+def tools() -> dict[str, str]:
+    """Versions of what makes bundles here."""
+    return {"fedvtc-edge": version()} | {name: metadata.version(name) for name in TOOLS}

@@ -64,6 +64,11 @@ class File(_Record):
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return cls(sha256=digest, size=path.stat().st_size)
 
+    @classmethod
+    def of_bytes(cls, data: bytes) -> File:
+        """Hash and size of a content."""
+        return cls(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+
 
 class Port(_Record):
     """One input or output of a graph: ``N`` is the batch, any number from 1."""

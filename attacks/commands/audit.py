@@ -35,6 +35,19 @@ def _names(_: click.Context, __: click.Parameter, text: str | None) -> list[str]
     type=click.Path(path_type=Path),
     help="Settings of the run that a statistics file is of.",
 )
+@click.option(
+    "--run",
+    "exported_from",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Of a bundle: the run that it was exported from, whose images are looked for in it.",
+)
+@click.option(
+    "--data",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Of a bundle: the client's own images, where the run is not at hand.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of all but privacy noise.")
 @common.out_option("Folder of the report; RUN/audit if not given, or beside a bundle or file.")
 @common.json_option
@@ -49,6 +62,8 @@ def command(
     quick: bool,
     claim: Path | None,
     config: Path | None,
+    exported_from: Path | None,
+    data: Path | None,
     seed: int,
     out: Path | None,
     as_json: bool,
@@ -71,6 +86,8 @@ def command(
             quick=quick,
             claim=claim,
             config=None if config is None else load_config(config),
+            exported_from=exported_from,
+            data=data,
             seed=seed,
             out=out or _beside(run),
             progress=progress,

@@ -7,6 +7,7 @@ alone: it is public before any data are read.
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
@@ -49,6 +50,18 @@ def anchor_width(config: Config, classes: int) -> int:
     """Number m of anchor features: fewer than ``method.anchor`` where noise would drown them."""
     mechanism = mechanism_of(config, classes)
     return config.method.anchor if mechanism is None else mechanism.spec.width
+
+
+def coverages() -> list[str]:
+    """Patterns of all that :attr:`Mechanism.covers` may say."""
+    masked = re.escape(_MASKED).replace(r"\{colluders\}", "[0-9]+").replace(r"\{group\}", "[0-9]+")
+    return [masked, *(re.escape(kind._covers) for kind in _MECHANISMS.values())]
+
+
+_MASKED = (
+    "the masked sum, which is all that the server sees, also with up to {colluders} of {group} "
+    "clients in league with it; not the models that stay with the clients"
+)
 
 
 @dataclass(frozen=True)
@@ -105,12 +118,7 @@ class Mechanism(ABC):
         """Coverage of the ε, in words."""
         if self.shares == 1:
             return self._covers
-        config = self.config
-        return (
-            "the masked sum, which is all that the server sees, also with up to "
-            f"{config.colluders} of {config.group} clients in league with it; not the models that "
-            "stay with the clients"
-        )
+        return _MASKED.format(colluders=self.config.colluders, group=self.config.group)
 
     @property
     def noised_by_server(self) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedvtc_edge.attacks.bundle import Leak, scan
+from fedvtc_edge.attacks.bundle.scan import Leak, scan
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import BundleError, ParityError, RunError, VerificationError
 from fedvtc_edge.export import Bundle, verify

@@ -1,9 +1,4 @@
-"""Scan of an exported bundle for statistics, paths and people that it tells of.
-
-Whoever holds a device reads its bundle (docs/bundle-format.md). Weights must be in it, and the
-published statistics in a file of their own; counts, a client's own statistics, features, paths
-and people must not. A class that one client alone holds is published as that client's own mean,
-and named so; a client's class prior, which is its counts in other words, is named too.
+"""Files of a bundle, bounded, and everything in them: texts and arrays with the names they have.
 
 No file is trusted: sizes are bounded before a byte is read, and links are refused. Graphs are
 walked by protobuf's own description of them, so that no place in a file is forgotten.
@@ -11,15 +6,12 @@ walked by protobuf's own description of them, so that no place in a file is forg
 
 from __future__ import annotations
 
-import getpass
 import json
-import math
 import os
 import re
-import socket
 import stat
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +22,6 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as load_safetensors
 
 from fedvtc_edge.errors import BundleError, VerificationError
-from fedvtc_edge.statistics.class_statistics import Array, ClassStatistics, GlobalStatistics
 
 MANIFEST, SIGNATURE, STATISTICS = "manifest.json", "manifest.sig", "statistics.safetensors"
 OUTPUTS = {"classifier": "logits", "synthesizer": "images", "anchor": "features"}
@@ -45,23 +36,6 @@ _LONGEST = 200
 _HINT = "fetch the bundle again from whoever exported it, or export it again"
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
-PRECISION = 2.0**-10
-"""Relative error under which two numbers are one: that of two roundings to float16."""
-
-BITS = 40
-"""Bits that a match must be worth: four numbers of float16, or seven of int8."""
-
-_BLOCK, _MOST = 2**21, 10
-_GENERIC = {"admin", "localhost", "root", "runner", "ubuntu", "user"}
-_COUNTS = re.compile(r"count|histogram", re.IGNORECASE)
-# Not any slash: exporters give nodes names such as /body/Conv.
-_ROOTS = "Users|Volumes|data|etc|home|kaggle|media|mnt|opt|private|root|scratch|srv|tmp|usr|var"
-_PATH = re.compile(
-    rf"(?<![\w.~])(?:/(?:{_ROOTS}|work(?:space)?)/"
-    r"|(?:/[\w.-]{1,64}){1,16}\.pyc?\b|~/|[A-Za-z]:[\\/]|\\\\\w|file:/)[^\s\"']*"
-)
-_ADDRESS = re.compile(r"[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+")
-
 Files = Mapping[str, bytes]
 
 
@@ -71,6 +45,7 @@ class Piece:
 
     Args:
         where: Name of the tensor, node or key.
+        raw: Bytes of the text, before what is no text in it was replaced.
         numbers: An array, or None.
         slack: Half a step of quantised numbers.
         kind: ``output``, ``external`` or ``unread`` where the piece is a finding by itself.
@@ -78,19 +53,18 @@ class Piece:
 
     where: str
     text: str = ""
+    raw: bytes = b""
     numbers: NDArray[Any] | None = None
     slack: float = 0.0
     kind: str = ""
 
 
-def pieces_of(path: Path) -> Iterator[tuple[str, list[Piece]]]:
+def pieces_of(files: Files) -> Iterator[tuple[str, list[Piece]]]:
     """Name and pieces of each file.
 
     Raises:
-        BundleError: No such folder.
-        VerificationError: No bundle, too large, a link, or a file that cannot be read.
+        VerificationError: A file that cannot be read.
     """
-    files = _read(path)
     for file, data in files.items():
         try:
             pieces = list(_pieces(file, data, files))
@@ -102,7 +76,13 @@ def pieces_of(path: Path) -> Iterator[tuple[str, list[Piece]]]:
         yield file, pieces
 
 
-def _read(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Content of each file of a bundle.
+
+    Raises:
+        BundleError: No such folder.
+        VerificationError: No bundle, too large, or a link.
+    """
     if not os.path.isdir(folder):  # unlike Path.is_dir, it takes names that are too long
         raise BundleError(f"{folder}: no such folder", hint="give a folder that export wrote")
     with os.scandir(folder) as entries:
@@ -178,7 +158,7 @@ def _document(value: Any, where: str) -> Iterator[Piece]:
             yield Piece(where, numbers=np.array(numbers))
         for key, inner in pairs:
             if key:
-                yield Piece(where, key)
+                yield Piece(where, key, key.encode("utf-8", "surrogatepass"))
             yield from _document(inner, _below(where, key))
 
 
@@ -187,8 +167,10 @@ def _below(where: str, key: str) -> str:
     return f"{where}.{key}"[-_LONGEST:] if where and key else where or key
 
 
-def _text(text: str, where: str) -> Iterator[Piece]:
-    yield Piece(where, text)
+def _text(text: str | bytes, where: str) -> Iterator[Piece]:
+    raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    text = _plain(text)
+    yield Piece(where, text, raw)
     if text[:1] in ("[", "{"):
         try:
             document = _json(text)
@@ -220,7 +202,7 @@ def _graph(file: str, data: bytes, files: Files) -> Iterator[Piece]:
             if location is not None and location not in files:
                 yield Piece(where, f"weights in {location!r}, not in the bundle", kind="external")
                 continue
-            array = _array(message, files)
+            array = array_of(message, files)
             left -= array.nbytes
             if left < 0:  # many tensors may name the same bytes of one file
                 raise ValueError(f"tensors of over {LARGEST} bytes")
@@ -255,7 +237,7 @@ def _scalars(message: Any, where: str) -> Iterator[Piece]:
     for entry, value in message.ListFields():
         if entry.type in (entry.TYPE_STRING, entry.TYPE_BYTES) and entry.name != "raw_data":
             for text in [value] if isinstance(value, (str, bytes)) else value:
-                yield from _text(_plain(text), where)
+                yield from _text(text, where)
         elif isinstance(message, onnx.AttributeProto) and entry.name in ("ints", "floats"):
             yield Piece(where, numbers=np.array(value, np.float64))
 
@@ -272,7 +254,12 @@ def _location(tensor: onnx.TensorProto) -> str | None:
     return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
 
 
-def _array(tensor: onnx.TensorProto, files: Files) -> NDArray[Any]:
+def array_of(tensor: onnx.TensorProto, files: Files) -> NDArray[Any]:
+    """Numbers of a tensor, from the graph or from the file that it names.
+
+    Raises:
+        ValueError: They are not there.
+    """
     location = _location(tensor)
     if location is None:
         return onnx.numpy_helper.to_array(tensor)
@@ -301,198 +288,3 @@ def _dequantised(node: onnx.NodeProto, arrays: Mapping[str, NDArray[Any]]) -> It
         shape[axis] = scale.size
     numbers = (steps - zero.astype(np.float32).reshape(shape)) * scale.reshape(shape)
     yield Piece(name, numbers=numbers, slack=float(scale.max()) / 2)
-
-
-@dataclass(frozen=True)
-class Leak:
-    """Something in a bundle that tells of data, of people or of a machine.
-
-    Args:
-        where: Name of the tensor or key.
-        kind: ``statistics``, ``output``, ``external``, ``path``, ``address``, ``name`` or
-            ``unread``.
-        by_design: Whether docs/bundle-format.md says that it is there.
-    """
-
-    file: str
-    where: str
-    kind: str
-    what: str
-    by_design: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Vector:
-    """Numbers that are looked for.
-
-    Args:
-        row: Class; None for what is of no one class.
-        values: Numbers, [n].
-        expected: Whether :data:`STATISTICS` is there to hold them.
-    """
-
-    name: str
-    row: int | None
-    values: Array
-    expected: bool = False
-
-    def tolerance(self, slack: float) -> float:
-        """Largest error of a number, in its own units."""
-        return slack + PRECISION * float(np.abs(self.values).max())
-
-    def is_telling(self, slack: float) -> bool:
-        """True if a match says anything: numbers times the bits that each has."""
-        spread = float(np.ptp(self.values))
-        # Ones and zeros are a mask: which classes there are, not how many of each.
-        if not np.isfinite(spread) or spread == 0 or set(np.unique(self.values)) <= {0.0, 1.0}:
-            return False
-        return len(self.values) * math.log2(spread / self.tolerance(slack)) >= BITS
-
-
-@dataclass(frozen=True, eq=False)
-class Known:
-    """Statistics of a run that a bundle is searched for: published ones and each client's own."""
-
-    published: Sequence[GlobalStatistics] = ()
-    own: Mapping[str, Sequence[ClassStatistics]] = field(default_factory=dict)
-
-    def vectors(self) -> list[Vector]:
-        """One per class and kind of statistic."""
-        found = []
-        for one in self.published:
-            found.append(Vector("published counts", None, one.count))
-            found += _rows("published means", one.mean, True)
-            found += _rows("published deviations", one.std, True)
-            if one.covariance is not None:
-                found += [Vector("published covariance", None, v, True) for v in one.covariance]
-        for whose, parts in self.own.items():
-            for part in parts:
-                found.append(Vector(f"counts of {whose}", None, part.count))
-                found += _rows(f"means of {whose}", part.mean)
-                found += _rows(f"deviations of {whose}", part.std)
-        return found
-
-
-def _rows(name: str, rows: Array, expected: bool = False) -> list[Vector]:
-    return [Vector(name, label, row, expected) for label, row in enumerate(rows)]
-
-
-def scan(
-    path: str | os.PathLike[str],
-    *,
-    known: Known | None = None,
-    names: Collection[str] | None = None,
-) -> list[Leak]:
-    """Look for statistics, feature outputs, paths and people in everything a bundle holds.
-
-    Statistics are found as rows, columns or flattened runs of an array, to within float16's
-    precision or the steps of int8. *Not* found: what is scaled, mixed or split; what has fewer
-    than :data:`BITS`, such as counts of four classes under an innocent name; what weights tell
-    by what they compute (:mod:`.inference.memorisation`).
-
-    Args:
-        path: The bundle's folder.
-        known: What to look for; None: only what needs no knowledge.
-        names: Of people and machines; None: this user's and this machine's.
-
-    Raises:
-        BundleError: No such folder.
-        VerificationError: No bundle, too large, a link, or a file that cannot be read.
-    """
-    vectors = known.vectors() if known else []
-    words = "|".join(re.escape(name) for name in (people() if names is None else names))
-    named = re.compile(rf"(?<![A-Za-z0-9])(?:{words})(?![A-Za-z0-9])" if words else r"(?!)", re.I)
-    with np.errstate(all="ignore"):  # there may be anything in the numbers
-        leaks = [
-            leak
-            for file, pieces in pieces_of(Path(path))
-            for piece in pieces
-            for leak in _examined(file, piece, vectors, named)
-        ]
-    return list(dict.fromkeys(leaks))  # a name stands in many places of a graph
-
-
-def people() -> set[str]:
-    """Names of this user and this machine that are nobody else's."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a number without a name, as in some containers
-        user = ""
-    host = socket.gethostname()
-    found = {user, Path.home().name, host, host.partition(".")[0]}
-    return {name for name in found if len(name) > 2 and name.lower() not in _GENERIC}
-
-
-def _examined(
-    file: str, piece: Piece, vectors: Sequence[Vector], named: re.Pattern[str]
-) -> Iterator[Leak]:
-    def leak(kind: str, what: str, by_design: bool = False) -> Leak:
-        # Nobody knows who wrote these words: no control character reaches a terminal.
-        return Leak(_shown(file), _shown(piece.where), kind, _shown(what), by_design)
-
-    if piece.kind:
-        yield leak(piece.kind, piece.text)
-    for kind, pattern in (("path", _PATH), ("address", _ADDRESS), ("name", named)):
-        for match in islice(pattern.finditer(piece.text), _MOST):
-            yield leak(kind, match[0])
-    if piece.numbers is None:
-        return
-    rows: dict[tuple[str, bool], list[int]] = {}
-    for vector in found_in(piece.numbers, vectors, piece.slack):
-        classes = rows.setdefault((vector.name, vector.expected and file == STATISTICS), [])
-        classes += [] if vector.row is None else [vector.row]
-    for (name, expected), classes in rows.items():
-        of = f", classes {', '.join(map(str, sorted(classes)))}" if classes else ""
-        yield leak("statistics", name + of, expected)
-    if file == STATISTICS and piece.where == "own" and not piece.numbers.all():
-        yield leak("statistics", "which classes the client had", True)
-    if file == MANIFEST and piece.where == "prior":
-        what = "how many examples of which class the client had (export --with-prior)"
-        yield leak("statistics", what, True)
-    if not rows and _COUNTS.search(piece.where.rpartition(".")[2]) and _are_counts(piece.numbers):
-        yield leak("statistics", "whole numbers under this name")
-
-
-def _are_counts(numbers: NDArray[Any]) -> bool:
-    values = np.asarray(numbers, np.float64).ravel()
-    return len(values) > 1 and bool((values >= 0).all() and (values % 1 == 0).all())
-
-
-def _shown(text: str) -> str:
-    return text[:120] if text.isprintable() else ascii(text[:120])[1:-1]
-
-
-def found_in(numbers: NDArray[Any], vectors: Sequence[Vector], slack: float) -> list[Vector]:
-    """Vectors that are rows, columns or runs of an array of any shape."""
-    left = [v for v in vectors if len(v.values) <= numbers.size and v.is_telling(slack)]
-    found: list[Vector] = []
-    if not left:
-        return found
-    longest = max(len(vector.values) for vector in left)
-    shortest = min(len(vector.values) for vector in left)
-    # Row by row; and along every other axis that is long enough for one of them.
-    axes = [axis for axis, size in enumerate(numbers.shape[:-1]) if size >= shortest]
-    for axis in (-1, *axes):
-        flat = (np.moveaxis(numbers, axis, -1) if numbers.ndim > 1 else numbers).ravel()
-        for start in range(0, len(flat), _BLOCK):  # sorted in parts: no more memory than these
-            block = flat[start : start + _BLOCK + longest - 1].astype(np.float64)
-            order = np.argsort(block)
-            here = [vector for vector in left if _lies_in(block, order, vector, slack)]
-            found += here
-            left = [vector for vector in left if vector not in here]
-    return found
-
-
-def _lies_in(block: Array, order: NDArray[np.int64], vector: Vector, slack: float) -> bool:
-    values, off = vector.values, vector.tolerance(slack)
-    # The largest first: weights as large as a feature are rare.
-    first, *rest = np.argsort(-np.abs(values))
-    ends = [values[first] - off, np.nextafter(values[first] + off, np.inf)]
-    low, high = np.searchsorted(block, ends, sorter=order)
-    starts = order[low:high] - first
-    starts = starts[(starts >= 0) & (starts <= len(block) - len(values))]
-    for place in rest:
-        if not len(starts):
-            break
-        starts = starts[np.abs(block[starts + place] - values[place]) <= off]
-    return bool(len(starts))

@@ -20,8 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save
 
 from fedvtc_edge import run
-from fedvtc_edge.attacks import bundle
-from fedvtc_edge.attacks.bundle import Known, Leak, Vector, found_in, people, scan
+from fedvtc_edge.attacks.bundle import known as exact
+from fedvtc_edge.attacks.bundle import reading
+from fedvtc_edge.attacks.bundle.known import Known, Vector, found_in
+from fedvtc_edge.attacks.bundle.scan import Leak, people, scan
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import BundleError, VerificationError
 from fedvtc_edge.export.exporting import export
@@ -249,7 +251,7 @@ def test_impossible_numbers_are_no_obstacle(plant: Plant) -> None:
 
 
 def test_blocks_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle, "_BLOCK", 7)
+    monkeypatch.setattr(exact, "_BLOCK", 7)
     numbers = weights(100)
     for place in range(100 - P + 1):
         row = Vector("planted", place, numbers[place : place + P].astype(np.float64))
@@ -545,9 +547,9 @@ def test_huge_files_are_refused_before_they_are_read(
 ) -> None:
     folder = plant()
     for name, size in (
-        ("classifier.onnx", bundle.LARGEST_TEXT),
-        ("manifest.json", bundle.LARGEST_TEXT),
-        ("classifier.onnx.data", bundle.LARGEST),
+        ("classifier.onnx", reading.LARGEST_TEXT),
+        ("manifest.json", reading.LARGEST_TEXT),
+        ("classifier.onnx.data", reading.LARGEST),
     ):
         path = folder / name
         before = path.read_bytes() if path.exists() else None
@@ -557,10 +559,10 @@ def test_huge_files_are_refused_before_they_are_read(
         path.unlink() if before is None else path.write_bytes(before)
     assert found(folder) == []
     total = sum(path.stat().st_size for path in folder.iterdir())
-    monkeypatch.setattr(bundle, "LARGEST", total - 1)
+    monkeypatch.setattr(reading, "LARGEST", total - 1)
     refused(folder, "^manifest.json: more than")
     monkeypatch.undo()
-    for number in range(bundle.MOST_FILES):
+    for number in range(reading.MOST_FILES):
         (folder / f"{number}.txt").touch()
     refused(folder, "files")
 
@@ -574,7 +576,7 @@ def test_one_file_of_weights_does_not_become_many(
     folder = plant(model)
     (folder / "classifier.onnx.data").write_bytes(OWN.mean.astype("<f4").tobytes())
     assert len(found(folder)) == 1
-    monkeypatch.setattr(bundle, "LARGEST", sum(f.stat().st_size for f in folder.iterdir()))
+    monkeypatch.setattr(reading, "LARGEST", sum(f.stat().st_size for f in folder.iterdir()))
     refused(folder, "tensors of over")
 
 
