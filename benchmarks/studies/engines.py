@@ -21,7 +21,7 @@ from pathlib import Path
 
 from fedvtc_edge.errors import GateError
 
-from .runner import Document, Study, positive, table
+from .runner import Document, Study, positive, pss_mb, table
 
 _LOOK_S = 0.5
 _FIGURES = {"wall_s": 1, "cpu_s": 1, "peak_mb": 0}  # and digits that are printed
@@ -84,7 +84,7 @@ def _timed(command: list[str]) -> dict[str, float]:
         with subprocess.Popen(command, stdout=said, stderr=said) as process:  # noqa: S603
             while process.poll() is None:
                 here = _descendants(process.pid)
-                peak = max(peak, sum(_pss_mb(pid) for pid in here))
+                peak = max(peak, sum(map(pss_mb, here)))
                 for pid in here:
                     stat = _stat(pid)
                     if stat:  # start time tells two processes of one number apart
@@ -122,15 +122,6 @@ def _stat(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
     except OSError:
         return []
-
-
-def _pss_mb(pid: int) -> float:
-    """Memory of one process, pages that it shares counted in part; 0 for one that is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()
-    except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
 def _lines(found: Document) -> Iterator[str]:

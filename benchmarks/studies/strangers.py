@@ -33,7 +33,7 @@ from pathlib import Path
 
 from fedvtc_edge.errors import GateError
 
-from .runner import Document, Study, positive, table
+from .runner import Document, Study, positive, pss_mb, table
 
 QUIET = 3  # rounds before the strangers come; the first of them is not counted
 _CLIENTS = 3
@@ -355,15 +355,6 @@ def _open(pid: int) -> int:
         return len(os.listdir(f"/proc/{pid}/fd"))
     except OSError:
         return 0
-
-
-def pss_mb(pid: int) -> float:
-    """Memory of one process, pages that it shares counted in part; 0 for one that is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()
-    except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
 def _lines(found: Document) -> Iterator[str]:

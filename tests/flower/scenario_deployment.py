@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedvtc_edge.benchmarks.studies import strangers
+from fedvtc_edge.benchmarks.studies import runner, strangers
 
 # Of random images, which are read without scikit-learn: importing it takes a second a process.
 CONFIG = """
@@ -175,14 +175,14 @@ def main(folder: Path) -> None:
         server = start("server", "serve", "config.toml", *where, "--out", "run")
         clients = {name: join(name) for name in HOMES}
         until(server, "rounds: 1/3", deadline)
-        quiet = sum(map(strangers.pss_mb, strangers.gate_and_superlink(folder)))
+        quiet = sum(map(runner.pss_mb, strangers.gate_and_superlink(folder)))
         crowd = strangers.start_strangers(int(port), STRANGERS)
         clients["client-02"].kill()
         inner = int(superlink()[1].split("--port ")[1].split()[0])
         seen["through the gate"] = [reply(int(port), path) for path in GATED]
         seen["past the gate"] = [reply(inner, path) for path in GATED]
         until(server, "rounds: 2/3", deadline)
-        crowded = sum(map(strangers.pss_mb, strangers.gate_and_superlink(folder)))
+        crowded = sum(map(runner.pss_mb, strangers.gate_and_superlink(folder)))
         seen["grown by"] = crowded - quiet
         os.kill(superlink()[0], signal.SIGKILL)
         seen["killed"] = server.process.wait(max(deadline - time.monotonic(), 1.0))

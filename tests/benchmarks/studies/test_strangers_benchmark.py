@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fedvtc_edge.benchmarks.studies import runner
 from fedvtc_edge.benchmarks.studies import strangers as benchmark
 from fedvtc_edge.flower.access import pki
 from fedvtc_edge.flower.access.reverse_proxy import server_context
@@ -67,9 +68,9 @@ def test_the_process_of_strangers_ends_when_told() -> None:
 
 
 def test_memory_and_descriptors_of_a_process() -> None:
-    assert benchmark.pss_mb(os.getpid()) > 1
+    assert runner.pss_mb(os.getpid()) > 1
     assert benchmark._open(os.getpid()) > 2
-    assert benchmark.pss_mb(1 << 30) == benchmark._open(1 << 30) == 0
+    assert runner.pss_mb(1 << 30) == benchmark._open(1 << 30) == 0
 
 
 def test_people_get_a_few_lines() -> None:
