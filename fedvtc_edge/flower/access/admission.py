@@ -1,9 +1,10 @@
 """Admission to the port: connections counted by whose they are, and cut where they are too many.
 
-Nothing is refused for want of room: a newcomer waits, unread, and behind it the others in the
-kernel's queue, until a stranger is done, or has had its time and makes room. So whoever holds
+Where all places are taken, a newcomer waits, unread, and behind it the others in the kernel's
+queue, until a stranger is done, or has had its time and makes room. So whoever holds
 connections open keeps nobody out for longer than a moment, and who has signed a request is no
-stranger any more.
+stranger any more. Only an address that has more than its share, and of which no member ever
+came, is turned away at once: nobody elsewhere waits behind it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from .limits import Limits
+
+_HOMES = 4096
 
 
 class Guest:
@@ -45,10 +48,23 @@ class Admission:
         self._limits = limits
         self._strangers: dict[Guest, None] = {}  # in the order in which they came
         self._members: dict[bytes, dict[Guest, None]] = {}
+        self._homes: dict[str, None] = {}  # addresses that members came from, the last ones
         self._left = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._strangers) + sum(map(len, self._members.values()))
+
+    def turns_away(self, address: str) -> bool:
+        """True if one more from an address need not even wait.
+
+        Clients that share an address with strangers wait with them, once one of theirs has
+        signed a request; so do those of this machine.
+        """
+        crowd = [guest for guest in self._strangers if guest.address == address]
+        if len(crowd) < self._limits.per_address or address in self._homes:
+            return False
+        aged = time.monotonic() - crowd[0].since >= self._limits.patience_s
+        return not aged and not _of_this_machine(address)
 
     async def room(self, address: str | None = None) -> None:
         """Wait until one more stranger may come in; one that had its time may have to go.
@@ -94,6 +110,10 @@ class Admission:
         elif sum(map(len, self._members.values())) >= self._limits.members:
             return False
         self._strangers.pop(guest, None)
+        self._homes.pop(guest.address, None)
+        self._homes[guest.address] = None
+        if len(self._homes) > _HOMES:
+            self._homes.pop(next(iter(self._homes)))
         guest.node = node
         self._members.setdefault(node, {})[guest] = None
         self._left.set()
@@ -133,3 +153,10 @@ def neighbourhood(host: str) -> str:
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(ipaddress.IPv6Network((address, 64), strict=False))
+
+
+def _of_this_machine(address: str) -> bool:
+    try:
+        return ipaddress.ip_network(address).is_loopback
+    except ValueError:
+        return False

@@ -171,6 +171,11 @@ class Gate:
                 await asyncio.sleep(0.5 if error.errno in _EXHAUSTED else 0.0)
                 continue
             address = neighbourhood(name[0])
+            if self.admission.turns_away(address):
+                peer.close()
+                self._refusals.note(f"refused {address}: too many connections")
+                await asyncio.sleep(0)  # members' requests go on between two of these
+                continue
             try:
                 await self.admission.room(address)
                 await self.admission.room()

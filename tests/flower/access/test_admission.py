@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 
+from fedvtc_edge.flower.access import admission
 from fedvtc_edge.flower.access.admission import Admission, Guest, neighbourhood
 from fedvtc_edge.flower.access.limits import Limits
 
@@ -32,6 +34,46 @@ def test_a_crowd_makes_room_for_itself_and_for_others() -> None:
         assert other not in cut
         assert cut == crowd[: len(cut)]  # who came first goes first
         assert len(door) <= LIMITS.strangers
+
+    asyncio.run(story())
+
+
+def test_a_foreign_crowd_is_turned_away_and_one_with_members_waits() -> None:
+    async def story() -> None:
+        patient = Admission(replace(LIMITS, patience_s=60.0))
+        cut: list[Guest] = []
+        for _ in range(LIMITS.per_address):
+            assert not patient.turns_away("192.0.2.1")
+            last = await come(patient, "192.0.2.1", cut)
+        assert patient.turns_away("192.0.2.1")
+        assert not patient.turns_away("192.0.2.2")
+        assert patient.promote(last, b"a")
+        await come(patient, "192.0.2.1", cut)
+        assert not patient.turns_away("192.0.2.1")  # a house with a member
+
+        here = Admission(replace(LIMITS, patience_s=60.0))
+        for _ in range(LIMITS.per_address):
+            await come(here, "127.0.0.1", cut)
+        assert not here.turns_away("127.0.0.1")
+        assert cut == []
+
+        hasty = Admission(replace(LIMITS, patience_s=0.0))
+        for _ in range(LIMITS.per_address):
+            await come(hasty, "192.0.2.1", cut)
+        assert not hasty.turns_away("192.0.2.1")  # the oldest makes room
+
+    asyncio.run(story())
+
+
+def test_addresses_of_members_are_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "_HOMES", 3)
+
+    async def story() -> None:
+        door = Admission(LIMITS)
+        for number in range(5):
+            guest = await come(door, f"192.0.2.{number}", [])
+            assert door.promote(guest, b"a")
+        assert list(door._homes) == ["192.0.2.2", "192.0.2.3", "192.0.2.4"]
 
     asyncio.run(story())
 

@@ -460,6 +460,30 @@ def test_a_crowd_of_strangers_makes_room_and_members_stay(tls: ssl.SSLContext) -
     run(story())
 
 
+def test_a_crowd_from_elsewhere_is_turned_away_at_once(
+    tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = replace(PATIENT, strangers=6, per_address=3, patience_s=600.0)
+    monkeypatch.setattr(reverse_proxy, "neighbourhood", {"127.0.0.1": "a", "127.0.0.2": "b"}.get)
+
+    async def story() -> None:
+        async with gate(tls, lambda request: reply(200), limits) as (_, call, port):
+            crowd = [
+                Caller(
+                    *await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+                )
+                for _ in range(9)
+            ]
+            assert all([await one.cut() for one in crowd[3:]])
+            newcomer = await call()
+            assert (await newcomer.ask(request(PULL, *signed())))[0] == 200
+            for one in crowd:
+                one.writer.transport.abort()
+
+    run(story())
+    assert capsys.readouterr().out.count("refused b: too many connections") == 6
+
+
 def tls_of_servers() -> int:
     """Connections whose buffers are still in memory."""
     # isinstance would ask objects of other libraries, some of which answer with a warning.
