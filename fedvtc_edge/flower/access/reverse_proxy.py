@@ -190,20 +190,19 @@ class Gate:
 
     async def _receive(self, guest: Guest, peer: socket.socket, tls: ssl.SSLContext) -> None:
         """One connection, from its TLS handshake to its end."""
-        transport: asyncio.BaseTransport | None = None
+        reader = asyncio.StreamReader(limit=self.limits.head_bytes)
+        protocol = _Protocol(reader)
+        loop = asyncio.get_running_loop()
         try:
-            reader = asyncio.StreamReader(limit=self.limits.head_bytes)
-            protocol = asyncio.StreamReaderProtocol(reader)
-            loop = asyncio.get_running_loop()
-            transport, _ = await loop.connect_accepted_socket(
+            await loop.connect_accepted_socket(
                 lambda: protocol,
                 peer,
                 ssl=tls,
                 ssl_handshake_timeout=self.limits.handshake_s,
                 ssl_shutdown_timeout=_CLOSING_S,
             )
-            assert isinstance(transport, asyncio.Transport)
-            writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+            assert protocol.transport is not None
+            writer = asyncio.StreamWriter(protocol.transport, protocol, reader, loop)
             await _Conversation(self, guest, reader, writer).hold()
             writer.close()
             async with asyncio.timeout(2 * _CLOSING_S):
@@ -217,15 +216,29 @@ class Gate:
             # A fault of ours ends one connection, not the port; who reads the log sees it.
             self._refusals.note(traceback.format_exc(limit=-4))
         finally:
-            if isinstance(transport, asyncio.Transport):
-                transport.abort()
+            if protocol.transport is not None:
+                protocol.transport.abort()
             else:
-                peer.close()
+                # The socket is asyncio's. Closed here, its number would be the next
+                # connection's, while asyncio still has it down for this one.
+                with suppress(OSError):
+                    peer.shutdown(socket.SHUT_RDWR)
             guest.cut = _nothing  # else task and guest would hold each other, and TLS buffers
             self.admission.leave(guest)
 
 
 def _nothing() -> None: ...
+
+
+class _Protocol(asyncio.StreamReaderProtocol):
+    """A stream's protocol that knows its transport, also where the handshake's end was cut off."""
+
+    transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        super().connection_made(transport)
 
 
 class _Conversation:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import gc
+import os
 import socket
 import ssl
 from asyncio import sslproto
@@ -482,6 +483,37 @@ def test_a_crowd_from_elsewhere_is_turned_away_at_once(
 
     run(story())
     assert capsys.readouterr().out.count("refused b: too many connections") == 6
+
+
+def test_who_is_cut_as_its_handshake_ends_leaves_its_number_to_the_next(
+    tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its socket, closed under asyncio's feet, once made the next connection wait for nothing."""
+    made = reverse_proxy._Protocol.connection_made
+    standing: list[Gate] = []
+
+    def cut(self: reverse_proxy._Protocol, transport: asyncio.BaseTransport) -> None:
+        made(self, transport)
+        if standing:
+            for guest in standing.pop()._tasks.values():
+                guest.cut()
+
+    monkeypatch.setattr(reverse_proxy._Protocol, "connection_made", cut)
+
+    async def story() -> None:
+        async with gate(tls, lambda request: reply(200)) as (door, call, _):
+            for _ in range(5):
+                standing.append(door)
+                unlucky = await call()
+                assert await unlucky.cut()
+                unlucky.writer.transport.abort()
+                for _ in range(2):
+                    caller = await call()
+                    assert (await caller.ask(request(PULL, *signed())))[0] == 200
+            for key in asyncio.get_running_loop()._selector.get_map().values():  # type: ignore[attr-defined]
+                os.fstat(key.fd)  # none of these is closed
+
+    run(story())
 
 
 def tls_of_servers() -> int:
