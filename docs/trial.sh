@@ -70,6 +70,7 @@ running+=("$server")
 clients=()
 for name in client-00 client-01 client-02; do
     fedvtc-edge join "localhost:$port" --keys "keys/$name" --home "homes/$name" --wait 60 \
+        --no-privacy \
         >"$name.log" 2>&1 &
     clients+=("$!")
     running+=("$!")

@@ -184,6 +184,13 @@ class ServerSettings(_Table):
 
     minimum_contributors: int = Field(default=1, ge=1, le=10_000)
     trim: float = Field(default=0.0, ge=0, lt=0.5)
+    most_samples: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**48,
+        description="what one client may weigh; unset, privacy.population under a privacy mode",
+    )
+    cross_check: bool = True
     quorum: float | None = Field(
         default=None, gt=0, le=1, description="share of the cohort; unset is all that take part"
     )
@@ -238,6 +245,13 @@ class Config(_Table):
             "method": {"rounds": SHARING_ROUNDS, **method},
             "training": {"decoder_steps": SHARING_DECODER_STEPS, **training},
         }
+
+    @property
+    def most_samples(self) -> int | None:
+        """Examples that one client may have or weigh; None where no number is agreed on."""
+        if self.server.most_samples is None and self.privacy.mode != "none":
+            return self.privacy.population
+        return self.server.most_samples
 
     @property
     def group(self) -> int:

@@ -83,6 +83,25 @@ def no_power_cut() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nobodys_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is remembered of releases is not written into the real user's state folder."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+NUMBER = "0123456789abcdef" * 2
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_number() -> Iterator[None]:
+    """Every run has the same number, in place of a random one: equal runs are equal to the byte."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("fedvtc_edge.runs.directory.new_number", lambda: NUMBER)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Tiny:
     """``tiny(method={"share": "features"})``: the tiny settings with some keys changed."""

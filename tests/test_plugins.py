@@ -315,7 +315,7 @@ def test_masks_for_a_cohort_are_none_for_everybody(tiny: Tiny) -> None:
     changes["privacy"] = {"collusion": 0.0}
     check(tiny(**changes))
     with plugins.METHODS.lent({"own": Own}):
-        with pytest.raises(ConfigError, match="masks are made for 4") as refused:
+        with pytest.raises(ConfigError, match="in a cohort that is drawn") as refused:
             check(tiny(**changes, method={"name": "own"}))
         assert refused.value.hint == "set clients.cohort to 1"
         check(tiny(**changes | {"clients": {"count": 8}}, method={"name": "own"}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ _FILE = click.Path(path_type=Path)
     metavar="PATH",
     type=_FILE,
     help="Our images: an .npz file, an image folder, or a .zip of one. Without it: our share "
-    "of the data that the server names, for trials.",
+    "of the built-in data that the server names, for trials.",
 )
 @click.option("--home", metavar="DIR", type=_FILE, help="Our folder [default: homes/CLIENT-ID].")
 @click.option("--architecture", metavar="NAME", help="Of our network [default: as configured].")
@@ -56,6 +57,30 @@ _FILE = click.Path(path_type=Path)
     "we have [default: only without privacy mode and masking].",
 )
 @click.option(
+    "--require-privacy",
+    "private",
+    is_flag=True,
+    help="Take part only if what leaves us carries its noise already: no server is trusted.",
+)
+@click.option(
+    "--at-most-epsilon",
+    "most_epsilon",
+    metavar="E",
+    type=click.FloatRange(0, min_open=True),
+    help="Take part only if the whole run spends no more than this epsilon.",
+)
+@click.option(
+    "--no-privacy",
+    "exact",
+    is_flag=True,
+    help="Take part without a privacy mode too: exact statistics leave us.",
+)
+@click.option(
+    "--spend-again",
+    is_flag=True,
+    help="Release data under a privacy mode that were released in another run before.",
+)
+@click.option(
     "--wait",
     "wait_s",
     metavar="SECONDS",
@@ -74,6 +99,10 @@ def command(
     extractor: Path | None,
     settings: Path | None,
     telling: bool | None,
+    private: bool,
+    most_epsilon: float | None,
+    exact: bool,
+    spend_again: bool,
     wait_s: float,
     as_json: bool,
     quiet: bool,
@@ -85,12 +114,23 @@ def command(
     on after it was stopped, which is done by the same command.
     """
     host, port = _address(address)
+    if exact and (private or most_epsilon is not None):
+        raise click.UsageError(
+            "--no-privacy takes part without a privacy mode, --require-privacy and "
+            "--at-most-epsilon under one only: expected one of them"
+        )
     place = home or Path("homes")
     try:
         with common.needing_extras(), common.reporting(quiet) as progress:
             from fedvtc_edge.flower.joining import join
 
-            membership = _membership(keys, parts, data, architecture, settings, telling, extractor)
+            membership = replace(
+                _membership(keys, parts, data, architecture, settings, telling, extractor),
+                exact=exact,
+                private=private,
+                most_epsilon=most_epsilon,
+                spend_again=spend_again,
+            )
             place = home or Path("homes") / _client(membership)
             client = join(membership, place, host, port, progress, wait_s=wait_s)
     except KeyboardInterrupt:

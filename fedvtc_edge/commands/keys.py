@@ -199,7 +199,8 @@ def _next(folders: list[str], hosts: tuple[str, ...]) -> list[str]:
     server, *clients = (f"--keys {shlex.quote(folder)}" for folder in folders)
     return [
         f"fedvtc-edge serve CONFIG.toml {server} --host {listening} --port {_PORT}",
-        *(f"fedvtc-edge join {at}:{_PORT} {client}" for client in clients),
+        # Settings of a trial have no privacy mode unless somebody sets one.
+        *(f"fedvtc-edge join {at}:{_PORT} {client} --no-privacy" for client in clients),
     ]
 
 

@@ -61,13 +61,14 @@ def command(
 
     try:
         with common.needing_extras(), common.reporting(quiet) as progress:
+            from fedvtc_edge.privacy.spending import Spending
             from fedvtc_edge.workflows.run import resume as resume_run
             from fedvtc_edge.workflows.run import run
 
             if config is None:
                 result = resume_run(directory, progress=progress)
             else:
-                result = run(config, out=directory, progress=progress)
+                result = run(config, out=directory, progress=progress, spending=Spending())
     except KeyboardInterrupt:
         raise common.Interrupted(how_to_go_on("run", directory)) from None
 

@@ -26,7 +26,7 @@ from fedvtc_edge.wire.context import Context
 Scalar = int | float | str | bytes | bool
 Record = Mapping[str, Scalar]
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Changes with whatever a client of the other version would misunderstand."""
 
 _LARGEST_TEXT = 1_000_000
@@ -155,6 +155,7 @@ class TaskRequest:
         settings: The run's configuration, TOML; with a hello alone.
         terms: Classes and shapes, JSON; with a hello alone.
         nonce: Comes back in the answer to a hello.
+        number: Of the run, from which and the settings its name follows; with a hello alone.
         last: Whether nothing follows this phase in the run.
     """
 
@@ -168,6 +169,7 @@ class TaskRequest:
     terms: str = ""
     nonce: str = ""
     last: bool = False
+    number: str = ""
 
     @property
     def digest(self) -> str:
@@ -180,7 +182,7 @@ class TaskRequest:
             *(str(number) for number in (PROTOCOL, self.phase, self.step, int(self.last))),
             *(f"{kind}={self.digests[kind]}" for kind in sorted(self.digests)),
             hashlib.sha256(self.message).hexdigest(),
-            *(self.settings, self.terms, self.nonce),
+            *(self.settings, self.terms, self.nonce, self.number),
         ]
         for part in parts:
             hashed.update(len(part.encode()).to_bytes(8, "big") + part.encode())
@@ -209,6 +211,7 @@ class TaskRequest:
             "terms": self.terms,
             "nonce": self.nonce,
             "last": self.last,
+            "number": self.number,
         }
         return record | {f"{_PUBLISHED}{kind}": data for kind, data in self.published.items()}
 
@@ -244,6 +247,7 @@ class TaskRequest:
             text_of(record, "terms"),
             text_of(record, "nonce"),
             field_of(record, "last", bool) is True,
+            text_of(record, "number"),
         )
 
 

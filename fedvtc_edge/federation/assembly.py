@@ -16,7 +16,7 @@ from fedvtc_edge.devices.planner import ClientAssignment, fleet
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.models import ExtractorHead, ImageShape, network, vtc
 from fedvtc_edge.privacy.release_store import ReleaseStore
-from fedvtc_edge.runs.directory import public_name
+from fedvtc_edge.runs.directory import new_number, public_name
 from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, as_images
@@ -39,6 +39,7 @@ def assemble(
     refuse: Refuse = ignore_refusal,
     record: Record = no_ledger,
     folder: Path | None = None,
+    run: str | None = None,
 ) -> Method:
     """Clients, server, transport and method of a federation, ready for the first round.
 
@@ -46,19 +47,20 @@ def assemble(
         compute: Where tensors live.
         recorder: Told of whatever reaches the server.
         folder: The run directory, for keys and inbox; None keeps neither.
+        run: Public name of the run; None makes one up.
     """
-    kind = method_of(config)
+    kind, run = method_of(config), run or public_name(config, new_number())
     height, _, channels = data.image_shape
     own = None if folder is None else folder / FOLDER
     parties = KeyRing(config.client_ids, own)
-    transport = transport_of(config.transport, parties, public_name(config), own)
+    transport = transport_of(config.transport, parties, run, own)
     federation = Federation(
         config,
         clients(config, data, compute, decoders=kind.has_decoder),
         ImageShape(height, channels),
         data.classes,
         compute,
-        public_name(config),
+        run,
         Server(recorder, refuse),
         releases or ReleaseStore(None),
         transport,

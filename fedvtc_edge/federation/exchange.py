@@ -6,7 +6,7 @@ Four kinds: exact statistics, noised releases, clipped sums that the server nois
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from fedvtc_edge import wire
 from fedvtc_edge.config import ServerSettings
-from fedvtc_edge.errors import ServerError
+from fedvtc_edge.errors import FedVTCError, ServerError
 from fedvtc_edge.masking import LARGEST_BOUND
 from fedvtc_edge.privacy.mechanism import Mechanism
-from fedvtc_edge.privacy.release import check_norm, estimate
+from fedvtc_edge.privacy.release import check_norm, check_release, estimate
 from fedvtc_edge.privacy.release_spec import Array, ReleaseSpec
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
@@ -32,10 +32,37 @@ from fedvtc_edge.transport.masked_sum import (
 )
 from fedvtc_edge.wire.context import Context
 
-from .robustness import add_up, check_norms, suppress
+from .cross_check import contradicting, in_words
+from .robustness import (
+    CheckError,
+    add_up,
+    check_norms,
+    check_sum,
+    outweighing,
+    scaled,
+    straying,
+    suppress,
+)
 
 Part = TypeVar("Part")
 """One client's upload, opened and checked."""
+
+LARGEST_COMPARED = 2**26
+"""Bytes of uploads that may be kept to be compared, in float64: at 128 features and 10 classes
+470 clients'. Of more, each is added and forgotten."""
+
+
+@dataclass(frozen=True)
+class Doubt(Generic[Part]):
+    """What all uploads together say against one of them.
+
+    Args:
+        counts: What counts instead; None where nothing of it does.
+        why: For the log of refusals.
+    """
+
+    counts: Part | None
+    why: FedVTCError
 
 
 class Exchange(ABC, Generic[Part]):
@@ -66,6 +93,14 @@ class Exchange(ABC, Generic[Part]):
         Raises:
             FedVTCError: No such upload, or one that no honest client has.
         """
+
+    def compares(self, number: int) -> bool:
+        """Whether so many uploads are kept and compared before they are added."""
+        return False
+
+    def doubts(self, parts: Sequence[Part]) -> dict[int, Doubt[Part]]:
+        """What all uploads together say against some of them, by index; called if it compares."""
+        return {}
 
     @abstractmethod
     def aggregate(self, parts: Iterable[Part], context: Context) -> bytes:
@@ -154,8 +189,42 @@ class Exact(SecureAggregatable[ClassStatistics]):
         check_norms(statistics)
         return statistics
 
+    def compares(self, number: int) -> bool:
+        """As long as all fit in memory."""
+        moments = self.width**2 if self.pooled else self.classes * self.width
+        each = 8 * (self.classes * (1 + self.width) + moments)
+        return number * each <= LARGEST_COMPARED
+
+    def doubts(self, parts: Sequence[ClassStatistics]) -> dict[int, Doubt[ClassStatistics]]:
+        """Those that all others contradict, and those that claim too many samples.
+
+        Compared are statistics of the common frozen extractor alone: clients' own features
+        mean something else at each.
+        """
+        found: dict[int, Doubt[ClassStatistics]] = {}
+        if self.kind == "anchor" and self.server.cross_check:
+            for index, against in contradicting(parts).items():
+                why = CheckError(
+                    f"set aside: {in_words(against, parts[index])}",
+                    hint="ask who it is; server.cross_check = false counts all",
+                )
+                found[index] = Doubt(None, why)
+        kept = [index for index in range(len(parts)) if index not in found]
+        most = self.server.most_samples
+        for place, bound in outweighing([parts[index] for index in kept], most).items():
+            index = kept[place]
+            samples = parts[index].count.sum()
+            why = CheckError(
+                f"{samples:.0f} samples weigh as {bound:.0f}", hint="see server.most_samples"
+            )
+            found[index] = Doubt(scaled(parts[index], bound), why)
+        return found
+
     def aggregate(self, parts: Iterable[ClassStatistics], context: Context) -> bytes:
         """Encode the global statistics."""
+        most = self.server.most_samples
+        if most is not None:  # where they were compared, they are already
+            parts = (scaled(part, most) for part in parts)
         return self._published(*add_up(parts, self.server.trim))
 
     @property
@@ -171,7 +240,9 @@ class Exact(SecureAggregatable[ClassStatistics]):
     def from_sum(self, total: Integers, clients: int) -> bytes:
         """Encode the global statistics, of a sum on the grid."""
         blank = blank_statistics(self.classes, self.width, pooled=self.pooled)
-        return self._published(*from_vector(total, like=blank))
+        statistics, number = from_vector(total, like=blank)
+        check_sum(statistics, number, clients, self.server.most_samples)
+        return self._published(statistics, number)
 
     def _published(self, total: ClassStatistics, contributors: NDArray[np.int64]) -> bytes:
         minimum = self.server.minimum_contributors
@@ -194,6 +265,7 @@ class Noised(SecureAggregatable[Integers]):
         centre: Public centre of the features.
         least: Contributors that the settings ask for: each adds noise to every class.
         std: A public constant to publish in place of estimated deviations.
+        most: Samples that one client may have; None where the clip bounds a whole upload.
     """
 
     kind: str
@@ -203,6 +275,7 @@ class Noised(SecureAggregatable[Integers]):
     releases: ReleaseStore
     least: int = 0
     std: float | None = None
+    most: int | None = None
     bound = LARGEST_BOUND
 
     def encode(self, client: Client, context: Context) -> bytes:
@@ -214,8 +287,10 @@ class Noised(SecureAggregatable[Integers]):
         )
 
     def decode(self, upload: bytes, context: Context) -> Integers:
-        """Read one client's release."""
-        return wire.decode_release(upload, size=self.spec.size, context=context)
+        """Read one client's release, and check that noise explains what is beyond the bounds."""
+        part = wire.decode_release(upload, size=self.spec.size, context=context)
+        check_release(self.spec, part, most=self.most)
+        return part
 
     def aggregate(self, parts: Iterable[Integers], context: Context) -> bytes:
         """Encode what the sum of the releases says of the data: post-processing."""
@@ -233,6 +308,7 @@ class Noised(SecureAggregatable[Integers]):
 
     def from_sum(self, total: Integers, clients: int) -> bytes:
         """Encode what a sum with so many draws of noise says of the data."""
+        check_release(self.spec, total, most=self.most, draws=clients)
         return _estimate(self.spec, total, clients, self.centre, self.std)
 
 
@@ -302,6 +378,18 @@ class Decoders(Exchange[wire.Weights]):
     def decode(self, upload: bytes, context: Context) -> wire.Weights:
         """Read one client's decoder."""
         return wire.decode_weights(upload, like=self.like, context=context)
+
+    def compares(self, number: int) -> bool:
+        """As long as all fit in memory, in float64."""
+        return number * 8 * sum(one.size for one in self.like.values()) <= LARGEST_COMPARED
+
+    def doubts(self, parts: Sequence[wire.Weights]) -> dict[int, Doubt[wire.Weights]]:
+        """Those far from all others, which count for what lies at the bound."""
+        why = CheckError(
+            "a decoder far from all others: drawn to them",
+            hint="its training may have diverged, or it was made to harm",
+        )
+        return {index: Doubt(part, why) for index, part in straying(parts).items()}
 
     def aggregate(self, parts: Iterable[wire.Weights], context: Context) -> bytes:
         """Encode the plain average over clients (FedAvg, McMahan et al. 2017)."""

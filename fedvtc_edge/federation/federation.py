@@ -95,7 +95,8 @@ class Federation:
         assert mechanism is not None
         if mechanism.noised_by_server:
             return Clipped(kind, protect, mechanism, centre, self.release, least, std)
-        return Noised(kind, protect, mechanism.spec, centre, self.releases, least, std)
+        most = self.config.most_samples if mechanism.unit == "example" else None
+        return Noised(kind, protect, mechanism.spec, centre, self.releases, least, std, most)
 
     def release(self, context: Context, draw: Callable[[], bytes]) -> bytes:
         """The server's one release of a context, in the ledger before it is published.

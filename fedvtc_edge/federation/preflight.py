@@ -92,11 +92,12 @@ def _check_masking(config: Config) -> None:
             f"{MOST_CLIENTS}",
             hint="with two clients a sum tells each the other's statistics; see clients.count",
         )
-    once = METHODS.find(config.method.name).shared(config) == "anchored"
-    if once and group != config.clients.count:  # a method of somebody's own
+    if group != config.clients.count:
         raise ConfigError(
-            f"transport.masking with clients.cohort = {config.clients.cohort:g}: all clients of "
-            f"method.name = {config.method.name!r} upload at once, and masks are made for {group}",
+            f"transport.masking with clients.cohort = {config.clients.cohort:g}: the share of "
+            f"dishonest clients that is counted on, privacy.collusion = "
+            f"{config.privacy.collusion:g}, is one of all clients; in a cohort that is drawn by a "
+            "seed of the server's there may be any",
             hint="set clients.cohort to 1",
         )
     bearable = 2 * threshold_of(group) - group

@@ -1,4 +1,4 @@
-"""Checks of a server that trusts nobody: norms, numbers of contributors, outliers."""
+"""Checks of a server that trusts nobody: norms, weights, numbers of contributors, outliers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedvtc_edge import wire
 from fedvtc_edge.errors import FedVTCError
 from fedvtc_edge.statistics.class_statistics import Array, ClassStatistics, GlobalStatistics, sum_of
 
@@ -45,6 +46,107 @@ def check_norms(statistics: ClassStatistics) -> None:
         raise CheckError(
             f"second moments beyond {width} per sample", hint="features must be normalised to √p"
         )
+
+
+OUTWEIGH = 3.0
+"""Times all others together that one client may weigh where no bound is set: more than any
+honest one of four and more clients has but by mistake, and little enough to do no harm."""
+
+LEAST_COMPARED = 4
+"""Clients from which on they are compared: of two or three, one may well differ from the rest."""
+
+
+def check_sum(
+    total: ClassStatistics, number: NDArray[np.int64], clients: int, most: int | None
+) -> None:
+    """Refuse a sum over clients that no honest clients have; whose fault it is nobody can tell.
+
+    Args:
+        number: Contributors per class [C], as they say.
+        clients: How many are in the sum.
+        most: Samples that one client may have, or None.
+
+    Raises:
+        CheckError: Counts below 0, more contributors than clients, more samples than they may
+            have, or sums of features that are too long.
+    """
+    count, room = total.count, math.inf if most is None else most * clients
+    impossible = (count < 0).any() or (number < 0).any() or (number > clients).any()
+    if impossible or count.sum() > room:
+        raise CheckError(
+            f"a masked sum of {clients} clients with {count.sum():.6g} samples, the least of a "
+            f"class {count.min():.6g}, the most contributors {number.max()}",
+            hint="a client made it up; masks hide which: see docs/masking.md",
+        )
+    check_norms(total)
+
+
+def scaled(part: ClassStatistics, most: float) -> ClassStatistics:
+    """Statistics as if of ``most`` samples at most; those of fewer are returned as they are."""
+    samples = float(part.count.sum())
+    if samples <= most:
+        return part
+    factor = most / samples
+    return ClassStatistics(
+        part.count * factor, part.total * factor, part.square * factor, part.pooled
+    )
+
+
+def outweighing(parts: Sequence[ClassStatistics], most: int | None) -> dict[int, float]:
+    """Clients that claim too many samples, and how many they may count for.
+
+    A claimed number is nobody's to check. What it weighs is bounded by the settings or, where
+    they say nothing, by :data:`OUTWEIGH` times what all others claim together.
+
+    Args:
+        parts: One per client.
+        most: The settings' bound, or None.
+    """
+    samples = [float(part.count.sum()) for part in parts]
+    if most is not None:
+        return {index: float(most) for index, own in enumerate(samples) if own > most}
+    if len(parts) < LEAST_COMPARED:
+        return {}
+    # One alone can outweigh all others; beside its number theirs would be lost in rounding.
+    largest = max(range(len(samples)), key=samples.__getitem__)
+    bound = OUTWEIGH * math.fsum(samples[:largest] + samples[largest + 1 :])
+    return {largest: bound} if 0 < bound < samples[largest] else {}
+
+
+STRAY = 2.0
+"""Times the median distance to the median decoder that a client's decoder may lie from it.
+Honest ones of the default federation lie between 0.91 and 1.09 times it."""
+
+
+def straying(parts: Sequence[wire.Weights]) -> dict[int, wire.Weights]:
+    """Decoders that lie far from all others, moved to where the farthest honest one may lie.
+
+    Distances are about the median of each weight, which fewer than half of the clients cannot
+    move far. All begin a round with the decoder that was published last.
+
+    Args:
+        parts: One per client; of three or fewer nothing can be said.
+
+    Returns:
+        By index, what counts instead.
+    """
+    if len(parts) < LEAST_COMPARED:
+        return {}
+    wide = [{name: np.asarray(value, np.float64) for name, value in p.items()} for p in parts]
+    centre = {name: np.median([part[name] for part in wide], axis=0) for name in wide[0]}
+    distance = [
+        math.sqrt(sum(float(np.square(part[name] - centre[name]).sum()) for name in centre))
+        for part in wide
+    ]
+    bound = STRAY * float(np.median(distance))
+    return {
+        index: {
+            name: (centre[name] + (value - centre[name]) * (bound / own)).astype(np.float32)
+            for name, value in wide[index].items()
+        }
+        for index, own in enumerate(distance)
+        if own > bound > 0
+    }
 
 
 def add_up(

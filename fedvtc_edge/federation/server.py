@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from fedvtc_edge.errors import FedVTCError, ServerError
-from fedvtc_edge.storage.atomic import append_line
+from fedvtc_edge.errors import FedVTCError, PrivacyError, ServerError
+from fedvtc_edge.storage.atomic import OWNER_ONLY, append_line
 from fedvtc_edge.transport.channel import Delivery
 from fedvtc_edge.transport.masked_sum import Integers
 from fedvtc_edge.wire.context import Context
 
 from .exchange import Exchange, Part, SecureAggregatable
+from .robustness import CheckError
 
 MAX_REASON = 300
 """Characters of a reason that are kept: what a stranger sent decides how long it is."""
@@ -54,7 +55,18 @@ class Refusals:
             "error": type(error).__name__,
             "reason": str(error)[:MAX_REASON],
         }
-        append_line(self.path, json.dumps(line).encode())
+        append_line(self.path, json.dumps(line).encode(), mode=OWNER_ONLY)
+
+
+def telling(refuse: Refuse, say: Callable[[str], None]) -> Refuse:
+    """Note refusals, and tell the server's operator of those that came of its checks."""
+
+    def both(context: Context, error: FedVTCError, fingerprint: str | None) -> None:
+        refuse(context, error, fingerprint)
+        if isinstance(error, CheckError):
+            say(f"{context.sender}, {context.kind}: {error!s:.{MAX_REASON}}")
+
+    return both
 
 
 def discard_upload(round_: int, sender: str, kind: str, data: bytes) -> None:
@@ -100,7 +112,8 @@ class Server:
         """Fetch, check and add the uploads of one exchange, and publish what comes out.
 
         Uploads are taken in the order of their senders' names, so that the same uploads
-        give the same bits, and one at a time: none is kept once it is added.
+        give the same bits. Where the exchange compares them all are kept until the end; else
+        none once it is added. Who is set aside was heard all the same, and is among them.
 
         Args:
             context: Of the publication.
@@ -113,9 +126,12 @@ class Server:
         Raises:
             ServerError: Fewer than ``quorum``, or than the settings' contributors.
         """
-        counted: set[str] = set()
+        counted: dict[str, str | None] = {}
+        senders = sorted(senders)
         parts = self._accepted(exchange, context, senders, fetch, counted, quorum)
-        return exchange.aggregate(parts, context), counted
+        if exchange.compares(len(senders)):
+            parts = self._compared(exchange, context, parts, counted)
+        return exchange.aggregate(parts, context), set(counted)
 
     def publish_sum(
         self,
@@ -131,7 +147,10 @@ class Server:
             ServerError: As :meth:`aggregate`.
         """
         self._check_quorum(clients, max(quorum, exchange.least))
-        return exchange.from_sum(total, clients)
+        try:
+            return exchange.from_sum(total, clients)
+        except (CheckError, PrivacyError) as error:
+            raise ServerError(str(error), hint=error.hint) from None
 
     def refuse(self, context: Context, error: FedVTCError, fingerprint: str | None) -> None:
         """Note that an upload does not count, and why."""
@@ -144,10 +163,10 @@ class Server:
         context: Context,
         senders: Iterable[str],
         fetch: Fetch,
-        counted: set[str],
+        counted: dict[str, str | None],
         quorum: int,
     ) -> Iterator[Part]:
-        for sender in sorted(senders):
+        for sender in senders:
             own = replace(context, sender=sender)
             upload = fetch(own)
             if upload is None:
@@ -162,9 +181,28 @@ class Server:
             except FedVTCError as error:
                 self.refuse(own, error, upload.fingerprint)
                 continue
-            counted.add(sender)
+            counted[sender] = upload.fingerprint
             yield part
         self._check_quorum(len(counted), max(quorum, exchange.least))
+
+    def _compared(
+        self,
+        exchange: Exchange[Part],
+        context: Context,
+        parts: Iterator[Part],
+        counted: Mapping[str, str | None],
+    ) -> Iterator[Part]:
+        """Uploads as they count once all are compared; what is changed is noted."""
+        kept = list(parts)
+        doubts = exchange.doubts(kept)
+        for index, (sender, fingerprint) in enumerate(counted.items()):
+            doubt = doubts.get(index)
+            if doubt is None:
+                yield kept[index]
+                continue
+            self._refuse(replace(context, sender=sender), doubt.why, fingerprint)
+            if doubt.counts is not None:
+                yield doubt.counts
 
     def _check_quorum(self, counted: int, quorum: int) -> None:
         """Refuse to publish what too few contributed to; name the last refusal."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data.own import DataTerms
+from fedvtc_edge.distributed.client.consent import Conditions
 from fedvtc_edge.distributed.client.keys import DisclosurePolicy
 from fedvtc_edge.distributed.client.participant import Participant
 from fedvtc_edge.distributed.client.state import ClientState
@@ -60,11 +61,15 @@ class JoinSettings:
         identity: Private identity.
         server: The server's public identity.
         trust: Trust list of all clients.
-        data: The client's own images, or empty for its share of the data that the server
-            names.
+        data: The client's own images, or empty for its share of the built-in data that the
+            server names.
         architecture: Of its network, or empty for the one that the settings give it.
         settings: File of the only settings that it accepts, or empty for any.
         extractor: The client's own file of the run's extractor, or empty.
+        exact: Whether it takes part without a privacy mode.
+        private: Whether what leaves it must carry its noise already.
+        most_epsilon: The largest ε that it accepts, or None.
+        spend_again: Whether data may be released that were released before.
     """
 
     authority: str
@@ -77,6 +82,10 @@ class JoinSettings:
     settings: str = ""
     telling: bool | None = None
     extractor: str = ""
+    exact: bool = False
+    private: bool = False
+    most_epsilon: float | None = None
+    spend_again: bool = False
 
     @property
     def kit(self) -> ClientKeyBundle:
@@ -125,9 +134,9 @@ def participant_at(home: Path) -> Participant:
 
     def source(config: Config, terms: DataTerms) -> LocalData:
         # Most messages of a masked sum need no data, and so no torch, which takes seconds.
-        from fedvtc_edge.distributed.client.local_data import from_partition, from_path
+        from fedvtc_edge.distributed.client.local_data import from_builtin, from_path
 
-        read = from_path(Path(own.data)) if own.data else from_partition(index)
+        read = from_path(Path(own.data)) if own.data else from_builtin(index)
         return read(config, terms)
 
     return Participant(
@@ -140,8 +149,10 @@ def participant_at(home: Path) -> Participant:
             # As serve does with the same file; the run's name hashes every setting.
             load_config(own.settings, overrides=["engine.name=flower"]) if own.settings else None,
             own.telling,
+            Conditions(own.exact, own.private, own.most_epsilon, own.spend_again),
         ),
         extractor=own.extractor,
+        say=Writer(home / EVENTS).say,
     )
 
 

@@ -237,6 +237,43 @@ def check_norm(spec: ReleaseSpec, upload: Integers) -> None:
         )
 
 
+BEYOND = 10.0
+"""Standard deviations of noise that are taken for noise: beyond, with probability below 10⁻²²."""
+
+
+def check_release(spec: ReleaseSpec, total: Integers, *, most: int | None, draws: int = 1) -> None:
+    """Refuse a noised release, or a sum of some, that noise and bounds do not explain.
+
+    Post-processing: what was released is looked at, and nothing else. An honest release is
+    refused where its client has more examples than ``most``, or by a chance below 10⁻²⁰.
+
+    Args:
+        spec: Of one release.
+        total: [spec.size].
+        most: Examples that one client may have; None where its whole upload is clipped.
+        draws: Releases in the sum, each with its share of the noise.
+
+    Raises:
+        PrivacyError: Counts far below 0 or too many, or sums too long for so many examples.
+    """
+    bound = float(spec.sensitivity) * draws * (1 if most is None else most)
+    sigma = float(spec.share) * draws**0.5
+    counts = total[: spec.classes].astype(np.float64)
+    norm = float(np.linalg.norm(total.astype(np.float64)))
+    largest = COUNT * GRID * (most or 0) * draws + BEYOND * sigma * spec.classes**0.5
+    few = counts.min() < -BEYOND * sigma
+    many = most is not None and counts.sum() > largest
+    # The norm of a Gaussian vector passes √d + t with a probability below exp(-t²/2).
+    if few or many or norm > bound + sigma * (spec.size**0.5 + BEYOND):
+        allowed = "the clip bound" if most is None else f"{most} examples of a client"
+        raise PrivacyError(
+            f"a release of norm {norm / GRID:.4g} with a count of {counts.sum() / GRID:.4g}, "
+            f"beyond what {allowed} and the noise allow",
+            hint="if the clients have more examples: raise privacy.population, or set "
+            "server.most_samples",
+        )
+
+
 def noised(spec: ClientReleaseSpec, total: Integers) -> Integers:
     """The sum of clipped uploads with its one draw of noise, or one upload with its share.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fedvtc_edge.storage.atomic import write_atomic
+from fedvtc_edge.storage.atomic import OWNER_ONLY, write_atomic
 
 _KEY = "noise.key"
 
@@ -38,7 +38,7 @@ class ReleaseStore:
         if not path.is_file():
             data = draw()
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, data)
+            write_atomic(path, data, mode=OWNER_ONLY)
         return path.read_bytes()
 
     def secret(self, sender: str, draw: Callable[[], bytes]) -> bytes:
@@ -48,7 +48,7 @@ class ReleaseStore:
         path = self._home(self._folder, sender) / _KEY
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, draw(), mode=0o600)
+            write_atomic(path, draw(), mode=OWNER_ONLY)
         return path.read_bytes()
 
     def forget_secrets(self) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import ConfigError, RunError
 from fedvtc_edge.privacy.ledger import Ledger
 from fedvtc_edge.privacy.mechanism import mechanism_of
-from fedvtc_edge.storage.atomic import write_atomic
+from fedvtc_edge.storage.atomic import OWNER_ONLY, OWNER_ONLY_FOLDER, write_atomic
 from fedvtc_edge.storage.lock import LOCK, alone
 from fedvtc_edge.wire.context import Context
 
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 _TORN = re.compile(r"\..+\.(safetensors|upload|release|jsonl?|npz|html|key|pub|toml)\.[a-z0-9_]{8}")
 """Temporary files of :func:`write_atomic`, which a killed process leaves behind."""
+
+NUMBER = re.compile(r"[0-9a-f]{32}")
+"""Form of a run's random number."""
 
 
 @dataclass
@@ -59,13 +63,23 @@ class Checkpoint:
 
 
 class RunDirectory:
-    """One run on disk; made by :meth:`create`, :meth:`vacant` or :meth:`reopen`."""
+    """One run on disk; made by :meth:`create`, :meth:`vacant` or :meth:`reopen`.
+
+    Args:
+        files: What else the run cannot do without, by name.
+        number: Of the run, as it was drawn when it began; None draws one.
+    """
 
     def __init__(
-        self, path: Path, config: Config, files: Mapping[str, bytes] | None = None
+        self,
+        path: Path,
+        config: Config,
+        files: Mapping[str, bytes] | None = None,
+        number: str | None = None,
     ) -> None:
         self.path = path
         self.config = config
+        self.number = number or new_number()
         self._files = files or {}
         self._ledger = Ledger(path / "ledger.json", mechanism_of(config))
         self.begun = False
@@ -108,9 +122,10 @@ class RunDirectory:
                 or one whose settings or ledger are not what they were.
         """
         config, _ = settings_of(path)
+        number = number_of(path)
         if not os.access(path, os.W_OK):
             raise RunError(f"cannot write {path}", hint="give yourself permission to write there")
-        run = cls(path, config)
+        run = cls(path, config, number=number)
         run._ledger.reopen()
         run.begun = True
         return run
@@ -148,6 +163,7 @@ class RunDirectory:
         try:
             for folder in ("checkpoint", "server", "clients"):
                 (path / folder).mkdir(parents=True, exist_ok=True)
+            os.chmod(path / "server", OWNER_ONLY_FOLDER)  # every client's statistics lie there
             self._ledger.begin()
             self.label()
             for name, content in self._files.items():
@@ -158,9 +174,19 @@ class RunDirectory:
         self.begun = True
 
     def label(self) -> None:
-        """Write which version and which settings the folder is of."""
-        made = {"schema": SCHEMA, "version": version(), "config": digest(self.config)}
+        """Write which version, which settings and which run the folder is of."""
+        made = {
+            "schema": SCHEMA,
+            "version": version(),
+            "config": digest(self.config),
+            "number": self.number,
+        }
         write_atomic(self.path / "run.json", as_json(made))
+
+    @property
+    def name(self) -> str:
+        """Public name of the run."""
+        return public_name(self.config, self.number)
 
     @property
     def finished(self) -> bool:
@@ -174,8 +200,8 @@ class RunDirectory:
     def record_upload(self, round_: int, sender: str, kind: str, data: bytes) -> None:
         """Keep an upload exactly as the server sees it."""
         folder = self.path / "server" / f"round-{round_:04d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / f"{sender}.{kind}.upload", data)
+        folder.mkdir(mode=OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
+        write_atomic(folder / f"{sender}.{kind}.upload", data, mode=OWNER_ONLY)
 
     def save(self, state: Checkpoint) -> None:
         """Write the checkpoint, then the round's line of metrics.jsonl, then drop the old one."""
@@ -294,15 +320,39 @@ def digest(config: Config) -> str:
     return hashlib.sha256(as_toml(config)).hexdigest()
 
 
-def public_name(config: Config) -> str:
-    """Name of a run in what its clients upload: the first 32 digits of its digest.
+def new_number() -> str:
+    """A random number for a run: 32 hexadecimal digits. No result depends on it."""
+    return secrets.token_hex(16)
 
-    An extractor's file goes into it by its hash, not by where a machine keeps it.
+
+def number_of(path: Path) -> str:
+    """The number of the run in a folder.
+
+    Raises:
+        RunError: ``run.json`` is damaged.
+    """
+    try:
+        number = json.loads((path / "run.json").read_text("utf-8"))["number"]
+    except (OSError, ValueError, KeyError, TypeError):
+        number = None
+    if not isinstance(number, str) or not NUMBER.fullmatch(number):
+        raise RunError(f"{path / 'run.json'} does not say which run it is", hint="start a new run")
+    return number
+
+
+def public_name(config: Config, number: str) -> str:
+    """Name of a run in what its clients upload: 32 digits of a digest of settings and number.
+
+    Two runs with equal settings are two runs: what is uploaded to one counts in no other. An
+    extractor's file goes into it by its hash, not by where a machine keeps it.
+
+    Args:
+        number: 32 hexadecimal digits, drawn when the run began.
     """
     if config.method.extractor_sha256:
         kind = "onnx" if config.method.extractor.endswith(".onnx") else config.method.extractor
         config = config.replace(method={"extractor": kind, "extractor_weights": ""})
-    return digest(config)[:32]
+    return hashlib.sha256(f"{digest(config)} {number}".encode()).hexdigest()[:32]
 
 
 def as_toml(config: Config) -> bytes:

@@ -11,6 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+OWNER_ONLY, OWNER_ONLY_FOLDER = 0o600, 0o700
+"""Permissions of what nobody else on the machine may read."""
+
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True, mode: int = 0o644) -> None:
     """Write ``data`` under a temporary name, flush it to the disk, rename it.
@@ -42,13 +45,14 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True, mode: int = 0
         _sync(path.parent)  # the rename itself
 
 
-def append_line(path: Path, line: bytes) -> None:
+def append_line(path: Path, line: bytes, *, mode: int = 0o644) -> None:
     """Append one line in one write: a killed process leaves all of it or nothing.
 
     Args:
         path: The file; made where there is none.
+        mode: Permissions of a file that is made.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, mode)
     try:
         if os.write(descriptor, line + b"\n") != len(line) + 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

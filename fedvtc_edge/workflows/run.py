@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset, load_data
 from fedvtc_edge.data.arrays import pack
+from fedvtc_edge.data.sources import BUILTIN
 from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.federation.assembly import assemble, assignments, baseline
@@ -25,14 +27,16 @@ from fedvtc_edge.federation.federation import no_ledger
 from fedvtc_edge.federation.participation import ParticipationSimulator
 from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.federation.rounds import LocalExecutor, run_rounds
-from fedvtc_edge.federation.server import Refusals, discard_upload, ignore_refusal
+from fedvtc_edge.federation.server import Refusals, discard_upload, ignore_refusal, telling
 from fedvtc_edge.federation.summary import ClientStats, finish, summarise
 from fedvtc_edge.flower.simulation import simulate
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.extractor import pinned
 from fedvtc_edge.models.registry import Body, Function
 from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS
+from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.privacy.release_store import ReleaseStore
+from fedvtc_edge.privacy.spending import Spending, Spent
 from fedvtc_edge.progress import Progress, SilentProgress
 from fedvtc_edge.runs.checkpoint import naming_damage
 from fedvtc_edge.runs.directory import Checkpoint, RunDirectory, as_json
@@ -70,6 +74,7 @@ def run(
     callbacks: Sequence[Callback] = (),
     out: Path | None = None,
     progress: Progress | None = None,
+    spending: Spending | None = None,
 ) -> RunResult:
     """Train one federation.
 
@@ -84,6 +89,8 @@ def run(
         callbacks: Each called after each round with the round's line of ``metrics.jsonl``.
         out: New or empty folder for the run directory; None writes nothing.
         progress: Told of each round; None is silent.
+        spending: Remembers what is released under a privacy mode, of which data, and warns
+            of a second release; None remembers nothing.
 
     Raises:
         ConfigError: A method, architecture, device or size that does not exist or fit; or
@@ -124,6 +131,12 @@ def run(
             config = pinned(config)
         if directory is not None:
             directory = RunDirectory.vacant(directory.path, config, files)
+        mechanism = mechanism_of(config)
+        if spending is not None and mechanism is not None and settings.name.lower() not in BUILTIN:
+            name = "of a simulation" if directory is None else directory.name
+            spent = Spent.of(mechanism, name, secrets.token_hex(16))
+            if before := spending.enter(spent, dataset.x_train, again=True):
+                shown.say(f"warning: {before}")
         if config.engine.name == "flower":
             return _simulate(config, directory, shown)
         choice = parse_json(files[CHOICE]) if CHOICE in files else None
@@ -198,6 +211,7 @@ def _run(
         releases = ReleaseStore(directory.path if directory else None)
         recorder = directory.record_upload if directory else discard_upload
         refuse = Refusals(directory.path).note if directory else ignore_refusal
+        refuse = telling(refuse, progress.say)
         record = directory.record if directory else no_ledger
         method = assemble(
             config,
@@ -208,6 +222,7 @@ def _run(
             refuse=refuse,
             record=record,
             folder=directory.path if directory else None,
+            run=directory.name if directory else None,
         )
         baselines = []
         if with_baselines and not method.is_own_control:

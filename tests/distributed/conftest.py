@@ -123,6 +123,10 @@ _ANEW = {".safetensors", ".html", ".npz", ".release", ".key", ".part", ".taken"}
 """Files with times, noise or new keys in them: written again, they are other bytes."""
 
 
+NUMBER = "0123456789abcdef" * 2
+"""Of every village's run, in place of a random one."""
+
+
 class Village:
     """All parties of one run; members are made anew for every order, as on Flower."""
 
@@ -184,14 +188,15 @@ class Village:
             "settings": as_toml(self.config).decode(),
             "terms": terms_of(self.data, self.config.data.image_size).to_json(),
             "nonce": nonce,
+            "number": NUMBER,
         }
-        context = Context(public_name(self.config), 0, SERVER, HELLO)
+        context = Context(public_name(self.config, NUMBER), 0, SERVER, HELLO)
         return TaskRequest(context, 0, 0, **(made | changes))
 
     def request(
         self, name: str, number: int, kind: str, step: int = 0, **fields: Any
     ) -> TaskRequest:
-        context = Context(public_name(self.config), number, name, kind)
+        context = Context(public_name(self.config, NUMBER), number, name, kind)
         return TaskRequest(context, fields.pop("phase", 0), step, **fields)
 
     def opened(self, name: str, request: TaskRequest, reply: TaskReply) -> bytes:
@@ -245,7 +250,8 @@ class Village:
             directory.begin()
         else:
             self.reaper.now = ""  # what is not begun yet is no run
-            directory = RunDirectory.create(self.run_path, self.config)
+            directory = RunDirectory(self.run_path, self.config, number=NUMBER)
+            directory.begin()
             self.reaper.now = SERVER
         self._waiting = []
         serve(directory, self.data, Keys(self.ring, self.believed), self, self.story)

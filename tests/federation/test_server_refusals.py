@@ -13,7 +13,7 @@ import pytest
 from fedvtc_edge import run
 from fedvtc_edge.errors import FedVTCError, ServerError
 from fedvtc_edge.federation.server import MAX_REASON, Refusals
-from fedvtc_edge.runs.directory import public_name
+from fedvtc_edge.runs.directory import number_of, public_name
 from fedvtc_edge.statistics.class_statistics import ClassStatistics
 from fedvtc_edge.training import client as clients
 from fedvtc_edge.wire import context_of
@@ -73,9 +73,10 @@ def test_a_run_goes_on_without_a_liar(
     assert line["error"] == "CheckError"
     sent = sorted((tmp_path / "run" / "server" / "round-0000").iterdir())
     assert [path.name for path in sent] == [f"client-0{k}.anchor.upload" for k in range(3)]
+    number = number_of(tmp_path / "run")
     for path in sent:
         sender = path.name.partition(".")[0]
-        context = Context(public_name(config), 0, sender, "anchor")
+        context = Context(public_name(config, number), 0, sender, "anchor")
         assert context_of(path.read_bytes()) == context
 
 

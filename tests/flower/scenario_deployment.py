@@ -157,7 +157,7 @@ def main(folder: Path) -> None:
 
     def join(name: str) -> Command:
         keys, home = f"kit/{name}", HOMES[name]
-        words = ["--keys", keys, "--home", home, "--wait", "300", "--tell"]
+        words = ["--keys", keys, "--home", home, "--wait", "300", "--tell", "--no-privacy"]
         if name == "client-01":  # with a network of its own, which the server need not know
             words += ["--plugin", str(PLUGIN), "--architecture", "pyramid"]
         return start(name, "join", f"localhost:{port}", *words)

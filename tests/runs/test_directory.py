@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import subprocess
+import stat
 import sys
 import time
 import tomllib
@@ -28,7 +29,7 @@ from fedvtc_edge.errors import RunError
 from fedvtc_edge.privacy.ledger import Ledger
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.runs import directory as runs
-from fedvtc_edge.runs.directory import RunDirectory
+from fedvtc_edge.runs.directory import RunDirectory, new_number, number_of
 from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.workflows.run import resume, run
 
@@ -622,12 +623,16 @@ MOMENTS = (0, 1, 8)
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_kill_minus_nine(tiny: Tiny, tmp_path: Path, contents: Contents, quick: None) -> None:
+def test_kill_minus_nine(
+    tiny: Tiny,
+    tmp_path: Path,
+    contents: Contents,
+    quick: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     config = tiny(method={"share": "features+decoder", "rounds": 12}, clients={"cohort": 0.67})
     file = tmp_path / "tiny.toml"
     file.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
-    run(config, out=tmp_path / "whole")
-    expected = contents(tmp_path / "whole")
     chance = random.Random(9)
     out = tmp_path / "run"
     words = ["run", str(file), "--out", str(out)]
@@ -656,5 +661,35 @@ def test_kill_minus_nine(tiny: Tiny, tmp_path: Path, contents: Contents, quick: 
     with pytest.raises(SystemExit) as left:
         main([*words, "--quiet", "--json"])
     assert left.value.code == 0
-    assert contents(out) == expected
+    number = number_of(out)  # drawn by the process that was killed first
+    monkeypatch.setattr("fedvtc_edge.runs.directory.new_number", lambda: number)
+    run(config, out=tmp_path / "whole")
+    assert contents(out) == contents(tmp_path / "whole")
     assert not list(out.rglob(".*"))
+
+
+def test_equal_settings_are_two_runs_and_a_resumed_one_is_the_same(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedvtc_edge.runs.directory.new_number", new_number)  # the random one
+    made = [RunDirectory.create(tmp_path / name, tiny()) for name in ("one", "two")]
+    assert made[0].name != made[1].name
+    for directory in made:
+        assert RunDirectory.reopen(directory.path).name == directory.name
+    document = json.loads((made[0].path / "run.json").read_text())
+    for number in (None, 3, "0" * 31, "g" * 32):
+        (made[0].path / "run.json").write_text(json.dumps(document | {"number": number}))
+        with pytest.raises(RunError, match="which run it is"):
+            RunDirectory.reopen(made[0].path)
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_the_server_saw_is_the_owners_alone(tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    privacy = {"mode": "client", "delta": 1e-3}
+    run(tiny(method={"rounds": 1}, privacy=privacy, clients={"count": 4}), out=out)
+    found = [out / "server", *(out / "server").rglob("*")]
+    assert any(path.suffix == ".release" for path in found)
+    assert any(path.suffix == ".upload" for path in found)
+    for path in found:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path

@@ -202,9 +202,9 @@ def test_too_few_contributors_are_seen_through_the_masks(tiny: Tiny, tmp_path: P
         ({"method": {"share": "features+decoder"}}, "decoders are not masked", '"anchored"'),
         ({"clients": {"count": 2}}, "2 clients in a sum", "clients.count"),
         (
-            {"clients": {"cohort": 0.3}, "method": {"share": "features"}},
-            "2 clients in a sum",
-            "tells each",
+            {"clients": {"count": 20, "cohort": 0.5}, "method": {"share": "features"}},
+            "drawn by a seed of the server's there may be any",
+            "clients.cohort to 1",
         ),
         ({"server": {"trim": 0.2}}, "server.trim", "to 0"),
         ({"transport": {"masking": True, "precision": "float16"}}, "float16", "float32"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import TrustError
 from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.sealing import Identity, PublicIdentity, TrustList
+
+from .consent import Conditions
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,12 @@ class DisclosurePolicy:
         share_metrics: Whether the server is told how well its networks do, and how many
             examples of which classes it has. None: only where no privacy mode and no
             masking hides the exact statistics, which tell as much.
+        conditions: On the privacy of the run.
     """
 
     settings: Config | None = None
     share_metrics: bool | None = None
+    conditions: Conditions = field(default_factory=Conditions)
 
     def shares_metrics(self, config: Config) -> bool:
         """True if accuracies and counts leave the client under these settings."""

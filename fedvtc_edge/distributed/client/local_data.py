@@ -13,6 +13,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset, load_data, partition
 from fedvtc_edge.data.dataset import Samples
 from fedvtc_edge.data.own import DataTerms, load_own, terms_of
+from fedvtc_edge.data.sources import BUILTIN
 from fedvtc_edge.errors import DataError
 from fedvtc_edge.seeding import derive_seed
 
@@ -23,10 +24,12 @@ class LocalData:
 
     Args:
         test: The global test set, where this process holds it.
+        public: Whether anybody has the images: no release of them is remembered.
     """
 
     own: Samples
     test: Samples | None
+    public: bool = False
 
 
 Source = Callable[[Config, DataTerms], LocalData]
@@ -38,7 +41,7 @@ Raises:
 
 
 def from_partition(index: int) -> Source:
-    """Part of the data set that the settings name, for a simulated client.
+    """Part of the data set that the settings name, for a simulated client; never over a network.
 
     Args:
         index: Number of the client.
@@ -60,8 +63,32 @@ def from_partition(index: int) -> Source:
             )
         part = _parts(config)[index]
         return LocalData(
-            Samples(data.x_train[part], data.y_train[part]), Samples(data.x_test, data.y_test)
+            Samples(data.x_train[part], data.y_train[part]),
+            Samples(data.x_test, data.y_test),
+            public=True,
         )
+
+    return read
+
+
+def from_builtin(index: int) -> Source:
+    """Part of a built-in data set, for a trial over a network.
+
+    A server's word opens no file and no folder of the client's machine, and fetches nothing.
+
+    Args:
+        index: Number of the client.
+    """
+    part = from_partition(index)
+
+    def read(config: Config, terms: DataTerms) -> LocalData:
+        if config.data.name.lower() not in BUILTIN:
+            raise DataError(
+                f"the server's data set is {config.data.name!r:.80}; without data of its own a "
+                f"client takes the built-in {', '.join(BUILTIN)} alone",
+                hint="give your own images: join --data PATH",
+            )
+        return part(config.replace(data={"root": ""}), terms)
 
     return read
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,22 +29,25 @@ from fedvtc_edge.distributed.messages import (
 from fedvtc_edge.documents import DocumentError, parse_toml
 from fedvtc_edge.errors import ConfigError, FedVTCError
 from fedvtc_edge.masking import MaskingStep
-from fedvtc_edge.privacy.mechanism import anchor_width
+from fedvtc_edge.privacy.mechanism import anchor_width, mechanism_of
 from fedvtc_edge.privacy.release_store import SERVER
+from fedvtc_edge.privacy.spending import Spending, Spent
 from fedvtc_edge.sealing import seal
 from fedvtc_edge.storage.lock import Busy, alone
 from fedvtc_edge.transport.masked_sum import mask_step
 
+from .consent import agreement
 from .keys import ClientKeys, DisclosurePolicy
 from .masked_sum import advertise, next_step, vault_of
 from .state import ClientCheckpoint, ClientState
 
 if TYPE_CHECKING:
-    from .local_data import Source
+    from .local_data import LocalData, Source
     from .session import ClientSession
 
 
 _LONGEST_REASON = 300
+_SPENT = "spent"
 
 
 class Participant:
@@ -58,6 +62,7 @@ class Participant:
         index: Its number among the clients, by which they give it.
         extractor: Its own file of the run's extractor, or empty. None where the settings are
             its own, and so are the paths in them.
+        say: Told on joining, before anything is measured, what is agreed to.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Participant:
         index: int = 0,
         policy: DisclosurePolicy | None = None,
         extractor: str | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.home = home
         self.keys = keys
@@ -78,6 +84,7 @@ class Participant:
         self._index = index
         self._policy = policy or DisclosurePolicy()
         self._extractor = extractor
+        self._say = say
 
     def reply(self, request: TaskRequest) -> TaskReply:
         """Do what is asked, and say so; or say why not. Never raises a FedVTCError."""
@@ -132,7 +139,7 @@ class Participant:
         from fedvtc_edge.runs.directory import as_toml
 
         config = _settings(request)
-        self._check_policy(request, config)
+        self._check_policy(request, config, request.number)
         if config.transport.masking:
             self.keys.roster(config)
         sent, config = config, self._with_extractor(config)
@@ -140,8 +147,11 @@ class Participant:
         check(config, "client")
         find(self._name(config))
         terms = DataTerms.from_json(request.terms)
+        for line in agreement(config):
+            self._say(line)
         has = self._source(config, terms)
-        self.home.join(request.context.run, settings, request.terms)
+        self._spend(config, has, request.context.run, dry=True)
+        self.home.join(request.context.run, settings, request.terms, request.number)
         if self._extractor and self.home.config() != config:
             self.home.relocate(settings)
         document: dict[str, object] = {
@@ -165,7 +175,8 @@ class Participant:
 
         home, context = self.home, request.context
         config, terms = self._with_extractor(home.config()), DataTerms.from_json(home.terms())
-        self._check_policy(request, config)  # a home may have got stricter since it joined
+        # A home may have got stricter since it joined.
+        self._check_policy(request, config, home.number)
         state = home.state()
         check_sequence(request, state, config.method.rounds)
         known = {kind: known_to(request, state, kind) for kind in request.digests}
@@ -174,6 +185,7 @@ class Participant:
         state.published = known
         with deterministic():
             has = self._source(config, terms)
+            self._spend(config, has, context.run)
             session = ClientSession.gather(config, home, state, self._name(config), terms, has)
             if averaged is not None:
                 session.method.learn(Decoders.kind, averaged, [session.client])
@@ -231,18 +243,41 @@ class Participant:
         self.home.record(context, payload)
         return payload
 
-    def _check_policy(self, request: TaskRequest, config: Config) -> None:
+    def _check_policy(self, request: TaskRequest, config: Config, number: str) -> None:
         from fedvtc_edge.runs.directory import public_name
 
         expected = self._policy.settings
         if expected is not None and not expected.method.extractor_sha256:
             # A server fills the hash in; that our extractor has it is checked by itself.
             expected = expected.replace(method={"extractor_sha256": config.method.extractor_sha256})
-        if expected is not None and public_name(expected) != request.context.run:
+        if expected is not None and public_name(expected, number) != request.context.run:
             raise ConfigError(
                 "the server's settings are not those that this client takes part in",
                 hint="compare them with the file that was given as --config",
             )
+        self._policy.conditions.check(config)
+
+    def _spend(self, config: Config, has: LocalData, run: str, *, dry: bool = False) -> None:
+        """Note what the run releases of this client's data, once and before anything leaves.
+
+        Raises:
+            SpentError: The same data were released before, and nobody agreed to do it again.
+            RunError: It cannot be noted.
+        """
+        mechanism, noted = mechanism_of(config), dict(self.home.notes(_SPENT))
+        if mechanism is None or has.public or noted.get("noted") is True:
+            return
+        if "token" not in noted and not dry:
+            # First into the home: whoever has its releases sends them again, and draws no others.
+            noted["token"] = secrets.token_hex(16)
+            self.home.note(_SPENT, noted)
+        spent = Spent.of(mechanism, run, str(noted.get("token", "")))
+        again = self._policy.conditions.spend_again
+        before = Spending().enter(spent, has.own.images, again=again, dry=dry)
+        if not dry:
+            self.home.note(_SPENT, noted | {"noted": True})
+        elif before:
+            self._say(f"warning: {before}")
 
     def _with_extractor(self, config: Config) -> Config:
         """The settings with the client's own file of the extractor, whose hash was checked."""
@@ -279,7 +314,7 @@ def _settings(request: TaskRequest) -> Config:
         OrderError: No TOML, or not of the run that the order names.
         ConfigError: Settings that this version does not know.
     """
-    from fedvtc_edge.runs.directory import public_name
+    from fedvtc_edge.runs.directory import NUMBER, public_name
 
     if len(request.settings) > MAX_CONFIG_BYTES:
         raise RequestError("the server's settings are too long", hint="do not trust it")
@@ -288,7 +323,8 @@ def _settings(request: TaskRequest) -> Config:
     except DocumentError:
         raise RequestError("the server's settings are no TOML", hint="do not trust it") from None
     config = load_config(document)
-    if public_name(config) != request.context.run:
+    number = request.number
+    if not NUMBER.fullmatch(number) or public_name(config, number) != request.context.run:
         raise RequestError(
             f"the server's settings are not of run {request.context.run}",
             hint="install the same version of fedvtc-edge on both sides",

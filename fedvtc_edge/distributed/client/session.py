@@ -35,7 +35,7 @@ from fedvtc_edge.federation.methods import Federation, Method, method_of
 from fedvtc_edge.federation.summary import ClientStats, deposit, pictures, summarise
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.tensors import from_tensors, to_tensors
-from fedvtc_edge.runs.directory import RunDirectory, public_name
+from fedvtc_edge.runs.directory import RunDirectory
 from fedvtc_edge.runs.records import ACCURACIES, ClientRecord, RoundRecord
 from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.training.client import Client
@@ -90,7 +90,7 @@ class ClientSession:
             shape,
             classes,
             compute,
-            public_name(config),
+            home.joined or "",
             releases=home.releases,
         )
         found, test = has.test, None
@@ -225,7 +225,7 @@ def finalize(
         [ClientAssignment(client.id, None, client.architecture, client.architecture)],
     )
     summary.home, summary.evaluated_on = True, config.data.evaluate if packed else None
-    RunDirectory(home.path, config).label()
+    RunDirectory(home.path, config, number=home.number).label()
     if packed:
         write_atomic(home.path / TEST_SET, packed, mode=_OWNER_ONLY)
     deposit(

@@ -7,6 +7,7 @@
     last.upload         the last envelope, and the digest of the request that it answers
     sum.part            its part in the masked sum that is open (0600)
     ledger.json         every release, written before it leaves
+    spent.json          by which the user's record of releases knows this folder again
     clients/ID/         noised releases and the key of their noise
 
 Whoever reads this folder reads models that have seen the client's data.
@@ -103,7 +104,18 @@ class ClientState:
         """True if the run is over for this client, so that the folder can be exported."""
         return (self.path / "summary.json").is_file()
 
-    def join(self, run: str, settings: str, terms: str) -> None:
+    @property
+    def number(self) -> str:
+        """Random number of the run that this folder belongs to.
+
+        Raises:
+            RunError: ``home.json`` is damaged.
+        """
+        with naming_damage(self.path / _HOME, _ANEW):
+            number = str(json.loads((self.path / _HOME).read_text("utf-8"))["number"])
+        return number
+
+    def join(self, run: str, settings: str, terms: str, number: str) -> None:
         """Bind the folder to a run, whose settings and terms never change from now on.
 
         Raises:
@@ -125,7 +137,7 @@ class ClientState:
             Ledger(self.path / "ledger.json").begin()
         self._write(_CONFIG, settings.encode())
         self._write(TERMS, terms.encode())
-        made = {"schema": SCHEMA, "client": self.client, "run": run}
+        made = {"schema": SCHEMA, "client": self.client, "run": run, "number": number}
         self._write(_HOME, (json.dumps(made) + "\n").encode())
 
     def relocate(self, settings: str) -> None:

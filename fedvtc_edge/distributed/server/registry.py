@@ -58,6 +58,7 @@ class ClientRegistry:
 
     Args:
         run: Public name of the run.
+        number: Its random number, from which and the settings the name follows.
         settings: The same settings as TOML.
         terms: Classes and shapes, JSON.
         classes: Number C of classes.
@@ -68,6 +69,7 @@ class ClientRegistry:
         self,
         config: Config,
         run: str,
+        number: str,
         settings: str,
         terms: str,
         classes: int,
@@ -79,6 +81,7 @@ class ClientRegistry:
         self.client_info: dict[str, ClientInfo] = {}
         self._config = config
         self._run = run
+        self._number = number
         self._settings = settings
         self._terms = terms
         self._classes = classes
@@ -192,7 +195,13 @@ class ClientRegistry:
             self._again[node] = now + self._config.server.deadline_s
             context = Context(self._run, number, SERVER, HELLO)
             requests[node] = TaskRequest(
-                context, 0, 0, settings=self._settings, terms=self._terms, nonce=nonce
+                context,
+                0,
+                0,
+                settings=self._settings,
+                terms=self._terms,
+                nonce=nonce,
+                number=self._number,
             )
         if requests:
             self._mailbox.send(requests)

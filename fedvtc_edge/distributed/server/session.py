@@ -20,12 +20,12 @@ from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.evaluation import TestSet
 from fedvtc_edge.federation.methods import Federation, Method, method_of
 from fedvtc_edge.federation.rounds import run_rounds
-from fedvtc_edge.federation.server import Refusals, Server
+from fedvtc_edge.federation.server import Refusals, Server, telling
 from fedvtc_edge.federation.summary import ClientStats, finish, summarise
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.progress import Progress
-from fedvtc_edge.runs.directory import RunDirectory, as_toml, public_name
+from fedvtc_edge.runs.directory import RunDirectory, as_toml
 from fedvtc_edge.sealing import Identity, Inbox, TrustList
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
 
@@ -79,7 +79,7 @@ def executor_of(
         RunError: A damaged checkpoint, inbox or journal.
     """
     config, path = directory.config, directory.path
-    run, names = public_name(config), keys.clients(config)
+    run, names = directory.name, keys.clients(config)
     compute, height, channels = Compute.of(config.engine), data.image_shape[0], data.image_shape[2]
     refuse = Refusals(path).note
     federation = Federation(
@@ -89,14 +89,23 @@ def executor_of(
         data.classes,
         compute,
         run,
-        Server(directory.record_upload, refuse),
+        Server(directory.record_upload, telling(refuse, progress.say)),
         releases=ReleaseStore(path),
         record=directory.record,
     )
     terms = terms_of(data, config.data.image_size).to_json()
     settings = as_toml(config).decode()
     registry = ClientRegistry(
-        config, run, settings, terms, data.classes, keys.ring, keys.trusted, mailbox, progress.say
+        config,
+        run,
+        directory.number,
+        settings,
+        terms,
+        data.classes,
+        keys.ring,
+        keys.trusted,
+        mailbox,
+        progress.say,
     )
     inbox = Inbox(path / "checkpoint" / INBOX, run=run, recipient=keys.ring, trusted=keys.trusted)
     journal = Journal(path / "checkpoint" / JOURNAL, run)

@@ -35,6 +35,9 @@ from fedvtc_edge.storage.lock import alone
 from fedvtc_edge.transport.masked_sum import mask_kind
 from fedvtc_edge.wire.context import Context
 
+NUMBER = "0123456789abcdef" * 2
+"""Of the village's run."""
+
 ME, OTHER = "client-00", "client-01"
 MASKED = {"transport": {"masking": True}}
 ADVERTISE = mask_kind("anchor", MaskingStep.ADVERTISE)
@@ -118,7 +121,7 @@ def test_work_is_done_in_its_turn_and_once(there: Make) -> None:
 
 def test_another_run_is_refused(there: Make, small: Make) -> None:
     made, config = there(), small(method={"rounds": 9})
-    mine, other = public_name(made.config), public_name(config)
+    mine, other = public_name(made.config, NUMBER), public_name(config, NUMBER)
     said = f"belongs to run {mine}, asked is {other}"
     request, greeting = made.request(ME, 0, "anchor"), made.hello("n")
     strange = replace(request, context=replace(request.context, run=other))
@@ -429,7 +432,7 @@ def test_a_later_step_of_a_masked_sum_needs_no_torch(there: Make) -> None:
         adverts[name] = made.opened(name, request, made.reply(name, request))
     noted = made.home(ME).notes("sum")
     keys = {name: made.trusted.lookup(name).key for name in made.names}
-    context = Context(public_name(made.config), 0, "server", "anchor")
+    context = Context(public_name(made.config, NUMBER), 0, "server", "anchor")
     server = MaskingServer(MaskingPlan(context, keys, noted["size"], noted["bound"]))
     for name, advert in adverts.items():
         server.receive(advert, sender=name)

@@ -18,6 +18,7 @@ from fedvtc_edge.errors import PrivacyError, RunError
 from fedvtc_edge.runs.directory import as_toml, public_name
 from fedvtc_edge.wire.context import Context
 
+NUMBER = "0123456789abcdef" * 2
 RUN, OTHER = "0" * 32, "1" * 32
 TERMS = '{"classes": "agreed"}'
 
@@ -25,7 +26,7 @@ TERMS = '{"classes": "agreed"}'
 @pytest.fixture
 def home(tmp_path: Path, quick: None, small: Callable[..., Config]) -> ClientState:
     made = ClientState(tmp_path / "home", "client-00")
-    made.join(RUN, as_toml(small()).decode(), TERMS)
+    made.join(RUN, as_toml(small()).decode(), TERMS, NUMBER)
     return made
 
 
@@ -131,13 +132,13 @@ def test_a_home_belongs_to_one_run(home: ClientState, tmp_path: Path) -> None:
     before = sorted((path.name, path.read_bytes()) for path in home.path.iterdir())
     for refused in (
         lambda: home.check(OTHER),
-        lambda: home.join(OTHER, "other", TERMS),
+        lambda: home.join(OTHER, "other", TERMS, NUMBER),
     ):
         with pytest.raises(RequestError, match=f"belongs to run {RUN}, asked is {OTHER}"):
             refused()
     with pytest.raises(RequestError, match="terms are not those that this client agreed to"):
-        home.join(RUN, "whatever", TERMS.replace("agreed", "others"))
-    home.join(RUN, "whatever", TERMS)
+        home.join(RUN, "whatever", TERMS.replace("agreed", "others"), NUMBER)
+    home.join(RUN, "whatever", TERMS, NUMBER)
     assert before == sorted((path.name, path.read_bytes()) for path in home.path.iterdir())
     with pytest.raises(RequestError, match=f"belongs to no run, asked is {RUN}"):
         ClientState(tmp_path / "none", "client-00").check(RUN)
@@ -191,8 +192,8 @@ def test_a_budget_is_kept_over_processes(
     tmp_path: Path, quick: None, small: Callable[..., Config]
 ) -> None:
     config = small(privacy={"mode": "anchored"})
-    path, run = tmp_path / "home", public_name(config)
-    ClientState(path, "client-00").join(run, as_toml(config).decode(), TERMS)
+    path, run = tmp_path / "home", public_name(config, NUMBER)
+    ClientState(path, "client-00").join(run, as_toml(config).decode(), TERMS, NUMBER)
     context = Context(run, 0, "client-00", "anchor")
     for _ in range(2):  # the same bytes are the same release
         ClientState(path, "client-00").record(context, b"release")

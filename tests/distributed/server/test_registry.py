@@ -82,7 +82,8 @@ def registry(
     for name in NAMES:
         trusted.add(name, keys[name].public)
     ring = [keys["server"]]
-    return ClientRegistry(small(), RUN, "settings", "terms", 3, ring, trusted, mailbox, said.append)
+    words = (RUN, RUN, "settings", "terms")
+    return ClientRegistry(small(), *words, 3, ring, trusted, mailbox, said.append)
 
 
 def document(request: TaskRequest, **changes: Any) -> dict[str, Any]:
