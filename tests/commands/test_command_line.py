@@ -131,7 +131,15 @@ class Fakes:
             raise self.error
         return Result(self.summary, directory)
 
-    def run(self, config: Config, *, out: Path | None = None, progress: Any = None) -> Result:
+    def run(
+        self,
+        config: Config,
+        *,
+        out: Path | None = None,
+        progress: Any = None,
+        spending: Any = None,
+    ) -> Result:
+        assert spending is not None  # what is released is remembered
         self.calls.append(("run", config, {"out": out}))
         return self._finish(out, progress)
 

@@ -91,8 +91,8 @@ def test_a_trial(call: Call, tmp_path: Path) -> None:
     commands = [line.strip() for line in made.out.splitlines() if line.startswith("  ")]
     assert commands == [
         "fedvtc-edge serve CONFIG.toml --keys 'a trial/server' --host 127.0.0.1 --port 8000",
-        "fedvtc-edge join localhost:8000 --keys 'a trial/client-00'",
-        "fedvtc-edge join localhost:8000 --keys 'a trial/client-01'",
+        "fedvtc-edge join localhost:8000 --keys 'a trial/client-00' --no-privacy",
+        "fedvtc-edge join localhost:8000 --keys 'a trial/client-01' --no-privacy",
     ]
     assert "each is made where it is used" in made.out.splitlines()[-1]
     known = TrustList.load(tmp_path / "a trial" / "client-01" / "trust.json")

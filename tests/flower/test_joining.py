@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from fedvtc_edge.commands.join import command
 from fedvtc_edge.distributed.events import Reader
 from fedvtc_edge.distributed.messages import (
     DISMISSAL,
@@ -156,3 +158,16 @@ def test_a_home_knows_whose_it_is(tmp_path: Path) -> None:
     (home / MEMBERSHIP).write_text("{}")
     with pytest.raises(RunError, match="missing or damaged"):
         participant_at(home)
+
+
+@pytest.mark.parametrize("words", [["--require-privacy"], ["--at-most-epsilon", "2"]])
+def test_without_and_under_a_privacy_mode_only_are_not_asked_for_together(words: list[str]) -> None:
+    made = CliRunner().invoke(command, ["localhost:8000", "--keys", "keys", "--no-privacy", *words])
+    assert made.exit_code == 2
+    assert "expected one of them" in made.output
+
+
+def test_an_epsilon_of_nothing_is_none() -> None:
+    made = CliRunner().invoke(command, ["localhost:8000", "--at-most-epsilon", "0"])
+    assert made.exit_code == 2
+    assert "at-most-epsilon" in made.output

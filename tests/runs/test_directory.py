@@ -9,8 +9,8 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import stat
+import subprocess
 import sys
 import time
 import tomllib
