@@ -8,9 +8,10 @@
 digests of the tensors and files that each left, and its figures. Compare records of one machine
 and one set of libraries only.
 
-Noise of privacy comes from the system's entropy. Runs with noise get a repeatable ``os.urandom``
-before anything of the project is imported, so that no name inside the project matters. Messages
-under masks are never the same, since a library makes their keys: only their sizes are kept.
+Noise of privacy and a run's number come from the system's entropy. Runs get a repeatable
+``os.urandom`` before anything of the project is imported, so that no name inside the project
+matters. Messages under masks are never the same, since a library makes their keys: only their
+sizes are kept.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ bfloat16-ablated    engine.precision=bfloat16 method.ablate=["dm","kl"] data.ima
 features-cohort     method.share=features clients.count=4 clients.cohort=0.5
 decoder             method.share=features+decoder
 masked-covariance   transport.masking=true
-masked-features     transport.masking=true method.share=features clients.count=5 clients.cohort=0.6
+masked-features     transport.masking=true method.share=features clients.count=5
 private-covariance  privacy.mode=anchored
 private-masked      privacy.mode=anchored method.moments=diagonal transport.masking=true
 example-covariance  privacy.mode=example privacy.delta=1e-5
@@ -110,8 +111,7 @@ def play(name: str, python: str, out: Path, environment: dict[str, str]) -> None
     """Run one case in ``out/name``, which is made anew."""
     run, settings = out / name, [*SMALL.split(), *CASES[name]]
     shutil.rmtree(run, ignore_errors=True)
-    private = any(setting.startswith("privacy.mode=") for setting in settings)
-    words = [python, *(["-c", REPEATABLE] if private else ["-m", "fedvtc_edge"]), "run", "--quiet"]
+    words = [python, "-c", REPEATABLE, "run", "--quiet"]
     more = ["--out", name, *(word for setting in settings for word in ("--set", setting))]
     more += ["--engine", "flower"] if name.startswith("flower-") else []
     with (out / f"{name}.log").open("wb") as log:

@@ -29,6 +29,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import FedVTCError, PrivacyError, RunError
 from fedvtc_edge.storage.atomic import OWNER_ONLY, OWNER_ONLY_FOLDER, write_atomic
 
@@ -182,7 +183,7 @@ class Spending:
         try:
             with path.open("rb") as file:
                 data = file.read(LARGEST + 1)
-            document = json.loads(data) if len(data) <= LARGEST else {}
+            document = parse_json(data) if len(data) <= LARGEST else {}
             if document["schema"] != SCHEMA:
                 raise ValueError("another schema")
             return [(entry, _spent_of(entry)) for entry in document["releases"]]

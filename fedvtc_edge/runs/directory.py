@@ -332,7 +332,7 @@ def number_of(path: Path) -> str:
         RunError: ``run.json`` is damaged.
     """
     try:
-        number = json.loads((path / "run.json").read_text("utf-8"))["number"]
+        number = parse_json((path / "run.json").read_bytes())["number"]
     except (OSError, ValueError, KeyError, TypeError):
         number = None
     if not isinstance(number, str) or not NUMBER.fullmatch(number):

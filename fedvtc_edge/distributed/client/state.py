@@ -112,7 +112,7 @@ class ClientState:
             RunError: ``home.json`` is damaged.
         """
         with naming_damage(self.path / _HOME, _ANEW):
-            number = str(json.loads((self.path / _HOME).read_text("utf-8"))["number"])
+            number = str(parse_json((self.path / _HOME).read_bytes())["number"])
         return number
 
     def join(self, run: str, settings: str, terms: str, number: str) -> None:
