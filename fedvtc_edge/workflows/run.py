@@ -210,8 +210,7 @@ def _run(
         compute = Compute.of(config.engine)
         releases = ReleaseStore(directory.path if directory else None)
         recorder = directory.record_upload if directory else discard_upload
-        refuse = Refusals(directory.path).note if directory else ignore_refusal
-        refuse = telling(refuse, progress.say)
+        noted = Refusals(directory.path).note if directory else ignore_refusal
         record = directory.record if directory else no_ledger
         method = assemble(
             config,
@@ -219,7 +218,7 @@ def _run(
             compute,
             recorder,
             releases=releases,
-            refuse=refuse,
+            refuse=telling(noted, progress.say),
             record=record,
             folder=directory.path if directory else None,
             run=directory.name if directory else None,

@@ -732,7 +732,11 @@ def test_as_a_module() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_a_real_ctrl_c_then_pure_json_and_the_same_run_in_any_process(
-    settings: str, tmp_path: Path, quick: None, contents: Callable[[Path], dict[str, Any]]
+    settings: str,
+    tmp_path: Path,
+    quick: None,
+    contents: Callable[[Path], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = ["run", settings, "--out", "my run", "--set", "method.rounds=8"]
     with subprocess.Popen(
@@ -758,9 +762,12 @@ def test_a_real_ctrl_c_then_pure_json_and_the_same_run_in_any_process(
     assert json.loads(done.stdout) == json.loads((tmp_path / "my run/summary.json").read_text())
     assert all(line.startswith("rounds: ") for line in done.stderr.splitlines()), done.stderr
     from fedvtc_edge.config import load_config
+    from fedvtc_edge.runs.directory import number_of
     from fedvtc_edge.workflows.run import run
 
     config = load_config(tmp_path / settings, overrides=["method.rounds=8"])
+    number = number_of(tmp_path / "my run")
+    monkeypatch.setattr("fedvtc_edge.runs.directory.new_number", lambda: number)
     run(config, out=tmp_path / "whole")
     assert contents(tmp_path / "my run") == contents(tmp_path / "whole")
 
