@@ -216,7 +216,7 @@ def measure(rounds: int, descriptors: int | None) -> Document:
         for index in range(_CLIENTS):
             client = _command(
                 *("join", f"localhost:{port}", "--keys", str(keys / f"client-{index:02d}")),
-                *("--home", str(folder / f"home-{index}"), "--wait", "120"),
+                *("--home", str(folder / f"home-{index}"), "--wait", "120", "--no-privacy"),
                 log=folder / f"client-{index}.log",
             )
             stack.callback(client.terminate)
