@@ -16,7 +16,7 @@ from fedvtc_edge.devices.planner import ClientAssignment, fleet
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.models import ExtractorHead, ImageShape, network, vtc
 from fedvtc_edge.privacy.release_store import ReleaseStore
-from fedvtc_edge.runs.directory import new_number, public_name
+from fedvtc_edge.runs.directory import public_name
 from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, as_images
@@ -47,9 +47,10 @@ def assemble(
         compute: Where tensors live.
         recorder: Told of whatever reaches the server.
         folder: The run directory, for keys and inbox; None keeps neither.
-        run: Public name of the run; None makes one up.
+        run: Public name of the run; None is one that follows from the settings alone, for
+            what is taken apart in one process and leaves it nowhere.
     """
-    kind, run = method_of(config), run or public_name(config, new_number())
+    kind, run = method_of(config), run or public_name(config, "0" * 32)
     height, _, channels = data.image_shape
     own = None if folder is None else folder / FOLDER
     parties = KeyRing(config.client_ids, own)

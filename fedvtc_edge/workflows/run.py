@@ -39,7 +39,13 @@ from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.privacy.spending import Spending, Spent
 from fedvtc_edge.progress import Progress, SilentProgress
 from fedvtc_edge.runs.checkpoint import naming_damage
-from fedvtc_edge.runs.directory import Checkpoint, RunDirectory, as_json
+from fedvtc_edge.runs.directory import (
+    Checkpoint,
+    RunDirectory,
+    as_json,
+    new_number,
+    public_name,
+)
 from fedvtc_edge.storage.lock import alone
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
 
@@ -221,7 +227,7 @@ def _run(
             refuse=telling(noted, progress.say),
             record=record,
             folder=directory.path if directory else None,
-            run=directory.name if directory else None,
+            run=directory.name if directory else public_name(config, new_number()),
         )
         baselines = []
         if with_baselines and not method.is_own_control:
