@@ -32,7 +32,7 @@ from .reference import Reference, of_architecture, of_run
 from .scan import Leak, scan_pieces, shown
 from .structure import Difference, differences
 
-MOST_WORK = 5e11
+MOST_WORK = 1.5e11
 """Products of numbers that images are compared with, and so how many images there are time for."""
 
 _WITH_DATA = "--run RUN or --data PATH: the client's own images"
