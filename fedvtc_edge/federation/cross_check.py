@@ -147,9 +147,10 @@ class _Clients:
             own = self.within[client]
             shape += share * (own if own.ndim == 2 else np.diag(own))
         scale = max(float(np.trace(shape)) / width, 1e-6)
-        lower = np.linalg.cholesky(shape + RIDGE * scale * np.eye(width))
-        inverse: Array = np.linalg.inv(lower).T
-        return inverse
+        # Of one sample a class rounding is all that is left, and it may be negative.
+        values, vectors = np.linalg.eigh(shape)
+        whitening: Array = vectors / np.sqrt(np.maximum(values, 0.0) + RIDGE * scale)
+        return whitening
 
 
 def _others(

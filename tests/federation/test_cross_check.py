@@ -204,6 +204,20 @@ def test_a_class_that_one_client_alone_has_is_compared_with_nothing() -> None:
     assert contradicting(parts) == {}
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("size", [0, 1])
+def test_clients_of_hardly_any_samples_contradict_nobody(pooled: bool, size: int) -> None:
+    """Covariances within classes are then nothing but rounding, which may be negative."""
+    rng = np.random.default_rng(4)
+    for _ in range(50):
+        z = rng.standard_normal((5, size, WIDTH)) * 1e3
+        parts = [
+            ClassStatistics.of(own, np.zeros(size, int), classes=CLASSES, pooled=pooled)
+            for own in z
+        ]
+        assert contradicting(parts) == {}
+
+
 def test_own_features_of_different_networks_are_not_compared() -> None:
     parts = clusters(3, 8, pooled=False, alpha=5.0)
     parts[0] = shifted(parts[0])
