@@ -1,34 +1,39 @@
-"""Attempts: each attack on each group of trials, and the findings that its guesses come to."""
+"""Attempts: each attack on each group of trials, again with more where nothing was decided."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fedvtc_edge.errors import UsageError
 from fedvtc_edge.progress import Progress
-from fedvtc_edge.statistics.class_statistics import Array
 
 from .adversary.observations import Observation
-from .adversary.trials import FEWEST, AuditedRun, Trial, UploadStager
+from .adversary.staging import REPETITIONS, UploadStager
+from .adversary.trials import FEWEST, AuditedRun, Trial, size_of
 from .adversary.view import Attack, Guess
-from .inference.reconstruction import ClassMean
-from .scoring.findings import Finding, Policy, credit, decided, more_trials, rates_of
-from .scoring.metrics import auc, bonferroni, mean_interval, proportion_interval, psnr, ssim
+from .answers import Answers, Yardsticks, answers_of
+from .direct_disclosures import recovered, recovery_error
+from .scoring.findings import Finding, Policy
+from .scoring.metrics import bonferroni
 
 VIEWS = ("server", "server+device", "colluders", "device", "eavesdropper")
 """Adversaries, see :class:`~fedvtc_edge.attacks.adversary.view.View`."""
 
-GROUPS = ((1, 1), (2, 2), (3, 5), (6, 19), (20, 99), (100, 2**62))
-"""Numbers of records of a class that are reported together."""
-
 STAGED = (1, 2, 5, 20, 100)
 """Numbers of records of each class of a staged client."""
+
+LOOKS = 6
+"""Times that undecided findings on staged uploads are looked at, each with as many trials as all
+before together: at most 32 times as many as at first. The intervals of all looks hold together."""
+
+_AT_ONCE = 300
+"""Most trials whose images are in memory together."""
+
+More = Callable[[int, bool], list[Trial]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +44,15 @@ class Group:
         who: Name of the adversary.
         least: Smallest number of records of its uploads.
         trials: Empty where the group exists and could not be tested.
+        more: Makes so many more trials, with uploads before and after, and repetitions, if the
+            flag is set; None where there are no others.
     """
 
     name: str
     who: str
     least: int
     trials: list[Trial]
+    more: More | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,22 +90,75 @@ def groups_of(
         among = sum(other.who == one.who for other in seen)
         own = audited.labels[audited.holdings[one.client]]
         for count in np.unique(own, return_counts=True)[1]:
-            pools.setdefault((one.who, _range(count)), [])
+            pools.setdefault((one.who, size_of(count)), [])
         for trial in audited.trials(one, -(-2 * number // among), audited.extractor(one)):
-            pools[one.who, _range(trial.count)].append(trial)
+            pool = pools[one.who, size_of(trial.count)]
+            if len(pool) < number:
+                pool.append(trial)
     groups = [
-        Group(f"n = {_named(size)}", who, size[0], trials[:number])
-        for (who, size), trials in pools.items()
+        Group(f"n = {_named(size)}", who, size[0], trials) for (who, size), trials in pools.items()
     ]
-    if audited.anchor is not None:
-        stage = UploadStager(audited)
-        made = ((count, stage.trials(count, number)) for count in staged)
-        groups += [
-            Group(f"n = {count}, staged", trials[0].case.view.who, count, trials)
-            for count, trials in made
-            if trials
-        ]
+    if audited.anchor is None and not audited.uploaders:
+        return groups
+    stage = UploadStager(audited)
+
+    def more_of(count: int) -> More:
+        def more(number: int, pairs: bool) -> list[Trial]:
+            repetitions = REPETITIONS if pairs else 0
+            return stage.trials(count, number, repetitions=repetitions, after=pairs)
+
+        return more
+
+    for count in staged:
+        trials = stage.trials(count, number)
+        if trials:
+            who, name = trials[0].case.view.who, f"n = {count}, staged"
+            groups.append(Group(name, who, count, trials, more_of(count)))
     return groups
+
+
+@dataclass(eq=False)
+class Attempts:
+    """What attacks answered so far.
+
+    Args:
+        answered: By group and attack, in the order of the report.
+        errors: By group of one or two records, how far each record was from what was read off.
+        tests: Intervals of one look, over all of which the confidence is shared.
+    """
+
+    policy: Policy
+    groups: dict[str, Group]
+    answered: dict[tuple[str, str], Answers] = field(default_factory=dict)
+    errors: dict[str, list[float]] = field(default_factory=dict)
+
+    def found(self) -> list[Finding]:
+        """All findings, those on few uploads settled by those on staged ones."""
+        tests = 2 * len(self.answered) + len(self.errors)
+        confidence = bonferroni(self.policy.confidence, max(LOOKS * tests, 1))
+        found = [
+            finding
+            for answers in self.answered.values()
+            for finding in answers.findings(self.policy, confidence)
+        ]
+        for key, errors in self.errors.items():
+            group = self.groups[key]
+            found.append(
+                recovered(
+                    errors,
+                    group.who,
+                    group.least,
+                    group.name,
+                    self.policy,
+                    confidence,
+                    staged=group.more is not None,
+                )
+            )
+        tried = {(one.view, one.group) for one in found}
+        for group in self.groups.values():
+            if (group.who, group.name) not in tried:
+                found.append(_untested(group, self.policy))
+        return _settled(found, {(g.who, g.name): g.least for g in self.groups.values()})
 
 
 def attempt(
@@ -110,35 +171,83 @@ def attempt(
 ) -> tuple[list[Finding], list[Example]]:
     """Findings and examples of each attack on each group.
 
-    Intervals that decide hold together (Bonferroni), over all that were answered.
+    Intervals that decide hold together (Bonferroni), over all that were answered and over all
+    looks: what is undecided on staged uploads is tried again with more, :data:`LOOKS` times at
+    most, unless something else is a leak already. That may stop at any look and stays valid.
     """
     stream = torch.Generator().manual_seed(seed)
-    answered: list[Answers] = []
+    made = Attempts(policy, {f"{group.who}/{group.name}": group for group in groups})
     examples: list[Example] = []
     progress.start(len(attacks) * len(groups), "attacks")
-    for group in groups:
+    for key, group in made.groups.items():
+        yardsticks = Yardsticks.of(group.trials, stream)
+        _read_off(made, key, group.trials, attacks)
         for attack in attacks:
-            if not group.trials:
-                progress.advance(f"{attack.name}, {group.name}")
-                continue
             trials = group.trials[: getattr(attack, "most", None)]
-            guesses = attack.guess([trial.case for trial in trials], stream)
-            answers = Answers.of(attack, trials, guesses, group.name)
+            guesses = attack.guess([trial.case for trial in trials], stream) if trials else []
+            some = Yardsticks(yardsticks.plain[: len(trials)], yardsticks.ceilings[: len(trials)])
+            answers = answers_of(attack.name, trials, guesses, group.name, stream, some)
             if answers is not None:
-                answered.append(answers)
+                made.answered[key, attack.name] = answers
                 examples += _examples(attack.name, group, guesses)
             progress.advance(f"{attack.name}, {group.name}")
+    found = made.found()
+    for look in range(LOOKS - 1):
+        if any(finding.passed is False for finding in found):
+            break
+        if not _look_again(made, attacks, found, 2**look, stream, progress):
+            break
+        found = made.found()
     progress.close()
-    confidence = bonferroni(policy.confidence, max(2 * len(answered), 1))
-    found = [
-        finding
-        for answers in answered
-        for finding in findings_of(answers, policy=policy, confidence=confidence, stream=stream)
-    ]
-    tried = {(finding.view, finding.group) for finding in found}
-    found += [_untested(group, policy) for group in groups if (group.who, group.name) not in tried]
-    least = {(group.who, group.name): group.least for group in groups}
-    return _settled(found, least), examples
+    return found, examples
+
+
+def _look_again(
+    made: Attempts,
+    attacks: Sequence[Attack],
+    found: Sequence[Finding],
+    times: int,
+    stream: torch.Generator,
+    progress: Progress,
+) -> bool:
+    """More trials for what is undecided on staged uploads; False where there is nothing."""
+    again = False
+    for key, group in made.groups.items():
+        open_ = {f.attack for f in found if f.undecided and (f.view, f.group) == _place(group)}
+        if group.more is None or not open_:
+            continue
+        again = True
+        retried = [
+            attack
+            for attack in attacks
+            if attack.name in open_ and (key, attack.name) in made.answered
+        ]
+        pairs = any(getattr(attack, "needs_pairs", True) for attack in retried)
+        progress.say(f"{group.name}: undecided, {times * len(group.trials)} more trials")
+        left = times * len(group.trials)
+        while left > 0:
+            trials = group.more(min(left, _AT_ONCE), pairs)
+            left -= len(trials)
+            yardsticks = Yardsticks.of(trials, stream)
+            if "exact" in open_:
+                _read_off(made, key, trials, attacks)
+            for attack in retried:
+                guesses = attack.guess([trial.case for trial in trials], stream)
+                made.answered[key, attack.name].add(trials, guesses, yardsticks, stream)
+    return again
+
+
+def _place(group: Group) -> tuple[str, str]:
+    return group.who, group.name
+
+
+def _read_off(made: Attempts, key: str, trials: Sequence[Trial], attacks: Sequence[Attack]) -> None:
+    """Note how far single records are from what is read off."""
+    if all(attack.name != "exact" for attack in attacks):
+        return
+    errors = [error for trial in trials if (error := recovery_error(trial)) is not None]
+    if errors:
+        made.errors.setdefault(key, []).extend(errors)
 
 
 def _untested(group: Group, policy: Policy) -> Finding:
@@ -146,13 +255,16 @@ def _untested(group: Group, policy: Policy) -> Finding:
     scarce = "its classes have too few other images", f"{FEWEST} more images of each class"
     blind = "no attack that was made applies to it", "an attack that applies"
     note, wanted = blind if group.trials else scarce
+    metric, limit = "identification", policy.limit("identification", group.who)
+    if limit is None:
+        metric, limit = "tpr_at_1_percent_fpr", policy.limit("membership", group.who)
     return Finding(
         attack="untested",
         view=group.who,
-        metric="identification",
+        metric=metric,
         low=0.0,
         high=1.0,
-        threshold=policy.limit("identification", group.who),
+        threshold=limit,
         group=group.name,
         note=note,
         decides_by=wanted,
@@ -163,22 +275,28 @@ def _settled(found: Sequence[Finding], least: Mapping[tuple[str, str], int]) -> 
     """Findings, of which the undecided ones on few uploads are left to staged ones, if there are.
 
     A run has few classes of one size. What the auditor staged of as many records or fewer, by the
-    run's own path, gives away as much or more: where the same attack passed on that, the run's
-    own uploads need no decision of their own.
+    run's own path, gives away as much or more: where the same attack passed on that (or all did,
+    for uploads that could not be tested), the run's own uploads need no decision of their own.
 
     Args:
         least: Smallest number of records of each adversary's groups, by their names.
     """
-    staged = {(f.attack, f.view, f.metric, least[f.view, f.group]): f for f in found if f.staged}
+    staged = [one for one in found if one.staged and one.threshold is not None]
     settled = []
     for one in found:
         if one.undecided and not one.staged:
             size = least[one.view, one.group]
-            kind = (one.attack, one.view, one.metric)
-            near = max((key[3] for key in staged if key[:3] == kind and key[3] <= size), default=0)
-            twin = staged.get((*kind, near))
-            if twin is not None and twin.passed:
-                note = f"decided by {twin.group}"
+            twins = [
+                twin
+                for twin in staged
+                if twin.view == one.view
+                and least[twin.view, twin.group] <= size
+                and (one.attack, one.metric) in (("untested", one.metric), _kind(twin))
+            ]
+            nearest = max((least[twin.view, twin.group] for twin in twins), default=0)
+            near = [twin for twin in twins if least[twin.view, twin.group] == nearest]
+            if near and all(twin.passed for twin in near):
+                note = f"decided by {near[0].group}"
                 one = replace(one, required=False, decides_by="", note=note)
             else:
                 words = [one.decides_by, "staged uploads of as many records"]
@@ -187,13 +305,13 @@ def _settled(found: Sequence[Finding], least: Mapping[tuple[str, str], int]) -> 
     return settled
 
 
-def _range(count: int) -> tuple[int, int]:
-    return next((low, high) for low, high in GROUPS if low <= count <= high)
+def _kind(finding: Finding) -> tuple[str, str]:
+    return finding.attack, finding.metric
 
 
 def _named(size: tuple[int, int]) -> str:
     low, high = size
-    if high == GROUPS[-1][1]:
+    if high > 10**9:
         return f"{low} or more"
     return str(low) if low == high else f"{low} to {high}"
 
@@ -216,155 +334,3 @@ def _examples(
         rest = [g for t, g in pairs if t is not trial and t.case.view.label == label]
         made.append(Example(name, group.name, trial, guess, rest[0] if rest else None))
     return made
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """An attack's guesses on a group of trials, and the fields that all findings on them share."""
-
-    trials: list[Trial]
-    guesses: list[Guess]
-    common: dict[str, Any]
-
-    @classmethod
-    def of(
-        cls, attack: Attack, trials: Sequence[Trial], guesses: Sequence[Guess | None], group: str
-    ) -> Answers | None:
-        """The trials with an attack's guesses; None where it applied to none of them.
-
-        Where it applied to some, it guesses blindly at the others: how often it finds a record
-        is a share of all of them.
-        """
-        if all(guess is None for guess in guesses):
-            return None
-        common = {
-            "attack": attack.name,
-            "view": trials[0].case.view.who,
-            "group": group,
-            "trials": len(trials),
-            "staged": trials[0].staged,
-        }
-        blind = (Guess(np.full(len(trial.case.candidates), -np.inf)) for trial in trials)
-        pairs = zip(guesses, blind, strict=True)
-        return cls(list(trials), [guess or other for guess, other in pairs], common)
-
-    @property
-    def members(self) -> Array:
-        """Scores of the members, [T]."""
-        pairs = zip(self.guesses, self.trials, strict=True)
-        return np.array([guess.scores[trial.target] for guess, trial in pairs])
-
-    @property
-    def others(self) -> list[Array]:
-        """Scores of each trial's non-members."""
-        pairs = zip(self.guesses, self.trials, strict=True)
-        return [np.delete(guess.scores, trial.target) for guess, trial in pairs]
-
-
-def findings_of(
-    answers: Answers, *, policy: Policy, confidence: float, stream: torch.Generator
-) -> list[Finding]:
-    """Findings on one attack and one group of trials.
-
-    Args:
-        confidence: Confidence of each interval.
-        stream: Draws the non-members that the null looks for.
-    """
-    plain = ClassMean().guess([trial.case for trial in answers.trials], stream)
-    strangers = [
-        int(torch.randint(len(scores), (1,), generator=stream)) for scores in answers.others
-    ]
-    members, others = answers.members, np.concatenate(answers.others)
-    return [
-        _identification(answers, plain, strangers, policy, confidence),
-        _auc(answers, strangers, confidence),
-        *rates_of(members, others, policy, confidence, answers.common),
-        *_pictures(answers, plain),
-    ]
-
-
-def _identification(
-    answers: Answers,
-    plain: Sequence[Guess | None],
-    strangers: Sequence[int],
-    policy: Policy,
-    confidence: float,
-) -> Finding:
-    places = [trial.target for trial in answers.trials]
-    hits = _credits([guess.scores for guess in answers.guesses], places)
-    low, high = proportion_interval(sum(hits), len(hits), confidence)
-    knowing = [
-        -(trial.case.candidates - trial.average).square().flatten(1).sum(1).double().numpy()
-        for trial in answers.trials
-    ]
-    limit = policy.limit("identification", answers.common["view"])
-    undecided = limit is not None and decided(low, high, limit) is None
-    value = float(np.mean(hits))
-    guessing = [(g.scores, place) for g, place in zip(plain, places, strict=True) if g is not None]
-    return Finding(
-        metric="identification",
-        value=value,
-        low=low,
-        high=high,
-        # A non-member in the place of the member: what is said of records that nobody uploaded.
-        null=_mean(_credits(answers.others, strangers)),
-        baseline=_mean([credit(scores, place) for scores, place in guessing]),
-        ceiling=_mean(_credits(knowing, places)),
-        threshold=limit,
-        decides_by=more_trials(value, limit or 0.0, confidence) if undecided else "",
-        note=policy.silence("identification", answers.common["view"]),
-        **answers.common,
-    )
-
-
-def _auc(answers: Answers, strangers: Sequence[int], confidence: float) -> Finding:
-    pairs = list(zip(answers.members, answers.others, strict=True))
-    each = [auc([member], others) for member, others in pairs]
-    null = [
-        auc([others[place]], np.delete(others, place))
-        for (_, others), place in zip(pairs, strangers, strict=True)
-    ]
-    # Of a single trial there is no spread.
-    low, high = mean_interval(each, confidence) if len(each) > 1 else (0.0, 1.0)
-    return Finding(
-        metric="auc",
-        value=float(np.mean(each)),
-        low=low,
-        high=high,
-        null=float(np.mean(null)),
-        **answers.common,
-    )
-
-
-def _credits(scores: Sequence[Array], places: Sequence[int]) -> list[float]:
-    return [credit(each, place) for each, place in zip(scores, places, strict=True)]
-
-
-def _pictures(answers: Answers, plain: Sequence[Guess | None]) -> list[Finding]:
-    """SSIM and PSNR, which decide nothing: the class mean alone has a high SSIM."""
-    pictured = list(zip(answers.trials, answers.guesses, plain, strict=True))
-    if any(guess.picture is None for _, guess, _ in pictured):
-        return []
-    found = []
-    for name, measure in (("ssim", ssim), ("psnr", psnr)):
-        values, base = [], []
-        for trial, guess, mean in pictured:
-            truth = _pixels(trial.case.candidates[trial.target])
-            values.append(measure(_pixels(guess.picture), truth))
-            if mean is not None:
-                base.append(measure(_pixels(mean.picture), truth))
-        found.append(
-            Finding(metric=name, value=_mean(values), baseline=_mean(base), **answers.common)
-        )
-    return found
-
-
-def _pixels(picture: Tensor | None) -> Array:
-    assert picture is not None
-    pixels: Array = picture.double().clamp(0, 1).numpy()
-    return pixels
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None and np.isfinite(value)]
-    return float(np.mean(known)) if known else None

@@ -30,7 +30,7 @@ from .attempts import STAGED, attempt, groups_of, parse_views
 from .bundle.auditing import audit_bundle
 from .bundle.reading import MANIFEST
 from .curve import curve
-from .direct_disclosures import exact_recovery, histogram, traffic
+from .direct_disclosures import histogram, traffic
 from .dp.claims import Thresholds, claim_of_run, read_claim, reasons_against
 from .dp.game import audit_claim
 from .inference.memorisation import memorisation
@@ -130,7 +130,6 @@ def audit(
         if not attacks:
             found += histogram(audited, seen, policy)
             found += traffic(audited) if "eavesdropper" in chosen else []
-            found += exact_recovery([trial for group in groups for trial in group.trials], policy)
             if isinstance(opened, FinishedRun) and "device" in chosen:
                 found += memorisation(audited, policy, seed=seed)
             points = list(curve(audited, number // 2))

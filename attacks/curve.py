@@ -19,7 +19,8 @@ from fedvtc_edge.statistics.class_statistics import GlobalStatistics, sum_of
 from fedvtc_edge.statistics.discriminant import Discriminant
 
 from .adversary.observations import EVERYONE
-from .adversary.trials import AuditedRun, Indices, ReleasePath, Trial, UploadStager
+from .adversary.staging import ReleasePath, UploadStager
+from .adversary.trials import AuditedRun, Indices, Trial
 from .inference.membership import Membership
 from .scoring.findings import Point, credit
 from .scoring.metrics import proportion_interval

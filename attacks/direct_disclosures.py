@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fedvtc_edge.statistics.class_statistics import Array
-
 from .adversary.observations import EVERYONE, Observation, uploads
 from .adversary.trials import AuditedRun, Trial
 from .inference.exact_recovery import exactness, recover_one
-from .scoring.findings import Finding, Policy
+from .scoring.findings import Finding, Policy, decided, more_trials
+from .scoring.metrics import proportion_interval
 
 EXACT = 1e-3
 """Relative error up to which a record's features count as recovered."""
@@ -74,44 +73,62 @@ def traffic(audited: AuditedRun) -> list[Finding]:
     ]
 
 
-def exact_recovery(trials: Sequence[Trial], policy: Policy) -> list[Finding]:
-    """Findings on features of single records that can be read off: n = 1, and n = 2 up to signs."""
-    found = []
-    for count, staged in ((1, False), (1, True), (2, False), (2, True)):
-        errors, who = [], "server"
-        for trial in trials:
-            view = trial.case.view
-            if trial.count != count or view.extract is None or trial.staged != staged:
-                continue
-            who = view.who
-            truth = trial.case.features()[[trial.target]]
-            errors.append(_error(trial, truth))
-        known = [error for error in errors if error is not None]
-        if not known:
-            continue
-        share = float(np.mean([error < EXACT for error in known]))
-        limit = policy.limit("recovery", who)
-        note = "exact recovery" if share > 0.5 else "not recovered"
-        if count == 2:
-            note += ", up to order and the sign of each feature"
-        found.append(
-            Finding.fact(
-                attack="exact",
-                view=who,
-                metric="recovered_exactly",
-                value=share,
-                threshold=limit,
-                group=f"n = {count}",
-                trials=len(known),
-                staged=staged,
-                note=f"{note}; median relative error {np.median(known):.2g}",
-            )
-        )
-    return found
+def recovered(
+    errors: Sequence[float],
+    who: str,
+    count: int,
+    group: str,
+    policy: Policy,
+    confidence: float,
+    *,
+    staged: bool,
+) -> Finding:
+    """A finding on records that can be read off: n = 1, and n = 2 up to signs.
+
+    Of a run's own uploads it is a fact about their records; staged ones are a sample.
+
+    Args:
+        errors: Of :func:`recovery_error`, one per trial.
+        count: Records of a class in an upload, 1 or 2.
+        group: Name of the group of trials.
+        confidence: Of the interval of staged uploads.
+    """
+    hits = sum(error < EXACT for error in errors)
+    share, limit = hits / len(errors), policy.limit("recovery", who)
+    low = high = share
+    if staged:
+        low, high = proportion_interval(hits, len(errors), confidence)
+    undecided = limit is not None and decided(low, high, limit) is None
+    note = "exact recovery" if share > 0.5 else "not recovered"
+    if count == 2:
+        note += ", up to order and the sign of each feature"
+    return Finding(
+        attack="exact",
+        view=who,
+        metric="recovered_exactly",
+        value=share,
+        low=low,
+        high=high,
+        threshold=limit,
+        group=group,
+        trials=len(errors),
+        staged=staged,
+        decides_by=more_trials(share, limit or 0.0, confidence) if undecided else "",
+        note=f"{note}; median relative error {np.median(errors):.2g}",
+    )
 
 
-def _error(trial: Trial, truth: Array) -> float | None:
+def recovery_error(trial: Trial) -> float | None:
+    """How far a record's features are from what an upload of one or two records states of them.
+
+    Returns:
+        The largest error, relative to the record's largest feature; of two records, of features
+        up to their signs. None for more, or where no adversary can tell.
+    """
     view = trial.case.view
+    if trial.count > 2 or view.extract is None:
+        return None
+    truth = trial.case.features()[[trial.target]]
     if trial.count == 1:
         return float(exactness(recover_one(view.mean), truth))
     if view.std is None:

@@ -29,9 +29,11 @@ from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.training.compute import deterministic
 from fedvtc_edge.workflows.run import run
 
+from .adversary.staging import UploadStager
 from .adversary.subjects import Settings
-from .adversary.trials import AuditedRun, UploadStager
-from .attempts import STAGED, Answers, Group, findings_of, groups_of
+from .adversary.trials import AuditedRun
+from .answers import answers_of
+from .attempts import STAGED, Group, groups_of
 from .curve import accuracy
 from .dp.claims import claim_of_run
 from .dp.game import audit_claim
@@ -154,9 +156,10 @@ def _row(config: Config, names: Sequence[str], group: Group) -> SweepRow:
     stream, cases = torch.Generator().manual_seed(0), [trial.case for trial in group.trials]
     found = []
     for attack in parse_attacks(names):
-        answers = Answers.of(attack, group.trials, attack.guess(cases, stream), group.name)
+        guesses = attack.guess(cases, stream)
+        answers = answers_of(attack.name, group.trials, guesses, group.name, stream)
         if answers is not None:
-            found += findings_of(answers, policy=Policy(), confidence=0.95, stream=stream)
+            found += answers.findings(Policy(), 0.95)
     told = {(one.attack, one.metric): one.value for one in found}
     single = [
         one for one in found if one.metric == "identification" and one.attack != "differencing"

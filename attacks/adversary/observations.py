@@ -5,7 +5,7 @@ No knowledge of anybody's data is needed: the settings say how long an upload is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,13 +128,20 @@ def sums_of(published: GlobalStatistics) -> ClassStatistics:
     return ClassStatistics(count, total, square, True)
 
 
-def uploads(folder: Path, config: Config) -> Iterator[tuple[Context, bytes]]:
+def uploads(
+    folder: Path, config: Config, senders: Collection[str] | None = None
+) -> Iterator[tuple[Context, bytes]]:
     """Uploads under ``server/``, in the order of rounds and names.
+
+    Args:
+        senders: Whose; None is everybody's.
 
     Raises:
         RunError: A file that is too large, is no upload, or of another run.
     """
     for path in sorted((folder / "server").glob("round-*/*.upload")):
+        if senders is not None and path.name.rsplit(".", 2)[0] not in senders:
+            continue
         if path.stat().st_size > _LARGEST_UPLOAD:
             raise RunError(f"{path} is too large", hint="the run is damaged")
         data = path.read_bytes()

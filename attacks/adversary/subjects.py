@@ -59,6 +59,12 @@ class AuditTarget(Protocol):
     def classifier(self, client: str, shape: ImageShape, classes: int) -> Classifier:
         """A client's classifier f."""
 
+    def has_uploaded(self, client: str) -> bool:
+        """Whether a client's classifier is kept as it was at an upload of own features."""
+
+    def uploaded(self, client: str, shape: ImageShape, classes: int) -> Classifier:
+        """A client's classifier as it was when its last own features were measured."""
+
     def decoder(self, client: str, shape: ImageShape) -> VTC | None:
         """A client's decoder ψ, or None."""
 
@@ -94,6 +100,18 @@ class Settings:
             RunError: Always.
         """
         raise RunError("nothing has models here", hint="audit a finished run")
+
+    def has_uploaded(self, client: str) -> bool:
+        """Whether it did: nobody has."""
+        return False
+
+    def uploaded(self, client: str, shape: ImageShape, classes: int) -> Classifier:
+        """Refuse: settings have no classifier.
+
+        Raises:
+            RunError: Always.
+        """
+        return self.classifier(client, shape, classes)
 
     def decoder(self, client: str, shape: ImageShape) -> VTC | None:
         """No decoder."""

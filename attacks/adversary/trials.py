@@ -5,8 +5,7 @@ is the adversary's own (*public*); the other half and the other clients' images 
 *non-members*. What an attack gets of all that is a view and candidates; nothing else.
 
 A run has few classes of one record, or of exactly a hundred, and what a record changes is seen
-only where there is an upload without it. So uploads are also *staged*: made here, of records
-drawn from all training data, by the path that the run's own uploads went.
+only where there is an upload without it. So uploads are also staged, see :mod:`.staging`.
 """
 
 from __future__ import annotations
@@ -20,25 +19,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedvtc_edge import wire
 from fedvtc_edge.data import Dataset, hold_out, partition
+from fedvtc_edge.errors import RunError
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.extractor import Anchor, centre, in_chunks, one_by_one
 from fedvtc_edge.privacy.mechanism import mechanism_of
-from fedvtc_edge.privacy.release import bounded_sums, clipped_upload, contributions
+from fedvtc_edge.privacy.release import contributions
 from fedvtc_edge.privacy.release_spec import COUNT, Array, ClientReleaseSpec, ReleaseSpec
-from fedvtc_edge.privacy.sampler import GRID, discrete_gaussian
+from fedvtc_edge.privacy.sampler import GRID
 from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.statistics.class_statistics import ClassStatistics
 from fedvtc_edge.training.compute import as_images
 
 from .observations import (
     EVERYONE,
-    FLOAT16,
     FLOAT32,
     Observation,
     of_publication,
-    of_release,
     of_statistics,
     opened,
     sums_of,
@@ -57,6 +54,22 @@ KNOWN_PAIRS = 50
 
 FEWEST = 10
 """Least candidates of a trial: among fewer a rank says next to nothing."""
+
+SIZES = ((1, 1), (2, 2), (3, 5), (6, 19), (20, 99), (100, 2**62))
+"""Numbers of records of a class that are reported together."""
+
+MOST_CLIENTS = 50
+"""Of more clients, so many are drawn and attacked, and one more for each size of class that would
+otherwise be missing."""
+
+_OTHER_EXTRACTOR = 0.05
+"""Relative error of class means above which they were measured by another extractor than kept:
+ten times that of bfloat16."""
+
+
+def size_of(count: int) -> tuple[int, int]:
+    """The range of :data:`SIZES` that a number of records, 1 or more, lies in."""
+    return next((low, high) for low, high in SIZES if low <= count <= high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +96,9 @@ class AuditedRun:
 
     Args:
         seed: Seed of the split into public images and non-members, and of what is staged.
+
+    Attributes:
+        sample: Clients that are attacked: all, or :data:`MOST_CLIENTS` and a few.
     """
 
     def __init__(self, run: AuditTarget, data: Dataset, *, seed: int = 0) -> None:
@@ -113,9 +129,34 @@ class AuditedRun:
         self.anchored = shared(self.config) == "anchored"
         self.mechanism = mechanism_of(self.config, self.classes)
         self.spec = None if self.mechanism is None else self.mechanism.spec
+        self.sample = self._sampled(seed)
         self._models: dict[str, Map] = {}
         self._decoders: dict[str, Map | None] = {}
         self._populations: dict[Map, list[Population]] = {}
+
+    def _sampled(self, seed: int) -> tuple[str, ...]:
+        ids = self.config.client_ids
+        if len(ids) <= MOST_CLIENTS:
+            return tuple(ids)
+
+        def sizes(client: str) -> set[tuple[int, int]]:
+            counts = np.unique(self.labels[self.holdings[client]], return_counts=True)[1]
+            return {size_of(count) for count in counts}
+
+        chosen, found = [], set[tuple[int, int]]()
+        for place in np.random.default_rng((seed, len(ids))).permutation(len(ids)):
+            own = sizes(ids[place])
+            if len(chosen) < MOST_CLIENTS or not own <= found:
+                chosen.append(int(place))
+                found |= own
+        return tuple(ids[place] for place in sorted(chosen))
+
+    @cached_property
+    def uploaders(self) -> tuple[str, ...]:
+        """Clients, of those attacked, whose own extractor is kept as it was at an upload."""
+        if self.anchored:
+            return ()
+        return tuple(client for client in self.sample if self.run.has_uploaded(client))
 
     @cached_property
     def anchor(self) -> Anchor | None:
@@ -131,19 +172,22 @@ class AuditedRun:
         return self.model(seen.client)
 
     def model(self, client: str) -> Map:
-        """A client's own g, as its device holds it when the run is done."""
+        """A client's own g, as it was when its last upload was measured.
+
+        Training went on after that: a later g is no key to what was uploaded.
+        """
         if client not in self._models:
-            found = self.run.classifier(client, self.shape, self.classes)
+            found = self.run.uploaded(client, self.shape, self.classes)
             self._models[client] = found.features
         return self._models[client]
 
     def observed(self) -> list[Observation]:
         """Statistics of the finished run as each adversary sees them."""
-        seen = []
-        kinds = ("anchor",) if self.anchored else ("features",)
-        for context, data in uploads(self.run.path, self.config):
-            if context.kind in kinds and context.sender in self.holdings:
-                one = opened(
+        last: dict[str, Observation] = {}
+        kind = "anchor" if self.anchored else "features"
+        for context, data in uploads(self.run.path, self.config, self.sample):
+            if context.kind == kind:
+                last[context.sender] = opened(
                     data,
                     context,
                     self.config,
@@ -152,16 +196,34 @@ class AuditedRun:
                     self.centre(self.anchor),
                     self.typical(self.anchor, self.spec),
                 )
-                seen.append(one)
-        if not self.anchored:  # only what the last round's extractor may still be near to
-            last = max((one.round for one in seen), default=0)
-            seen = [one for one in seen if one.round == last]
+        seen = list(last.values())
+        if not self.anchored:
+            for one in seen:
+                self._check_extractor(one)
             seen += [replace(one, who="server+device") for one in seen]
         published = self.run.published()
         if published is not None and self.spec is None:
             seen.append(of_publication(published, who="device"))
             seen += self._colluders(seen)
         return seen
+
+    def _check_extractor(self, seen: Observation) -> None:
+        """Refuse a kept g that did not make an upload: attacks with it would find nothing.
+
+        Raises:
+            RunError: It did not.
+        """
+        if self.spec is not None:  # noise hides which g it was, as it hides the records
+            return
+        exact = self.sums(self.model(seen.client), self.holdings[seen.client], pooled=False)
+        present = exact.count > 0
+        error = float(np.abs(seen.mean - exact.mean)[present].max())
+        if error > _OTHER_EXTRACTOR * float(np.abs(exact.mean).max()):
+            raise RunError(
+                f"{self.run.path}: what {seen.client} uploaded is not what its kept extractor "
+                "computes of its data",
+                hint="the run is damaged: run it again",
+            )
 
     def _colluders(self, seen: Sequence[Observation]) -> Iterator[Observation]:
         """The publication, less what all clients but one know of themselves."""
@@ -171,7 +233,7 @@ class AuditedRun:
         total, pooled = sums_of(published), published.covariance is not None
         if self.config.server.trim or self.config.server.minimum_contributors > 1:
             return  # what was published is not the sum
-        for client in self.config.client_ids:
+        for client in self.sample:
             rest = np.setdiff1d(self.holdings[EVERYONE], self.holdings[client])
             own = self.sums(self.anchor, rest, pooled=pooled)
             left = ClassStatistics(
@@ -301,138 +363,3 @@ class AuditedRun:
             made = populations(features, self.public_labels, self.classes)
             self._populations[extract] = made
         return self._populations[extract][label]
-
-
-@dataclass(frozen=True)
-class ReleasePath:
-    """The way that statistics leave a client.
-
-    Args:
-        spec: Terms of private releases; None for exact sums.
-        pooled: Whether exact sums have one second-moment matrix over all classes.
-        precision: Format of exact sums, ``float32`` or ``float16``.
-    """
-
-    spec: ReleaseSpec | None
-    pooled: bool
-    precision: wire.Precision = "float32"
-
-
-class UploadStager:
-    """Maker of uploads and of trials on them.
-
-    Args:
-        audited: The run; it must have an anchor.
-        path: None is the run's own.
-    """
-
-    def __init__(self, audited: AuditedRun, path: ReleasePath | None = None) -> None:
-        config = audited.config
-        assert audited.anchor is not None
-        self.audited, self.anchor = audited, audited.anchor
-        self.path = path or ReleasePath(
-            audited.spec, config.method.moments == "covariance", config.transport.precision
-        )
-        spec = self.path.spec
-        if spec is not None and spec.width != self.anchor.width:
-            self.anchor = self._anchor("anchor", spec.width)
-        self._typical = audited.typical(self.anchor, spec)
-
-    def _anchor(self, name: str, width: int) -> Anchor:
-        """The anchor of a repetition: the same one where its seed decides nothing."""
-        if self.anchor.is_seedless and width == self.anchor.width:
-            return self.anchor
-        seed = derive_seed(self.audited.config.seed, name)
-        method = self.audited.config.method
-        return Anchor(
-            self.audited.shape, width, seed, method.extractor, method.extractor_weights
-        ).eval()
-
-    def upload(self, where: Indices, anchor: Anchor, *, client: str) -> Observation:
-        """The observation of some records' upload.
-
-        Where only a sum is seen, because of masks or of a trusted server, it is that sum less
-        all other clients' parts, which the adversary is taken to know: one whole draw of noise.
-        """
-        audited, path = self.audited, self.path
-        labels, spec = audited.labels[where], path.spec
-        if spec is None:
-            sums = audited.sums(anchor, where, pooled=path.pooled)
-            data = wire.encode(sums, precision=path.precision)
-            sums = wire.decode(data, classes=audited.classes, width=sums.width, pooled=path.pooled)
-            rounding = FLOAT16 if path.precision == "float16" else FLOAT32
-            return of_statistics(sums, who="server", client=client, round_=0, rounding=rounding)
-        features = audited.embedded(anchor, where).numpy()
-        about = audited.centre(anchor)
-        if isinstance(spec, ClientReleaseSpec):
-            exact, who = clipped_upload(spec, features, labels, about), "device"
-        else:
-            exact, who = bounded_sums(spec, features, labels, about), "server"
-        return of_release(
-            spec,
-            exact + noise_of(spec),
-            about,
-            who=who,
-            client=client,
-            round_=0,
-            draws=spec.shares,
-            typical=self._typical,
-        )
-
-    def trials(self, count: int, number: int, *, repetitions: int = 3) -> list[Trial]:
-        """Trials on clients with ``count`` records of each class, drawn from all training data.
-
-        Each view also has ``after``, the upload once one record of each class has left, and
-        ``again``, the same records in repetitions of the run with other seeds.
-
-        Args:
-            number: Trials at most; fewer where the data set is too small.
-            repetitions: How many of the run, beside itself.
-        """
-        audited, made = self.audited, list[Trial]()
-        others = [
-            self._anchor(f"anchor of repetition {i}", self.anchor.width) for i in range(repetitions)
-        ]
-        client = f"staged, {count} of each class"
-        while len(made) < number:
-            where, leaving = self._draw(count)
-            before = len(made)
-            first = self.upload(where, self.anchor, client=client)
-            after = self.upload(np.setdiff1d(where, leaving), self.anchor, client=client)
-            again = [self.upload(where, anchor, client=client) for anchor in others]
-            for target in leaving:
-                label = int(audited.labels[target])
-                view = replace(
-                    audited.view(first, label, self.anchor),
-                    after=audited.view(after, label, self.anchor),
-                    again=tuple(
-                        audited.view(seen, label, anchor)
-                        for seen, anchor in zip(again, others, strict=True)
-                    ),
-                )
-                members = where[audited.labels[where] == label]
-                trial = audited.trial(view, int(target), members, client, staged=True)
-                made += [trial] if trial is not None else []
-            if len(made) == before:
-                break  # no class has enough records
-        return made[:number]
-
-    def _draw(self, count: int) -> tuple[Indices, Indices]:
-        """``count`` records of each class that has enough others, and one of each."""
-        audited, where, leaving = self.audited, [np.zeros(0, np.int64)], []
-        for label in range(audited.classes):
-            pool = np.flatnonzero(audited.labels == label)
-            if len(pool) >= count + FEWEST:
-                chosen = audited.rng.choice(pool, count, replace=False)
-                where.append(chosen)
-                leaving.append(chosen[0])
-        return np.concatenate(where), np.asarray(leaving, np.int64)
-
-
-def noise_of(spec: ReleaseSpec, *, halved: bool = False) -> NDArray[np.int64]:
-    """The noise of all honest clients together, from the operating system's entropy."""
-    share = spec.share / 2 if halved else spec.share
-    drawn = np.zeros(spec.size, np.int64)
-    for _ in range(spec.shares):
-        drawn += discrete_gaussian(share, spec.size)
-    return drawn

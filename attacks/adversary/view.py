@@ -142,7 +142,8 @@ class Guess:
 class Attack(Protocol):
     """Attack: guesses from statistics.
 
-    One that takes long may say how many trials of a group it is worth: an attribute ``most``.
+    One that takes long may say how many trials of a group it is worth: an attribute ``most``. One
+    that looks at neither ``after`` nor ``again`` may say so: ``needs_pairs = False``.
     """
 
     @property

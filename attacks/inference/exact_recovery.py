@@ -113,6 +113,7 @@ class ExactRecovery:
     """Recovery of the features of classes of one or two records; scores are distances to them."""
 
     name = "exact"
+    needs_pairs = False
 
     def guess(self, cases: Sequence[Case], stream: torch.Generator) -> list[Guess | None]:
         """Answer each case; see :class:`~fedvtc_edge.attacks.adversary.view.Attack`."""

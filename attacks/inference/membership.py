@@ -223,6 +223,7 @@ class Membership(CaseAttack):
     """Ratio of the mean, and of exact standard deviations or scatter where they are seen."""
 
     name = "membership"
+    needs_pairs = False
 
     def answer(self, case: Case) -> Guess | None:
         """Answer one case."""
@@ -243,6 +244,7 @@ class SecondMoments(CaseAttack):
     """Ratio of the pooled scatter alone: what uploading a covariance gives away."""
 
     name = "second-moments"
+    needs_pairs = False
 
     def answer(self, case: Case) -> Guess | None:
         """Answer one case."""
@@ -261,6 +263,7 @@ class Shadow(CaseAttack):
     """
 
     name = "shadow"
+    needs_pairs = False
 
     def answer(self, case: Case) -> Guess | None:
         """Answer one case."""

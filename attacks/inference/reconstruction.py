@@ -37,6 +37,7 @@ class Decode:
     """
 
     name = "decode"
+    needs_pairs = False
 
     def guess(self, cases: Sequence[Case], stream: torch.Generator) -> list[Guess | None]:
         """Answer each case; see :class:`~fedvtc_edge.attacks.adversary.view.Attack`."""
@@ -64,6 +65,7 @@ class Inversion:
 
     def __init__(self, *, joint: bool = False) -> None:
         self.joint, self.name = joint, "rounds" if joint else "inversion"
+        self.needs_pairs = joint
 
     @property
     def most(self) -> int:

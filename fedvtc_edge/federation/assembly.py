@@ -24,7 +24,7 @@ from fedvtc_edge.transport.channel import transport_of
 from fedvtc_edge.transport.keyring import FOLDER, KeyRing
 from fedvtc_edge.transport.masked_sum import MaskedSums
 
-from .federation import Record, no_ledger
+from .federation import Measuring, Record, measure_untold, no_ledger
 from .methods import Federation, Method, method_of
 from .server import Refuse, Server, UploadRecorder, discard_upload, ignore_refusal
 
@@ -38,6 +38,7 @@ def assemble(
     releases: ReleaseStore | None = None,
     refuse: Refuse = ignore_refusal,
     record: Record = no_ledger,
+    measuring: Measuring = measure_untold,
     folder: Path | None = None,
     run: str | None = None,
 ) -> Method:
@@ -46,6 +47,7 @@ def assemble(
     Args:
         compute: Where tensors live.
         recorder: Told of whatever reaches the server.
+        measuring: Told of each client before its own features are measured.
         folder: The run directory, for keys and inbox; None keeps neither.
         run: Public name of the run; None is one that follows from the settings alone, for
             what is taken apart in one process and leaves it nowhere.
@@ -67,6 +69,7 @@ def assemble(
         transport,
         record,
         MaskedSums(parties, transport, recorder) if config.transport.masking else None,
+        measuring,
     )
     return kind(federation)
 

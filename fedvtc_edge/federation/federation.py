@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.models.registry import ImageShape
@@ -20,8 +21,18 @@ from fedvtc_edge.wire.context import Context
 from .exchange import Clipped, Exact, Exchange, Noised, release_name
 from .server import Server
 
+Part = TypeVar("Part")
+
 Record = Callable[[Context, bytes], None]
 """Told of each release before a byte of it leaves; refuses what the budget does not cover."""
+
+
+Measuring = Callable[[Client], None]
+"""Told of each client whose own features are about to be measured for an upload."""
+
+
+def measure_untold(client: Client) -> None:
+    """Tell nobody."""
 
 
 def no_ledger(context: Context, data: bytes) -> None:
@@ -39,6 +50,8 @@ class Federation:
         run: Public name of the run, in the context of every upload.
         releases: Noised releases, kept so that a retry sends the same bytes.
         masked: Sums that hide their parts, or None where the server sees each upload.
+        measuring: Told of each client before its own features are measured, by the network as it
+            is then.
         mechanism: Of differential privacy, as the settings ask for; None where nothing is
             claimed.
     """
@@ -54,6 +67,7 @@ class Federation:
     transport: Transport = field(default_factory=Plain)
     record: Record = no_ledger
     masked: MaskedSums | None = None
+    measuring: Measuring = measure_untold
     mechanism: Mechanism | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,6 +88,7 @@ class Federation:
     ) -> Exact:
         """The exchange of exact statistics that the settings ask for."""
         precision, server = self.config.transport.precision, self.config.server
+        measure = self._told(kind, measure)
         return Exact(kind, measure, self.classes, width, pooled, floor, precision, server)
 
     def protected(
@@ -93,10 +108,22 @@ class Federation:
         """
         mechanism, least = self.mechanism, self.config.server.minimum_contributors
         assert mechanism is not None
+        protect = self._told(kind, protect)
         if mechanism.noised_by_server:
             return Clipped(kind, protect, mechanism, centre, self.release, least, std)
         most = self.config.most_samples if mechanism.unit == "example" else None
         return Noised(kind, protect, mechanism.spec, centre, self.releases, least, std, most)
+
+    def _told(self, kind: str, measure: Callable[[Client], Part]) -> Callable[[Client], Part]:
+        """The same measurement; if it is of own features, ``measuring`` is told before."""
+        if kind != "features":
+            return measure
+
+        def measured(client: Client) -> Part:
+            self.measuring(client)
+            return measure(client)
+
+        return measured
 
     def release(self, context: Context, draw: Callable[[], bytes]) -> bytes:
         """The server's one release of a context, in the ledger before it is published.

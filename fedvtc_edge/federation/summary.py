@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.devices.footprint import peak_megabytes
 from fedvtc_edge.devices.planner import ClientAssignment, notes
 from fedvtc_edge.privacy.claim import UNITS
-from fedvtc_edge.runs.directory import RunDirectory, as_json, version
+from fedvtc_edge.runs.directory import AT_UPLOAD, RunDirectory, as_json, version
 from fedvtc_edge.runs.records import ClientRecord, RoundRecord, SatOut, Summary, averages
 from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.training.client import Client
@@ -234,6 +234,30 @@ def finish(directory: RunDirectory, method: Method, data: Dataset, summary: Summ
     report.render(directory.path)
 
 
+def kept_at_upload(folder: Path) -> Callable[[Client], None]:
+    """What writes a client's classifier into a run directory, as it is when features are measured.
+
+    An audit needs the extractor that an upload was made with, and training goes on after it. Each
+    upload replaces the file of the one before: a run grows by one classifier per client.
+
+    Args:
+        folder: The run directory.
+    """
+
+    def keep(client: Client) -> None:
+        own = folder / "clients" / client.id
+        own.mkdir(parents=True, exist_ok=True)
+        # Not durable: a round that a power cut undoes is done again, and writes it again.
+        write_atomic(own / f"{AT_UPLOAD}.safetensors", _packed(client.model), durable=False)
+
+    return keep
+
+
+def _packed(module: nn.Module) -> bytes:
+    """Weights as a safetensors file holds them."""
+    return save({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()})
+
+
 def deposit(
     folder: Path,
     summary: Summary,
@@ -257,8 +281,7 @@ def deposit(
         own = folder / "clients" / name
         own.mkdir(parents=True, exist_ok=True)
         for file, module in modules.items():
-            state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-            write(own / f"{file}.safetensors", save(state))
+            write(own / f"{file}.safetensors", _packed(module))
         write(own / "client.json", as_json(record.document()))
     if pictures:
         buffer = io.BytesIO()

@@ -83,4 +83,5 @@ def _simulated(path: Path, index: int) -> Participant:
         from_partition(index),
         index=index,
         policy=DisclosurePolicy(share_metrics=True),  # it is the simulator's own data
+        run=path,
     )

@@ -37,6 +37,9 @@ from .records import SCHEMA, RoundRecord
 if TYPE_CHECKING:
     from torch import Tensor
 
+AT_UPLOAD = "uploaded"
+"""Name of a client's classifier as it was when the features of its last upload were measured."""
+
 _TORN = re.compile(r"\..+\.(safetensors|upload|release|jsonl?|npz|html|key|pub|toml)\.[a-z0-9_]{8}")
 """Temporary files of :func:`write_atomic`, which a killed process leaves behind."""
 

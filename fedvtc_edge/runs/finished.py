@@ -26,7 +26,7 @@ from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.wire import WireError
 
-from .directory import settings_of
+from .directory import AT_UPLOAD, settings_of
 from .records import ClientRecord, Summary, read_record
 
 M = TypeVar("M", bound=nn.Module)
@@ -120,6 +120,21 @@ class FinishedRun:
         assert name is not None  # _summary has looked
         model = network(name, self.config, shape, classes=classes, seed=0)
         return self._filled(model, client, "classifier")
+
+    def has_uploaded(self, client: str) -> bool:
+        """Whether a client's classifier is kept as it was at an upload of own features."""
+        return (self.path / "clients" / client / f"{AT_UPLOAD}.safetensors").is_file()
+
+    def uploaded(self, client: str, shape: ImageShape, classes: int) -> Classifier:
+        """Classifier f of one client as it was when its last own features were measured.
+
+        Raises:
+            RunError: The run does not hold it, or it is damaged.
+        """
+        name = self.record(client).architecture
+        assert name is not None
+        model = network(name, self.config, shape, classes=classes, seed=0)
+        return self._filled(model, client, AT_UPLOAD)
 
     def decoder(self, client: str, shape: ImageShape) -> vtc.VTC | None:
         """Decoder ψ of one client, or None where its method or its architecture has none.

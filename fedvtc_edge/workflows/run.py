@@ -23,12 +23,12 @@ from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.federation.assembly import assemble, assignments, baseline
 from fedvtc_edge.federation.choosing import CHOOSE, choose
 from fedvtc_edge.federation.evaluation import TestSet
-from fedvtc_edge.federation.federation import no_ledger
+from fedvtc_edge.federation.federation import measure_untold, no_ledger
 from fedvtc_edge.federation.participation import ParticipationSimulator
 from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.federation.rounds import LocalExecutor, run_rounds
 from fedvtc_edge.federation.server import Refusals, discard_upload, ignore_refusal, telling
-from fedvtc_edge.federation.summary import ClientStats, finish, summarise
+from fedvtc_edge.federation.summary import ClientStats, finish, kept_at_upload, summarise
 from fedvtc_edge.flower.simulation import simulate
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.extractor import pinned
@@ -226,6 +226,7 @@ def _run(
             releases=releases,
             refuse=telling(noted, progress.say),
             record=record,
+            measuring=kept_at_upload(directory.path) if directory else measure_untold,
             folder=directory.path if directory else None,
             run=directory.name if directory else public_name(config, new_number()),
         )

@@ -19,26 +19,22 @@ from numpy.typing import NDArray
 from fedvtc_edge import wire
 from fedvtc_edge.attacks import auditing
 from fedvtc_edge.attacks.adversary.observations import EVERYONE, sums_of, uploads
-from fedvtc_edge.attacks.adversary.trials import (
-    AuditedRun,
-    ReleasePath,
-    Trial,
-    UploadStager,
-    noise_of,
-)
+from fedvtc_edge.attacks.adversary.staging import ReleasePath, UploadStager, noise_of
+from fedvtc_edge.attacks.adversary.trials import AuditedRun, Trial
 from fedvtc_edge.attacks.adversary.view import Case, Guess
 from fedvtc_edge.attacks.advice import judge, policy_of
-from fedvtc_edge.attacks.attempts import Answers, Group, attempt, findings_of, groups_of
+from fedvtc_edge.attacks.answers import answers_of
+from fedvtc_edge.attacks.attempts import Group, attempt, groups_of
 from fedvtc_edge.attacks.auditing import audit
 from fedvtc_edge.attacks.curve import curve
-from fedvtc_edge.attacks.direct_disclosures import exact_recovery, histogram, traffic
+from fedvtc_edge.attacks.direct_disclosures import histogram, recovered, recovery_error, traffic
 from fedvtc_edge.attacks.dp.claims import Thresholds
 from fedvtc_edge.attacks.inference import reconstruction
 from fedvtc_edge.attacks.inference.exact_recovery import ExactRecovery
 from fedvtc_edge.attacks.inference.membership import Membership, ridge
 from fedvtc_edge.attacks.inference.reconstruction import ClassMean, Decode, Inversion, invert
 from fedvtc_edge.attacks.registry import parse_attacks
-from fedvtc_edge.attacks.scoring.findings import Finding, Policy, credit
+from fedvtc_edge.attacks.scoring.findings import Finding, Policy, credit, rates_of
 from fedvtc_edge.attacks.scoring.metrics import proportion_interval
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
@@ -90,6 +86,13 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 def audited(path: Path) -> AuditedRun:
     finished = FinishedRun.open(path)
     return AuditedRun(finished, load_dataset(finished.config.data))
+
+
+def read_off(trials: list[Trial]) -> Finding:
+    """The finding on what is read off staged uploads of one or two records."""
+    errors = [error for trial in trials if (error := recovery_error(trial)) is not None]
+    words = (trials[0].case.view.who, trials[0].count, "n, staged", Policy(), 0.99)
+    return recovered(errors, *words, staged=True)
 
 
 def group(name: str, trials: list[Trial]) -> Group:
@@ -218,12 +221,8 @@ def test_staged_uploads_are_of_the_records_they_say(
 def test_exact_recovery_of_one_and_two_records(made: Callable[..., Path]) -> None:
     """The report says so in words, and no number in it is NaN."""
     lab = audited(made(method={"moments": "diagonal", "anchor": 32}))
-    trials = [t for n in (1, 2) for t in UploadStager(lab).trials(n, 30)]
-    found = exact_recovery(trials, Policy())
-    assert [(f.group, f.value, f.passed) for f in found] == [
-        ("n = 1", 1.0, False),
-        ("n = 2", 1.0, False),
-    ]
+    found = [read_off(UploadStager(lab).trials(n, 30)) for n in (1, 2)]
+    assert [(f.value, f.passed) for f in found] == [(1.0, False), (1.0, False)]
     assert all("exact recovery" in finding.note for finding in found)
     assert "order and the sign" in found[1].note
     json.dumps([finding.plain() for finding in found], allow_nan=False)
@@ -238,9 +237,12 @@ def test_noise_hides_single_records_and_differences(made: Callable[..., Path]) -
         if finding.metric == "identification":
             most = proportion_interval(round((finding.null or 0) * 60), 60, 0.99)[1]
             assert (finding.value or 0) <= most
-    facts = exact_recovery(UploadStager(lab).trials(1, 20, repetitions=0), Policy())
-    assert facts[0].value == 0.0
-    assert "not recovered" in facts[0].note
+    stage = UploadStager(lab)
+    few = read_off(stage.trials(1, 20, repetitions=0))
+    assert (few.value, few.undecided) == (0.0, True)
+    assert "about 64 trials" in few.decides_by
+    assert "not recovered" in few.note
+    assert read_off(stage.trials(1, 80, repetitions=0)).passed
 
 
 def test_all_noise_is_in_a_staged_sum(made: Callable[..., Path]) -> None:
@@ -333,18 +335,23 @@ def test_ties_share_the_credit() -> None:
 def test_no_rate_is_printed_that_nulls_do_not_resolve(made: Callable[..., Path]) -> None:
     lab = audited(made())
     trials = UploadStager(lab).trials(2, 21, repetitions=0)
-    answers = Answers.of(
-        Membership(), trials, Membership().guess([t.case for t in trials], STREAM), "n = 2"
-    )
+    guesses = Membership().guess([t.case for t in trials], STREAM)
+    answers = answers_of("membership", trials, guesses, "n = 2", STREAM)
     assert answers is not None
     assert 1000 <= sum(map(len, answers.others)) < 10_000
-    found = findings_of(answers, policy=Policy(), confidence=0.95, stream=STREAM)
+    found = answers.findings(Policy(), 0.95)
     assert "tpr_at_1_percent_fpr" in {f.metric for f in found}
     assert "tpr_at_0.1_percent_fpr" not in {f.metric for f in found}
-    twice = Answers(answers.trials * 10, answers.guesses * 10, answers.common)
-    more = findings_of(twice, policy=Policy(), confidence=0.95, stream=STREAM)
+    answers.members, answers.others = answers.members * 10, answers.others * 10
+    more = rates_of(
+        np.array(answers.members),
+        np.concatenate(answers.others),
+        Policy(),
+        0.95,
+        answers.common,
+    )
     assert "tpr_at_0.1_percent_fpr" in {f.metric for f in more}
-    assert Answers.of(Membership(), trials[:5], [None] * 5, "few") is None
+    assert answers_of("membership", trials[:5], [None] * 5, "few", STREAM) is None
 
 
 # ---------------------------------------------------------------- pictures

@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,6 +64,7 @@ class Participant:
         extractor: Its own file of the run's extractor, or empty. None where the settings are
             its own, and so are the paths in them.
         say: Told on joining, before anything is measured, what is agreed to.
+        run: Run directory of a simulation, which keeps networks as they were at uploads.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Participant:
         policy: DisclosurePolicy | None = None,
         extractor: str | None = None,
         say: Callable[[str], None] = lambda _: None,
+        run: Path | None = None,
     ) -> None:
         self.home = home
         self.keys = keys
@@ -85,6 +88,7 @@ class Participant:
         self._policy = policy or DisclosurePolicy()
         self._extractor = extractor
         self._say = say
+        self._run = run
 
     def reply(self, request: TaskRequest) -> TaskReply:
         """Do what is asked, and say so; or say why not. Never raises a FedVTCError."""
@@ -169,6 +173,8 @@ class Participant:
         """The work of a step and what follows it, kept before anything leaves."""
         # Only work needs torch: the later messages of a masked sum are answered without.
         from fedvtc_edge.federation.exchange import Decoders
+        from fedvtc_edge.federation.federation import measure_untold
+        from fedvtc_edge.federation.summary import kept_at_upload
         from fedvtc_edge.training.compute import deterministic
 
         from .session import ClientSession, finalize
@@ -186,7 +192,10 @@ class Participant:
         with deterministic():
             has = self._source(config, terms)
             self._spend(config, has, context.run)
-            session = ClientSession.gather(config, home, state, self._name(config), terms, has)
+            keep = measure_untold if self._run is None else kept_at_upload(self._run)
+            session = ClientSession.gather(
+                config, home, state, self._name(config), terms, has, measuring=keep
+            )
             if averaged is not None:
                 session.method.learn(Decoders.kind, averaged, [session.client])
             payload = self._done(request, config, session)

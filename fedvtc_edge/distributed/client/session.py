@@ -31,6 +31,7 @@ from fedvtc_edge.devices.planner import ClientAssignment
 from fedvtc_edge.documents import parse_json
 from fedvtc_edge.federation.assembly import baseline, one_client
 from fedvtc_edge.federation.evaluation import TestSet, control_figures, evaluate
+from fedvtc_edge.federation.federation import Measuring, measure_untold
 from fedvtc_edge.federation.methods import Federation, Method, method_of
 from fedvtc_edge.federation.summary import ClientStats, deposit, pictures, summarise
 from fedvtc_edge.models import ImageShape
@@ -68,12 +69,15 @@ class ClientSession:
         architecture: str,
         terms: DataTerms,
         has: LocalData,
+        *,
+        measuring: Measuring = measure_untold,
     ) -> ClientSession:
         """Build everything anew from the seed, and load what was kept.
 
         Args:
             home: The client's state folder, which keeps its releases.
             terms: Classes and shapes.
+            measuring: Told of the client before its own features are measured.
 
         Raises:
             ConfigError: An unknown architecture, or one that the privacy mechanism cannot train.
@@ -92,6 +96,7 @@ class ClientSession:
             compute,
             home.joined or "",
             releases=home.releases,
+            measuring=measuring,
         )
         found, test = has.test, None
         if found is None and TEST in state.published:
