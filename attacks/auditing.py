@@ -33,7 +33,7 @@ from .curve import curve
 from .direct_disclosures import histogram, traffic
 from .dp.claims import Thresholds, claim_of_run, read_claim, reasons_against
 from .dp.game import audit_claim
-from .inference.memorisation import memorisation
+from .inference.device_membership import memorisation
 from .registry import parse_attacks
 from .report import Picture, render, shown
 from .report.document import SCHEMA

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,23 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from fedvtc_edge.attacks.inference.memorisation import (
-    Parts,
-    calibrated,
     confidence_scores,
     matched,
-    memorised,
     nearest_ratio,
     reconstruction_scores,
     synthesis_of,
 )
-from fedvtc_edge.attacks.scoring.metrics import auc
 from fedvtc_edge.config import load_config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ScoreError
-from fedvtc_edge.models import ImageShape, build, vtc
 from fedvtc_edge.training.compute import deterministic
 from fedvtc_edge.training.knowledge import CODE_STD, class_codes
 from fedvtc_edge.training.losses import ClassMoments
@@ -38,7 +32,6 @@ Labels = NDArray[np.int64]
 LABELS = st.lists(st.integers(0, 4), max_size=20).map(lambda made: np.array(made, np.int64))
 
 CLASSES, LATENT = 10, 8
-SHAPE = ImageShape(8, 1)
 
 
 class Digits(NamedTuple):
@@ -71,125 +64,6 @@ def digits() -> Digits:
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     images = (images + 0.6 * noise).clamp(0, 1)
     return Digits(images[inside], labels[inside], images[outside], labels[outside], codes)
-
-
-def device() -> tuple[Parts, list[Any]]:
-    """A device's parts, untrained, and what is trained of them."""
-    model = build("mlp", SHAPE, latent=LATENT, classes=CLASSES, seed=1).eval()
-    decoder = vtc.build(SHAPE, latent=LATENT, seed=1).eval()
-    return Parts(model, model.features, decoder), [*model.parameters(), *decoder.parameters()]
-
-
-def overfitted(images: Tensor, labels: Labels, steps: int = 150) -> Parts:
-    parts, weights = device()
-    assert parts.decode is not None
-    adam, y = torch.optim.Adam(weights, lr=3e-3), torch.from_numpy(labels)
-    for _ in range(steps):
-        loss = F.cross_entropy(parts.classify(images), y)
-        loss = loss + 30 * F.mse_loss(parts.decode(parts.extract(images)), images)
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-    return parts
-
-
-@pytest.fixture(scope="module")
-def trained(digits: Digits) -> Parts:
-    return overfitted(digits.members, digits.member_labels)
-
-
-def half_width(members: Any, others: Any) -> float:
-    """Of a 95 % interval of an AUC of one half, from the null variance of the rank sum."""
-    m, n = len(members), len(others)
-    return 1.96 * math.sqrt((m + n + 1) / (12 * m * n))
-
-
-# ---------------------------------------------------------------- found, and only where it is
-
-
-def test_an_overfitted_model_gives_its_twenty_images_away(digits: Digits, trained: Parts) -> None:
-    for seed in range(3):  # with others to compare with each time
-        found = memorised(trained, *digits, seed=seed)
-        assert sorted(found.scores) == ["confidence", "reconstruction"]
-        assert all(auc(*pair) > 0.9 for pair in found.scores.values())
-        assert sorted(np.unique(found.labels)) == [1, 3, 5, 8]
-        assert {len(side) for pair in found.scores.values() for side in pair} == {20}
-
-
-def test_an_untrained_model_gives_nothing_away(digits: Digits) -> None:
-    """Most 95 % intervals hold one half, over many random choices of members."""
-    parts, held = device()[0], []
-    for seed in range(20):
-        order = np.random.default_rng(seed).permutation(400)
-        images, labels = digits.others[order], digits.other_labels[order]
-        sides = images[:200], labels[:200], images[200:], labels[200:]
-        for pair in memorised(parts, *sides, None).scores.values():
-            held.append(abs(auc(*pair) - 0.5) < half_width(*pair) < 0.07)
-    assert np.mean(held) >= 0.85
-
-
-def test_an_untrained_decoder_paints_nobody(digits: Digits) -> None:
-    found = memorised(device()[0], *digits).nearest
-    assert found is not None
-    assert found.chance > 0.05
-
-
-def test_references_take_the_images_own_difficulty_away(digits: Digits) -> None:
-    """A decoder that does a little better on members, and much worse on bright images."""
-    images = torch.cat([digits.members, digits.others])
-    seen = {image.numpy().tobytes() for image in digits.members}
-    assert len(images) > len(seen)
-
-    def dimmed(x: Tensor) -> Tensor:
-        known = torch.tensor([image.numpy().tobytes() in seen for image in x])
-        return x * torch.where(known, 0.05, 0.0)[:, None, None, None]
-
-    def same(x: Tensor) -> Tensor:
-        return x
-
-    def flat(x: Tensor) -> Tensor:
-        return torch.zeros(len(x), CLASSES)
-
-    mine, other = Parts(flat, same, dimmed), Parts(flat, same, torch.zeros_like)
-    labelled = digits.members, digits.member_labels, digits.others, digits.other_labels
-    found = memorised(mine, *labelled, None, references=[other, Parts(flat, same, None), other])
-    assert sorted(found.scores) == [
-        "confidence",
-        "confidence, calibrated",
-        "reconstruction",
-        "reconstruction, calibrated",
-    ]
-    assert auc(*found.scores["reconstruction"]) < 0.8
-    assert auc(*found.scores["reconstruction, calibrated"]) == 1.0
-    assert not np.any(found.scores["confidence, calibrated"])
-
-
-def test_classes_alone_give_nobody_away(digits: Digits) -> None:
-    """A model that knows which classes the client has, and nothing of its images."""
-    logits = torch.zeros(CLASSES)
-    logits[digits.member_labels] = 9.0
-
-    def classify(images: Tensor) -> Tensor:
-        return logits.expand(len(images), -1) + 0 * images.flatten(1)[:, :1]
-
-    unmatched = [
-        confidence_scores(classify, images, labels) for images, labels in (digits[:2], digits[2:4])
-    ]
-    assert auc(unmatched[0], unmatched[1]) > 0.75
-    found = memorised(Parts(classify, classify, None), *digits)
-    assert auc(*found.scores["confidence"]) == 0.5
-    assert list(found.scores) == ["confidence"]
-    assert found.nearest is None
-
-
-def test_the_same_seed_gives_the_same_scores(digits: Digits, trained: Parts) -> None:
-    first, second, third = (memorised(trained, *digits, seed=seed) for seed in (4, 4, 5))
-    assert first.nearest is not None
-    assert second.nearest is not None
-    for name, pair in first.scores.items():
-        np.testing.assert_array_equal(pair, second.scores[name])
-        assert not np.array_equal(pair[1], third.scores[name][1])
-    np.testing.assert_array_equal(first.nearest.ratios, second.nearest.ratios)
 
 
 # ---------------------------------------------------------------- painted images
@@ -306,11 +180,6 @@ def test_confidence_is_the_log_odds_even_where_p_rounds_to_one() -> None:
     p = torch.softmax(logits[0].double(), 0)[1].item()
     assert scores[0] == pytest.approx(math.log(p / (1 - p)))
     assert scores[2] - scores[1] == pytest.approx(100.0)
-
-
-def test_calibration_subtracts_the_mean() -> None:
-    scores = calibrated(np.array([1.0, 2.0]), [np.array([0.0, 4.0]), np.array([1.0, 0.0])])
-    assert scores.tolist() == [0.5, 0.0]
 
 
 # ---------------------------------------------------------------- matching
