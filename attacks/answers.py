@@ -7,7 +7,7 @@ numbers are kept, not the images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,7 @@ class Answers:
         baselines: Identification by the class mean, where there is one.
         ceilings: Identification by who knows the records' mean image, [T].
         likeness: SSIM and PSNR of pictures, and of class means, to the target.
+        uncovered: What the attack has beyond the audited run, in words: nothing hangs on it.
     """
 
     common: dict[str, Any]
@@ -70,6 +71,7 @@ class Answers:
     baselines: list[float] = field(default_factory=list)
     ceilings: list[float] = field(default_factory=list)
     likeness: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    uncovered: str = ""
 
     def add(
         self,
@@ -121,7 +123,9 @@ class Answers:
         """
         common = self.common | {"trials": len(self.members)}
         members, others = np.array(self.members), np.concatenate(self.others)
-        return [
+        if self.uncovered:
+            policy = replace(policy, covered=frozenset())
+        found = [
             self._identification(policy, confidence, common),
             self._auc(confidence, common),
             *rates_of(members, others, policy, confidence, common),
@@ -130,6 +134,9 @@ class Answers:
                 for name, (own, mean) in self.likeness.items()
             ),
         ]
+        if not self.uncovered:
+            return found
+        return [replace(one, note=self.uncovered) if one.note else one for one in found]
 
     def _identification(self, policy: Policy, confidence: float, common: dict[str, Any]) -> Finding:
         value, trials = float(np.mean(self.hits)), len(self.hits)

@@ -188,6 +188,7 @@ def attempt(
             some = Yardsticks(yardsticks.plain[: len(trials)], yardsticks.ceilings[: len(trials)])
             answers = answers_of(attack.name, trials, guesses, group.name, stream, some)
             if answers is not None:
+                answers.uncovered = getattr(attack, "uncovered", "")
                 made.answered[key, attack.name] = answers
                 examples += _examples(attack.name, group, guesses)
             progress.advance(f"{attack.name}, {group.name}")

@@ -34,6 +34,8 @@ from .direct_disclosures import histogram, traffic
 from .dp.claims import Thresholds, claim_of_run, read_claim, reasons_against
 from .dp.game import audit_claim
 from .inference.device_membership import memorisation
+from .inference.property_inference import property_inference
+from .inference.risk import risk_findings
 from .registry import parse_attacks
 from .report import Picture, render, shown
 from .report.document import SCHEMA
@@ -132,6 +134,8 @@ def audit(
             found += traffic(audited) if "eavesdropper" in chosen else []
             if isinstance(opened, FinishedRun) and "device" in chosen:
                 found += memorisation(audited, policy, seed=seed)
+            found += risk_findings(audited, seen)
+            found += property_inference(audited, min(number, 100))
             points = list(curve(audited, number // 2))
             if claimed is not None:
                 dp = audit_claim(audited, claimed, quick=quick)

@@ -32,6 +32,8 @@ from fedvtc_edge.errors import UsageError
 from fedvtc_edge.plugins import Registry
 
 from .adversary.view import Attack
+from .inference.averaging import Averaging
+from .inference.eigenvectors import Eigenvectors
 from .inference.exact_recovery import Differencing, ExactRecovery
 from .inference.membership import Membership, SecondMoments, Shadow
 from .inference.reconstruction import Decode, Inversion
@@ -69,5 +71,7 @@ for _attack in (
     Differencing(),
     Inversion(joint=True),
     Shadow(),
+    Eigenvectors(),
+    Averaging(),
 ):
     register(_attack)

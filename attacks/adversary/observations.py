@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedvtc_edge import wire
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import RunError
+from fedvtc_edge.privacy.release import second_moments
 from fedvtc_edge.privacy.release_spec import COUNT, Array, ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.privacy.sampler import GRID
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
@@ -102,13 +103,19 @@ def of_release(
         typical: Factor by which joint clipping shortens an example, from public images.
     """
     step = spec.unit / GRID
-    numbers, sums, _ = np.split(release * step, np.cumsum(spec.sizes)[:-1])
+    numbers, sums, seconds = np.split(release * step, np.cumsum(spec.sizes)[:-1])
     count = numbers / COUNT
     many = np.maximum(count, 0.5 * typical)[:, None]
     deviation = sums.reshape(spec.classes, spec.width) / many
     mean = (deviation * spec.radius + centre) * spec.width**0.5
     noise = float(spec.share) * step * draws**0.5 * spec.radius * spec.width**0.5 / many[:, 0]
-    return Observation(who, client, round_, count / typical, mean, None, None, noise, 2.0**-16)
+    count, scatter = count / typical, None
+    if spec.second:
+        # About the public centre, less what the class means explain; noised, and of any sign.
+        about = (mean / spec.width**0.5 - centre) * np.maximum(count, 0.0)[:, None] ** 0.5
+        moments = second_moments(seconds, spec.width) * spec.radius**2 / spec.second_weight
+        scatter = (moments / typical - about.T @ about) * spec.width
+    return Observation(who, client, round_, count, mean, None, scatter, noise, 2.0**-16)
 
 
 def of_publication(published: GlobalStatistics, *, who: str) -> Observation:

@@ -133,12 +133,13 @@ class UploadStager:
 
         In anchored runs each view may also have ``after``, the upload once one record of each
         class has left, and ``again``, the same records in repetitions of the run with other
-        seeds. An extractor of one's own is another one when the client uploads next.
+        seeds; of noised runs also ``second``, another noised upload of the same records. An
+        extractor of one's own is another one when the client uploads next.
 
         Args:
             number: Trials at most; fewer where the data set is too small.
             repetitions: How many of the run, beside itself.
-            after: Whether to make the upload without the records that leave.
+            after: Whether to make the upload without the records that leave, and a second one.
         """
         audited, made = self.audited, list[Trial]()
         others: list[Anchor] = []
@@ -150,15 +151,17 @@ class UploadStager:
             before = len(made)
             client, who, extract = self._next()
             seen = partial(self.upload, client=client, who=who)
-            first, left = seen(where, extract), None
+            first, left, second = seen(where, extract), None, None
             if after and self._anchors:
                 left = seen(np.setdiff1d(where, leaving), extract)
+                second = None if self.path.spec is None else seen(where, extract)
             again = [(seen(where, anchor), anchor) for anchor in others]
             for target in leaving:
                 label = int(audited.labels[target])
                 view = replace(
                     audited.view(first, label, extract),
                     after=None if left is None else audited.view(left, label, extract),
+                    second=None if second is None else audited.view(second, label, extract),
                     again=tuple(audited.view(one, label, by) for one, by in again),
                 )
                 members = where[audited.labels[where] == label]

@@ -81,6 +81,7 @@ class View:
         pairs: Substitute for an extractor that the adversary does not have; or None.
         after: The same class after one of its records has left; None where nobody saw that.
         again: The same records under other extractors: other rounds, or other runs.
+        second: The same records in a second noised run with the same extractor; or None.
     """
 
     who: str
@@ -100,6 +101,7 @@ class View:
     pairs: Pairs | None = None
     after: View | None = None
     again: tuple[View, ...] = ()
+    second: View | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,9 @@ class Attack(Protocol):
     """Attack: guesses from statistics.
 
     One that takes long may say how many trials of a group it is worth: an attribute ``most``. One
-    that looks at neither ``after`` nor ``again`` may say so: ``needs_pairs = False``.
+    that looks at neither ``after``, ``again`` nor ``second`` may say so: ``needs_pairs = False``.
+    One that has more than an audited run gave says what no claim of that run covers, in words:
+    ``uncovered``; nothing hangs on it.
     """
 
     @property

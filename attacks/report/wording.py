@@ -56,6 +56,10 @@ ATTACKS = {
     "shadow": "without the extractor",
     "histogram": "class counts as stated",
     "memorised": "the model on its own data",
+    "eigenvectors": "top eigenvectors of second moments",
+    "averaging": "two noised runs, averaged",
+    "property": "what a class has in common",
+    "risk": "predicted from distances",
 }
 
 MOMENTS = {
@@ -74,6 +78,8 @@ METRICS = {
     "recovered_exactly": "Recovered exactly",
     "counts_exact": "Class counts told exactly",
     "missing_classes_told": "Missing classes told",
+    "property_told": "Attribute's share told apart",
+    "predicted_tpr_at_1_percent_fpr": "Predicted TPR at 1% FPR",
 }
 
 _PLAIN = {"auc": "{:.3f}", "ssim": "{:.2f}", "psnr": "{:.1f} dB"}

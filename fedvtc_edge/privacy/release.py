@@ -154,7 +154,7 @@ def estimate(
     covariance = None
     if spec.second:
         scale = spec.radius**2 / spec.second_weight / everyone
-        covariance = _second_moments(seconds, width) * scale
+        covariance = second_moments(seconds, width) * scale
         floor = noise * spec.radius**2 / spec.second_weight * width**0.5 / everyone
         covariance = _floored(covariance, floor) * width
         between = np.square(mean - common).mean(0) * width
@@ -176,7 +176,7 @@ def _shrunk(mean: Array, common: Array, error: Array) -> Array:
     return shrunk
 
 
-def _second_moments(triangle: Array, width: int) -> Array:
+def second_moments(triangle: Array, width: int) -> Array:
     """The matrix, times its weight, from its triangle."""
     rows, columns = np.triu_indices(width)
     matrix = np.zeros((width, width))

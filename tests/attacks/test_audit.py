@@ -554,7 +554,7 @@ def test_other_methods_have_other_uploads(hasty: None, made: Callable[..., Path]
 def test_names_that_do_not_exist(made: Callable[..., Path], tmp_path: Path) -> None:
     assert [attack.name for attack in parse_attacks(None)] == [
         "decode", "inversion", "exact", "membership", "second-moments", "differencing", "rounds",
-        "shadow",
+        "shadow", "eigenvectors", "averaging",
     ]  # fmt: skip
     assert [attack.name for attack in parse_attacks(["exact"])] == [ExactRecovery().name]
     with pytest.raises(UsageError, match="unknown attack 'magic'"):
