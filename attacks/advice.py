@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fedvtc_edge.config import Config
@@ -14,7 +15,7 @@ from .adversary.subjects import shared
 from .adversary.trials import CANDIDATES
 from .curve import MINIMUM_COUNTS
 from .dp.claims import Thresholds
-from .scoring.findings import DECIDING_RATE, Finding, Point, Policy
+from .scoring.findings import DECIDING_RATE, Finding, Limited, Point, Policy
 
 Entry = dict[str, str | bool]
 
@@ -168,6 +169,37 @@ def recommendations(
 def _at(points: Sequence[Point], moments: str, minimum: int) -> float | None:
     found = [p.identification for p in points if (p.moments, p.minimum) == (moments, minimum)]
     return found[0] if found else None
+
+
+_LIMITED: dict[str, Limited] = {
+    "identification": "identification",
+    "tpr_at_1_percent_fpr": "membership",
+    "recovered_exactly": "recovery",
+}
+
+
+def beyond(findings: Sequence[Finding], policy: Policy) -> list[dict[str, Any]]:
+    """Verdicts on the adversaries that the claim does not cover, by the limits without a claim.
+
+    They are no part of the audit's own verdict, which is about what is claimed; whoever reads it
+    has to know that a device, say, gives images away all the same.
+
+    Returns:
+        ``view``, ``verdict`` and ``reasons`` each; none without a claim.
+    """
+    if policy.covered is None:
+        return []
+    usual, told = Policy(), []
+    for view in dict.fromkeys(finding.view for finding in findings):
+        own = [
+            replace(finding, threshold=usual.limit(_LIMITED[finding.metric], view))
+            for finding in findings
+            if finding.view == view and finding.metric in _LIMITED
+        ]
+        if view not in policy.covered and own:
+            verdict, reasons = judge(own)
+            told.append({"view": view, "verdict": verdict, "reasons": reasons})
+    return told
 
 
 EXIT = {"pass": 0, "leak": 1, "inconclusive": 3, "claim invalid": 4}

@@ -124,7 +124,6 @@ class Attempts:
     Args:
         answered: By group and attack, in the order of the report.
         errors: By group of one or two records, how far each record was from what was read off.
-        tests: Intervals of one look, over all of which the confidence is shared.
     """
 
     policy: Policy
@@ -134,8 +133,9 @@ class Attempts:
 
     def found(self) -> list[Finding]:
         """All findings, those on few uploads settled by those on staged ones."""
-        tests = 2 * len(self.answered) + len(self.errors)
-        confidence = bonferroni(self.policy.confidence, max(LOOKS * tests, 1))
+        keys = [key for key, _ in self.answered]
+        tests = sum(self._looks(key) for key in [*keys, *keys, *self.errors])
+        confidence = bonferroni(self.policy.confidence, max(tests, 1))
         found = [
             finding
             for answers in self.answered.values()
@@ -159,6 +159,10 @@ class Attempts:
             if (group.who, group.name) not in tried:
                 found.append(_untested(group, self.policy))
         return _settled(found, {(g.who, g.name): g.least for g in self.groups.values()})
+
+    def _looks(self, key: str) -> int:
+        """How often a group may be looked at: a run's own uploads once."""
+        return 1 if self.groups[key].more is None else LOOKS
 
 
 def attempt(

@@ -140,7 +140,8 @@ def audit(
             if claimed is not None:
                 dp = audit_claim(audited, claimed, quick=quick)
     parts = {
-        "subject": _subject(opened, dataset.name),
+        "subject": _subject(opened, dataset.name) | {"attacked": len(audited.sample)},
+        "beyond": advice.beyond(found, policy),
         "claim": None if claimed is None else _claim(claimed, claim),
         "threat_model": advice.threat_model(settings),
         "seed": seed,
@@ -197,6 +198,7 @@ def _concluded(
         "exit_code": EXIT[verdict],
         "reasons": reasons,
         "claim": None,
+        "beyond": [],
         "threat_model": [],
         "unit": claim.get("unit"),
         "neighbouring": claim.get("neighbouring"),

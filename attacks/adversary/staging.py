@@ -60,6 +60,7 @@ class UploadStager:
         self.audited = audited
         pooled = config.method.moments == "covariance" and audited.anchored
         self.path = path or ReleasePath(audited.spec, pooled, config.transport.precision)
+        self._made: dict[tuple[str, int], Anchor] = {}
         self._anchors = [] if audited.anchor is None else [audited.anchor]
         spec = self.path.spec
         if self._anchors and spec is not None and spec.width != self.anchor.width:
@@ -85,11 +86,13 @@ class UploadStager:
         """The anchor of a repetition: the same one where its seed decides nothing."""
         if self.anchor.is_seedless and width == self.anchor.width:
             return self.anchor
-        seed = derive_seed(self.audited.config.seed, name)
-        method = self.audited.config.method
-        return Anchor(
-            self.audited.shape, width, seed, method.extractor, method.extractor_weights
-        ).eval()
+        if (name, width) not in self._made:
+            seed = derive_seed(self.audited.config.seed, name)
+            method = self.audited.config.method
+            self._made[name, width] = Anchor(
+                self.audited.shape, width, seed, method.extractor, method.extractor_weights
+            ).eval()
+        return self._made[name, width]
 
     def upload(self, where: Indices, extract: Map, *, client: str, who: str) -> Observation:
         """The observation of some records' upload.

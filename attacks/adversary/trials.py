@@ -131,6 +131,8 @@ class AuditedRun:
         self.spec = None if self.mechanism is None else self.mechanism.spec
         self.sample = self._sampled(seed)
         self._models: dict[str, Map] = {}
+        self._embedded: dict[tuple[int, bool], tuple[Map, Tensor]] = {}
+        self._centres: dict[int, tuple[Anchor, Array]] = {}
         self._decoders: dict[str, Map | None] = {}
         self._populations: dict[Map, list[Population]] = {}
 
@@ -143,7 +145,7 @@ class AuditedRun:
             counts = np.unique(self.labels[self.holdings[client]], return_counts=True)[1]
             return {size_of(count) for count in counts}
 
-        chosen, found = [], set[tuple[int, int]]()
+        chosen, found = list[int](), set[tuple[int, int]]()
         for place in np.random.default_rng((seed, len(ids))).permutation(len(ids)):
             own = sizes(ids[place])
             if len(chosen) < MOST_CLIENTS or not own <= found:
@@ -256,20 +258,34 @@ class AuditedRun:
     def embedded(self, extract: Map, where: Indices, *, exactly: bool = True) -> Tensor:
         """Features of some training records.
 
-        A pretrained network's are computed once for all records: they take milliseconds each.
+        Each is computed once: a record is in many staged uploads. A pretrained network's are
+        computed for all records together: they take milliseconds each.
 
         Args:
             exactly: To the last bit as if each were the only one, as private sums need them.
         """
         if isinstance(extract, Anchor) and extract.sha256:
             return extract.embed(self.images)[where]
-        return (one_by_one if exactly else in_chunks)(extract, self.images[where])
+        apply = one_by_one if exactly else in_chunks
+        kept = self._embedded.get((id(extract), exactly))
+        if kept is None:
+            width = apply(extract, self.images[:1]).shape[1]
+            table = torch.full((len(self.images), width), torch.nan)
+            # With the extractor itself, so that no other can have its identity.
+            kept = self._embedded[id(extract), exactly] = (extract, table)
+        table = kept[1]
+        missing = np.unique(where[torch.isnan(table[where, 0]).numpy()])
+        if len(missing):
+            table[missing] = apply(extract, self.images[missing])
+        return table[where]
 
     def centre(self, anchor: Anchor | None) -> Array:
         """The public centre that private sums are about, [m]."""
         if anchor is None:
             return np.zeros(self.spec.width if self.spec else self.config.method.latent)
-        return centre(anchor, self.shape)
+        if id(anchor) not in self._centres:
+            self._centres[id(anchor)] = (anchor, centre(anchor, self.shape))
+        return self._centres[id(anchor)][1]
 
     def typical(self, anchor: Anchor | None, spec: ReleaseSpec | None) -> float:
         """The factor by which joint clipping shortens an example, from public images."""

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -118,13 +119,24 @@ class Case:
 
     def features(self) -> Array:
         """The candidates' features, [K, p]; only where the view has an extractor."""
+        return self._features
+
+    @cached_property  # one attack after the other asks for them
+    def _features(self) -> Array:
         assert self.view.extract is not None
         extract: Map = self.view.extract
-        if isinstance(extract, Anchor) and extract.sha256:  # kept for the other attacks
+        if isinstance(extract, Anchor) and extract.sha256:
             extract = extract.embed
         with torch.no_grad():
             features: Array = extract(self.candidates).double().cpu().numpy()
         return features
+
+    def with_view(self, view: View) -> Case:
+        """The same question about another view with the same extractor."""
+        case = Case(view, self.candidates)
+        assert view.extract is self.view.extract
+        case.__dict__["_features"] = self.features()
+        return case
 
 
 @dataclass(frozen=True, eq=False)

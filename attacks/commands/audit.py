@@ -118,6 +118,12 @@ def _print(document: Mapping[str, Any], directory: Path | None) -> None:
     click.echo()
     click.echo(f"verdict: {document['verdict']}")
     _list(document["reasons"])
+    subject = document["subject"] or {}
+    if (subject.get("attacked") or 0) < (subject.get("clients") or 0):
+        click.echo(f"{subject['attacked']} of {subject['clients']} clients were drawn and attacked")
+    for one in document["beyond"]:
+        click.echo(f"not covered by the claim, {one['view']}: {one['verdict']}")
+        _list(one["reasons"], most=1)
     if directory is not None:
         click.echo(f"report: {directory / 'report.html'}")
 

@@ -30,4 +30,4 @@ class Averaging(CaseAttack):
             noise=(view.noise**2 + second.noise**2) ** 0.5 / 2,
             second=None,
         )
-        return Membership().answer(Case(both, case.candidates))
+        return Membership().answer(case.with_view(both))

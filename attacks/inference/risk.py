@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -86,7 +87,11 @@ def risk_findings(audited: AuditedRun, seen: list[Observation]) -> list[Finding]
     who = next(one.who for one in seen if audited.extractor(one) is not None)
     worst = max(risks, key=lambda risk: (risk.found, risk.distance))
     name = audited.names[worst.label]
-    common = {"attack": "risk", "view": who, "metric": "predicted_tpr_at_1_percent_fpr"}
+    common: dict[str, Any] = {
+        "attack": "risk",
+        "view": who,
+        "metric": "predicted_tpr_at_1_percent_fpr",
+    }
     rest = np.array([risk.found for risk in risks])
     return [
         Finding(

@@ -31,6 +31,7 @@ class SubjectRecord(Record):
     masking: bool | None = None
     sealed: bool | None = None
     clients: Count | None = None
+    attacked: Count | None = None
     digest: str | None = None
 
 
@@ -51,6 +52,14 @@ class Threat(Record):
     view: str
     sees: str | None = None
     covered: bool = False
+
+
+class BeyondRecord(Record):
+    """Verdict on an adversary that the claim does not cover, by the limits without a claim."""
+
+    view: str
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
 
 
 class MechanismRecord(Record):
@@ -117,6 +126,7 @@ class AuditDocument(Record):
     exit_code: int | None = None
     reasons: tuple[str, ...] = ()
     claim: ClaimRecord | None = None
+    beyond: tuple[BeyondRecord, ...] = ()
     threat_model: tuple[Threat, ...] = ()
     unit: str | None = None
     neighbouring: str | None = None

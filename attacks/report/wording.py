@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fedvtc_edge.report.wording import NOTHING, count, duration, percent
 
 from ..scoring.findings import Finding
-from .document import AuditDocument, ClaimRecord
+from .document import AuditDocument, ClaimRecord, SubjectRecord
 
 __all__ = ["count", "duration", "percent"]  # for the template, beside what follows
 
@@ -84,6 +84,15 @@ METRICS = {
 
 _PLAIN = {"auc": "{:.3f}", "ssim": "{:.2f}", "psnr": "{:.1f} dB"}
 _PERCENT = METRICS.keys() - _PLAIN
+
+
+def fleet(subject: SubjectRecord) -> str | None:
+    """How many clients there were, and of how many uploads were attacked."""
+    if subject.clients is None:
+        return None
+    if subject.attacked is None or subject.attacked >= subject.clients:
+        return count(subject.clients)
+    return f"{count(subject.clients)}, {count(subject.attacked)} of them attacked"
 
 
 def claimed(audit: AuditDocument) -> ClaimRecord | None:

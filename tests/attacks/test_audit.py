@@ -22,7 +22,7 @@ from fedvtc_edge.attacks.adversary.observations import EVERYONE, sums_of, upload
 from fedvtc_edge.attacks.adversary.staging import ReleasePath, UploadStager, noise_of
 from fedvtc_edge.attacks.adversary.trials import AuditedRun, Trial
 from fedvtc_edge.attacks.adversary.view import Case, Guess
-from fedvtc_edge.attacks.advice import judge, policy_of
+from fedvtc_edge.attacks.advice import beyond, judge, policy_of
 from fedvtc_edge.attacks.answers import answers_of
 from fedvtc_edge.attacks.attempts import Group, attempt, groups_of
 from fedvtc_edge.attacks.auditing import audit
@@ -442,6 +442,19 @@ def test_verdicts(findings: list[Finding], more: dict[str, Any], verdict: str) -
     said, reasons = judge(findings, **more)
     assert said == verdict
     assert bool(reasons) == (verdict != "pass")
+
+
+def test_what_a_claim_does_not_cover_has_a_verdict_of_its_own() -> None:
+    """A device that gives images away is told of, and is no part of the verdict on the claim."""
+    device = finding(
+        None, view="device", metric="tpr_at_1_percent_fpr", low=0.2, high=0.3, threshold=None
+    )
+    found = [finding(True), device]
+    assert judge(found)[0] == "pass"
+    [told] = beyond(found, Policy(covered=frozenset({"server"})))
+    assert (told["view"], told["verdict"]) == ("device", "leak")
+    assert "allowed 5.0%" in told["reasons"][0]
+    assert beyond(found, Policy()) == []
 
 
 def test_a_claim_allows_what_it_says(tiny: Tiny) -> None:
