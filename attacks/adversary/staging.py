@@ -80,7 +80,7 @@ class UploadStager:
         owners = self.audited.uploaders[:_MODELS]
         self._turn += 1
         client = owners[self._turn % len(owners)]
-        return client, "server+device", self.audited.model(client)
+        return client, "server+device", self.audited.uploaded(client)
 
     def _anchor(self, name: str, width: int) -> Anchor:
         """The anchor of a repetition: the same one where its seed decides nothing."""

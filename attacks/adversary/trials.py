@@ -10,7 +10,7 @@ only where there is an upload without it. So uploads are also staged, see :mod:`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fedvtc_edge.data import Dataset, hold_out, partition
 from fedvtc_edge.errors import RunError
-from fedvtc_edge.models import ImageShape
+from fedvtc_edge.models import Classifier, ImageShape
 from fedvtc_edge.models.extractor import Anchor, centre, in_chunks, one_by_one
 from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.privacy.release import contributions
@@ -130,7 +130,7 @@ class AuditedRun:
         self.mechanism = mechanism_of(self.config, self.classes)
         self.spec = None if self.mechanism is None else self.mechanism.spec
         self.sample = self._sampled(seed)
-        self._models: dict[str, Map] = {}
+        self._models: dict[tuple[str, str], Map] = {}
         self._embedded: dict[tuple[int, bool], tuple[Map, Tensor]] = {}
         self._centres: dict[int, tuple[Anchor, Array]] = {}
         self._decoders: dict[str, Map | None] = {}
@@ -171,17 +171,24 @@ class AuditedRun:
             return self.anchor
         if seen.who != "server+device":
             return None
-        return self.model(seen.client)
+        return self.uploaded(seen.client)
 
     def model(self, client: str) -> Map:
+        """A client's own g, as its device holds it when the run is done."""
+        return self._features_of(client, self.run.classifier)
+
+    def uploaded(self, client: str) -> Map:
         """A client's own g, as it was when its last upload was measured.
 
         Training went on after that: a later g is no key to what was uploaded.
         """
-        if client not in self._models:
-            found = self.run.uploaded(client, self.shape, self.classes)
-            self._models[client] = found.features
-        return self._models[client]
+        return self._features_of(client, self.run.uploaded)
+
+    def _features_of(self, client: str, read: Callable[[str, ImageShape, int], Classifier]) -> Map:
+        key = (client, read.__name__)
+        if key not in self._models:
+            self._models[key] = read(client, self.shape, self.classes).features
+        return self._models[key]
 
     def observed(self) -> list[Observation]:
         """Statistics of the finished run as each adversary sees them."""
@@ -217,7 +224,7 @@ class AuditedRun:
         """
         if self.spec is not None:  # noise hides which g it was, as it hides the records
             return
-        exact = self.sums(self.model(seen.client), self.holdings[seen.client], pooled=False)
+        exact = self.sums(self.uploaded(seen.client), self.holdings[seen.client], pooled=False)
         present = exact.count > 0
         error = float(np.abs(seen.mean - exact.mean)[present].max())
         if error > _OTHER_EXTRACTOR * float(np.abs(exact.mean).max()):
@@ -330,7 +337,7 @@ class AuditedRun:
         if self.anchored or seen.client == EVERYONE:
             return None
         known = self.public[:KNOWN_PAIRS]
-        hidden = in_chunks(self.model(seen.client), known).double().numpy()
+        hidden = in_chunks(self.uploaded(seen.client), known).double().numpy()
         width, seed = self.config.method.anchor, derive_seed(0, "stand-in")
         substitute = Anchor(self.shape, width, seed).eval()
         return Pairs(substitute, in_chunks(substitute, known).double().numpy(), hidden)

@@ -286,6 +286,6 @@ def _mechanisms(audited: AuditedRun) -> dict[str, ExampleRelease | ClientRelease
 
 def _records(audited: AuditedRun, client: str) -> Records:
     where = audited.holdings[client][:_MOST_RECORDS]
-    extract = audited.anchor or audited.model(client)
+    extract = audited.anchor or audited.uploaded(client)
     features = one_by_one(extract, audited.images[where]).double().numpy()
     return features, audited.labels[where]

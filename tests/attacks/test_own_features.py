@@ -95,7 +95,7 @@ def test_the_extractor_that_was_kept_made_the_upload(made: Make) -> None:
         last = audited.run.classifier(seen.client, audited.shape, audited.classes)
         present = seen.count > 0
         errors = []
-        for extract in (audited.model(seen.client), last.features):
+        for extract in (audited.uploaded(seen.client), last.features):
             exact = audited.sums(extract, audited.holdings[seen.client], pooled=False)
             errors.append(np.abs(seen.mean - exact.mean)[present].max())
         assert errors[0] < 1e-4 < 0.02 < errors[1]
