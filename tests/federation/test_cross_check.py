@@ -18,6 +18,7 @@ from fedvtc_edge.federation import exchange as exchanges
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.cross_check import contradicting
 from fedvtc_edge.federation.exchange import Decoders, Exact
+from fedvtc_edge.federation.methods import FedVTC
 from fedvtc_edge.federation.robustness import OUTWEIGH, outweighing, straying
 from fedvtc_edge.federation.server import Server
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics, sum_of
@@ -79,6 +80,8 @@ def default_run(seed: int) -> tuple[Parts, torch.Tensor, np.ndarray]:
             decode(encode(exchange.measure(client)), classes=10, width=128, pooled=True)
             for client in method.federation.clients
         ]
+        assert isinstance(method, FedVTC)
+        assert method.anchor is not None
         features = method.anchor.embed(as_images(data.x_test, torch.device("cpu"))).cpu()
     return parts, features, data.y_test
 

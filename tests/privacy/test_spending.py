@@ -168,8 +168,8 @@ def test_the_folder_is_the_platforms(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert state_folder() == tmp_path / "fedvtc-edge"
     monkeypatch.setenv("XDG_STATE_HOME", "relative")
     assert state_folder().is_absolute()
-    monkeypatch.setattr(spending.sys, "platform", "win32")
+    monkeypatch.setattr("fedvtc_edge.privacy.spending.sys.platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", os.path.join(tmp_path, "local"))
     assert state_folder() == tmp_path / "local" / "fedvtc-edge"
-    monkeypatch.setattr(spending.sys, "platform", "darwin")
+    monkeypatch.setattr("fedvtc_edge.privacy.spending.sys.platform", "darwin")
     assert "Application Support" in str(state_folder())

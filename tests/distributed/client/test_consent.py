@@ -120,7 +120,7 @@ def test_nor_is_a_root_of_the_servers_looked_into(monkeypatch: pytest.MonkeyPatc
     asked: list[Config] = []
 
     def partition(index: int) -> Callable[[Config, DataTerms], LocalData]:
-        return lambda config, terms: asked.append(config)  # type: ignore[func-returns-value,return-value]
+        return lambda config, terms: asked.append(config)  # type: ignore[return-value]
 
     monkeypatch.setattr(local_data, "from_partition", partition)
     terms = DataTerms(tuple("0123456789"), 8, 8, 1, 0)
