@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedvtc_edge.attacks.adversary import trials
 from fedvtc_edge.attacks.adversary.staging import UploadStager
 from fedvtc_edge.attacks.adversary.subjects import Settings
 from fedvtc_edge.attacks.adversary.trials import AuditedRun
@@ -33,7 +34,7 @@ def lab(tiny: Callable[..., Config]) -> Lab:
     """Settings with data and no run: uploads can be staged."""
 
     def make(**changes: Any) -> AuditedRun:
-        config = tiny(data={"limit": 600, "test_limit": 300}, **changes)
+        config = tiny(**{"data": {"limit": 600, "test_limit": 300}, **changes})
         data = load_data(config)
         return AuditedRun(Settings(config, classes=data.classes), data)
 
@@ -132,8 +133,8 @@ def test_the_record_that_bends_the_covariance_ranks_first() -> None:
 
 
 def test_without_second_moments_there_are_no_eigenvectors(lab: Lab) -> None:
-    trials = UploadStager(lab(method={"moments": "diagonal"})).trials(5, 10, repetitions=0)
-    assert set(Eigenvectors().guess([t.case for t in trials], torch.Generator())) == {None}
+    made = UploadStager(lab(method={"moments": "diagonal"})).trials(5, 10, repetitions=0)
+    assert set(Eigenvectors().guess([t.case for t in made], torch.Generator())) == {None}
 
 
 # ---------------------------------------------------------------- two runs
@@ -142,13 +143,13 @@ def test_without_second_moments_there_are_no_eigenvectors(lab: Lab) -> None:
 def test_a_second_run_on_the_same_data_adds(lab: Lab) -> None:
     """With an average of two draws the members are better found; nothing hangs on it."""
     audited = lab(privacy=PRIVATE)
-    trials = UploadStager(audited).trials(1, 200, repetitions=0)
-    cases = [trial.case for trial in trials]
+    made = UploadStager(audited).trials(1, 200, repetitions=0)
+    cases = [trial.case for trial in made]
     values = {}
     for attack in (Membership(), Averaging()):
         guesses = attack.guess(cases, torch.Generator())
         stream = torch.Generator().manual_seed(0)
-        answers = answers_of(attack.name, trials, guesses, "n = 1, staged", stream)
+        answers = answers_of(attack.name, made, guesses, "n = 1, staged", stream)
         assert answers is not None
         answers.uncovered = getattr(attack, "uncovered", "")
         found = {one.metric: one for one in answers.findings(Policy(), 0.95)}
@@ -160,5 +161,26 @@ def test_a_second_run_on_the_same_data_adds(lab: Lab) -> None:
 
 
 def test_exact_uploads_are_not_averaged(lab: Lab) -> None:
-    trials = UploadStager(lab()).trials(1, 10)
-    assert set(Averaging().guess([t.case for t in trials], torch.Generator())) == {None}
+    made = UploadStager(lab()).trials(1, 10)
+    assert set(Averaging().guess([t.case for t in made], torch.Generator())) == {None}
+
+
+# ---------------------------------------------------------------- many clients
+
+
+def test_of_many_clients_a_sample_is_attacked_that_has_each_size(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "MOST_CLIENTS", 4)
+    changes = {"clients": {"count": 30}, "data": {"limit": 600, "min_samples": 2}}
+    audited = lab(**changes)
+    assert 4 <= len(audited.sample) <= 4 + len(trials.SIZES)
+    assert set(audited.sample) < set(audited.config.client_ids)
+
+    def sizes(clients: Any) -> set[tuple[int, int]]:
+        cells = [audited.labels[audited.holdings[client]] for client in clients]
+        counts = (np.unique(own, return_counts=True)[1] for own in cells)
+        return {trials.size_of(int(count)) for own in counts for count in own}
+
+    assert sizes(audited.sample) == sizes(audited.config.client_ids)
+    assert audited.sample == lab(**changes).sample
