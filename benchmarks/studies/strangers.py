@@ -212,14 +212,14 @@ def measure(rounds: int, descriptors: int | None) -> Document:
             descriptors=descriptors,
             log=folder / "server.log",
         )
-        stack.callback(server.terminate)
+        stack.callback(_end, server)
         for index in range(_CLIENTS):
             client = _command(
                 *("join", f"localhost:{port}", "--keys", str(keys / f"client-{index:02d}")),
                 *("--home", str(folder / f"home-{index}"), "--wait", "120", "--no-privacy"),
                 log=folder / f"client-{index}.log",
             )
-            stack.callback(client.terminate)
+            stack.callback(_end, client)
         return _watch(server, folder, port, rounds, descriptors)
 
 
@@ -300,6 +300,12 @@ def _command(
             stderr=said,
             preexec_fn=limit,
         )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Stop a command, and wait until it no longer writes into its folder."""
+    process.terminate()
+    process.wait(60)
 
 
 def start_strangers(port: int, kinds: Mapping[str, int] = KINDS) -> subprocess.Popen[str]:
