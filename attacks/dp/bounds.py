@@ -31,16 +31,28 @@ class Bounds:
         gaussian: From how far apart the scores are, for a mechanism that is said to be
             Gaussian; None for another.
         mu: Lower limit of the Gaussian's μ, sensitivity over noise; None for another.
+        most_mu: Upper limit of it, which holds by itself.
     """
 
     clopper_pearson: float
     gaussian: float | None = None
     mu: float | None = None
+    most_mu: float | None = None
 
     @property
     def best(self) -> float:
         """The larger one."""
         return max(self.clopper_pearson, self.gaussian or 0.0)
+
+    def tightened(self, other: Bounds) -> Bounds:
+        """The tighter one of each limit, where both hold together."""
+        gaussian, mu = (
+            max((limit for limit in pair if limit is not None), default=None)
+            for pair in ((self.gaussian, other.gaussian), (self.mu, other.mu))
+        )
+        most = (limit for limit in (self.most_mu, other.most_mu) if limit is not None)
+        counted = max(self.clopper_pearson, other.clopper_pearson)
+        return Bounds(counted, gaussian, mu, min(most, default=None))
 
 
 def bounds_of(zeros: Array, ones: Array, delta: float, error: float, *, gaussian: bool) -> Bounds:
@@ -61,7 +73,8 @@ def bounds_of(zeros: Array, ones: Array, delta: float, error: float, *, gaussian
     check_delta(delta)
     counted = epsilon_lower_bound(ones, zeros, delta, 1 - error / 2)
     mu = mu_lower_bound(zeros, ones, error / 2)
-    return Bounds(counted, epsilon_of(mu, delta), mu)
+    most = mu_upper_bound(zeros, ones, error / 2)
+    return Bounds(counted, epsilon_of(mu, delta), mu, most)
 
 
 def mu_lower_bound(zeros: Array, ones: Array, error: float) -> float:
@@ -95,21 +108,55 @@ def mu_lower_bound(zeros: Array, ones: Array, error: float) -> float:
     Returns:
         μ ≥ 0; infinite where scores differ and nothing varies.
     """
-    gap = float(ones.mean() - zeros.mean())
-    spread = math.sqrt((float(zeros.var(ddof=1)) + float(ones.var(ddof=1))) / 2)
-    if gap <= 0:
+    found = _student(zeros, ones)
+    if found is None:
+        return math.inf if float(ones.mean()) > float(zeros.mean()) else 0.0
+    t, root, freedom = found
+    if t <= 0:
         return 0.0
-    # Relative, for the mean of equal floats is not always one of them.
-    if spread <= 1e-12 * max(abs(float(zeros.mean())), abs(float(ones.mean()))):
-        return math.inf
-    root = math.sqrt(1 / len(zeros) + 1 / len(ones))
-    freedom = min(len(zeros), len(ones)) - 1
-    t = gap / spread / root
     low, high = 0.0, t
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if t_tail(t, middle, freedom) <= error else (low, middle)
     return low * root
+
+
+def mu_upper_bound(zeros: Array, ones: Array, error: float) -> float:
+    """Upper confidence limit of μ, by the same t: the largest under which it is not too small.
+
+    Guarantee: as :func:`mu_lower_bound`'s, from above, for scores of one variance; a score
+    that is not the best one has a smaller μ than the mechanism.
+
+    Args:
+        zeros: Scores of world 0, [N], N ≥ 2.
+        ones: Scores of world 1, [N].
+        error: In (0, 1/2).
+
+    Returns:
+        μ ≥ 0; infinite where scores differ and nothing varies.
+    """
+    found = _student(zeros, ones)
+    if found is None:
+        return math.inf if float(ones.mean()) > float(zeros.mean()) else 0.0
+    t, root, freedom = found
+    low, high = 0.0, max(t, 0.0) + 10.0
+    while 1 - t_tail(t, high, freedom) > error:
+        high *= 2
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if 1 - t_tail(t, middle, freedom) > error else (low, middle)
+    return high * root
+
+
+def _student(zeros: Array, ones: Array) -> tuple[float, float, int] | None:
+    """Student's t of the gap, √(1/N + 1/M) and degrees of freedom; None where nothing varies."""
+    gap = float(ones.mean() - zeros.mean())
+    spread = math.sqrt((float(zeros.var(ddof=1)) + float(ones.var(ddof=1))) / 2)
+    # Relative, for the mean of equal floats is not always one of them.
+    if spread <= 1e-12 * max(abs(float(zeros.mean())), abs(float(ones.mean()))):
+        return None
+    root = math.sqrt(1 / len(zeros) + 1 / len(ones))
+    return gap / spread / root, root, min(len(zeros), len(ones)) - 1
 
 
 def t_tail(t: float, shift: float, freedom: int) -> float:
@@ -118,7 +165,7 @@ def t_tail(t: float, shift: float, freedom: int) -> float:
     By the midpoint rule; scipy would have it, which fedvtc-edge does not depend on.
 
     Args:
-        t: Of the sample, 0 or more.
+        t: Of the sample.
         shift: Noncentrality.
         freedom: Degrees of freedom ν, 1 or more.
     """

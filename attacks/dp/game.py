@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Literal, Protocol
@@ -20,24 +20,33 @@ from fedvtc_edge.privacy.release_spec import Array, ClientReleaseSpec
 from ..adversary.observations import EVERYONE
 from ..adversary.trials import AuditedRun
 from .bounds import Blocks, Bounds, bounds_of, choose
-from .releases import ClientRelease, ExampleRelease, Records, canary, canary_client, joined
+from .releases import (
+    ClientRelease,
+    ExampleRelease,
+    Records,
+    canary,
+    canary_client,
+    claim_of_spec,
+    joined,
+)
 
 Verdict = Literal["pass", "leak", "inconclusive"]
 
 FEWEST_TRIALS = 8
 """With fewer, not even the absence of noise is proved."""
 
-AFFORDABLE = 3_000_000
+AFFORDABLE = 1_500_000
 """Numbers of exact noise that are drawn in about a minute."""
 
 CONFIDENCE = 0.99
 """That a true claim is not called refuted: at 0.95, six of a hundred true ones were, at worst."""
 
+LOOKS = ((0.25, 0.125), (0.5, 0.125), (1.0, 0.5), (2.0, 0.125), (4.0, 0.125))
+"""When the scores are looked at, in planned trials, and the part of the error that each look has.
+Bounds of all looks hold together, whenever one stops."""
+
 _MOST_RECORDS = 200
 """Most records of the client whose upload is made over and over: others add only time."""
-
-_PER_TRIAL = 5
-"""Uploads per trial: two that decide, two of the control, and one that chooses the score."""
 
 
 class AuditedMechanism(Protocol):
@@ -60,15 +69,20 @@ class AuditedMechanism(Protocol):
         """
 
 
+Sampler = Callable[[int], tuple[Array, Array]]
+"""Draws scores of worlds 0 and 1, at least so many of each, afresh."""
+
+
 @dataclass(frozen=True)
 class MechanismAudit:
     """Outcome of an audit of one mechanism.
 
     Args:
-        verdict: ``leak``: the claim is refuted. ``pass``: it is not, and the same attack
-            refutes it for half of the noise. ``inconclusive``: it would not have noticed.
+        verdict: ``leak``: the claim is refuted. ``pass``: it is not, the same attack refutes it
+            for half of the noise, and less than half of the noise is missing.
+            ``inconclusive``: neither, before what can be afforded was spent.
         control: Bounds of its double with half of the noise.
-        trials: Uploads of each world that decided.
+        trials: Scores of each world that decided.
         confidence: Confidence in ``bounds``, together with those of all other attacks.
     """
 
@@ -92,74 +106,145 @@ def audit(
     confidence: float,
     control: AuditedMechanism,
     attacks: int = 1,
+    most: int | None = None,
 ) -> MechanismAudit:
-    """Try to refute a claim.
+    """Try to refute a claim by uploads of two worlds, as :func:`audit_scores` does.
 
-    Half as many uploads as decide choose the score before, and are not used again: its means
+    Half as many uploads as are planned choose the score before, and are not used again: its means
     where they are not known, and the noise of each block and world. The control is
     attacked by the same score.
 
-    Guarantee: a true claim is called a leak with a chance of at most 1 - ``confidence``, over
-    all of ``attacks``. For a claim of Gaussian noise the claim is also *that* it is one.
-    A pass proves nothing but that half of the noise would have been noticed: other units
-    than this one may be worse off.
-
     Args:
         mechanism: Its two worlds must be neighbours as the claim means it.
-        trials: Uploads of each world that decide, 8 or more; see :func:`trials_for`.
-        confidence: In (0, 1).
         control: The same mechanism with half of the noise.
-        attacks: How many audits share the confidence (Bonferroni).
 
     Raises:
         PrivacyError: A claim without δ, or uploads whose length tells of the world.
         ScoreError: Too few trials, a parameter out of range, or numbers that are not finite.
     """
-    delta = claim.delta
-    if delta is None:
-        raise PrivacyError("a claim without delta cannot be audited", hint="add delta to the claim")
     _check(trials, confidence, attacks)
     size = len(mechanism.blocks)
     zeros, ones = (_uploads(mechanism, world, trials // 2, size) for world in (0, 1))
     score = choose(zeros, ones, mechanism.blocks, _known(mechanism, size))
 
-    def bounds(played: AuditedMechanism) -> Bounds:
-        zeros, ones = (score(_uploads(played, world, trials, size)) for world in (0, 1))
-        error = (1 - confidence) / attacks
-        return bounds_of(zeros, ones, delta, error, gaussian=claim.gaussian)
+    def sampler(played: AuditedMechanism) -> Sampler:
+        def scores(number: int) -> tuple[Array, Array]:
+            zero, one = (score(_uploads(played, world, number, size)) for world in (0, 1))
+            return zero, one
 
-    found, noticed = bounds(mechanism), bounds(control)
-    verdict: Verdict = "pass" if noticed.best > claim.epsilon else "inconclusive"
-    if found.best > claim.epsilon:
-        verdict = "leak"
-    return MechanismAudit(verdict, found, noticed, trials, confidence)
+        return scores
+
+    return audit_scores(
+        sampler(mechanism),
+        sampler(control),
+        claim,
+        trials=trials,
+        confidence=confidence,
+        attacks=attacks,
+        most=most,
+    )
 
 
-def trials_for(
+def audit_scores(
+    found: Sampler,
+    control: Sampler,
     claim: Claim,
     *,
+    trials: int,
     confidence: float,
     attacks: int = 1,
-    numbers: int = 0,
-    power: float = 0.999,
-) -> int:
-    """Number of trials that notice half of a Gaussian's noise, if they can be afforded.
+    most: int | None = None,
+) -> MechanismAudit:
+    """Try to refute a claim, in steps, for no longer than it takes.
+
+    At each of :data:`LOOKS` the scores so far bound ε, each look with its own part of the error
+    (a confidence sequence by the union bound), so that stopping at any of them is
+    valid: at a refutation, or when half of the noise is caught in the control and excluded
+    in the mechanism.
+
+    Guarantee: a true claim is called a leak with a chance of at most 1 - ``confidence``, over
+    all of ``attacks`` and looks; half of the noise that a Gaussian claim needs passes with no
+    more. For a claim of Gaussian noise the claim is also *that* it is one, equal and independent
+    in all numbers. A pass proves nothing but that half of the noise would have been noticed:
+    other units than these may be worse off.
 
     Args:
-        numbers: Numbers of exact noise in one upload: so many trials, at most, that an
-            audit takes about a minute; 0 where noise costs nothing.
-        power: Chance that the control is caught, where it can be afforded.
+        trials: Planned scores of each world, 8 or more; see :func:`trials_for`.
+        confidence: In (0, 1).
+        attacks: How many audits share the confidence (Bonferroni).
+        most: Most scores of each world that can be afforded; None: all looks.
+
+    Raises:
+        PrivacyError: A claim without δ.
+        ScoreError: Too few trials or a parameter out of range.
+    """
+    if claim.delta is None:
+        raise PrivacyError("a claim without delta cannot be audited", hint="add delta to the claim")
+    _check(trials, confidence, attacks)
+    delta, gaussian = claim.delta, claim.gaussian
+    half = 2 / noise_for(claim.epsilon, delta) if gaussian else math.inf
+    kept, halved = _Scores(found), _Scores(control)
+    bounds, noticed = Bounds(0.0), Bounds(0.0)
+    for looked, part in _looks(trials, most):
+        error = (1 - confidence) / attacks * part
+        bounds = bounds.tightened(kept.bounds(looked, delta, error, gaussian=gaussian))
+        if bounds.best > claim.epsilon:
+            # The control is for those who would believe a pass.
+            return MechanismAudit("leak", bounds, noticed, kept.number, confidence)
+        noticed = noticed.tightened(halved.bounds(looked, delta, error, gaussian=gaussian))
+        caught = noticed.best > claim.epsilon
+        excluded = looked >= trials if bounds.most_mu is None else bounds.most_mu < half
+        if caught and excluded:
+            return MechanismAudit("pass", bounds, noticed, kept.number, confidence)
+    return MechanismAudit("inconclusive", bounds, noticed, kept.number, confidence)
+
+
+class _Scores:
+    """Scores of two worlds, of which more are drawn when more are asked for."""
+
+    def __init__(self, draw: Sampler) -> None:
+        self._draw = draw
+        self._zeros, self._ones = np.zeros(0), np.zeros(0)
+
+    @property
+    def number(self) -> int:
+        return min(len(self._zeros), len(self._ones))
+
+    def bounds(self, number: int, delta: float, error: float, *, gaussian: bool) -> Bounds:
+        """Bounds from at least so many scores of each world."""
+        if self.number < number:
+            zeros, ones = self._draw(number - self.number)
+            self._zeros = np.concatenate([self._zeros, zeros])
+            self._ones = np.concatenate([self._ones, ones])
+        return bounds_of(self._zeros, self._ones, delta, error, gaussian=gaussian)
+
+
+def _looks(trials: int, most: int | None) -> list[tuple[int, float]]:
+    """Numbers of trials at which one looks, and their parts of the error."""
+    limit = max(FEWEST_TRIALS, trials * 4 if most is None else most)
+    looks: dict[int, float] = {}
+    for times, part in LOOKS:
+        number = min(max(math.ceil(times * trials), FEWEST_TRIALS), limit)
+        looks[number] = looks.get(number, 0.0) + part
+    return sorted(looks.items())
+
+
+def trials_for(claim: Claim, *, confidence: float, attacks: int = 1, power: float = 0.999) -> int:
+    """Number of trials that notice half of a Gaussian's noise.
+
+    Args:
+        power: Chance that the control is caught.
 
     Raises:
         PrivacyError: A δ or ε for which no noise can be calibrated.
     """
     mu = 1 / noise_for(claim.epsilon, claim.delta or 0.0)
-    sure, likely = (NormalDist().inv_cdf(p) for p in (1 - (1 - confidence) / attacks / 2, power))
+    part = max(part for _, part in LOOKS)
+    error = (1 - confidence) / attacks / 2 * part
+    sure, likely = (NormalDist().inv_cdf(p) for p in (1 - error, power))
     # At 2μ the estimate has a variance of (2 + μ²) / N, its limit allows for (2 + 2μ²) / N.
     spread = sure * math.sqrt(2 + 2 * mu * mu) + likely * math.sqrt(2 + mu * mu)
-    needed = math.ceil((spread / mu) ** 2) + FEWEST_TRIALS
-    most = AFFORDABLE // (_PER_TRIAL * numbers) if numbers else needed
-    return max(min(needed, most), FEWEST_TRIALS)
+    return math.ceil((spread / mu) ** 2) + FEWEST_TRIALS
 
 
 def _check(trials: int, confidence: float, attacks: int) -> None:
@@ -209,43 +294,36 @@ def _checked(upload: NDArray[Any], world: int, size: int) -> Array:
 def audit_claim(audited: AuditedRun, claim: Claim, *, quick: bool) -> Mapping[str, Any] | None:
     """Try to refute the claim of a run on its own release path.
 
-    The worlds differ in a canary, which moves the sums by all of the clip bound, and in a natural
-    record (or a whole client); all other data are the run's.
+    Many canaries, each of which moves the sums by all of the clip bound in a direction of its own,
+    are or are not among a client's records (or among the clients); and two worlds differ in a
+    natural record (or a whole client). All other data are the run's.
 
     Args:
         claim: Claim of the run, or a user's.
-        quick: Whether to try the canary alone.
+        quick: Whether to try the canaries alone.
 
     Returns:
         ``dp`` of the report; None where the run has no noise or its claim no δ.
     """
     if audited.mechanism is None or claim.delta is None:
         return None
-    played = _mechanisms(audited)
-    played = dict(list(played.items())[:1]) if quick else played
+    games = _games(audited, claim)
+    games = dict(list(games.items())[:1]) if quick else games
     worlds = f"with and without one {claim.unit or 'example'}, all else equal"
     if audited.mechanism.protects_models:
-        # DP-SGD's steps are not played over: what is audited is the release, by its own claim.
-        claim = next(iter(played.values())).claim
+        # What is audited here is the release, by its own claim.
+        assert audited.spec is not None
+        claim = claim_of_spec(audited.spec)
         worlds += "; of the whole budget, the share that uploads spend"
-    results: dict[str, MechanismAudit] = {}
-    for name, mechanism in played.items():
-        numbers = len(mechanism.blocks) * mechanism.draws
-        trials = trials_for(claim, confidence=CONFIDENCE, attacks=len(played), numbers=numbers)
-        results[name] = audit(
-            mechanism,
-            claim,
-            trials=trials,
-            confidence=CONFIDENCE,
-            control=mechanism.halved(),
-            attacks=len(played),
-        )
+    trials = trials_for(claim, confidence=CONFIDENCE, attacks=len(games))
+    options: dict[str, Any] = {"trials": trials, "confidence": CONFIDENCE, "attacks": len(games)}
+    results = {name: game(claim, options) for name, game in games.items()}
     worst = max(results.values(), key=lambda result: result.lower_bound)
     return {
         "epsilon": claim.epsilon,
         "lower_bound": worst.lower_bound,
         "control_lower_bound": max(result.control.best for result in results.values()),
-        "control_caught": any(r.control.best > claim.epsilon for r in results.values()),
+        "control_caught": any(result.verdict == "pass" for result in results.values()),
         "trials": min(result.trials for result in results.values()),
         "worlds": worlds,
         "mechanisms": [
@@ -255,33 +333,59 @@ def audit_claim(audited: AuditedRun, claim: Claim, *, quick: bool) -> Mapping[st
     }
 
 
-def _mechanisms(audited: AuditedRun) -> dict[str, ExampleRelease | ClientRelease]:
+_Game = Callable[[Claim, dict[str, Any]], MechanismAudit]
+
+
+def _games(audited: AuditedRun, claim: Claim) -> dict[str, _Game]:
+    """Games by name, the sharpest first: canaries, and a natural unit."""
     spec, centre = audited.spec, audited.centre(audited.anchor)
     assert spec is not None
     owners = [name for name in audited.holdings if name != EVERYONE]
-    away: Array = np.ones(spec.width) / spec.width**0.5
-    label = int(audited.labels[audited.holdings[owners[0]][0]])
+    own = _records(audited, owners[0])
+    worst: ExampleRelease | ClientRelease
+    natural: ExampleRelease | ClientRelease
     if isinstance(spec, ClientReleaseSpec):
-        clients = [_records(audited, name) for name in owners]
-        odd = canary_client(spec, centre, away, label)
+        kind = "client"
+        clients = [own, *(_records(audited, name) for name in owners[1:])]
+        odd = canary_client(spec, centre, np.ones(spec.width), int(own[1][0]))
+        worst = ClientRelease(spec, (clients, [*clients, odd]), centre, spec.shares)
+        natural = ClientRelease(spec, (clients[1:], clients), centre, spec.shares)
+    else:
+        kind, (features, labels) = "record", own
+        odd = joined(own, canary(spec, centre, np.ones(spec.width), int(labels[0])))
+        worst = ExampleRelease(spec, (own, odd), centre, spec.shares)
+        natural = ExampleRelease(spec, ((features[1:], labels[1:]), own), centre, spec.shares)
+    among = {"record": f"a record of {owners[0]}", "client": owners[0]}[kind]
+    games = {f"a {kind} that moves the sums most": _pairs(worst, AFFORDABLE)}
+    if claim.gaussian:
+        games = {f"{kind}s that move the sums most, many in one upload": _many(worst)}
+    return games | {among: _pairs(natural, AFFORDABLE // 3)}
 
-        def worlds(one: Records) -> ClientRelease:
-            return ClientRelease(spec, (clients, [*clients, one]), centre, draws=spec.shares)
 
-        return {
-            "a client that moves the sum most": worlds(odd),
-            f"{owners[0]}": ClientRelease(spec, (clients[1:], clients), centre, draws=spec.shares),
-        }
-    features, labels = _records(audited, owners[0])
-    own = (features, labels)
-    return {
-        "a record that moves the sums most": ExampleRelease(
-            spec, (own, joined(own, canary(spec, centre, away, label))), centre, spec.shares
-        ),
-        f"a record of {owners[0]}": ExampleRelease(
-            spec, ((features[1:], labels[1:]), own), centre, spec.shares
-        ),
-    }
+def _pairs(mechanism: ExampleRelease | ClientRelease, numbers: int) -> _Game:
+    """One unit, in or out: an upload makes one trial."""
+    # Two worlds, their control, and half as many uploads of both to choose the score.
+    most = numbers // (5 * mechanism.numbers)
+    control = mechanism.halved()
+
+    def game(claim: Claim, options: dict[str, Any]) -> MechanismAudit:
+        trials = max(min(options["trials"], most), FEWEST_TRIALS)
+        limited = {**options, "trials": trials, "most": most}
+        return audit(mechanism, claim, control=control, **limited)
+
+    return game
+
+
+def _many(mechanism: ExampleRelease | ClientRelease) -> _Game:
+    """Many units, each in or out: an upload makes as many trials."""
+    found, control = (one.many_canaries() for one in (mechanism, mechanism.halved()))
+    uploads = AFFORDABLE // (2 * mechanism.numbers)
+
+    def game(claim: Claim, options: dict[str, Any]) -> MechanismAudit:
+        most = uploads * len(found.moves) // 2
+        return audit_scores(found.scores, control.scores, claim, most=most, **options)
+
+    return game
 
 
 def _records(audited: AuditedRun, client: str) -> Records:

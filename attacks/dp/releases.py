@@ -16,17 +16,40 @@ import numpy as np
 from fedvtc_edge.privacy.claim import Claim
 from fedvtc_edge.privacy.release import Integers, bounded_sums, clipped_upload, noised, release
 from fedvtc_edge.privacy.release_spec import Array, ClientReleaseSpec, ReleaseSpec
+from fedvtc_edge.privacy.sampler import discrete_gaussian
 
 from .bounds import Blocks
+from .canaries import ManyCanaries
 
 Records = tuple[Array, Integers]
 """Features [N, m], each of norm √m where they are an anchor's, and their classes [N]."""
+
+
+MOST_CANARIES = 64
+"""Most canaries in one upload: with more, an audit is no faster."""
 
 
 class _Release:
     """Properties that follow from the release spec alone."""
 
     spec: ReleaseSpec
+    draws: int
+
+    def rest(self) -> Integers:
+        """Noise of the other honest clients, under masks: in one draw, of √(h - 1) shares.
+
+        What h - 1 draws add up to differs from it by less than any float64 tells; see
+        :func:`~fedvtc_edge.privacy.sampler.share_of`.
+        """
+        if self.draws == 1:
+            return np.zeros(self.spec.size, np.int64)
+        scale = float(self.spec.share) * math.sqrt(self.draws - 1)
+        return discrete_gaussian(scale, self.spec.size)
+
+    @property
+    def numbers(self) -> int:
+        """Numbers of exact noise that one draw of everything costs."""
+        return self.spec.size * self.spec.releases * min(self.draws, 2)
 
     @property
     def claim(self) -> Claim:
@@ -66,13 +89,31 @@ class ExampleRelease(_Release):
 
     def release(self, world: int) -> Integers:
         """The uploads, with noise drawn afresh."""
-        nobody = np.empty((0, self.spec.width)), np.empty(0, np.int64)
-        clients = [self.worlds[world], *[nobody] * (self.draws - 1)]
+        return self.released(self.worlds[world])
+
+    def released(self, records: Records) -> Integers:
+        """The uploads of any records, with noise drawn afresh."""
         return np.concatenate(
             [
-                sum(release(self.spec, *records, self.centre) for records in clients)
+                release(self.spec, *records, self.centre) + self.rest()
                 for _ in range(self.spec.releases)
             ]
+        )
+
+    def many_canaries(self) -> ManyCanaries:
+        """Records that move the sums most, each with a direction of its own, beside world 0's."""
+        spec, base = self.spec, self.worlds[0]
+        made = [
+            canary(spec, self.centre, direction, number % spec.classes)
+            for number, direction in enumerate(np.eye(spec.width)[:MOST_CANARIES])
+        ]
+        exact = [bounded_sums(spec, *one, self.centre) for one in made]
+        return ManyCanaries(
+            lambda bits: self.released(
+                joined(base, *(one for one, there in zip(made, bits, strict=True) if there))
+            ),
+            self.exact(0).astype(np.float64),
+            np.stack([np.tile(one, spec.releases) for one in exact]).astype(np.float64),
         )
 
     def halved(self) -> ExampleRelease:
@@ -102,10 +143,31 @@ class ClientRelease(_Release):
 
     def release(self, world: int) -> Integers:
         """The sums, with noise drawn afresh."""
-        nothing = np.zeros(self.spec.size, np.int64)
-        totals = [self._totals[world], *[nothing] * (self.draws - 1)]
+        return self.released(self._totals[world])
+
+    def released(self, total: Integers) -> Integers:
+        """Any sum of clipped uploads, with noise drawn afresh."""
         return np.concatenate(
-            [sum(noised(self.spec, total) for total in totals) for _ in range(self.spec.releases)]
+            [noised(self.spec, total) + self.rest() for _ in range(self.spec.releases)]
+        )
+
+    def many_canaries(self) -> ManyCanaries:
+        """Clients that move the sum most, each with a direction of its own, beside world 0's."""
+        spec = self.spec
+        exact = np.stack(
+            [
+                clipped_upload(
+                    spec,
+                    *canary_client(spec, self.centre, direction, number % spec.classes),
+                    self.centre,
+                )
+                for number, direction in enumerate(np.eye(spec.width)[:MOST_CANARIES])
+            ]
+        )
+        return ManyCanaries(
+            lambda bits: self.released(self._totals[0] + exact[bits].sum(0)),
+            self.exact(0).astype(np.float64),
+            np.tile(exact, spec.releases).astype(np.float64),
         )
 
     def halved(self) -> ClientRelease:
