@@ -15,6 +15,7 @@ from .adversary.subjects import shared
 from .adversary.trials import CANDIDATES
 from .curve import MINIMUM_COUNTS
 from .dp.claims import Thresholds
+from .dp.own_bytes import ATTACK
 from .scoring.findings import DECIDING_RATE, Finding, Limited, Point, Policy
 
 Entry = dict[str, str | bool]
@@ -279,8 +280,12 @@ def judge(
     return ("inconclusive", open_) if open_ else ("pass", [])
 
 
+_IN_WORDS = ("bundle", "replay", "training steps", ATTACK)
+"""Attacks whose value is a count that says less than their note."""
+
+
 def _said(finding: Finding) -> str:
-    if finding.value is None or finding.attack == "bundle":
+    if finding.value is None or finding.attack in _IN_WORDS:
         return f"{finding.attack}: {finding.note}"
     low = "" if finding.low in (None, finding.value) else f", at least {finding.low:.1%}"
     return (

@@ -33,6 +33,9 @@ from .curve import curve
 from .direct_disclosures import histogram, traffic
 from .dp.claims import Thresholds, claim_of_run, read_claim, reasons_against
 from .dp.game import audit_claim
+from .dp.own_bytes import with_own_bytes
+from .dp.replay import with_replay
+from .dp.training_steps import step_findings
 from .inference.device_membership import memorisation
 from .inference.property_inference import property_inference
 from .inference.risk import risk_findings
@@ -65,6 +68,7 @@ def audit(
     views: Sequence[str] | None = None,
     trials: int | None = None,
     quick: bool = False,
+    replay: bool = False,
     claim: Path | None = None,
     config: Config | None = None,
     exported_from: Path | None = None,
@@ -81,6 +85,7 @@ def audit(
         views: Names of adversaries to look through; None looks through all.
         trials: Trials per group; None is 300, or 60 if ``quick``.
         quick: Whether to make fewer trials and try fewer settings.
+        replay: Whether the release path is also played on neighbouring data, noise frozen.
         claim: A TOML file with what is claimed; None takes the run's own claim.
         config: Settings of the run that a statistics file is of.
         exported_from: The run that a bundle is of.
@@ -128,7 +133,7 @@ def audit(
             picked, groups, policy, seed=seed, progress=progress or SilentProgress()
         )
         points: list[Point] = []
-        dp = None
+        dp = noise = None
         if not attacks:
             found += histogram(audited, seen, policy)
             found += traffic(audited) if "eavesdropper" in chosen else []
@@ -139,6 +144,10 @@ def audit(
             points = list(curve(audited, number // 2))
             if claimed is not None:
                 dp = audit_claim(audited, claimed, quick=quick)
+            if isinstance(opened, FinishedRun):
+                found, noise = with_own_bytes([*step_findings(audited), *found], audited)
+        if replay:
+            found = [*with_replay(audited), *found]
     parts = {
         "subject": _subject(opened, dataset.name) | {"attacked": len(audited.sample)},
         "beyond": advice.beyond(found, policy),
@@ -147,6 +156,7 @@ def audit(
         "seed": seed,
         "trials": number,
         "dp": dp,
+        "own_bytes": noise,
         "epsilon_lower_bound": None if dp is None else dp["lower_bound"],
         "curve": [asdict(point) for point in points],
         "recommendations": advice.recommendations(settings, found, points, policy),
@@ -208,6 +218,7 @@ def _concluded(
         "findings": [finding.plain() for finding in found],
         "epsilon_lower_bound": None,
         "dp": None,
+        "own_bytes": None,
         "curve": [],
         "recommendations": [],
         "layers": [],

@@ -24,6 +24,9 @@ def _names(_: click.Context, __: click.Parameter, text: str | None) -> list[str]
 @click.option("--trials", type=click.IntRange(20, 100_000), help="Per group; 300, or 60 if quick.")
 @click.option("--quick", is_flag=True, help="Fewer trials and settings.")
 @click.option(
+    "--replay", is_flag=True, help="Play the release path on neighbouring data, noise frozen."
+)
+@click.option(
     "--claim",
     metavar="FILE",
     type=click.Path(path_type=Path),
@@ -60,6 +63,7 @@ def command(
     views: list[str] | None,
     trials: int | None,
     quick: bool,
+    replay: bool,
     claim: Path | None,
     config: Path | None,
     exported_from: Path | None,
@@ -84,6 +88,7 @@ def command(
             views=views,
             trials=trials,
             quick=quick,
+            replay=replay,
             claim=claim,
             config=None if config is None else load_config(config),
             exported_from=exported_from,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import PrivacyError, RunError
@@ -61,6 +62,11 @@ class Ledger:
             ) from None
         self._lines = {json.dumps(entry): None for entry in releases}
 
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """What was released, in order; fields as they stand in the file."""
+        return [json.loads(line) for line in self._lines]
+
     def record(self, round_: int, client: str, kind: str, data: bytes) -> None:
         """Note that ``client`` is about to release ``data``.
 
@@ -94,10 +100,9 @@ class Ledger:
         if mechanism is None or not mechanism.is_release_of(client):
             return
         allowed, by_kind = mechanism.spec.releases, mechanism.every_round
-        entries = [json.loads(line) for line in self._lines]
         spent = sum(
             entry["client"] == client and (not by_kind or entry["kind"] == kind)
-            for entry in entries
+            for entry in self.entries
         )
         if spent >= allowed:
             fits = f"{allowed} rounds fit" if by_kind else f"{allowed} release fits"
