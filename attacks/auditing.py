@@ -104,6 +104,8 @@ def audit(
     number = trials or (QUICK_TRIALS if quick else TRIALS)
     claimed, limits = (None, Thresholds()) if claim is None else read_claim(claim)
     if (path / MANIFEST).is_file():
+        if replay:
+            raise UsageError(f"{path} is a bundle: it releases nothing", hint="leave out --replay")
         looked = audit_bundle(path, run=exported_from, data=data)
         claimed = claimed or looked.claim
         parts: dict[str, Any] = {
