@@ -284,7 +284,7 @@ class _Path:
             self.shape,
             self.classes,
             Compute(torch.device("cpu"), False),
-            public_name(config),
+            public_name(config, "0" * 32),
             Server(recorder),
             ReleaseStore(folder),
             transport,
