@@ -306,6 +306,14 @@ def _searched(
         )
         for file, what in hits[kind][:_MOST_NAMED]:
             yield _fact(kind, file, what)
+    if images < len(records.images) and not reference.exact:
+        # Weights that were compared with the run's own hide nothing in the images left out.
+        left = len(records.images) - images
+        yield _open(
+            "images",
+            f"{left:,} images were looked for as they are alone, not once scaled",
+            "--run RUN, of the run that published it: its weights are compared, then",
+        )
 
 
 def whole_in(data: bytes, records: Records) -> list[int]:

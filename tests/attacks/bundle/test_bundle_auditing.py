@@ -393,3 +393,14 @@ def test_whole_images_are_found_as_bytes_at_any_place(records: Records) -> None:
         data = b"\x01" * shift + images[7].tobytes() + b"\x02" * 5
         assert 7 in auditing.whole_in(data, records)
     assert auditing.whole_in(bytes(1000), records) == []
+
+
+@pytest.mark.usefixtures("remembered")
+def test_a_search_for_some_images_alone_does_not_pass(
+    fresh: Fresh, own: Path, tiny_run: Path, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, some = Records.wanted, max(len(records.images) // 2, 1)
+    monkeypatch.setattr(Records, "wanted", lambda self, most: wanted(self, some))
+    bundle = fresh()
+    assert verdict(audit_bundle(bundle, data=own)) == "inconclusive"
+    assert verdict(audit_bundle(bundle, run=tiny_run)) == "pass"
