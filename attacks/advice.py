@@ -16,7 +16,7 @@ from .adversary.trials import CANDIDATES
 from .curve import MINIMUM_COUNTS
 from .dp.claims import Thresholds
 from .dp.own_bytes import ATTACK
-from .scoring.findings import DECIDING_RATE, Finding, Limited, Point, Policy
+from .scoring.findings import DECIDING_RATE, Finding, Limited, Point, Policy, decided
 
 Entry = dict[str, str | bool]
 
@@ -99,7 +99,11 @@ def layers(config: Config) -> list[Entry]:
 def recommendations(
     config: Config, findings: Sequence[Finding], points: Sequence[Point], policy: Policy
 ) -> list[Entry]:
-    """Settings to choose, each with the measurement that speaks for it."""
+    """Settings to choose, each with the measurement that speaks for it.
+
+    What points of the curve say goes by the rule for findings: a setting is good enough if the
+    upper limit is within the threshold, and not if the lower one is above it.
+    """
     advice: list[Entry] = []
 
     def advise(setting: str, why: str) -> None:
@@ -108,26 +112,29 @@ def recommendations(
     if shared(config).startswith("features"):
         advise(
             'method.share = "anchored"',
-            "one upload of features that saw no data: no ε can be had for trained features",
+            "one upload of features that saw no data, in place of one a round of features that "
+            "were trained on them",
         )
     most = Policy().identification if policy.identification is None else policy.identification
     assert most is not None
     moments = "pooled" if config.method.moments == "covariance" else "class"
-    exact = [point for point in points if point.epsilon is None]
+    # Of a run that has noise, what exact sums would leak says nothing.
+    noised = mechanism_of(config) is not None
+    exact = [point for point in points if point.epsilon is None and not noised]
     enough = [
         minimum
         for minimum in MINIMUM_COUNTS
         if (here := [p for p in exact if p.minimum == minimum and p.moments == moments])
-        and all(point.low <= most for point in here)
+        and all(decided(point.low, point.high, most) for point in here)
     ]
     if enough and min(enough) > 1:
         advise(
             f"no class of fewer than {min(enough)} records",
-            f"smaller ones let single records be identified in more than "
-            f"{most:.0%} of the trials; from there on, not",
+            f"from there on single records are identified in at most {most:.0%} of the trials; "
+            "of smaller ones that was not shown",
         )
-    elif exact and not enough:
-        last = max((p for p in exact if p.moments == moments), key=lambda p: p.minimum)
+    last = max((p for p in exact if p.moments == moments), key=lambda p: p.minimum, default=None)
+    if last is not None and decided(last.low, last.high, most) is False:
         advise(
             "noise; a minimum class count is not enough",
             f"in classes of {last.minimum} records {last.identification:.0%} of the members are "
@@ -137,11 +144,11 @@ def recommendations(
     told = {kind: _at(exact, kind, MINIMUM_COUNTS[-1]) for kind in kinds}
     other = next(kind for kind in kinds if kind != moments)
     own, rival = told[moments], told[other]
-    if own is not None and rival is not None and own > rival + 0.1:
+    if own is not None and rival is not None and decided(own.low, own.high, rival.high) is False:
         advise(
             f'method.moments = "{kinds[other]}"',
-            f"in classes of {MINIMUM_COUNTS[-1]}, {moments} second moments identify {own:.0%} of "
-            f"the members, {other} ones {rival:.0%}",
+            f"in classes of {MINIMUM_COUNTS[-1]}, {moments} second moments identify "
+            f"{own.identification:.0%} of the members, {other} ones {rival.identification:.0%}",
         )
     if not config.transport.masking:
         advise(
@@ -149,8 +156,8 @@ def recommendations(
             "the server then sees the sum alone: counts and means of single clients are gone",
         )
     private = [point for point in points if point.epsilon is not None and point.minimum == 1]
-    good = [point for point in private if point.low <= most]
-    if mechanism_of(config) is None and good:
+    good = [point for point in private if decided(point.low, point.high, most)]
+    if good and not noised:
         best = max(good, key=lambda point: point.epsilon or 0)
         advise(
             f'privacy.mode = "anchored", privacy.epsilon = {best.epsilon:g} or less',
@@ -167,8 +174,8 @@ def recommendations(
     return advice
 
 
-def _at(points: Sequence[Point], moments: str, minimum: int) -> float | None:
-    found = [p.identification for p in points if (p.moments, p.minimum) == (moments, minimum)]
+def _at(points: Sequence[Point], moments: str, minimum: int) -> Point | None:
+    found = [point for point in points if (point.moments, point.minimum) == (moments, minimum)]
     return found[0] if found else None
 
 

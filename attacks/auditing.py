@@ -38,7 +38,7 @@ from .dp.replay import with_replay
 from .dp.training_steps import step_findings
 from .inference.device_membership import memorisation
 from .inference.property_inference import property_inference
-from .inference.risk import risk_findings
+from .inference.risk import risk_findings, risks_of
 from .registry import parse_attacks
 from .report import Picture, render, shown
 from .report.document import SCHEMA
@@ -46,6 +46,9 @@ from .scoring.findings import Finding, Point, Policy
 
 TRIALS, QUICK_TRIALS = 300, 60
 """Trials per group; 60 still tell an identification of a tenth from chance."""
+
+CURVE_TRIALS = 60
+"""Fewest per point of the curve: of 30, not even none shows that it is at most a tenth."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,11 +144,13 @@ def audit(
             found += traffic(audited) if "eavesdropper" in chosen else []
             if isinstance(opened, FinishedRun) and "device" in chosen:
                 found += memorisation(audited, policy, seed=seed)
-            found += risk_findings(audited, seen)
+            risks = risks_of(audited, seen)
+            found += risk_findings(audited, risks)
             found += property_inference(audited, min(number, 100))
-            points = list(curve(audited, number // 2))
+            points = list(curve(audited, max(number // 2, CURVE_TRIALS)))
             if claimed is not None:
-                dp = audit_claim(audited, claimed, quick=quick)
+                worst = risks[0] if risks else None
+                dp = audit_claim(audited, claimed, quick=quick, riskiest=worst)
             if isinstance(opened, FinishedRun):
                 found, noise = with_own_bytes([*step_findings(audited), *found], audited)
         if replay:

@@ -19,6 +19,7 @@ from fedvtc_edge.privacy.release_spec import Array, ClientReleaseSpec
 
 from ..adversary.observations import EVERYONE
 from ..adversary.trials import AuditedRun
+from ..inference.risk import Risk
 from .bounds import Blocks, Bounds, bounds_of, choose
 from .releases import (
     ClientRelease,
@@ -291,23 +292,27 @@ def _checked(upload: NDArray[Any], world: int, size: int) -> Array:
     return numbers
 
 
-def audit_claim(audited: AuditedRun, claim: Claim, *, quick: bool) -> Mapping[str, Any] | None:
+def audit_claim(
+    audited: AuditedRun, claim: Claim, *, quick: bool, riskiest: Risk | None = None
+) -> Mapping[str, Any] | None:
     """Try to refute the claim of a run on its own release path.
 
     Many canaries, each of which moves the sums by all of the clip bound in a direction of its own,
     are or are not among a client's records (or among the clients); and two worlds differ in a
-    natural record (or a whole client). All other data are the run's.
+    natural record (or a whole client): the one most at risk, where it is known which that is. All
+    other data are the run's.
 
     Args:
         claim: Claim of the run, or a user's.
         quick: Whether to try the canaries alone.
+        riskiest: The record that the risk map has first, or None without one.
 
     Returns:
         ``dp`` of the report; None where the run has no noise or its claim no δ.
     """
     if audited.mechanism is None or claim.delta is None:
         return None
-    games = _games(audited, claim)
+    games = _games(audited, claim, riskiest)
     games = dict(list(games.items())[:1]) if quick else games
     worlds = f"with and without one {claim.unit or 'example'}, all else equal"
     if audited.mechanism.protects_models:
@@ -336,7 +341,7 @@ def audit_claim(audited: AuditedRun, claim: Claim, *, quick: bool) -> Mapping[st
 _Game = Callable[[Claim, dict[str, Any]], MechanismAudit]
 
 
-def _games(audited: AuditedRun, claim: Claim) -> dict[str, _Game]:
+def _games(audited: AuditedRun, claim: Claim, riskiest: Risk | None) -> dict[str, _Game]:
     """Games by name, the sharpest first: canaries, and a natural unit."""
     spec, centre = audited.spec, audited.centre(audited.anchor)
     assert spec is not None
@@ -350,12 +355,13 @@ def _games(audited: AuditedRun, claim: Claim) -> dict[str, _Game]:
         odd = canary_client(spec, centre, np.ones(spec.width), int(own[1][0]))
         worst = ClientRelease(spec, (clients, [*clients, odd]), centre, spec.shares)
         natural = ClientRelease(spec, (clients[1:], clients), centre, spec.shares)
+        among = owners[0]
     else:
-        kind, (features, labels) = "record", own
+        kind, labels = "record", own[1]
         odd = joined(own, canary(spec, centre, np.ones(spec.width), int(labels[0])))
         worst = ExampleRelease(spec, (own, odd), centre, spec.shares)
-        natural = ExampleRelease(spec, ((features[1:], labels[1:]), own), centre, spec.shares)
-    among = {"record": f"a record of {owners[0]}", "client": owners[0]}[kind]
+        among, drawn = natural_worlds(audited, owners[0], riskiest)
+        natural = ExampleRelease(spec, drawn, centre, spec.shares)
     games = {f"a {kind} that moves the sums most": _pairs(worst, AFFORDABLE)}
     if claim.gaussian:
         games = {f"{kind}s that move the sums most, many in one upload": _many(worst)}
@@ -388,8 +394,28 @@ def _many(mechanism: ExampleRelease | ClientRelease) -> _Game:
     return game
 
 
-def _records(audited: AuditedRun, client: str) -> Records:
-    where = audited.holdings[client][:_MOST_RECORDS]
+def natural_worlds(
+    audited: AuditedRun, client: str, riskiest: Risk | None
+) -> tuple[str, tuple[Records, Records]]:
+    """Records without and with a natural one, and its name in words.
+
+    Args:
+        client: Whose first record it is, where no other is most at risk.
+    """
+    name, first = f"a record of {client}", None
+    if riskiest is not None:
+        client, first = riskiest.client, riskiest.record
+        name = f"the record most at risk: training image {first} of {client}"
+    features, labels = own = _records(audited, client, first)
+    return name, ((features[1:], labels[1:]), own)
+
+
+def _records(audited: AuditedRun, client: str, first: int | None = None) -> Records:
+    """Features and classes of some of a client's records; ``first`` is the first of them."""
+    where = audited.holdings[client]
+    if first is not None:
+        where = np.concatenate([[first], where[where != first]])
+    where = where[:_MOST_RECORDS]
     extract = audited.anchor or audited.uploaded(client)
     features = one_by_one(extract, audited.images[where]).double().numpy()
     return features, audited.labels[where]

@@ -2,8 +2,9 @@
 
 A mechanism's code may be right and its run's bytes bare all the same. What a client released is
 read as the server got it; the exact sums are made again from the run's data, whose features
-are the same to the last digit. Of own networks, which training has moved on since, the exact
-sums are known in the classes that a client lacks: they are zero.
+are the same to the last digit. Of own features they are for a client's last upload, whose network
+the run keeps; of those before, which training has moved on from, the exact sums are known in the
+classes that a client lacks: they are zero.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ from fedvtc_edge.privacy.release import (
     clipped_upload,
     estimate,
 )
-from fedvtc_edge.privacy.release_spec import ClientReleaseSpec
+from fedvtc_edge.privacy.release_spec import Array, ClientReleaseSpec
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.wire.context import Context
 
 from ..adversary.trials import AuditedRun
+from ..adversary.view import Map
 from ..scoring.findings import Finding
 from .noise_tests import NoiseSample, correlations, repeated, tests_of
 
@@ -54,8 +56,8 @@ HALF = 0.5
 """Share of the noise whose absence must have been noticed."""
 
 _UNKNOWN = (
-    "the extractor that its features are of is not kept, and it has records of every class, so "
-    "that no number of its release is known"
+    "the extractor that its features are of is not kept (the last upload's is), and it has records "
+    "of every class, so that no number of its release is known"
 )
 ATTACK = "own bytes"
 
@@ -268,21 +270,47 @@ class _Reader:
         return wire.decode_release(data, size=self.spec.size, context=context)
 
     def _exact(self, release: TestedRelease) -> Integers | None:
-        """The sums before noise; None of own networks, which have changed since."""
+        """The sums before noise; None of own networks that have changed since."""
         audited, spec = self.audited, self.spec
         if release.sender == SERVER:
             return self._uploaded(release.round, release.kind)
         if release.sender not in audited.holdings:
             raise RunError(f"no client {release.sender}", hint="the run is damaged")
-        if release.kind != "anchor" or audited.anchor is None:
+        extract = self._extractor(release)
+        if extract is None:
             return None
-        where, about = audited.holdings[release.sender], audited.centre(audited.anchor)
+        where, about = audited.holdings[release.sender], self._centre(release.kind)
         labels = audited.labels[where]
         if isinstance(spec, ClientReleaseSpec):
-            features = in_chunks(audited.anchor, audited.images[where]).numpy()
+            features = in_chunks(extract, audited.images[where]).numpy()
             return clipped_upload(spec, features, labels, about)
-        features = audited.embedded(audited.anchor, where).numpy()
+        features = audited.embedded(extract, where).numpy()
         return bounded_sums(spec, features, labels, about)
+
+    def _centre(self, kind: str) -> Array:
+        """The public centre that the sums are about, [m]; of own features the origin."""
+        if kind == "anchor":
+            return self.audited.centre(self.audited.anchor)
+        return np.zeros(self.spec.width)
+
+    def _extractor(self, release: TestedRelease) -> Map | None:
+        """What a release's features are of: the anchor, or the network kept at the last upload."""
+        if release.kind == "anchor":
+            return self.audited.anchor
+        kept = self.audited.run.has_uploaded(release.sender)
+        if not kept or release.round != self._last[release.sender]:
+            return None
+        return self.audited.uploaded(release.sender)
+
+    @cached_property
+    def _last(self) -> dict[str, int]:
+        """Round of each client's last upload of own features, by ledger and folder together."""
+        last: dict[str, int] = {}
+        known = {(e["round"], e["kind"], e["client"]) for e in self.entries}
+        for number, kind, sender in {*known, *self._received()}:
+            if kind == "features":
+                last[sender] = max(number, last.get(sender, 0))
+        return last
 
     def _lacking(self, client: str) -> NDArray[np.bool_]:
         """Numbers of a release that are of classes without a record."""
@@ -329,9 +357,11 @@ class _Reader:
             return replace(release, reason=f"the sum cannot be made again: {error}")
         known = [one for one in exact if one is not None]
         if len(known) < len(clients):
-            return replace(release, reason="the extractors that its features are of are not kept")
+            return replace(
+                release, reason="not all extractors that its features are of are kept: the last are"
+            )
         total: Integers = np.sum(parts, axis=0)
-        if not self._was_published(total, len(clients)):
+        if not self._was_published(total, len(clients), kind):
             return replace(
                 release, reason="what was published is not made of the releases that are kept"
             )
@@ -339,18 +369,19 @@ class _Reader:
         scale = float(spec.share) * len(clients) ** 0.5
         return replace(release, sample=NoiseSample(release.name, noise, scale))
 
-    def _was_published(self, total: Integers, clients: int) -> bool:
+    def _was_published(self, total: Integers, clients: int, kind: str) -> bool:
         published = self.audited.run.published()
         if published is None:
             return False
-        about = self.audited.centre(self.audited.anchor)
+        about = self._centre(kind)
         again = estimate(self.spec, total, clients, about)
         return all(
             np.allclose(ours, theirs, rtol=_AGREE, atol=_AGREE)
             for ours, theirs in (
                 (again.count, published.count),
                 (again.mean, published.mean),
-                (again.std, published.std),
+                # Of own features a public constant is published in their place.
+                *([(again.std, published.std)] if kind == "anchor" else []),
             )
         )
 
@@ -412,7 +443,7 @@ def findings_of_bytes(own: OwnBytes, view: str) -> list[Finding]:
                 metric="untested",
                 threshold=0.0,
                 trials=len(untested),
-                decides_by="the run's whole folder, of a run whose extractor is frozen",
+                decides_by="the run's whole folder, with what each upload was measured by",
                 note=f"{_names([r.name for r in untested])}: {'; '.join(reasons[:_NAMED])}",
                 **common,
             )

@@ -8,6 +8,7 @@ record (arXiv 2402.10065, for exact means). It finds Φ(Φ⁻¹(f) + δ) of the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -30,6 +31,7 @@ class Risk:
     """One record of the run.
 
     Args:
+        view: Adversary to whom it shows.
         client: Who holds it.
         record: Its place in the training set.
         count: Records n of its class at its client.
@@ -37,6 +39,7 @@ class Risk:
         found: Predicted true-positive rate at 1 % false positives.
     """
 
+    view: str
     client: str
     record: int
     label: int
@@ -70,26 +73,45 @@ def risk_map(audited: AuditedRun, seen: Observation) -> list[Risk]:
         apart = np.sqrt((np.square(off / n) / spread).sum(1))
         for record, far, delta in zip(where[labels == label], distance, apart, strict=True):
             found = normal.cdf(normal.inv_cdf(DECIDING_RATE) + min(float(delta), 40.0))
-            risks.append(Risk(seen.client, int(record), int(label), n, float(far), found))
-    return sorted(risks, key=lambda risk: (-risk.found, -risk.distance, risk.record))
+            place = (seen.who, seen.client, int(record), int(label))
+            risks.append(Risk(*place, n, float(far), found))
+    return sorted(risks, key=_order)
 
 
-def risk_findings(audited: AuditedRun, seen: list[Observation]) -> list[Finding]:
-    """The record that is most at risk, and what half of all records are at least at."""
-    risks = [
-        risk
-        for one in seen
-        if one.who in ("server", "server+device") and audited.extractor(one) is not None
-        for risk in risk_map(audited, one)
-    ]
+def risks_of(audited: AuditedRun, seen: Sequence[Observation]) -> list[Risk]:
+    """Risks of all records whose uploads were seen by who has their extractor, the highest first.
+
+    Returns:
+        None of them where no such upload was seen: under masks, or without the extractor.
+    """
+    return sorted(
+        (
+            risk
+            for one in seen
+            if one.who in ("server", "server+device") and audited.extractor(one) is not None
+            for risk in risk_map(audited, one)
+        ),
+        key=_order,
+    )
+
+
+def _order(risk: Risk) -> tuple[float, float, int]:
+    return (-risk.found, -risk.distance, risk.record)
+
+
+def risk_findings(audited: AuditedRun, risks: Sequence[Risk]) -> list[Finding]:
+    """The record that is most at risk, and what half of all records are at least at.
+
+    Args:
+        risks: The highest first.
+    """
     if not risks:
         return []
-    who = next(one.who for one in seen if audited.extractor(one) is not None)
-    worst = max(risks, key=lambda risk: (risk.found, risk.distance))
+    worst = risks[0]
     name = audited.names[worst.label]
     common: dict[str, Any] = {
         "attack": "risk",
-        "view": who,
+        "view": worst.view,
         "metric": "predicted_tpr_at_1_percent_fpr",
     }
     rest = np.array([risk.found for risk in risks])

@@ -28,11 +28,13 @@ from fedvtc_edge.attacks.attempts import Group, attempt, groups_of
 from fedvtc_edge.attacks.auditing import audit
 from fedvtc_edge.attacks.curve import curve
 from fedvtc_edge.attacks.direct_disclosures import histogram, recovered, recovery_error, traffic
+from fedvtc_edge.attacks.dp import game
 from fedvtc_edge.attacks.dp.claims import Thresholds
 from fedvtc_edge.attacks.inference import reconstruction
 from fedvtc_edge.attacks.inference.exact_recovery import ExactRecovery
 from fedvtc_edge.attacks.inference.membership import Membership, ridge
 from fedvtc_edge.attacks.inference.reconstruction import ClassMean, Decode, Inversion, invert
+from fedvtc_edge.attacks.inference.risk import Risk
 from fedvtc_edge.attacks.registry import parse_attacks
 from fedvtc_edge.attacks.scoring.findings import Finding, Policy, credit, rates_of
 from fedvtc_edge.attacks.scoring.metrics import proportion_interval
@@ -507,9 +509,18 @@ def test_a_private_run_passes(
     hasty: None, made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auditing, "STAGED", (1, 20))
+    named = []
+
+    def noise_audit(*given: Any, riskiest: Risk, **options: Any) -> Any:
+        named.append(riskiest.record)
+        return game.audit_claim(*given, riskiest=riskiest, **options)
+
+    monkeypatch.setattr(auditing, "audit_claim", noise_audit)
     path = made(privacy={"mode": "anchored", "epsilon": 4.0, "population": 600})
     document = audit(path, quick=True, trials=40).document
     assert document["verdict"] == "pass", document["reasons"]
+    [worst] = [f for f in document["findings"] if f["group"] == "worst record"]
+    assert f"training image {named[0]}," in worst["note"]
     assert document["claim"]["epsilon"] == 4.0
     assert document["unit"] == "example"
     assert document["dp"]["control_caught"]

@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from released_runs import FAULTS, ReleasedRun, half_noise, no_noise
+from released_runs import FAULTS, ReleasedRun, digest_of, half_noise, no_noise
 
+from fedvtc_edge import wire
 from fedvtc_edge.attacks import auditing
 from fedvtc_edge.attacks.adversary.trials import AuditedRun
 from fedvtc_edge.attacks.auditing import audit
 from fedvtc_edge.attacks.dp.own_bytes import OwnBytes, findings_of_bytes, own_bytes
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_data
+from fedvtc_edge.models.extractor import one_by_one
+from fedvtc_edge.privacy.release import bounded_sums
 from fedvtc_edge.privacy.sampler import discrete_gaussian
 from fedvtc_edge.runs.finished import FinishedRun
 from fedvtc_edge.workflows.run import run
@@ -36,6 +39,13 @@ SHORT: dict[str, dict[str, Any]] = {
 MASKS = {"transport": {"masking": True}}
 CLIENT = {"privacy": {"mode": "client", "epsilon": 8.0, "delta": 1e-3}}
 FEATURES = {"method": {"name": "fedvtc", "share": "features", "rounds": 2}}
+EXAMPLE: dict[str, Any] = {
+    # Every client has records of every class, so that nothing is known without the extractor.
+    "data": {"partition": "iid"},
+    "privacy": {"mode": "example", "epsilon": 8.0},
+    "training": {"batch": 25},
+    "method": {"name": "fedvtc", "share": "features", "rounds": 1},
+}
 
 
 @pytest.fixture(scope="session")
@@ -137,8 +147,6 @@ def test_planted_faults_are_found(mode: str, fault: str, runs: Runs, tmp_path: P
 
 def test_a_trusted_server_without_noise_is_found(runs: Runs, tmp_path: Path) -> None:
     """What it released is the very sum of the clipped uploads; also one that is beyond the clip."""
-    from fedvtc_edge import wire
-
     copy = ReleasedRun.copied(runs("client", **CLIENT), tmp_path / "run")
     folder = copy.path / "server" / "round-0000"
     upload = folder / "server.anchor.upload"
@@ -168,20 +176,85 @@ def test_noise_of_the_wrong_grid_or_used_in_every_class_is_found(
     assert "mean" in noted(of_run(copy.path))
 
 
-def test_own_features_are_tested_in_the_classes_that_a_client_lacks(runs: Runs) -> None:
-    """Masks of clients: each keeps its release, with noise of its own; no extractor is kept."""
+def test_own_features_before_the_last_are_tested_in_the_classes_that_a_client_lacks(
+    runs: Runs,
+) -> None:
+    """Masks of clients: each keeps its release, with noise of its own, and its last extractor."""
     path = runs("own features, masked", **CLIENT | FEATURES | MASKS)
     found = of_run(path)
-    tested = [release for release in found.releases if release.sample is not None]
-    assert tested
-    for release in tested:
+    assert not any(release.refused for release in found.releases)
+    spec = AuditedRun(FinishedRun.open(path), load_data(FinishedRun.open(path).config)).spec
+    assert spec is not None
+    last = [release for release in found.releases if release.round == 2]
+    assert {release.sender for release in last} >= {"client-00", "sum"}
+    for release in last:
         assert release.sample is not None
-        assert len(release.sample.noise) % 9 == 0  # whole classes: a count and eight features
-        assert not release.refused
-    rest = [release for release in found.releases if release.sample is None]
+        assert len(release.sample.noise) == spec.size
+    before = [release for release in found.releases if release.round == 1]
+    tested = [release.sample for release in before if release.sample is not None]
+    assert tested
+    for sample in tested:
+        assert len(sample.noise) % 9 == 0  # whole classes: a count and eight features
+        assert len(sample.noise) < spec.size
+    rest = [release for release in before if release.sample is None]
     assert {release.sender for release in rest} >= {"sum"}
-    assert all("not kept" in release.reason for release in rest)
+    assert all("kept" in release.reason for release in rest)
     assert "untested" in [f.metric for f in findings_of_bytes(found, "server")]
+
+
+def planted_last(path: Path, client: str) -> None:
+    """The last upload of own features is replaced by its exact sums, in the ledger too."""
+    finished = FinishedRun.open(path)
+    audited = AuditedRun(finished, load_data(finished.config))
+    assert audited.spec is not None
+    number = finished.config.method.rounds
+    upload = path / "server" / f"round-{number:04d}" / f"{client}.features.upload"
+    where = audited.holdings[client]
+    features = one_by_one(audited.uploaded(client), audited.images[where]).numpy()
+    exact = bounded_sums(
+        audited.spec, features, audited.labels[where], np.zeros(audited.spec.width)
+    )
+    data = wire.encode_release(exact, context=wire.context_of(upload.read_bytes()))
+    assert len(data) == upload.stat().st_size
+    digest, ledger = digest_of(upload), (path / "ledger.json").read_text()
+    assert ledger.count(digest) == 1
+    upload.write_bytes(data)
+    (path / "ledger.json").write_text(ledger.replace(digest, digest_of(upload)))
+
+
+def test_a_silent_client_among_own_features_is_found_by_the_network_that_was_kept(
+    runs: Runs, tmp_path: Path
+) -> None:
+    path = runs("example, own features", **EXAMPLE)
+    found = of_run(path)
+    assert len(found.releases) == 4
+    for release in found.releases:
+        assert (release.refused, release.reason) == ((), "")
+        assert release.low is not None
+        assert 0.5 < release.low < 1
+    assert all(finding.passed for finding in findings_of_bytes(found, "server"))
+    copy = ReleasedRun.copied(path, tmp_path / "run")
+    planted_last(copy.path, "client-01")
+    found = of_run(copy.path)
+    assert [release.sender for release in found.releases if release.refused] == ["client-01"]
+    assert noted(found) == "the run's own bytes carry no noise: client-01, round 1"
+
+
+def test_without_the_network_own_features_stay_undecided(runs: Runs, tmp_path: Path) -> None:
+    copy = ReleasedRun.copied(runs("example, own features", **EXAMPLE), tmp_path / "run")
+    (copy.path / "clients" / "client-02" / "uploaded.safetensors").unlink()
+    found = of_run(copy.path)
+    [untested] = [release for release in found.releases if release.sample is None]
+    assert untested.sender == "client-02"
+    assert "is not kept" in untested.reason
+    [finding] = [f for f in findings_of_bytes(found, "server") if f.metric == "untested"]
+    assert finding.undecided
+    kept = copy.path / "clients" / "client-03" / "uploaded.safetensors"
+    kept.write_bytes(kept.read_bytes()[:-9])
+    assert {r.sender for r in of_run(copy.path).releases if r.sample is None} == {
+        "client-02",
+        "client-03",
+    }
 
 
 def test_what_is_missing_or_torn_is_not_called_tested(runs: Runs, tmp_path: Path) -> None:

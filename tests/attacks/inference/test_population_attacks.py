@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import NormalDist
 from typing import Any
 
@@ -16,15 +17,17 @@ from fedvtc_edge.attacks.adversary.subjects import Settings
 from fedvtc_edge.attacks.adversary.trials import AuditedRun
 from fedvtc_edge.attacks.adversary.view import Case, View, populations
 from fedvtc_edge.attacks.answers import answers_of
+from fedvtc_edge.attacks.dp import game
+from fedvtc_edge.attacks.dp.releases import ExampleRelease, claim_of_spec
 from fedvtc_edge.attacks.inference.averaging import Averaging
 from fedvtc_edge.attacks.inference.eigenvectors import Eigenvectors
 from fedvtc_edge.attacks.inference.membership import Membership
 from fedvtc_edge.attacks.inference.property_inference import property_inference
-from fedvtc_edge.attacks.inference.risk import risk_findings, risk_map
+from fedvtc_edge.attacks.inference.risk import risk_findings, risk_map, risks_of
 from fedvtc_edge.attacks.scoring.findings import Policy
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_data
-from fedvtc_edge.models.extractor import in_chunks
+from fedvtc_edge.models.extractor import in_chunks, one_by_one
 
 Lab = Callable[..., AuditedRun]
 
@@ -81,7 +84,10 @@ def test_who_is_most_at_risk_is_named_and_noise_lowers_it(lab: Lab) -> None:
             stage.upload(audited.holdings[client], stage.anchor, client=client, who="server")
             for client in audited.sample
         ]
-        worst, median = risk_findings(audited, seen)
+        risks = risks_of(audited, seen)
+        assert {risk.client for risk in risks} == set(audited.sample)
+        worst, median = risk_findings(audited, risks)
+        assert f"training image {risks[0].record}," in worst.note
         assert (worst.group, median.group) == ("worst record", "median record")
         assert worst.threshold is None
         assert "training image" in worst.note
@@ -89,6 +95,53 @@ def test_who_is_most_at_risk_is_named_and_noise_lowers_it(lab: Lab) -> None:
         assert (worst.value or 0) >= (median.value or 0) >= 0.01
         values.append(median.value or 0)
     assert values[1] < values[0]
+
+
+def test_the_record_that_the_risk_map_names_is_the_canary_of_the_noise_audit(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of no other records do the two worlds differ; with none named, it is the first."""
+    audited = lab(privacy=PRIVATE)
+    stage, played = UploadStager(audited), list[ExampleRelease]()
+    assert audited.spec is not None
+    seen = [
+        stage.upload(audited.holdings[client], stage.anchor, client=client, who="server")
+        for client in audited.sample
+    ]
+    riskiest = risks_of(audited, seen)[0]
+    last = replace(riskiest, client="client-01", record=int(audited.holdings["client-01"][-1]))
+    monkeypatch.setattr(game, "_MOST_RECORDS", 20)
+    monkeypatch.setattr(game, "AFFORDABLE", 20_000)
+
+    def pairs(mechanism: ExampleRelease, numbers: int) -> object:
+        played.append(mechanism)
+        return _pairs(mechanism, numbers)
+
+    _pairs = game._pairs
+    monkeypatch.setattr(game, "_pairs", pairs)
+    for named in (riskiest, last, None):
+        played.clear()
+        result = game.audit_claim(audited, claim_of_spec(audited.spec), quick=False, riskiest=named)
+        assert result is not None
+        client = "client-00" if named is None else named.client
+        record = audited.holdings[client][0] if named is None else named.record
+        (without, _), (features, labels) = played[-1].worlds
+        assert len(features) == len(without) + 1 == 20
+        own = one_by_one(stage.anchor, audited.images[[record]]).double().numpy()[0]
+        np.testing.assert_array_equal(features[0], own)
+        np.testing.assert_array_equal(features[1:], without)
+        assert labels[0] == audited.labels[record]
+        name = result["mechanisms"][-1]["name"]
+        if named is None:
+            assert name == "a record of client-00"
+        else:
+            assert name == f"the record most at risk: training image {record} of {client}"
+
+
+def test_where_no_upload_is_seen_nobody_is_named(lab: Lab) -> None:
+    audited = lab(privacy=PRIVATE)
+    assert risks_of(audited, []) == []
+    assert risk_findings(audited, []) == []
 
 
 # ---------------------------------------------------------------- properties
