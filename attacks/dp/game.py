@@ -330,6 +330,7 @@ def audit_claim(
         "control_lower_bound": max(result.control.best for result in results.values()),
         "control_caught": any(result.verdict == "pass" for result in results.values()),
         "trials": min(result.trials for result in results.values()),
+        "confidence": CONFIDENCE,
         "worlds": worlds,
         "mechanisms": [
             {"name": name, "lower_bound": result.lower_bound, "verdict": result.verdict}

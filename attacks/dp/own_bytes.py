@@ -38,7 +38,7 @@ from fedvtc_edge.wire.context import Context
 
 from ..adversary.trials import AuditedRun
 from ..adversary.view import Map
-from ..scoring.findings import Finding
+from ..scoring.findings import Finding, decided
 from .noise_tests import NoiseSample, correlations, repeated, tests_of
 
 LEVEL = 1e-3
@@ -96,6 +96,15 @@ class TestedRelease:
         who = "the masked sum" if self.sender == SUM else self.sender
         return f"{who}, round {self.round}" if self.round else who
 
+    @property
+    def passed(self) -> bool | None:
+        """False: refused; True: less than half of the noise can be missing; None: undecided."""
+        if self.refused:
+            return False
+        if self.low is None or self.high is None:
+            return None
+        return decided(1 - self.high, 1 - self.low, HALF)
+
     def plain(self) -> dict[str, Any]:
         """The release as ``report.json`` has it."""
         return {
@@ -106,6 +115,7 @@ class TestedRelease:
             "noise": None if self.sample is None else self.sample.share,
             "low": self.low,
             "high": self.high,
+            "passed": self.passed,
             "refused": list(self.refused),
             "reason": self.reason,
         }

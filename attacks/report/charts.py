@@ -168,7 +168,7 @@ def tradeoff(audit: AuditDocument) -> Chart | None:
             text = axes.text(x + 1.5, y, short(name, 44), color=one.color, va="center", zorder=5)
             text.set_in_layout(False)  # a long name is cut, and does not squeeze the plot
         right = max(x for x, _ in places)
-        axes.set_xlim(-2, right + 36)
+        axes.set_xlim(-2, right + 50)
         axes.set_xticks([tick for tick in range(0, 101, 20) if tick <= max(right, 20) + 5])
         axes.xaxis.set_major_formatter("{x:.0f}%")
         axes.yaxis.set_major_formatter("{x:.0f}%")

@@ -78,8 +78,32 @@ class EpsilonAudit(Record):
     control_lower_bound: Amount | None = None
     control_caught: bool | None = None
     trials: Count | None = None
+    confidence: Fraction | None = None
     worlds: str | None = None
     mechanisms: tuple[MechanismRecord, ...] = ()
+
+
+class ReleaseRecord(Record):
+    """A release of the run, with the noise in its bytes as a share of what is claimed."""
+
+    sender: str
+    round: Count = 0
+    numbers: Count = 0
+    noise: Amount | None = None
+    low: Amount | None = None
+    high: Amount | None = None
+    passed: bool | None = None
+    refused: tuple[str, ...] = ()
+    reason: str = ""
+
+
+class OwnBytesRecord(Record):
+    """Tests of the run's own bytes against the noise that it claims."""
+
+    level: Fraction | None = None
+    tests: Count | None = None
+    reused: tuple[tuple[str, ...], ...] = ()
+    releases: tuple[ReleaseRecord, ...] = ()
 
 
 class PointRecord(Record):
@@ -136,6 +160,7 @@ class AuditDocument(Record):
     findings: tuple[Finding, ...] = ()
     epsilon_lower_bound: Amount | None = None
     dp: EpsilonAudit | None = None
+    own_bytes: OwnBytesRecord | None = None
     curve: tuple[PointRecord, ...] = ()
     recommendations: tuple[Recommendation, ...] = ()
     layers: tuple[Layer, ...] = ()

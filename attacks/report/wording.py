@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fedvtc_edge.report.wording import NOTHING, count, duration, percent
 
 from ..scoring.findings import Finding
-from .document import AuditDocument, ClaimRecord, SubjectRecord
+from .document import AuditDocument, ClaimRecord, ReleaseRecord, SubjectRecord
 
 __all__ = ["count", "duration", "percent"]  # for the template, beside what follows
 
@@ -60,6 +60,8 @@ ATTACKS = {
     "averaging": "two noised runs, averaged",
     "property": "what a class has in common",
     "risk": "predicted from distances",
+    "own bytes": "noise in what was released",
+    "replay": "the release path on neighbours",
 }
 
 MOMENTS = {
@@ -80,9 +82,14 @@ METRICS = {
     "missing_classes_told": "Missing classes told",
     "property_told": "Attribute's share told apart",
     "predicted_tpr_at_1_percent_fpr": "Predicted TPR at 1% FPR",
+    "noise_missing": "Noise missing",
+    "refused": "Releases refused",
+    "untested": "Releases not tested",
+    "violations": "Violations",
 }
 
 _PLAIN = {"auc": "{:.3f}", "ssim": "{:.2f}", "psnr": "{:.1f} dB"}
+_PLAIN |= dict.fromkeys(("refused", "untested", "violations"), "{:.0f}")
 _PERCENT = METRICS.keys() - _PLAIN
 
 
@@ -153,9 +160,51 @@ def interval(metric: str, low: float | None, high: float | None) -> str:
 
 def judged(finding: Finding) -> tuple[str, str]:
     """Style class and word for how a finding counts."""
-    if finding.passed is None:
-        return ("open", "undecided") if finding.threshold is not None else ("", "not judged")
-    return ("fine", "pass") if finding.passed else ("leaks", "leak")
+    if finding.threshold is None:
+        return ("", "not judged")
+    return outcome(finding.passed)
+
+
+def outcome(passed: bool | None) -> tuple[str, str]:
+    """Style class and word for what a limit hangs on."""
+    if passed is None:
+        return ("open", "undecided")
+    return ("fine", "pass") if passed else ("leaks", "leak")
+
+
+def ruled(verdict: str) -> tuple[str, str]:
+    """Style class and word for a verdict within a table."""
+    passed = {"pass": True, "leak": False}.get(verdict)
+    return (outcome(passed)[0], verdict)
+
+
+MOST_RELEASES = 12
+"""Releases that the page has; all are in ``report.json``."""
+
+
+def releases(audit: AuditDocument) -> list[ReleaseRecord]:
+    """Releases of the run, those that leak first, then the undecided, then by how little noise."""
+    found = audit.own_bytes.releases if audit.own_bytes else ()
+    order = {False: 0, None: 1, True: 2}
+    return sorted(found, key=lambda one: (order[one.passed], one.noise or 0.0))
+
+
+def tally(audit: AuditDocument) -> str:
+    """How many releases came out how, as ``6 releases: 5 pass, 1 undecided`` reads."""
+    found = [outcome(one.passed)[1] for one in releases(audit)]
+    each = [f"{found.count(word)} {word}" for word in unique(found)]
+    return f"{len(found)} release{'' if len(found) == 1 else 's'}: {', '.join(each)}."
+
+
+def sender(release: ReleaseRecord) -> str:
+    """Sender and round of a release."""
+    who = {"sum": "the masked sum", "server": "the server"}.get(release.sender, release.sender)
+    return f"{who}, round {release.round}" if release.round else who
+
+
+def replays(audit: AuditDocument) -> list[Finding]:
+    """Findings on the release path, where it was replayed."""
+    return [finding for finding in audit.findings if finding.attack == "replay"]
 
 
 def metric(name: str) -> str:

@@ -272,6 +272,56 @@ def test_audit_of_epsilon_shows_claim_bound_and_control(quiet: str, tmp_path: Pa
     assert "nothing is claimed, so there is no ε to refute. The attacks alone prove ε ≥ 0.7" in said
 
 
+def released(sender: str, noise: float | None, passed: bool | None, **more: Any) -> Document:
+    limits = {} if noise is None else {"low": 0.95 * noise, "high": 1.05 * noise}
+    row = {"sender": sender, "round": 2, "kind": "anchor", "numbers": 330, "noise": noise}
+    return row | limits | {"passed": passed, "refused": [], "reason": ""} | more
+
+
+def test_own_bytes_are_told_the_worst_first(tmp_path: Path) -> None:
+    rows = [
+        released("client-00", 1.01, True),
+        released("client-01", 0.0, False, refused=["noise: scale"]),
+        released("sum", None, None, reason="the sum cannot be made again"),
+    ]
+    own = {"level": 0.001, "tests": 30, "reused": [["client-00", "client-03"]], "releases": rows}
+    page = page_of(tmp_path, small(own_bytes=own))
+    said = re.sub(r"\s+", " ", words(page))
+    assert "3 releases: 1 leak, 1 undecided, 1 pass." in said
+    assert "Noise was used twice: client-00 and client-03." in said
+    assert "refuse an honest run with a chance of 0.1%" in said
+    order = [said.index(name) for name in ("client-01, round 2", "the masked sum", "client-00, r")]
+    assert order == sorted(order)
+    assert "noise: scale" in said
+    assert "the sum cannot be made again" in said
+    assert "was not replayed" in said
+    many = [released(f"client-{number:02d}", 1.0, True) for number in range(40)]
+    page = page_of(tmp_path, small(own_bytes=own | {"releases": many}))
+    assert "client-11" in page
+    assert "client-12" not in page
+    assert "The worst 12 of 40" in words(page)
+
+
+def test_what_a_replay_found_is_told(tmp_path: Path) -> None:
+    note = "the only record: noise was asked for at another scale"
+    found = finding("replay", "server", "violations", 1.0, low=1.0, high=1.0, threshold=0.0)
+    page = page_of(tmp_path, small(findings=[found | {"trials": 12, "note": note}]))
+    said = re.sub(r"\s+", " ", words(page))
+    assert f"Replay on 12 pairs of neighbouring data sets: leak {note}." in said
+    assert "was not replayed" not in said
+    assert 'id="bytes"' not in page_of(tmp_path, small())
+
+
+def test_who_is_not_covered_has_a_verdict(tmp_path: Path) -> None:
+    beyond = [
+        {"view": "device", "verdict": "leak", "reasons": ["memorised: 25 %", "and so on"]},
+        {"view": "server+device", "verdict": "inconclusive", "reasons": []},
+    ]
+    said = re.sub(r"\s+", " ", words(page_of(tmp_path, passing() | {"beyond": beyond})))
+    assert "Whoever takes a device apart leak memorised: 25 %; and 1 more" in said
+    assert "The server, with a client&#39;s device inconclusive" in said
+
+
 def test_method_is_honest(quiet: str) -> None:
     said = words(quiet)
     for text in ("seed 0", "up to 200 trials a group", "95% confidence", "Bonferroni",
