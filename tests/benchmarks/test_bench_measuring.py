@@ -225,7 +225,7 @@ def test_three_kinds_of_row_and_none_is_mixed_up(
     for kind, where in (("measured", "host"), ("enforced", "roomy")):
         crash = mine(document, client="client-01", batch=1, kind=kind, device=where)
         assert (crash["verdict"], crash["fits"]) == ("crash", None)
-        assert "cannot load classifier.onnx" in crash["note"]
+        assert "classifier.onnx is refused: no ONNX model" in crash["note"]
     assert document["model_check"] is None  # one graph determines nothing
 
 
