@@ -279,19 +279,14 @@ def privacy_of(finished: FinishedRun) -> Privacy:
     """What a run claims, for its bundles; nothing where its settings claim nothing."""
     config, summary = finished.config, finished.summary
     mechanism = mechanism_of(config)
-    told: dict[str, Any] = {}
-    if mechanism is not None:
-        told = {
-            "relation": mechanism.claim.neighbouring,
-            "covers": mechanism.covers,
-            "covers_models": mechanism.protects_models,
-        }
     return Privacy(
         mode=config.privacy.mode,
         epsilon=summary.epsilon,
         delta=summary.delta,
         unit=summary.privacy_unit,
-        **told,
+        relation=mechanism.claim.neighbouring if mechanism else None,
+        covers=mechanism.covers if mechanism else None,
+        covers_models=mechanism.protects_models if mechanism else None,
     )
 
 
