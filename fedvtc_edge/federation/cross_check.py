@@ -123,10 +123,10 @@ class _Clients:
         """Each client's means against those of all others among the kept."""
         count = self.count[kept]
         mean = self.mean[kept] @ self._whitening(kept)
-        order = np.argsort(-count, axis=0, kind="stable")[:3]
+        totals = _Totals.of(count, mean)
         found = []
         for index, client in enumerate(kept):
-            number, centre, error = _others(count, mean, order, index)
+            number, centre, error = totals.without(index)
             known = np.flatnonzero(number)
             for label in known[count[index, known] > 0].tolist():
                 each = _nearest_other(
@@ -153,28 +153,53 @@ class _Clients:
         return whitening
 
 
-def _others(
-    count: Array, mean: Array, order: NDArray[np.int64], own: int
-) -> tuple[Array, Array, Array]:
-    """The others' samples [C], means [C, p] and variance of a mean's coordinate [C].
+@dataclass(frozen=True)
+class _Totals:
+    """Sums over all clients, made once, from which those over all but one follow.
 
-    The client with most of a class counts there as much as the next one, so that no false
-    count speaks for all of them; a class that a single one has is not known.
+    Args:
+        count: Samples [K, C].
+        mean: Class means [K, C, p].
+        order: The three clients with most of each class, [3, C].
+        fair: Samples [K, C], where nobody has more of a class than the second.
+        number: Sum of ``fair`` [C].
+        total: Sum of means times ``fair`` [C, p].
     """
-    columns = np.arange(count.shape[1])
-    fair = np.minimum(count, count[order[1], columns])  # before sums: none is lost beside 2⁴⁸
-    largest = np.where(order[0] == own, order[1], order[0])
-    third = order[2] if len(order) > 2 else order[1]
-    next_one = np.where((order[0] == own) | (order[1] == own), third, order[1])
-    capped = np.where(next_one == own, 0.0, count[next_one, columns])
-    rest = fair.sum(0) - fair[own] - fair[largest, columns]
-    number = np.where(capped > 0, rest + capped, 0.0)
-    total = (fair[:, :, None] * mean).sum(0) - fair[own][:, None] * mean[own]
-    total -= (fair[largest, columns] - capped)[:, None] * mean[largest, columns]
-    divisor = np.maximum(number, 1.0)
-    top = np.maximum(count[largest, columns], 1.0)
-    error = (rest + np.square(capped) / top) / np.square(divisor)
-    return number, total / divisor[:, None], error
+
+    count: Array
+    mean: Array
+    order: NDArray[np.int64]
+    fair: Array
+    number: Array
+    total: Array
+
+    @classmethod
+    def of(cls, count: Array, mean: Array) -> _Totals:
+        order = np.argsort(-count, axis=0, kind="stable")[:3]
+        # Before sums: none is lost beside 2⁴⁸.
+        fair = np.minimum(count, count[order[1], np.arange(count.shape[1])])
+        return cls(count, mean, order, fair, fair.sum(0), (fair[:, :, None] * mean).sum(0))
+
+    def without(self, own: int) -> tuple[Array, Array, Array]:
+        """Samples [C], means [C, p] and variance of a mean's coordinate [C] of all but one.
+
+        The client with most of a class counts there as much as the next one, so that no false
+        count speaks for all of them; a class that a single one has is not known.
+        """
+        count, mean, order, fair = self.count, self.mean, self.order, self.fair
+        columns = np.arange(count.shape[1])
+        largest = np.where(order[0] == own, order[1], order[0])
+        third = order[2] if len(order) > 2 else order[1]
+        next_one = np.where((order[0] == own) | (order[1] == own), third, order[1])
+        capped = np.where(next_one == own, 0.0, count[next_one, columns])
+        rest = self.number - fair[own] - fair[largest, columns]
+        number = np.where(capped > 0, rest + capped, 0.0)
+        total = self.total - fair[own][:, None] * mean[own]
+        total -= (fair[largest, columns] - capped)[:, None] * mean[largest, columns]
+        divisor = np.maximum(number, 1.0)
+        top = np.maximum(count[largest, columns], 1.0)
+        error = (rest + np.square(capped) / top) / np.square(divisor)
+        return number, total / divisor[:, None], error
 
 
 def _nearest_other(
