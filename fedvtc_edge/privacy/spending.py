@@ -34,6 +34,7 @@ from fedvtc_edge.errors import FedVTCError, PrivacyError, RunError
 from fedvtc_edge.storage.atomic import OWNER_ONLY, OWNER_ONLY_FOLDER, write_atomic
 
 from .accountant import ComposedStep, epsilon_spent
+from .claim import UNITS
 from .mechanism import Mechanism
 
 SCHEMA = 1
@@ -250,10 +251,11 @@ def _spent_of(entry: dict[str, Any]) -> Spent:
 def _in_words(earlier: list[Spent], spent: Spent) -> str:
     """What all together would spend."""
     alone = total_epsilon([spent], spent.delta)
+    unit = UNITS["example" if "example" in {each.unit for each in [*earlier, spent]} else "client"]
     together = total_epsilon([*earlier, spent], spent.delta)
     total = f"epsilon {together:.3g}" if together < math.inf else "an epsilon above 1000"
     times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
     return (
         f"these data were released {times} before, last in run {earlier[-1].run:.40}: with this "
-        f"run they would spend {total} at delta {spent.delta:g} in all, not {alone:.3g}"
+        f"run they would spend {total} at delta {spent.delta:g} in all, not {alone:.3g}, per {unit}"
     )

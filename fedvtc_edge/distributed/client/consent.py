@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import PrivacyError
+from fedvtc_edge.privacy.claim import UNITS
 from fedvtc_edge.privacy.mechanism import Mechanism, mechanism_of
 
 DELTA = 1e-5
@@ -63,8 +64,8 @@ class Conditions:
             found = max(mechanism.claim.epsilon, mechanism.least_epsilon(delta, "add/remove"))
             if found > self.most_epsilon:
                 raise PrivacyError(
-                    f"the run spends epsilon {found:.4g} at delta {delta:g}, this client accepts "
-                    f"{self.most_epsilon:g}",
+                    f"the run spends epsilon {found:.4g} at delta {delta:g} per "
+                    f"{UNITS[mechanism.unit]}; this client accepts {self.most_epsilon:g}",
                     hint="ask for a smaller privacy.epsilon, or raise --at-most-epsilon",
                 )
 
@@ -87,5 +88,5 @@ def _privacy(config: Config, mechanism: Mechanism | None) -> str:
         )
     return (
         f"privacy mode {config.privacy.mode!r}: epsilon {mechanism.claim.epsilon:.4g} at delta "
-        f"{config.privacy.delta:g} per {mechanism.unit}; it covers {mechanism.covers}"
+        f"{config.privacy.delta:g} per {UNITS[mechanism.unit]}; it covers {mechanism.covers}"
     )

@@ -74,7 +74,7 @@ def test_the_agreement_says_all_that_matters() -> None:
         "7 rounds",
         "extractor 'random'",
         "under masks",
-        "epsilon 4 at delta 1e-05 per example",
+        "epsilon 4 at delta 1e-05 per one training example of one client, added or removed",
         "it covers",
     ):
         assert part in words
