@@ -25,7 +25,7 @@ from .scoring.metrics import auc, mean_interval, proportion_interval, psnr, ssim
 
 @dataclass(frozen=True, eq=False)
 class Yardsticks:
-    """What no attack reaches on a portion of trials, or who knows the truth does.
+    """Identification that any attack is compared with, on one portion of trials.
 
     Args:
         plain: Guesses by the mean of public images; None where there are none.

@@ -119,7 +119,7 @@ def groups_of(
 
 @dataclass(eq=False)
 class Attempts:
-    """What attacks answered so far.
+    """Answers of all attacks on all groups, as far as they were tried.
 
     Args:
         answered: By group and attack, in the order of the report.
@@ -161,7 +161,7 @@ class Attempts:
         return _settled(found, {(g.who, g.name): g.least for g in self.groups.values()})
 
     def _looks(self, key: str) -> int:
-        """How often a group may be looked at: a run's own uploads once."""
+        """Number of looks that share a group's confidence: one at a run's own uploads."""
         return 1 if self.groups[key].more is None else LOOKS
 
 
@@ -232,6 +232,8 @@ def _look_again(
         left = times * len(group.trials)
         while left > 0:
             trials = group.more(min(left, _AT_ONCE), pairs)
+            if not trials:
+                break  # no class has enough other records
             left -= len(trials)
             yardsticks = Yardsticks.of(trials, stream)
             if "exact" in open_:

@@ -119,7 +119,7 @@ def recovered(
 
 
 def recovery_error(trial: Trial) -> float | None:
-    """How far a record's features are from what an upload of one or two records states of them.
+    """Error of a record's features as an upload of one or two records states them.
 
     Returns:
         The largest error, relative to the record's largest feature; of two records, of features

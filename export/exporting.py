@@ -276,7 +276,7 @@ def task_of(finished: FinishedRun) -> ClassificationTask:
 
 
 def privacy_of(finished: FinishedRun) -> Privacy:
-    """What a run claims, for its bundles; nothing where its settings claim nothing."""
+    """Claim of a run, for its bundles; nothing where its settings claim nothing."""
     config, summary = finished.config, finished.summary
     mechanism = mechanism_of(config)
     return Privacy(

@@ -156,7 +156,7 @@ class Privacy(_Record):
 
     @property
     def warning(self) -> str | None:
-        """What the claim leaves out, where there is a claim that leaves something out."""
+        """Warning of what the claim leaves out; None where there is no claim or it covers all."""
         if self.epsilon is None or self.covers_models:
             return None
         return f"{NOT_COVERED}: treat them as the client's data"

@@ -119,4 +119,4 @@ class ReplayError(EnvelopeError):
 
 
 class FedVTCWarning(UserWarning):
-    """What is no error, and still to be known; the command line shows it as one line."""
+    """Warning of something that is no error; the command line shows it as one line."""

@@ -60,7 +60,7 @@ class AuditTarget(Protocol):
         """A client's classifier f."""
 
     def has_uploaded(self, client: str) -> bool:
-        """Whether a client's classifier is kept as it was at an upload of own features."""
+        """True if the run keeps the classifier that a client measured its last upload with."""
 
     def uploaded(self, client: str, shape: ImageShape, classes: int) -> Classifier:
         """A client's classifier as it was when its last own features were measured."""
@@ -102,7 +102,7 @@ class Settings:
         raise RunError("nothing has models here", hint="audit a finished run")
 
     def has_uploaded(self, client: str) -> bool:
-        """Whether it did: nobody has."""
+        """False: settings alone keep no classifier."""
         return False
 
     def uploaded(self, client: str, shape: ImageShape, classes: int) -> Classifier:

@@ -46,7 +46,7 @@ _MOST_NAMED = 10
 
 @dataclass(frozen=True, eq=False)
 class BundleAudit:
-    """What was found in a bundle.
+    """Findings on one bundle, and the claim that it carries.
 
     Args:
         client: Whose it says that it is.
@@ -132,7 +132,7 @@ def _against(manifest: Manifest, run: FinishedRun | None) -> list[str]:
 
 
 def _reference(run: FinishedRun | None, manifest: Manifest) -> tuple[Reference, list[Finding]]:
-    """What to compare with; and that a run could not be exported again, if so."""
+    """The reference to compare with, and a doubt if the run could not be exported again."""
     if run is None:
         return of_architecture(manifest), []
     try:
@@ -190,7 +190,7 @@ def _first_of_each(found: Sequence[Difference]) -> Iterator[Difference]:
 
 
 def _may_be_tools(one: Difference) -> bool:
-    """Whether another version of the exporter would explain it: not texts, nor what none reads."""
+    """True if another version of the exporter may explain a difference: no text, no unread byte."""
     return not any(word in one.what for word in ("no node reads", "no reader", "no tensor"))
 
 

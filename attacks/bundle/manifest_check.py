@@ -26,7 +26,7 @@ _LATER = {"privacy.relation", "privacy.covers", "privacy.covers_models"}
 
 
 def strange_in(data: bytes, manifest: Manifest, reference: Reference) -> Iterator[Difference]:
-    """What of a manifest export would not have written.
+    """Differences of a manifest from what export writes.
 
     Args:
         data: Its bytes, as they were read.
@@ -98,7 +98,7 @@ def _one_of(texts: Any) -> str:
 
 
 def _compared(found: Any, expected: Any, manifest: Manifest) -> Iterator[Difference]:
-    """What differs from the manifest that export writes of the run, key by key."""
+    """Differences from the manifest that export writes of the run, key by key."""
     own, other = dict(_leaves(found, "")), dict(_leaves(expected, ""))
     for where in sorted({*own, *other}):
         if where in own and where in other and own[where] == other[where]:

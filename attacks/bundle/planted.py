@@ -138,7 +138,7 @@ class Search:
                 self._groups += [_Group(length, [member]) for member in members]
 
     def within(self, numbers: NDArray[Any]) -> list[Found]:
-        """What runs through an array: in its own order, or along any other of its axes."""
+        """Matches within an array, read in its own order or along any other of its axes."""
         best: dict[int, Found] = {}
         for group in self._groups:
             for flat in _orders(numbers, group.length):
@@ -169,7 +169,7 @@ class _Group:
 
     @np.errstate(all="ignore")
     def within(self, flat: Array) -> list[Found]:
-        """What runs through numbers [T]."""
+        """Matches within numbers [T]."""
         found: list[Found] = []
         if self.long:
             step = max(_LONG - self.length, self.length)

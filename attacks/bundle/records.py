@@ -40,7 +40,7 @@ _CHUNK = 256
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """What one client holds.
+    """Records of one client: images, labels and what follows from them.
 
     Args:
         client: Its id.

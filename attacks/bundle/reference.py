@@ -46,7 +46,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What a bundle is compared with.
+    """Files that a bundle is compared with.
 
     Args:
         files: Content of each file that could be made; of the manifest, too, of a run.

@@ -9,7 +9,6 @@ and named so; a client's class prior, which is its counts in other words, is nam
 from __future__ import annotations
 
 import getpass
-import os
 import re
 import socket
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -22,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .known import Known, Vector, found_in
-from .reading import MANIFEST, STATISTICS, Piece, pieces_of, read_files
+from .reading import MANIFEST, STATISTICS, Piece
 
 _MOST = 10
 _GENERIC = {"admin", "localhost", "root", "runner", "ubuntu", "user"}
@@ -54,8 +53,8 @@ class Leak:
     by_design: bool = False
 
 
-def scan(
-    path: str | os.PathLike[str],
+def scan_pieces(
+    pieces: Iterable[tuple[str, Sequence[Piece]]],
     *,
     known: Known | None = None,
     names: Collection[str] | None = None,
@@ -64,28 +63,14 @@ def scan(
 
     Statistics are found as rows, columns or flattened runs of an array, to within float16's
     precision or the steps of int8. *Not* found: what is scaled, mixed or split; what has fewer
-    than :data:`BITS`, such as counts of four classes under an innocent name; what weights tell
-    by what they compute (:mod:`.inference.memorisation`).
+    than :data:`.known.BITS`, such as counts of four classes under an innocent name; what weights
+    tell by what they compute (:mod:`~fedvtc_edge.attacks.inference.memorisation`).
 
     Args:
-        path: The bundle's folder.
+        pieces: Pieces of each file, by its name.
         known: What to look for; None: only what needs no knowledge.
         names: Of people and machines; None: this user's and this machine's.
-
-    Raises:
-        BundleError: No such folder.
-        VerificationError: No bundle, too large, a link, or a file that cannot be read.
     """
-    return scan_pieces(pieces_of(read_files(Path(path))), known=known, names=names)
-
-
-def scan_pieces(
-    pieces: Iterable[tuple[str, Sequence[Piece]]],
-    *,
-    known: Known | None = None,
-    names: Collection[str] | None = None,
-) -> list[Leak]:
-    """As :func:`scan`, in files that were read already."""
     vectors = known.vectors() if known else []
     words = "|".join(re.escape(name) for name in (people() if names is None else names))
     named = re.compile(rf"(?<![A-Za-z0-9])(?:{words})(?![A-Za-z0-9])" if words else r"(?!)", re.I)

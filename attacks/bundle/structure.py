@@ -147,7 +147,7 @@ def _bytes(message: Any) -> bytes:
 
 
 def _name(node: Any) -> str:
-    """What others call a node by: its first output."""
+    """Name of a node to others: its first output."""
     return str(next(iter(node.output), "") or node.op_type)
 
 

@@ -304,7 +304,7 @@ class _Reader:
         return np.zeros(self.spec.width)
 
     def _extractor(self, release: TestedRelease) -> Map | None:
-        """What a release's features are of: the anchor, or the network kept at the last upload."""
+        """Extractor of a release's features: the anchor, or the network kept at the last upload."""
         if release.kind == "anchor":
             return self.audited.anchor
         kept = self.audited.run.has_uploaded(release.sender)
@@ -466,7 +466,7 @@ def _share(value: float) -> float:
 
 
 def _problems(own: OwnBytes) -> list[str]:
-    """What is wrong, the worst first."""
+    """Faults in words, the worst first."""
     wrong = [r for r in own.releases if r.refused]
     bare = [r for r in wrong if r.sample is not None and r.sample.share < NONE]
     thin = [r for r in wrong if r not in bare and r.high is not None and r.high < 1]

@@ -79,7 +79,7 @@ HOSTILE: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass
 class Recording:
-    """What the release path did in one world.
+    """Record of the release path in one world.
 
     Args:
         calls: Names of the functions that were called, in order.
@@ -206,7 +206,7 @@ def _worlds(
 
 
 def _compared(name: str, mechanism: Mechanism, here: Recording, there: Recording) -> Replay:
-    """What must be equal, and how far the release moved."""
+    """Comparison of two worlds: what must be equal, and how far the release moved."""
     found = [f"refused: {one.refused}" for one in (here, there) if one.refused]
     for what, first, second in (
         ("calls", here.calls, there.calls),

@@ -94,7 +94,7 @@ _PERCENT = METRICS.keys() - _PLAIN
 
 
 def fleet(subject: SubjectRecord) -> str | None:
-    """How many clients there were, and of how many uploads were attacked."""
+    """Number of clients, and of those whose uploads were attacked, in words."""
     if subject.clients is None:
         return None
     if subject.attacked is None or subject.attacked >= subject.clients:
@@ -190,7 +190,7 @@ def releases(audit: AuditDocument) -> list[ReleaseRecord]:
 
 
 def tally(audit: AuditDocument) -> str:
-    """How many releases came out how, as ``6 releases: 5 pass, 1 undecided`` reads."""
+    """Number of releases by outcome, as ``6 releases: 5 pass, 1 undecided`` reads."""
     found = [outcome(one.passed)[1] for one in releases(audit)]
     each = [f"{found.count(word)} {word}" for word in unique(found)]
     return f"{len(found)} release{'' if len(found) == 1 else 's'}: {', '.join(each)}."

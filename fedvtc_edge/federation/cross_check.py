@@ -108,7 +108,7 @@ class _Clients:
         )
 
     def suspects(self, kept: list[int], found: list[Contradiction]) -> list[int]:
-        """Who may be the reason: the contradicted, and who has most of those classes."""
+        """Clients that may be the reason: the contradicted, and those with most of the classes."""
         if len(kept) <= MOST_SUSPECTS:
             return kept
         own = np.zeros(len(self.count))

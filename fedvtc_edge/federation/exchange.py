@@ -54,7 +54,7 @@ LARGEST_COMPARED = 2**26
 
 @dataclass(frozen=True)
 class Doubt(Generic[Part]):
-    """What all uploads together say against one of them.
+    """Objection of all uploads together to one of them.
 
     Args:
         counts: What counts instead; None where nothing of it does.
@@ -99,7 +99,7 @@ class Exchange(ABC, Generic[Part]):
         return False
 
     def doubts(self, parts: Sequence[Part]) -> dict[int, Doubt[Part]]:
-        """What all uploads together say against some of them, by index; called if it compares."""
+        """Objections of all uploads together to some of them, by index, if it compares."""
         return {}
 
     @abstractmethod
@@ -190,13 +190,13 @@ class Exact(SecureAggregatable[ClassStatistics]):
         return statistics
 
     def compares(self, number: int) -> bool:
-        """As long as all fit in memory."""
+        """True as long as all fit in memory."""
         moments = self.width**2 if self.pooled else self.classes * self.width
         each = 8 * (self.classes * (1 + self.width) + moments)
         return number * each <= LARGEST_COMPARED
 
     def doubts(self, parts: Sequence[ClassStatistics]) -> dict[int, Doubt[ClassStatistics]]:
-        """Those that all others contradict, and those that claim too many samples.
+        """Objections to uploads that all others contradict, or that claim too many samples.
 
         Compared are statistics of the common frozen extractor alone: clients' own features
         mean something else at each.
@@ -380,11 +380,11 @@ class Decoders(Exchange[wire.Weights]):
         return wire.decode_weights(upload, like=self.like, context=context)
 
     def compares(self, number: int) -> bool:
-        """As long as all fit in memory, in float64."""
+        """True as long as all fit in memory, in float64."""
         return number * 8 * sum(one.size for one in self.like.values()) <= LARGEST_COMPARED
 
     def doubts(self, parts: Sequence[wire.Weights]) -> dict[int, Doubt[wire.Weights]]:
-        """Those far from all others, which count for what lies at the bound."""
+        """Objections to decoders far from all others, which count for what lies at the bound."""
         why = CheckError(
             "a decoder far from all others: drawn to them",
             hint="its training may have diverged, or it was made to harm",

@@ -235,7 +235,7 @@ def finish(directory: RunDirectory, method: Method, data: Dataset, summary: Summ
 
 
 def kept_at_upload(folder: Path) -> Callable[[Client], None]:
-    """What writes a client's classifier into a run directory, as it is when features are measured.
+    """Callback that keeps a client's classifier as it is when its features are measured.
 
     An audit needs the extractor that an upload was made with, and training goes on after it. Each
     upload replaces the file of the one before: a run grows by one classifier per client.

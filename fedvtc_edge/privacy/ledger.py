@@ -64,7 +64,7 @@ class Ledger:
 
     @property
     def entries(self) -> list[dict[str, Any]]:
-        """What was released, in order; fields as they stand in the file."""
+        """Releases in order; fields as they stand in the file."""
         return [json.loads(line) for line in self._lines]
 
     def record(self, round_: int, client: str, kind: str, data: bytes) -> None:

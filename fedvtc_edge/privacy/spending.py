@@ -68,7 +68,7 @@ def state_folder() -> Path:
 
 @dataclass(frozen=True)
 class Spent:
-    """What one run releases of one data set.
+    """Releases of one run of one data set.
 
     Args:
         run: Public name of the run, or words for one that has none.
@@ -249,7 +249,7 @@ def _spent_of(entry: dict[str, Any]) -> Spent:
 
 
 def _in_words(earlier: list[Spent], spent: Spent) -> str:
-    """What all together would spend."""
+    """Sentence on what all together would spend."""
     alone = total_epsilon([spent], spent.delta)
     unit = UNITS["example" if "example" in {each.unit for each in [*earlier, spent]} else "client"]
     together = total_epsilon([*earlier, spent], spent.delta)

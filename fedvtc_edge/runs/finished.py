@@ -122,7 +122,7 @@ class FinishedRun:
         return self._filled(model, client, "classifier")
 
     def has_uploaded(self, client: str) -> bool:
-        """Whether a client's classifier is kept as it was at an upload of own features."""
+        """True if the run keeps the classifier that a client measured its last upload with."""
         return (self.path / "clients" / client / f"{AT_UPLOAD}.safetensors").is_file()
 
     def uploaded(self, client: str, shape: ImageShape, classes: int) -> Classifier:

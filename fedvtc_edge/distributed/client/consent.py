@@ -71,7 +71,7 @@ class Conditions:
 
 
 def agreement(config: Config) -> list[str]:
-    """What a client takes part in, in lines for its terminal, before anything is measured."""
+    """Terms of a client's part in a run, as lines for its terminal before it measures anything."""
     method, mechanism = config.method, mechanism_of(config)
     rounds = f"{method.rounds} round{'s' if method.rounds > 1 else ''}"
     masks = "under masks: the server sees the sum alone" if config.transport.masking else "no masks"

@@ -38,7 +38,7 @@ class Guest:
 
 
 class Admission:
-    """Who is connected.
+    """Connections that are open, and room for more.
 
     Args:
         limits: How many may be.
@@ -143,7 +143,7 @@ class Admission:
 
 
 def neighbourhood(host: str) -> str:
-    """What counts as one address: an IPv4 address, or the first 64 bits of an IPv6 one."""
+    """Address as it is counted: an IPv4 address, or the first 64 bits of an IPv6 one."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -22,7 +22,9 @@ _LEAST_STRANGERS = 8
 
 @dataclass(frozen=True)
 class Limits:
-    """What the port gives to whom. A *stranger* is a connection without a signed request yet.
+    """Limits on connections, time and bytes.
+
+    A *stranger* is a connection without a signed request yet.
 
     Args:
         strangers: Connections of strangers at once, those in their TLS handshake among them.
@@ -86,13 +88,13 @@ class Limits:
 
 
 def descriptors() -> int:
-    """How many files the processes that this one starts may open: the hard limit."""
+    """Number of files that processes started by this one may open: the hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1 << 20 if hard == resource.RLIM_INFINITY else hard
 
 
 def note_on_descriptors(nodes: int) -> str | None:
-    """What is to be known before so many nodes are served, or None.
+    """Warning for the operator before so many nodes are served, or None.
 
     Raises:
         DeploymentError: Too few for any connection.

@@ -23,7 +23,7 @@ from fedvtc_edge import run
 from fedvtc_edge.attacks.bundle import known as exact
 from fedvtc_edge.attacks.bundle import reading
 from fedvtc_edge.attacks.bundle.known import Known, Vector, found_in
-from fedvtc_edge.attacks.bundle.scan import Leak, people, scan
+from fedvtc_edge.attacks.bundle.scan import Leak, people, scan_pieces
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import BundleError, VerificationError
 from fedvtc_edge.export.exporting import export
@@ -44,6 +44,13 @@ WORLD = GlobalStatistics.from_sum(OWN + OTHER + THIRD)
 KNOWN = Known([WORLD], {"client-00": [OWN], "client-01": [OTHER]})
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX files")
+
+
+def scan(
+    folder: Path, *, known: Known | None = None, names: Sequence[str] | None = None
+) -> list[Leak]:
+    files = reading.read_files(folder)
+    return scan_pieces(reading.pieces_of(files), known=known, names=names)
 
 
 def weights(*shape: int) -> Array:
