@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -276,6 +276,38 @@ def _untested(group: Group, policy: Policy) -> Finding:
         note=note,
         decides_by=wanted,
     )
+
+
+def left_out(policy: Policy, views: Collection[str], *, noise: bool, bytes_: bool) -> list[Finding]:
+    """Findings on what a claim covers and this audit was told, or had no means, to leave out.
+
+    Args:
+        views: Adversaries that were looked through.
+        noise: Whether the audit of the noise was made.
+        bytes_: Whether the run's own releases are at hand, to be tested for their noise.
+    """
+    missing = [
+        (view, "not looked through", "an audit without --view")
+        for view in sorted((policy.covered or frozenset()) - frozenset(views))
+    ]
+    if not noise:
+        missing.append(("server", "the noise was not audited", "an audit without --attacks"))
+    elif not bytes_:
+        why = "the noise of the releases was not tested: they are not at hand"
+        missing.append(("server", why, "an audit of the run"))
+    return [
+        Finding(
+            attack="left out",
+            view=view,
+            metric="what the claim covers",
+            low=0.0,
+            high=1.0,
+            threshold=0.0,
+            note=note,
+            decides_by=by,
+        )
+        for view, note, by in missing
+    ]
 
 
 def _settled(found: Sequence[Finding], least: Mapping[tuple[str, str], int]) -> list[Finding]:

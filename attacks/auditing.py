@@ -26,7 +26,7 @@ from .adversary.subjects import StatisticsFile, shared
 from .adversary.trials import AuditedRun
 from .adversary.view import Attack
 from .advice import EXIT, judge, policy_of
-from .attempts import STAGED, attempt, groups_of, parse_views
+from .attempts import STAGED, attempt, groups_of, left_out, parse_views
 from .bundle.auditing import audit_bundle
 from .bundle.reading import MANIFEST
 from .curve import curve
@@ -155,6 +155,9 @@ def audit(
                 found, noise = with_own_bytes([*step_findings(audited), *found], audited)
         if replay:
             found = [*with_replay(audited), *found]
+    if claimed is not None:
+        whole = isinstance(opened, FinishedRun)
+        found += left_out(policy, chosen, noise=not attacks, bytes_=whole)
     parts = {
         "subject": _subject(opened, dataset.name) | {"attacked": len(audited.sample)},
         "beyond": advice.beyond(found, policy),

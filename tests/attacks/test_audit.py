@@ -689,3 +689,19 @@ def test_the_curve_has_every_setting(made: Callable[..., Path]) -> None:
     assert by[None, "pooled", 1].accuracy > by[1.0, "pooled", 1].accuracy - 0.05
     assert ReleasePath(None, pooled=True).precision == "float32"
     assert wire.encode(lab.sums(lab.anchor, np.arange(5), pooled=True))  # type: ignore[arg-type]
+
+
+def test_part_of_an_audit_does_not_pass_a_claim(
+    hasty: None, made: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = made(privacy={"mode": "anchored", "epsilon": 1.0})
+    limits = tmp_path / "limits.toml"  # every attack within them
+    limits.write_text("max_identification = 1.0\nmax_membership_tpr = 1.0\n")
+    for chosen in ({"attacks": ["membership"]}, {"views": ["device", "colluders"]}):
+        document = audit(path, trials=20, quick=True, claim=limits, **chosen).document
+        assert document["verdict"] != "pass"
+        assert any("left out" in reason for reason in document["reasons"])
+    config = FinishedRun.open(path).config
+    document = audit(path / "statistics.safetensors", config=config, trials=20, quick=True).document
+    assert document["verdict"] == "inconclusive"
+    assert any("noise of the releases" in reason for reason in document["reasons"])
