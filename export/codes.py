@@ -185,8 +185,8 @@ def _knowledge(arrays: dict[str, NDArray[Any]], known: Mask, pooled: bool) -> Gl
     covariance = None
     if pooled:
         covariance = np.zeros((mean.shape[1],) * 2)
-        covariance[np.triu_indices(len(covariance))] = arrays["anchor.covariance"]
-        covariance = covariance + np.triu(covariance, 1).T
+        triangle = np.triu_indices(len(covariance))
+        covariance[triangle] = covariance.T[triangle] = arrays["anchor.covariance"]
         std = np.sqrt(np.maximum(np.diag(covariance), 0.0))[None].repeat(len(mean), 0)
     else:
         std = arrays["anchor.std"].astype(np.float64)

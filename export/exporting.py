@@ -145,7 +145,7 @@ def export(
         "extractor": str(folder / REFERENCE) if by_reference else None,
         "evaluated_on": finished.summary.evaluated_on,
         "signed_by": fingerprint(signing_key.public_key()) if signing_key else None,
-        "privacy": privacy_of(finished).model_dump(),
+        "privacy": privacy_of(finished).document(),
         "bundles": entries,
     }
 

@@ -10,14 +10,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from fedvtc_edge.documents import DocumentError, parse_json
 from fedvtc_edge.errors import VerificationError
-from fedvtc_edge.storage.atomic import write_atomic
+
+from .fields import FieldError, Record, between, inside, matching, sized
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -46,16 +46,19 @@ LONGEST_TEXT = 1000
 
 _HINT = "the bundle is damaged or was changed: fetch it again, or export it again"
 
+Hash = Annotated[str, matching("[0-9a-f]{64}")]
+Word = Annotated[str, sized(0, 200)]
+Words = Annotated[str, sized(0, 500)]
+Positive = Annotated[int, between(1)]
+Width = Annotated[int, between(1, 65_536)]
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
-
-class File(_Record):
+@dataclass(frozen=True, kw_only=True)
+class File(Record):
     """Hash and size that a file must have."""
 
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    size: int = Field(ge=0, le=MAX_FILE_BYTES)
+    sha256: Hash
+    size: Annotated[int, between(0, MAX_FILE_BYTES)]
 
     @classmethod
     def of(cls, path: Path) -> File:
@@ -70,28 +73,31 @@ class File(_Record):
         return cls(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
 
-class Port(_Record):
+@dataclass(frozen=True, kw_only=True)
+class Port(Record):
     """One input or output of a graph: ``N`` is the batch, any number from 1."""
 
     dtype: Literal["uint8", "int64", "float32"]
-    shape: Annotated[tuple[Literal["N"] | int, ...], Field(strict=False)]
+    shape: tuple[Literal["N"] | int, ...]
     range: str
 
 
-class Graph(_Record):
+@dataclass(frozen=True, kw_only=True)
+class Graph(Record):
     """One ONNX graph, in one file per variant."""
 
     variants: dict[Variant, str]
-    opset: int = Field(ge=1)
-    ir: int = Field(ge=1)
+    opset: Positive
+    ir: Positive
     inputs: dict[str, Port]
     outputs: dict[str, Port]
 
 
-class Image(_Record):
+@dataclass(frozen=True, kw_only=True)
+class Image(Record):
     """The images, and how a picture of any other form is brought into theirs."""
 
-    size: int = Field(ge=8, le=224)
+    size: Annotated[int, between(8, 224)]
     channels: Literal[1, 3]
     colour: Literal["grey", "rgb"]
     resize: Literal["bilinear, antialiased, stretched to the square"]
@@ -100,22 +106,25 @@ class Image(_Record):
     scale: Literal["x / 255, inside the graph"] = "x / 255, inside the graph"
 
 
-class Golden(_Record):
+@dataclass(frozen=True, kw_only=True)
+class Golden(Record):
     """A sample of the noise, so that another generator of the same name is noticed."""
 
-    seed: int = Field(ge=0)
-    count: int = Field(ge=1, le=1024)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    seed: Annotated[int, between(0)]
+    count: Annotated[int, between(1, 1024)]
+    sha256: Hash
 
 
-class Noise(_Record):
+@dataclass(frozen=True, kw_only=True)
+class Noise(Record):
     """Generator of the synthesiser's noise."""
 
     algorithm: Literal["numpy Generator(Philox(key=seed)).standard_normal([N, p], float32)"]
     golden: Golden
 
 
-class Extractor(_Record):
+@dataclass(frozen=True, kw_only=True)
+class Extractor(Record):
     """The frozen extractor behind the ``anchor`` graph, and where its graph is.
 
     Args:
@@ -127,14 +136,15 @@ class Extractor(_Record):
             the bundle holds the graph.
     """
 
-    name: str = Field(max_length=200)
-    sha256: str | None = Field(pattern=r"^[0-9a-f]{64}$")
-    licence: str | None = Field(max_length=500)
-    origin: str | None = Field(max_length=500)
+    name: Word
+    sha256: Hash | None
+    licence: Words | None
+    origin: Words | None
     file: File | None = None
 
 
-class Privacy(_Record):
+@dataclass(frozen=True, kw_only=True)
+class Privacy(Record):
     """The run's claim, as far as it goes; null: nothing is claimed.
 
     Args:
@@ -194,64 +204,57 @@ def ports(
     return inputs, {"images": pixels}
 
 
-class Manifest(_Record):
+def _file_name(name: str) -> str:
+    if name != STATISTICS and not _FILE.fullmatch(name):
+        raise FieldError(f"{name[:80]!r} is no file of a bundle")
+    return name
+
+
+def _class_name(name: str) -> str:
+    if not name or not name.isprintable():  # they are printed on terminals
+        raise FieldError(f"{name[:40]!r} is no class name")
+    return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Record):
     """The whole document; see docs/bundle-format.md.
 
-    Keys that are not known here are kept: a later version's must survive a refresh.
+    Args:
+        later: Keys that are not known here: a later version's must survive a refresh.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
-
-    schema_: Literal[1] = Field(alias="schema", default=1)
+    schema: Literal[1] = 1
     kind: Literal["fedvtc-edge bundle"]
-    client: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    architecture: str = Field(max_length=200)
+    client: Annotated[str, matching("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")]
+    architecture: Word
     device: str | None = None
-    run: str = Field(pattern=r"^[0-9a-f]{64}$")
+    run: Hash
     source: dict[str, str]
     method: str
     share: str | None
-    revision: int = Field(ge=0, default=0)
-    classes: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=200)], ...],
-        Field(strict=False, min_length=2, max_length=10_000),
-    ]
-    latent: int = Field(ge=1, le=65_536)
-    anchor: int | None = Field(ge=1, le=65_536, default=None)
+    revision: Annotated[int, between(0)] = 0
+    classes: Annotated[tuple[Annotated[Word, _class_name], ...], sized(2, 10_000)]
+    latent: Width
+    anchor: Width | None = None
     extractor: Extractor | None = None
     image: Image
     noise: Noise | None
-    files: dict[str, File]
+    files: dict[Annotated[str, _file_name], File]
     graphs: dict[GraphName, Graph]
     privacy: Privacy
-    prior: (
-        Annotated[
-            tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(strict=False, max_length=10_000)
-        ]
-        | None
-    ) = None
+    prior: tuple[Annotated[float, inside(0, 1)], ...] | None = None
     accuracy: dict[str, Any]
     parity: dict[str, Any]
     int8: dict[str, dict[str, int | float | None]]
     tools: dict[str, str]
+    later: dict[str, Any] = field(default_factory=dict)
 
-    @field_validator("files")
-    @classmethod
-    def _only_known_names(cls, files: Mapping[str, File]) -> Mapping[str, File]:
-        for name in files:
-            if name != STATISTICS and not _FILE.fullmatch(name):
-                raise ValueError(f"{name[:80]!r} is no file of a bundle")
-        return files
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_parts()
 
-    @field_validator("classes")
-    @classmethod
-    def _printable(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if not name.isprintable():  # they are printed on terminals
-                raise ValueError(f"{name[:40]!r} is no class name")
-        return names
-
-    def model_post_init(self, _: Any) -> None:
+    def _check_parts(self) -> None:
         """Check what must hold between the parts."""
         if "classifier" not in self.graphs:
             raise ValueError("graphs: no classifier")
@@ -304,9 +307,28 @@ class Manifest(_Record):
         beside = f"{name}.data"
         return self.file(name).size + (self.files[beside].size if beside in self.files else 0)
 
+    @classmethod
+    def read(cls, document: Any) -> Self:
+        """A manifest from a JSON object; what it does not know becomes ``later``.
+
+        Raises:
+            ValueError: A key is missing, or a value cannot be.
+        """
+        known = {one.name for one in fields(cls)} - {"later"}
+        if isinstance(document, Mapping):
+            later = {key: value for key, value in document.items() if key not in known}
+            document = {key: document[key] for key in known & set(document)} | {"later": later}
+        return super().read(document)
+
+    def document(self) -> dict[str, Any]:
+        """The manifest as JSON values; keys of a later version come last."""
+        document = super().document()
+        later: dict[str, Any] = document.pop("later")
+        return document | later
+
     def to_bytes(self) -> bytes:
         """The exact bytes that are written, hashed and signed; the same input gives the same."""
-        document = self.model_dump(mode="json", by_alias=True)
+        document = self.document()
         for key in ("prior", "extractor"):  # most bundles: byte for byte what they were before
             if document[key] is None:
                 del document[key]
@@ -335,16 +357,8 @@ class Manifest(_Record):
                 hint="the bundle is of another version of fedvtc-edge: install that one",
             )
         try:
-            manifest = cls.model_validate(document)
+            manifest = cls.read(document)
             _check_texts(document)
-            manifest.to_bytes()  # what is believed can be written again, as a refresh does
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part)[:80] for part in first["loc"])
-            message = first["msg"].removeprefix("Value error, ")
-            raise VerificationError(
-                f"{MANIFEST}: {where + ': ' if where else ''}{message}", hint=_HINT
-            ) from None
         except ValueError as error:
             raise VerificationError(f"{MANIFEST}: {error}", hint=_HINT) from None
         return manifest
@@ -352,6 +366,8 @@ class Manifest(_Record):
 
 def write_manifest(folder: Path, manifest: Manifest, key: Ed25519PrivateKey | None) -> None:
     """Write the manifest, and its signature where there is a key."""
+    from fedvtc_edge.storage.atomic import write_atomic  # whoever reads writes nothing
+
     data = manifest.to_bytes()
     write_atomic(folder / MANIFEST, data)
     if key is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,12 +85,11 @@ def refresh(
             if name != STATISTICS:
                 shutil.copyfile(folder / name, scratch / name)
         write_atomic(scratch / STATISTICS, codes.to_bytes())
-        renewed = manifest.model_copy(
-            update={
-                "revision": manifest.revision + 1,
-                "files": manifest.files | {STATISTICS: File.of(scratch / STATISTICS)},
-                "accuracy": accuracy,
-            }
+        renewed = replace(
+            manifest,
+            revision=manifest.revision + 1,
+            files=manifest.files | {STATISTICS: File.of(scratch / STATISTICS)},
+            accuracy=accuracy,
         )
         write_manifest(scratch, renewed, signing_key)
         verify(scratch, signing_key.public_key() if signing_key else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -245,9 +246,7 @@ class GraphWriter:
         path = self.folder / f"{name}.int8.onnx"
         written = quantize(self.folder / f"{name}.onnx", path, calibration)
         graph = self.graphs[name]
-        self.graphs[name] = graph.model_copy(
-            update={"variants": {**graph.variants, "int8": path.name}}
-        )
+        self.graphs[name] = replace(graph, variants={**graph.variants, "int8": path.name})
         self.files += written.files
         return self._session(path.name)
 

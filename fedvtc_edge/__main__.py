@@ -61,12 +61,13 @@ class DiscoveredCommands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that the arguments name, or say which was meant."""
-        name, known = args[0], sorted(_entry_points())
-        if name not in known:
+        name, entries = args[0], _entry_points()
+        if name not in entries:
+            known = sorted(entries)
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(known)}"
             raise UsageError(f"unknown command {name!r}", hint=hint)
-        return super().resolve_command(ctx, args)
+        return name, _load(entries[name]), args[1:]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One line per command; one that cannot be loaded must not hide the others."""

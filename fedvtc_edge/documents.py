@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from typing import Any
 
 DEEPEST = 32
@@ -49,6 +48,8 @@ def parse_toml(data: bytes | str) -> dict[str, Any]:
     Raises:
         DocumentError: Not TOML, or a value that no document of this project has.
     """
+    import tomllib  # a bundle on a device is JSON alone
+
     try:
         document = tomllib.loads(data.decode("utf-8") if isinstance(data, bytes) else data)
     except (ValueError, RecursionError) as error:

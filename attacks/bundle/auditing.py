@@ -119,7 +119,7 @@ def _against(manifest: Manifest, run: FinishedRun | None) -> list[str]:
         return [f"the manifest claims epsilon {told.epsilon:g} without {' and '.join(lacking)}"]
     if run is None:
         return []
-    own, expected = manifest.privacy.model_dump(), privacy_of(run).model_dump()
+    own, expected = manifest.privacy.document(), privacy_of(run).document()
     older = {key for key in ("relation", "covers", "covers_models") if own[key] is None}
     return [
         f"the manifest says {key} = {own[key]!r:.60}, the run's is {expected[key]!r:.60}"

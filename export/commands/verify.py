@@ -33,8 +33,8 @@ def command(bundle: Path, extractor: Path | None, key: Path | None, as_json: boo
                 "client": manifest.client,
                 "revision": manifest.revision,
                 "extractor": extractor is not None,
-                "privacy": manifest.privacy.model_dump(),
-                "files": {name: file.model_dump() for name, file in manifest.files.items()},
+                "privacy": manifest.privacy.document(),
+                "files": {name: file.document() for name, file in manifest.files.items()},
             }
         )
         return

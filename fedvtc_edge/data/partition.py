@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
-from fedvtc_edge.config import Config, DataSettings
 from fedvtc_edge.errors import DataError
 
 from .dataset import Labels, as_labels
 from .splits import stratified
+
+if TYPE_CHECKING:  # a device reads images without any settings
+    from fedvtc_edge.config import Config, DataSettings
 
 _REDRAWS = 100
 

@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedvtc_edge.config import Config, DataSettings
 from fedvtc_edge.errors import DataError, MissingExtra
 
 from .arrays import open_arrays
@@ -19,6 +19,9 @@ from .dataset import Dataset, Labels, as_labels, check_canvas
 from .splits import Part, Source, Split, stratified, subset
 from .torchvision_sets import SETS, canonical, open_torchvision
 from .trees import is_image_folder
+
+if TYPE_CHECKING:  # a device reads images without any settings
+    from fedvtc_edge.config import Config, DataSettings
 
 # Fixed, and not the run's seed: what is learned from must not change from seed to seed,
 # or the spread over seeds would mix the luck of the draw with the method's.

@@ -638,7 +638,7 @@ DEVICE = """
 import sys
 
 BARRED = {"torch", "torchvision", "onnx", "onnxscript", "matplotlib", "jinja2", "sklearn",
-          "tqdm", "opacus", "tomli_w", "flwr", "scipy"}
+          "tqdm", "opacus", "tomli_w", "flwr", "scipy", "pydantic"}
 
 class Bar:
     def find_spec(self, name, path=None, target=None):

@@ -579,7 +579,7 @@ import io, json, sys
 from contextlib import redirect_stdout
 
 BARRED = {"torch", "torchvision", "onnx", "onnxscript", "matplotlib", "jinja2", "sklearn",
-          "tqdm", "opacus", "tomli_w", "flwr", "scipy"}
+          "tqdm", "opacus", "tomli_w", "flwr", "scipy", "pydantic"}
 
 class Bar:
     def find_spec(self, name, path=None, target=None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,9 +90,9 @@ def test_a_numpy_that_draws_otherwise_is_refused(
 )
 def test_every_part_of_the_sample_counts(change: dict[str, Any]) -> None:
     promised = inputs.describe_noise(8)
-    golden = promised.golden.model_copy(update=change)
+    golden = replace(promised.golden, **change)
     with pytest.raises(BundleError, match="other noise"):
-        inputs.check(promised.model_copy(update={"golden": golden}), 8)
+        inputs.check(replace(promised, golden=golden), 8)
 
 
 def test_noise_of_another_width_is_another_sample() -> None:

@@ -293,8 +293,8 @@ def test_a_graph_needs_its_inputs(
     )
     made["anchor"] = 4
     made["graphs"][graph] = other | {
-        "inputs": {name: port.model_dump(mode="json") for name, port in inputs.items()},
-        "outputs": {name: port.model_dump(mode="json") for name, port in outputs.items()},
+        "inputs": {name: port.document() for name, port in inputs.items()},
+        "outputs": {name: port.document() for name, port in outputs.items()},
     }
     assert graph in parsed(made).graphs
     if "files" in change:

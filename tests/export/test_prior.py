@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_unknown_priors_are_refused(with_prior: Path) -> None:
     [
         ([0.5, 0.5], "2 classes, expected 3"),
         ([0.5, 0.3, 0.1], "adds up to 0.9"),
-        ([0.5, 0.5, 0.0], "greater than 0"),
+        ([0.5, 0.5, 0.0], "above 0 and below 1"),
         ([1.5, 0.2, -0.7], "prior"),
         ([0.5, 0.3, "0.2"], "prior"),
         (0.5, "prior"),
@@ -128,7 +129,7 @@ def test_a_changed_prior_is_a_changed_bundle(
     manifest = verify(with_prior).manifest
     assert asked.would_be(manifest, CLIENT)
     assert not plain.would_be(manifest, CLIENT)
-    assert not asked.would_be(manifest.model_copy(update={"prior": (0.1,) * 10}), CLIENT)
+    assert not asked.would_be(replace(manifest, prior=(0.1,) * 10), CLIENT)
 
 
 def test_a_refresh_keeps_it_and_forgets_what_was_measured_of_older_statistics(

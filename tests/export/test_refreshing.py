@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,8 @@ def test_newer_statistics_are_installed(bundle: Path, statistics: Path) -> None:
     assert before.keys() == after.keys()
     assert new.manifest == renewed
     assert renewed.revision == 1
-    assert renewed.model_dump(exclude={"revision", "files", "accuracy"}) == old.manifest.model_dump(
-        exclude={"revision", "files", "accuracy"}
-    )
+    same = {"revision": 0, "files": {}, "accuracy": {}}
+    assert replace(renewed, **same) == replace(old.manifest, **same)
     assert new.codes.knowledge is not None
     np.testing.assert_array_equal(new.codes.knowledge.mean, old.codes.knowledge.mean[::-1])
 
@@ -120,7 +120,7 @@ def test_bundles_without_an_anchor_paint_from_the_newer_statistics(
     plain = Codes(codes.mean, codes.std, codes.known, None)
     (bundle / STATISTICS).write_bytes(plain.to_bytes())
     (bundle / "anchor.onnx").unlink()
-    graphs = manifest.model_dump(mode="json")["graphs"]
+    graphs = manifest.document()["graphs"]
     del graphs["anchor"]
     rewrite(bundle, graphs=graphs, anchor=None, share="features")
     before = Bundle.open(bundle, variant="fp32").synthesize([0, 1], 0)
@@ -305,7 +305,7 @@ def test_what_is_no_file_changes_nothing(bundle: Path, tmp_path: Path, name: str
 def test_a_method_without_statistics_has_none_to_refresh(
     bundle: Path, statistics: Path, rewrite: Rewrite
 ) -> None:
-    graphs = verify(bundle).manifest.model_dump(mode="json")["graphs"]
+    graphs = verify(bundle).manifest.document()["graphs"]
     for name in (STATISTICS, "anchor.onnx", "synthesizer.onnx", "synthesizer.int8.onnx"):
         (bundle / name).unlink()
     keep = {"classifier": graphs["classifier"]}
