@@ -25,6 +25,9 @@ from matplotlib.figure import Figure
 OWN, CALIBRATED, CONTROL, LOCAL = "#0072B2", "#B84E00", "#00795A", "#6B7280"
 INK, QUIET, GRID = "#1F2933", "#52606D", "#E1E5EA"
 
+DASHED = (0, (5, 2))
+"""Line of a baseline that crosses the whole plot."""
+
 HALF, FULL = 520, 880
 """Units of a viewBox that is beside another chart or across the page: about CSS pixels."""
 

@@ -10,26 +10,30 @@ from matplotlib.figure import Figure
 
 from fedvtc_edge.runs.records import ClientRecord, Comparison, Summary, mean
 
-from .canvas import CALIBRATED, CONTROL, FULL, GRID, LOCAL, OWN, QUIET, Chart, draw, legend
+from . import crowd
+from .canvas import (
+    CALIBRATED,
+    CONTROL,
+    DASHED,
+    FULL,
+    GRID,
+    LOCAL,
+    OWN,
+    QUIET,
+    Chart,
+    draw,
+    legend,
+)
 from .reading import Run
-from .wording import NOTHING, duration, percent, ranked, short, size
+from .wording import NOTHING, duration, megabytes, percent, ranked, short, size
 
-MAX_BARS = 24  #: Beyond this many clients, bars show the ends of the ranking.
-_DASHED, _DOTTED = (0, (5, 2)), (0, (1.2, 1.5))
-
-
-def shown(summary: Summary) -> list[ClientRecord]:
-    """The clients a chart has room for: all, or the weakest and the strongest."""
-    clients = summary.clients
-    if len(clients) <= MAX_BARS:
-        return clients
-    order = sorted(clients, key=lambda c: (c.accuracy is not None, c.accuracy or 0.0))
-    return order[: MAX_BARS // 2] + order[-MAX_BARS // 2 :]
+_DOTTED = (0, (1.2, 1.5))
 
 
 def accuracy_per_round(run: Run) -> Chart | None:
-    """Mean accuracy over rounds, every client as a thin line, against both baselines."""
+    """Mean accuracy over rounds, clients as thin lines or a band, against both baselines."""
     summary = run.summary
+    many = len(summary.clients) > crowd.MANY
     own = [(r.round, 100 * r.accuracy_mean) for r in run.rounds if r.accuracy_mean is not None]
     if not own:
         return None
@@ -40,7 +44,7 @@ def accuracy_per_round(run: Run) -> Chart | None:
     ]
     single: dict[str, list[tuple[int, float]]] = {}
     for record in run.rounds:
-        for client in record.clients:
+        for client in () if many else record.clients:
             if client.accuracy is not None:
                 single.setdefault(client.id, []).append((record.round, 100 * client.accuracy))
     local = summary.accuracy_local_only_mean
@@ -50,6 +54,8 @@ def accuracy_per_round(run: Run) -> Chart | None:
 
     def plot(figure: Figure) -> None:
         axes = figure.add_subplot()
+        if many:
+            crowd.band(axes, run.rounds)
         for line in single.values():
             axes.plot(*zip(*line, strict=True), color=OWN, alpha=0.28, linewidth=0.9)
         every = max(1, len(own) // 10)
@@ -64,7 +70,7 @@ def accuracy_per_round(run: Run) -> Chart | None:
             )  # fmt: skip
         if control is not None:
             axes.axhline(
-                100 * control, color=CONTROL, linestyle=_DASHED, linewidth=1.6,
+                100 * control, color=CONTROL, linestyle=DASHED, linewidth=1.6,
                 label="statistics only (no training)",
             )  # fmt: skip
         if local is not None:
@@ -86,15 +92,19 @@ def accuracy_per_round(run: Run) -> Chart | None:
         label=f"Accuracy per round. The mean over clients goes from {own[0][1]:.1f}% in round "
         f"{own[0][0]} to {own[-1][1]:.1f}% in round {own[-1][0]}; local only {percent(local)}, "
         f"statistics only (no training) {percent(control)}.",
-        caption="Each thin line is one client.",
+        caption="Bands: the middle 50 % and 90 % of the clients that a round measured."
+        if many
+        else "Each thin line is one client.",
         width=FULL,
         height=330,
     )
 
 
 def accuracy_per_client(summary: Summary) -> Chart | None:
-    """Accuracy of each client, local only, own model and combined, as bars."""
-    clients = shown(summary)
+    """Accuracy of each client, local only, own model and combined, as bars; or of a crowd."""
+    if len(summary.clients) > crowd.MANY:
+        return crowd.accuracies(summary)
+    clients = summary.clients
     series = [
         ("local only", LOCAL, [c.accuracy_local_only for c in clients]),
         ("own model", OWN, [c.accuracy for c in clients]),
@@ -120,7 +130,7 @@ def accuracy_per_client(summary: Summary) -> Chart | None:
                     axes.text(width + 1, place, note, va="center", color=QUIET, fontsize=7)
         if summary.accuracy_control is not None:
             axes.axvline(
-                100 * summary.accuracy_control, color=CONTROL, linestyle=_DASHED, linewidth=1.4,
+                100 * summary.accuracy_control, color=CONTROL, linestyle=DASHED, linewidth=1.4,
                 label="statistics only (no training)",
             )  # fmt: skip
         _percent_rows(axes, clients)
@@ -135,14 +145,15 @@ def accuracy_per_client(summary: Summary) -> Chart | None:
         "clients",
         plot,
         label=f"Accuracy per client. {told}.",
-        caption=_left_out(summary),
         height=80 + len(clients) * 14 * len(series),
     )
 
 
 def unseen_classes(summary: Summary) -> Chart | None:
     """Accuracy on classes of which a client holds no image: local only, and its own model."""
-    clients = [c for c in shown(summary) if c.accuracy_absent_classes is not None]
+    if len(summary.clients) > crowd.MANY:
+        return crowd.unseen(summary)
+    clients = [c for c in summary.clients if c.accuracy_absent_classes is not None]
     if not clients:
         return None
 
@@ -178,7 +189,7 @@ def unseen_classes(summary: Summary) -> Chart | None:
         f"{percent(c.accuracy_absent_classes)} after"
         for c in clients
     )
-    complete = sum(1 for c in shown(summary) if c.class_counts and all(c.class_counts))
+    complete = sum(1 for c in summary.clients if c.class_counts and all(c.class_counts))
     caption = "Accuracy on classes of which the client holds no image."
     if complete:
         caption += f" Clients that hold every class are not drawn ({complete})."
@@ -192,15 +203,17 @@ def unseen_classes(summary: Summary) -> Chart | None:
 
 
 def cost(summary: Summary) -> Chart | None:
-    """Bytes up, bytes down, time and memory of each client."""
-    clients = shown(summary)
+    """Bytes up, bytes down, time and memory of each client, or of a crowd."""
+    if len(summary.clients) > crowd.MANY:
+        return crowd.cost(summary)
+    clients = summary.clients
     virtual = any(c.seconds_virtual is not None for c in clients)
     seconds = [c.seconds_virtual if virtual else c.seconds for c in clients]
     panels: list[tuple[str, list[float | None], Callable[[float | None], str]]] = [
         ("Bytes up", [c.upload_bytes for c in clients], size),
         ("Bytes down", [c.download_bytes for c in clients], size),
         ("Time (modelled)" if virtual else "Time", seconds, duration),
-        ("Peak memory (planned)", [c.peak_memory_mb for c in clients], _megabytes),
+        ("Peak memory (planned)", [c.peak_memory_mb for c in clients], megabytes),
     ]
     panels = [panel for panel in panels if any(value is not None for value in panel[1])]
     if not panels:
@@ -227,7 +240,7 @@ def cost(summary: Summary) -> Chart | None:
 
     told = "; ".join(
         f"{c.id}: {size(c.upload_bytes)} up, {size(c.download_bytes)} down, "
-        f"{duration(s)}, {_megabytes(c.peak_memory_mb)}"
+        f"{duration(s)}, {megabytes(c.peak_memory_mb)}"
         for c, s in zip(clients, seconds, strict=True)
     )
     row = 25 * len(clients)
@@ -235,7 +248,6 @@ def cost(summary: Summary) -> Chart | None:
         "cost",
         plot,
         label=f"Cost per client. {told}.",
-        caption=_left_out(summary),
         width=FULL,
         height=50 + row,
     )
@@ -249,20 +261,6 @@ def _percent_rows(axes: Axes, clients: list[ClientRecord]) -> None:
     axes.grid(axis="x")
     axes.set_yticks(range(len(clients)), [short(c.id) for c in clients])
     axes.set_ylim(len(clients) - 0.45, -0.55)
-
-
-def _megabytes(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.0f} MB"
-
-
-def _left_out(summary: Summary) -> str:
-    if len(summary.clients) <= MAX_BARS:
-        return ""
-    half = MAX_BARS // 2
-    return (
-        f"{len(summary.clients)} clients took part: the {half} weakest and the {half} "
-        "strongest are drawn, the table has all."
-    )
 
 
 def accuracy_per_method(comparison: Comparison) -> Chart:

@@ -16,6 +16,7 @@ from fedvtc_edge.errors import RunError
 from fedvtc_edge.storage.atomic import write_atomic
 
 from . import charts, wording
+from .crowd import LEVELS, crowd_of
 from .pictures import MANY_CLASSES, read_pictures
 from .reading import read_comparison, read_run
 from .recall import recall_per_class
@@ -41,6 +42,8 @@ def render(directory: Path) -> Path:
     run = read_run(directory)
     summary = run.summary
     turns = [turn for one in run.rounds for turn in one.clock]
+    crowd = crowd_of(summary, run.rounds)
+    ids = () if crowd else [client.id for client in summary.clients]
     kinds = {client.id: client.device for client in summary.clients if client.device}
     html = fill(
         "report.html.j2",
@@ -48,7 +51,9 @@ def render(directory: Path) -> Path:
         summary=summary,
         pictures=None if run.partial else read_pictures(directory / "samples.npz", summary),
         many_classes=MANY_CLASSES,
-        attendance=attendance(run.rounds),
+        crowd=crowd,
+        levels=LEVELS,
+        attendance=attendance(run.rounds, ids),
         rounds_chart=charts.accuracy_per_round(run),
         clients_chart=charts.accuracy_per_client(summary),
         unseen_chart=charts.unseen_classes(summary),

@@ -180,11 +180,12 @@ class ParticipationTable(Record):
         return ", ".join(map(str, shown)) + (f" and {more} more" if more > 0 else "")
 
 
-def attendance(rounds: Sequence[RoundRecord]) -> list[ParticipationTable]:
+def attendance(rounds: Sequence[RoundRecord], clients: Sequence[str]) -> list[ParticipationTable]:
     """Every client's rounds, in the clients' order; empty where nobody could stay away.
 
     Args:
         rounds: Of the run, in order; those without this information are left out.
+        clients: Ids of all.
     """
     told = [
         (record, {client.id: client.took_part for client in record.clients})
@@ -192,7 +193,7 @@ def attendance(rounds: Sequence[RoundRecord]) -> list[ParticipationTable]:
         if any(client.took_part is not None for client in record.clients)
     ]
     found = []
-    for name in told[0][1] if told else ():
+    for name in clients if told else ():
         cells: list[Cell] = [
             "void" if record.void else ("took" if here.get(name) else "missed")
             for record, here in told

@@ -31,6 +31,11 @@ def size(value: float | None) -> str:
     return f"{value:.0f} B"
 
 
+def megabytes(value: float | None) -> str:
+    """MB of memory."""
+    return NOTHING if value is None else f"{value:.0f} MB"
+
+
 def duration(value: float | None) -> str:
     """Seconds, in the unit a person would say."""
     if value is None:

@@ -146,6 +146,7 @@ class ClientRecord(Record):
     accuracy_held_out_local_only: Fraction | None = None
     recall: Recalls | None = None
     took_part: bool | None = None
+    evaluated_round: Count | None = None
     upload_bytes: Count | None = None
     download_bytes: Count | None = None
     peak_memory_mb: Amount | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +65,9 @@ def test_newer_statistics_are_installed(bundle: Path, statistics: Path) -> None:
     assert before.keys() == after.keys()
     assert new.manifest == renewed
     assert renewed.revision == 1
-    same = {"revision": 0, "files": {}, "accuracy": {}}
-    assert replace(renewed, **same) == replace(old.manifest, **same)
+    of_both = [one.document() for one in (renewed, old.manifest)]
+    changed_keys = {key for key in of_both[0] if of_both[0][key] != of_both[1][key]}
+    assert {"revision", "files"} <= changed_keys <= {"revision", "files", "accuracy"}
     assert new.codes.knowledge is not None
     np.testing.assert_array_equal(new.codes.knowledge.mean, old.codes.knowledge.mean[::-1])
 

@@ -164,13 +164,13 @@ def rounds_of(*parts: dict[str, bool | None], void: int = 0) -> list[RoundRecord
 
 
 def test_attendance_is_empty_where_nobody_could_stay_away() -> None:
-    assert attendance(rounds_of({"a": None}, {"a": None})) == []
-    assert attendance([]) == []
+    assert attendance(rounds_of({"a": None}, {"a": None}), ["a"]) == []
+    assert attendance([], ["a"]) == []
 
 
 def test_attendance_counts_each_round_once() -> None:
     found = attendance(
-        rounds_of({"a": True, "b": False}, {"a": False, "b": False}, {"b": True, "a": True}, void=2)
+        rounds_of({"a": True, "b": False}, {"a": False}, {"b": True, "a": True}, void=2), ["a", "b"]
     )
     assert [(one.id, one.cells, one.took, one.missed) for one in found] == [
         ("a", ["took", "void", "took"], 2, []),
@@ -179,5 +179,5 @@ def test_attendance_counts_each_round_once() -> None:
 
 
 def test_a_long_absence_is_cut_short() -> None:
-    (only,) = attendance(rounds_of(*({"a": False} for _ in range(20))))
+    (only,) = attendance(rounds_of(*({"a": False} for _ in range(20))), ["a"])
     assert only.words == "1, 2, 3, 4, 5, 6, 7, 8 and 12 more"
