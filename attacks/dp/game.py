@@ -40,8 +40,8 @@ AFFORDABLE = 1_500_000
 """Numbers of exact noise that are drawn in about a minute."""
 
 CONFIDENCE = 0.999
-"""That a true claim is not called refuted: at 0.95, six of a hundred true ones were, at worst, and at
-0.99 still one now and then. Planned trials grow by a quarter from 0.99 to this."""
+"""That a true claim is not called refuted: at 0.95, six of a hundred true ones were, at worst, and
+at 0.99 still one now and then. Planned trials grow by a quarter from 0.99 to this."""
 
 LOOKS = ((0.25, 0.125), (0.5, 0.125), (1.0, 0.5), (2.0, 0.125), (4.0, 0.125))
 """When the scores are looked at, in planned trials, and the part of the error that each look has.

@@ -288,7 +288,7 @@ class _Path:
             Server(recorder),
             ReleaseStore(folder),
             transport,
-            lambda context, data: ledger.record(context.round, context.sender, context.kind, data),
+            ledger.enter,
             MaskedSums(self.keys, transport, recorder) if config.transport.masking else None,
         )
 
@@ -323,7 +323,7 @@ class _Path:
             for client in federation.clients:
                 own = replace(about, sender=client.id)
                 vectors[client.id], noted = masked.vector(client, own)
-                federation.record(own, noted)
+                federation.enter([(own, noted)])
                 made.released[client.id] = vectors[client.id]
             total = federation.masked.add(vectors, about, bound=masked.bound)
             made.released["the masked sum"] = total.vector
@@ -332,7 +332,7 @@ class _Path:
         for client in federation.clients:
             own = replace(about, sender=client.id)
             upload = exchange.encode(client, own)
-            federation.record(own, upload)
+            federation.enter([(own, upload)])
             federation.server.recorder(number, client.id, exchange.kind, upload)
             parts.append(exchange.decode(upload, own))
             if not self.mechanism.noised_by_server:

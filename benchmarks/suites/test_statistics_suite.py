@@ -201,15 +201,15 @@ class TestAggregation:
         uploads = (
             encode(part, context=context) for context, part in zip(CONTEXTS, parts, strict=True)
         )
-        sent = {
-            context.sender: Delivery(upload, len(upload), None)
+        sent = [
+            (context, Delivery(upload, len(upload), None))
             for context, upload in zip(CONTEXTS, uploads, strict=True)
-        }
+        ]
         context = replace(CONTEXTS[0], sender="server")
 
         def close() -> bytes:
             document, _ = Server().aggregate(
-                exchange, context, sent, lambda own: sent[own.sender], quorum=CLIENTS
+                exchange, context, sent, number=CLIENTS, quorum=CLIENTS
             )
             return document
 

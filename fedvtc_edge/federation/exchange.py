@@ -22,6 +22,7 @@ from fedvtc_edge.privacy.release import check_norm, check_release, estimate
 from fedvtc_edge.privacy.release_spec import Array, ReleaseSpec
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
+from fedvtc_edge.statistics.running_sum import RunningSum
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.transport.masked_sum import (
     Integers,
@@ -72,11 +73,14 @@ class Exchange(ABC, Generic[Part]):
         kind: What its contexts and publications are called.
         for_all: Whether everybody downloads what is published, or the cohort alone.
         least: So many uploads must count, whatever the quorum is.
+        ordered: Whether what is published depends on the order of the parts: then all are kept
+            until the last one has come, and taken by the names of their senders.
     """
 
     kind: str
     for_all: bool = True
     least: int = 0
+    ordered: bool = False
 
     @abstractmethod
     def encode(self, client: Client, context: Context) -> bytes:
@@ -188,6 +192,11 @@ class Exact(SecureAggregatable[ClassStatistics]):
         )
         check_norms(statistics)
         return statistics
+
+    @property
+    def ordered(self) -> bool:  # type: ignore[override]
+        """True where sums are trimmed."""
+        return self.server.trim > 0
 
     def compares(self, number: int) -> bool:
         """True as long as all fit in memory."""
@@ -393,12 +402,15 @@ class Decoders(Exchange[wire.Weights]):
 
     def aggregate(self, parts: Iterable[wire.Weights], context: Context) -> bytes:
         """Encode the plain average over clients (FedAvg, McMahan et al. 2017)."""
-        number, total = 0, {name: np.zeros(one.shape) for name, one in self.like.items()}
+        names, sizes = list(self.like), np.cumsum([one.size for one in self.like.values()])
+        running = RunningSum(int(sizes[-1]))
         for part in parts:
-            number += 1
-            for name in total:
-                total[name] += part[name]
-        return wire.encode_weights({name: summed / number for name, summed in total.items()})
+            running.add(np.concatenate([part[name].ravel() for name in names]))
+        flat = np.split(running.total() / running.number, sizes[:-1])
+        shapes = [one.shape for one in self.like.values()]
+        return wire.encode_weights(
+            {name: own.reshape(shape) for name, own, shape in zip(names, flat, shapes, strict=True)}
+        )
 
 
 def blank_statistics(classes: int, width: int, *, pooled: bool) -> ClassStatistics:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.models.registry import ImageShape
+from fedvtc_edge.privacy.ledger import Release
 from fedvtc_edge.privacy.mechanism import Mechanism, mechanism_of
 from fedvtc_edge.privacy.release_spec import Array
 from fedvtc_edge.privacy.release_store import SERVER, ReleaseStore
@@ -23,8 +24,8 @@ from .server import Server
 
 Part = TypeVar("Part")
 
-Record = Callable[[Context, bytes], None]
-"""Told of each release before a byte of it leaves; refuses what the budget does not cover."""
+Record = Callable[[Sequence[Release]], None]
+"""Told of releases before a byte of them leaves; refuses all where a budget does not cover one."""
 
 
 Measuring = Callable[[Client], None]
@@ -35,7 +36,7 @@ def measure_untold(client: Client) -> None:
     """Tell nobody."""
 
 
-def no_ledger(context: Context, data: bytes) -> None:
+def no_ledger(releases: Sequence[Release]) -> None:
     """Keep no ledger."""
 
 
@@ -125,6 +126,15 @@ class Federation:
 
         return measured
 
+    def enter(self, releases: Sequence[tuple[Context, bytes]]) -> None:
+        """Put releases and their ledger's entries on the disk: when this returns they may leave.
+
+        Raises:
+            PrivacyError: A budget is spent; then none of them may.
+        """
+        self.releases.sync()
+        self.record([Release(own.round, own.sender, own.kind, data) for own, data in releases])
+
     def release(self, context: Context, draw: Callable[[], bytes]) -> bytes:
         """The server's one release of a context, in the ledger before it is published.
 
@@ -135,6 +145,6 @@ class Federation:
             PrivacyError: The budget is spent.
         """
         released = self.releases.once(SERVER, release_name(context), draw)
-        self.record(context, released)
+        self.enter([(context, released)])
         self.server.recorder(context.round, context.sender, context.kind, released)
         return released

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fedvtc_edge import wire
 from fedvtc_edge.errors import FedVTCError
 from fedvtc_edge.statistics.class_statistics import Array, ClassStatistics, GlobalStatistics, sum_of
+from fedvtc_edge.statistics.running_sum import RunningSum
 
 SLACK = 0.02
 """Rounding allowed in a norm: bfloat16 features are off by 0.4 %, float16 uploads by 0.05 %."""
@@ -31,16 +32,18 @@ def check_norms(statistics: ClassStatistics) -> None:
     Raises:
         CheckError: A class mean or a second moment beyond that.
     """
-    width = statistics.width
-    longest = float(np.linalg.norm(statistics.mean, axis=1).max(initial=0.0))
+    width, samples = statistics.width, statistics.count
+    squared = np.square(statistics.total).sum(1) / np.square(np.maximum(samples, 1.0))
+    longest = float(squared.max(initial=0.0)) ** 0.5
     if longest > width**0.5 * (1 + SLACK):
         raise CheckError(
             f"a class mean of norm {longest:.4g}, features have {width**0.5:.4g} at most",
             hint="features must be normalised to √p",
         )
-    trace, samples = statistics.square.sum(1), statistics.count
     if statistics.pooled:
         trace, samples = np.trace(statistics.square)[None], samples.sum()[None]
+    else:
+        trace = statistics.square.sum(1)
     # Squares of norms: twice the slack.
     if (trace > samples * width * (1 + 2 * SLACK)).any():
         raise CheckError(
@@ -152,12 +155,14 @@ def straying(parts: Sequence[wire.Weights]) -> dict[int, wire.Weights]:
 def add_up(
     parts: Iterable[ClassStatistics], trim: float
 ) -> tuple[ClassStatistics, NDArray[np.int64]]:
-    """Add clients' statistics, each forgotten once it is added.
+    """Add clients' statistics, each forgotten once it is added; the same bits in any order.
 
-    Trimming compares all clients' numbers: only there every part is kept until the end.
+    Trimming compares all clients' numbers: only there every part is kept until the end, in
+    8 bytes a number (1.4 MB for ten clients of pooled moments at 128 features), and their
+    order counts.
 
     Args:
-        parts: One per client, at least one, in a fixed order.
+        parts: One per client, at least one.
         trim: Share of :func:`trimmed_sum`; 0 adds all.
 
     Returns:
@@ -167,12 +172,24 @@ def add_up(
         kept = list(parts)
         return trimmed_sum(kept, trim), contributors(kept)
     several = iter(parts)
-    total = next(several)
-    number = contributors([total])
+    first = next(several)
+    classes, width, pooled = first.classes, first.width, bool(first.pooled)
+    sizes = np.cumsum([classes, classes * width])
+    flat = np.concatenate(_flat(first))
+    running, number = RunningSum(flat.size), contributors([first])
+    running.add(flat)
     for part in several:
-        total = total + part
-        number += contributors([part])
-    return total, number
+        running.add(np.concatenate(_flat(part), out=flat))
+        number += part.count > 0
+    count, total, square = np.split(running.total(), sizes)
+    square = wire.symmetric(square, width) if pooled else square.reshape(classes, width)
+    return ClassStatistics(count, total.reshape(classes, width), square, pooled), number
+
+
+def _flat(part: ClassStatistics) -> list[Array]:
+    """Counts, sums and second moments; of a symmetric matrix its triangle."""
+    square = wire.upper(part.square) if part.pooled else part.square.ravel()
+    return [part.count, part.total.ravel(), square]
 
 
 def contributors(parts: Sequence[ClassStatistics]) -> NDArray[np.int64]:

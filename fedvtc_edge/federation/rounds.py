@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -29,7 +29,13 @@ from .methods import Method
 from .participation import ParticipationSimulator, drawn
 from .server import quorum_of
 
+Item = TypeVar("Item")
+
 Keep = Callable[[Checkpoint], None]
+
+BATCH_BYTES = 2**22
+"""Bytes of uploads from which on those at hand are put on the disk and sent: enough that waiting
+for the disk is nothing beside the work, and little in memory."""
 
 
 def run_rounds(method: Method, executor: Executor, *, keep: Keep, progress: Progress) -> None:
@@ -130,9 +136,11 @@ def take_steps(
             total, heard, members = executor.masked_sum(index, exchange, context, members, quorum)
             data = server.publish_sum(exchange, total, heard, quorum=quorum)
         else:
-            senders = executor.collect(index, context, members, quorum)
-            fetch = partial(executor.fetch, exchange)
-            data, counted = server.aggregate(exchange, context, senders, fetch, quorum=quorum)
+            senders = sorted(executor.collect(index, context, members, quorum))
+            uploads = executor.uploads(exchange, context, senders)
+            data, counted = server.aggregate(
+                exchange, context, uploads, number=len(senders), quorum=quorum
+            )
             members = executor.remaining(members, counted)
         for name in executor.clients if exchange.for_all else members:
             executor.account[name]["down"] += len(data)
@@ -223,8 +231,12 @@ class Executor(ABC):
         return members
 
     @abstractmethod
-    def fetch(self, exchange: Exchange[Any], context: Context) -> Delivery | None:
-        """One upload, in the ledger and counted; None where it was refused.
+    def uploads(
+        self, exchange: Exchange[Any], context: Context, senders: Sequence[str]
+    ) -> Iterator[tuple[Context, Delivery]]:
+        """The uploads of an exchange in the order of their senders, a batch in memory at a time.
+
+        Each is in the ledger and counted; those that are refused on the way are left out.
 
         Raises:
             PrivacyError: The budget of a client in this process is spent.
@@ -329,18 +341,22 @@ class LocalExecutor(Executor):
         self._clock += [turn.record for turn in turns if turn.record is not None]
         return [client.id for client in present]
 
-    def fetch(self, exchange: Exchange[Any], context: Context) -> Delivery | None:
-        """One upload: encoded, into the ledger, and on its way."""
+    def uploads(
+        self, exchange: Exchange[Any], context: Context, senders: Sequence[str]
+    ) -> Iterator[tuple[Context, Delivery]]:
+        """Encoded, into the ledger, and on their way."""
         federation = self.federation
-        payload = exchange.encode(self._here[context.sender], context)
-        federation.record(context, payload)
-        try:
-            delivery = federation.transport.carry(payload, context)
-        except EnvelopeError as error:
-            federation.server.refuse(context, error, None)
-            return None
-        self.account[context.sender]["up"] += delivery.size
-        return delivery
+        contexts = (replace(context, sender=name) for name in senders)
+        encoded = ((own, exchange.encode(self._here[own.sender], own)) for own in contexts)
+        for batch in in_batches(encoded, lambda upload: len(upload[1])):
+            federation.enter(batch)
+            carried = federation.transport.carry_all(batch)
+            for (own, _), delivery in zip(batch, carried, strict=True):
+                if isinstance(delivery, EnvelopeError):
+                    federation.server.refuse(own, delivery, None)
+                    continue
+                self.account[own.sender]["up"] += delivery.size
+                yield own, delivery
 
     def masked_sum(
         self,
@@ -353,10 +369,12 @@ class LocalExecutor(Executor):
         """All parties of a masked sum; of too few it would show more of each than was agreed on."""
         federation, vectors = self.federation, dict[str, Integers]()
         assert federation.masked is not None
+        noted = []
         for name in members:
             own = federation.context(name, context.round, context.kind)
-            vectors[name], noted = exchange.vector(self._here[name], own)
-            federation.record(own, noted)
+            vectors[name], digested = exchange.vector(self._here[name], own)
+            noted.append((own, digested))
+        federation.enter(noted)
         least = threshold_of(self.config.group)
         if len(vectors) < least:
             raise MaskingError(
@@ -403,6 +421,19 @@ class LocalExecutor(Executor):
         for baseline in self.baselines:
             modules[f"{baseline.id}/local"] = baseline.model
         return modules
+
+
+def in_batches(items: Iterable[Item], size_of: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Items in order, in lists of :data:`BATCH_BYTES` or a little more."""
+    batch, size = list[Item](), 0
+    for item in items:
+        batch.append(item)
+        size += size_of(item)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def blank() -> dict[str, Any]:

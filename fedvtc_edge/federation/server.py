@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedvtc_edge.errors import FedVTCError, PrivacyError, ServerError
+from fedvtc_edge.runs.directory import REFUSALS
 from fedvtc_edge.storage.atomic import OWNER_ONLY, append_line
 from fedvtc_edge.transport.channel import Delivery
 from fedvtc_edge.transport.masked_sum import Integers
@@ -26,9 +27,6 @@ UploadRecorder = Callable[[int, str, str, bytes], None]
 Refuse = Callable[[Context, FedVTCError, str | None], None]
 """Told of each refusal: whose upload, why, and its key's fingerprint if there is one."""
 
-Fetch = Callable[[Context], Delivery | None]
-"""Brings one upload to the server; None where it was refused on the way."""
-
 
 class Refusals:
     """The log of refused uploads of one run; a round that is repeated repeats its refusals.
@@ -38,10 +36,10 @@ class Refusals:
     """
 
     def __init__(self, run: Path) -> None:
-        self.path = run / "server" / "refusals.jsonl"
+        self.path = run / "server" / REFUSALS
 
     def note(self, context: Context, error: FedVTCError, fingerprint: str | None = None) -> None:
-        """Append one line of JSON, on disk before the round goes on.
+        """Append one line of JSON; on disk when the round's checkpoint is.
 
         Args:
             context: What the upload was expected to belong to; its sender is the client.
@@ -55,7 +53,7 @@ class Refusals:
             "error": type(error).__name__,
             "reason": str(error)[:MAX_REASON],
         }
-        append_line(self.path, json.dumps(line).encode(), mode=OWNER_ONLY)
+        append_line(self.path, json.dumps(line).encode(), durable=False, mode=OWNER_ONLY)
 
 
 def telling(refuse: Refuse, say: Callable[[str], None]) -> Refuse:
@@ -104,20 +102,21 @@ class Server:
         self,
         exchange: Exchange[Part],
         context: Context,
-        senders: Iterable[str],
-        fetch: Fetch,
+        uploads: Iterable[tuple[Context, Delivery]],
         *,
+        number: int,
         quorum: int,
     ) -> tuple[bytes, set[str]]:
-        """Fetch, check and add the uploads of one exchange, and publish what comes out.
+        """Check and add the uploads of one exchange, and publish what comes out.
 
-        Uploads are taken in the order of their senders' names, so that the same uploads
-        give the same bits. Where the exchange compares them all are kept until the end; else
-        none once it is added. Who is set aside was heard all the same, and is among them.
+        Where the exchange compares uploads all are kept until the end; else none once it is
+        added. Who is set aside was heard all the same, and is among them.
 
         Args:
             context: Of the publication.
-            senders: Who has an upload, in any order.
+            uploads: What arrived, and whose it is: one of a sender. Sums have the same bits in
+                whatever order; what is compared or trimmed is in the order of the senders.
+            number: How many there may be.
             quorum: Least number of uploads that count; fewer publish nothing.
 
         Returns:
@@ -127,10 +126,11 @@ class Server:
             ServerError: Fewer than ``quorum``, or than the settings' contributors.
         """
         counted: dict[str, str | None] = {}
-        senders = sorted(senders)
-        parts = self._accepted(exchange, context, senders, fetch, counted, quorum)
-        if exchange.compares(len(senders)):
+        parts = self._accepted(exchange, uploads, counted, quorum)
+        if exchange.compares(number):
             parts = self._compared(exchange, context, parts, counted)
+        elif exchange.ordered:
+            parts = (part for _, part in _in_order(parts, counted))
         return exchange.aggregate(parts, context), set(counted)
 
     def publish_sum(
@@ -160,17 +160,12 @@ class Server:
     def _accepted(
         self,
         exchange: Exchange[Part],
-        context: Context,
-        senders: Iterable[str],
-        fetch: Fetch,
+        uploads: Iterable[tuple[Context, Delivery]],
         counted: dict[str, str | None],
         quorum: int,
     ) -> Iterator[Part]:
-        for sender in senders:
-            own = replace(context, sender=sender)
-            upload = fetch(own)
-            if upload is None:
-                continue
+        for own, upload in uploads:
+            sender = own.sender
             self.recorder(own.round, sender, own.kind, upload.payload)
             try:
                 if sender in counted:
@@ -193,14 +188,14 @@ class Server:
         counted: Mapping[str, str | None],
     ) -> Iterator[Part]:
         """Uploads as they count once all are compared; what is changed is noted."""
-        kept = list(parts)
-        doubts = exchange.doubts(kept)
-        for index, (sender, fingerprint) in enumerate(counted.items()):
+        kept = _in_order(parts, counted)
+        doubts = exchange.doubts([part for _, part in kept])
+        for index, (sender, part) in enumerate(kept):
             doubt = doubts.get(index)
             if doubt is None:
-                yield kept[index]
+                yield part
                 continue
-            self._refuse(replace(context, sender=sender), doubt.why, fingerprint)
+            self._refuse(replace(context, sender=sender), doubt.why, counted[sender])
             if doubt.counts is not None:
                 yield doubt.counts
 
@@ -212,3 +207,13 @@ class Server:
                 f"{counted} uploads, the quorum is {quorum}{refusal}",
                 hint="wait for more clients, or lower the quorum (to 1 at least)",
             )
+
+
+def _in_order(parts: Iterable[Part], counted: Mapping[str, str | None]) -> list[tuple[str, Part]]:
+    """All parts with their senders, by the names of these.
+
+    Args:
+        counted: Senders in the order of the parts, complete once all parts are read.
+    """
+    kept = list(parts)
+    return sorted(zip(counted, kept, strict=True), key=lambda pair: pair[0])

@@ -64,19 +64,13 @@ def _simulated(path: Path, index: int) -> Participant:
     from fedvtc_edge.distributed.client.keys import ClientKeys, DisclosurePolicy
     from fedvtc_edge.distributed.client.local_data import from_partition
     from fedvtc_edge.distributed.client.participant import Participant
-    from fedvtc_edge.sealing import Identity, PublicIdentity, TrustList
-    from fedvtc_edge.transport.keyring import FOLDER, TRUST
+    from fedvtc_edge.transport.keyring import FOLDER, KeyRing
 
     from .server_main import home_of
 
     config = load_config(path / "config.toml")
-    name, keys = config.client_ids[index], path / FOLDER
-    own = ClientKeys(
-        name,
-        Identity.load(keys / f"{name}.key"),
-        PublicIdentity.load(keys / "server.key.pub"),
-        TrustList.load(keys / TRUST),
-    )
+    name, keys = config.client_ids[index], KeyRing(config.client_ids, path / FOLDER)
+    own = ClientKeys(name, keys.clients[name], keys.server.public, keys.trusted)
     return Participant(
         home_of(path, name),
         own,

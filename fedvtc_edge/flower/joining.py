@@ -130,7 +130,7 @@ def participant_at(home: Path) -> Participant:
     own = JoinSettings.load(home)
     party = own.kit.open(os.environ.get(signing.PASSPHRASE))
     assert party.trusted is not None  # a kit has a list
-    index = [entry.client for entry in party.trusted.entries].index(party.client)
+    index = party.trusted.clients.index(party.client)
 
     def source(config: Config, terms: DataTerms) -> LocalData:
         # Most messages of a masked sum need no data, and so no torch, which takes seconds.

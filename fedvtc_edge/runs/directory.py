@@ -13,7 +13,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -25,11 +25,10 @@ import tomli_w
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import ConfigError, RunError
-from fedvtc_edge.privacy.ledger import Ledger
+from fedvtc_edge.privacy.ledger import Ledger, Release
 from fedvtc_edge.privacy.mechanism import mechanism_of
-from fedvtc_edge.storage.atomic import OWNER_ONLY, OWNER_ONLY_FOLDER, write_atomic
+from fedvtc_edge.storage.atomic import OWNER_ONLY, OWNER_ONLY_FOLDER, sync_files, write_atomic
 from fedvtc_edge.storage.lock import LOCK, alone
-from fedvtc_edge.wire.context import Context
 
 from .checkpoint import decode, encode, naming_damage
 from .records import SCHEMA, RoundRecord
@@ -39,6 +38,9 @@ if TYPE_CHECKING:
 
 AT_UPLOAD = "uploaded"
 """Name of a client's classifier as it was when the features of its last upload were measured."""
+
+REFUSALS = "refusals.jsonl"
+"""Log of refused uploads, in the server's folder."""
 
 _TORN = re.compile(r"\..+\.(safetensors|upload|release|jsonl?|npz|html|key|pub|toml)\.[a-z0-9_]{8}")
 """Temporary files of :func:`write_atomic`, which a killed process leaves behind."""
@@ -85,6 +87,7 @@ class RunDirectory:
         self.number = number or new_number()
         self._files = files or {}
         self._ledger = Ledger(path / "ledger.json", mechanism_of(config))
+        self._seen: list[Path] = []  # of the server's folder, since the last checkpoint
         self.begun = False
 
     @classmethod
@@ -196,18 +199,29 @@ class RunDirectory:
         """True if the run has its summary."""
         return (self.path / "summary.json").is_file()
 
-    def record(self, context: Context, data: bytes) -> None:
+    def record(self, releases: Sequence[Release]) -> None:
         """Enter what is about to be released in the ledger."""
-        self._ledger.record(context.round, context.sender, context.kind, data)
+        self._ledger.enter(releases)
 
     def record_upload(self, round_: int, sender: str, kind: str, data: bytes) -> None:
-        """Keep an upload exactly as the server sees it."""
+        """Keep an upload exactly as the server sees it; on disk when its round is.
+
+        A round that a crash takes back is repeated, and receives the same bytes.
+        """
         folder = self.path / "server" / f"round-{round_:04d}"
         folder.mkdir(mode=OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
-        write_atomic(folder / f"{sender}.{kind}.upload", data, mode=OWNER_ONLY)
+        path = folder / f"{sender}.{kind}.upload"
+        write_atomic(path, data, durable=False, mode=OWNER_ONLY)
+        self._seen.append(path)
 
     def save(self, state: Checkpoint) -> None:
-        """Write the checkpoint, then the round's line of metrics.jsonl, then drop the old one."""
+        """Write the checkpoint, then the round's line of metrics.jsonl, then drop the old one.
+
+        What the server saw is on disk before, and the log of what it refused.
+        """
+        refusals = self.path / "server" / REFUSALS
+        sync_files([*self._seen, *([refusals] if refusals.exists() else [])])
+        self._seen = []
         metadata = {
             "schema": SCHEMA,
             "version": version(),

@@ -10,13 +10,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -28,6 +29,7 @@ from cryptography.hazmat.primitives.hpke import (
     MLKEM768X25519PublicKey,
 )
 from cryptography.hazmat.primitives.hpke import Suite as Hpke
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedvtc_edge.errors import KeyFileError
 
@@ -42,10 +44,17 @@ DEFAULT = "hybrid"
 X25519_BYTES = 32
 MLKEM_BYTES = 1184
 
+SEED_BYTES = X25519_BYTES + 64
+"""Secret bytes of which a suite's keys follow: X25519's own, and ML-KEM's d and z (FIPS 203)."""
+
 PrivateParts = tuple[X25519PrivateKey] | tuple[X25519PrivateKey, MLKEM768PrivateKey]
 PublicParts = tuple[X25519PublicKey] | tuple[X25519PublicKey, MLKEM768PublicKey]
 SealingPrivateKey = X25519PrivateKey | MLKEM768X25519PrivateKey
 SealingPublicKey = X25519PublicKey | MLKEM768X25519PublicKey
+
+
+def _curve(seed: bytes) -> X25519PrivateKey:
+    return X25519PrivateKey.from_private_bytes(seed[:X25519_BYTES])
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class Suite:
         number: In files and envelopes, 1…255.
         kem: Key encapsulation; the rest is HKDF-SHA256 and AES-256-GCM for all.
         public_bytes: Length of a raw public key: X25519, then ML-KEM.
-        parts: Makes the private keys that it consists of.
+        parts: Makes the private keys that it consists of, of :data:`SEED_BYTES` bytes.
     """
 
     name: str
@@ -64,21 +73,21 @@ class Suite:
     kem: KEM
     public_bytes: int
     encapsulated_bytes: int
-    parts: Callable[[], PrivateParts]
+    parts: Callable[[bytes], PrivateParts]
 
     @cached_property
     def hpke(self) -> Hpke:
         """The primitive itself: ``encrypt`` and ``decrypt``."""
         return Hpke(self.kem, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
-    def generate(self) -> PrivateParts:
-        """New private keys from the operating system's entropy.
+    def keys_of(self, seed: bytes) -> PrivateParts:
+        """Private keys that follow from :data:`SEED_BYTES` secret bytes.
 
         Raises:
             KeyFileError: The installed OpenSSL has no ML-KEM.
         """
         try:
-            return self.parts()
+            return self.parts(seed)
         except UnsupportedAlgorithm:
             raise KeyFileError(
                 f"this installation of cryptography cannot make keys of suite {self.name}",
@@ -95,9 +104,9 @@ SUITES = {
             KEM.MLKEM768_X25519,
             X25519_BYTES + MLKEM_BYTES,
             1088 + 32,  # ML-KEM ciphertext, X25519 public key of one use
-            lambda: (X25519PrivateKey.generate(), MLKEM768PrivateKey.generate()),
+            lambda seed: (_curve(seed), MLKEM768PrivateKey.from_seed_bytes(seed[X25519_BYTES:])),
         ),
-        Suite("x25519", 2, KEM.X25519, X25519_BYTES, 32, lambda: (X25519PrivateKey.generate(),)),
+        Suite("x25519", 2, KEM.X25519, X25519_BYTES, 32, lambda seed: (_curve(seed),)),
     )
 }
 """Every suite by name; there is no other, and nothing negotiates."""
@@ -295,7 +304,24 @@ class Identity:
         Raises:
             KeyFileError: An unknown suite, or one that the installation lacks.
         """
-        return cls(signing.generate(), named(suite).generate())
+        return cls(signing.generate(), named(suite).keys_of(secrets.token_bytes(SEED_BYTES)))
+
+    @classmethod
+    def derive(cls, secret: bytes, name: str, suite: str = DEFAULT) -> Identity:
+        """The identity of a name: the same whenever it is asked for, and of no use without secret.
+
+        Args:
+            secret: 32 bytes of entropy, which stand for the identities of all names.
+            name: Any text; other names have identities that are independent of it.
+            suite: ``hybrid`` or ``x25519``.
+
+        Raises:
+            KeyFileError: An unknown suite, or one that the installation lacks.
+        """
+        label = b"fedvtc-edge identity of\0" + name.encode()
+        seed = HKDF(hashes.SHA256(), _ED25519_BYTES + SEED_BYTES, None, label).derive(secret)
+        signing_key = Ed25519PrivateKey.from_private_bytes(seed[:_ED25519_BYTES])
+        return cls(signing_key, named(suite).keys_of(seed[_ED25519_BYTES:]))
 
     def save(self, path: Path, *, passphrase: str | None = None) -> Path:
         """Write ``path`` (0600) and the public file beside it, as ``.pub``; replaces nothing.

@@ -10,20 +10,20 @@ without the server's key.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import EnvelopeError, ReplayError, RunError
-from fedvtc_edge.storage.atomic import write_atomic
+from fedvtc_edge.storage.atomic import replace_tail, sync_files, write_atomic
 from fedvtc_edge.wire.context import Context, ContextError
 
 from .envelope import MAX_ENVELOPE_BYTES, unseal
@@ -116,25 +116,65 @@ class Inbox:
             ReplayError: Another one counts already, or the round is not open.
             RunError: The disk does not take it: do not acknowledge.
         """
-        payload = unseal(envelope, recipient=self.recipient, trusted=self.trusted, context=context)
-        if self.kinds is not None and context.kind not in self.kinds:
-            raise EnvelopeError(
-                f"{context.kind} is not collected", hint=f"expected {', '.join(self.kinds)}"
-            )
+        payload = self._opened(context, envelope)
         with self._lock:
             if not self._guard.check(context, envelope):
                 return Receipt(payload, new=False)
             if check is not None:
                 check(payload)
-            path = self._path(hashlib.sha256(envelope).hexdigest())
-            try:
-                write_atomic(path, envelope, mode=0o600)
-            except OSError as error:
-                raise self._unwritable(error) from None
-            # Should this fail, the envelope stays until the next sweep: the line may have
-            # reached the disk after all, and would then miss its envelope.
-            self._guard.accept(context, envelope)
+            self._store([(context, envelope)])
             return Receipt(payload, new=True)
+
+    def receive_all(
+        self, arrived: Sequence[tuple[Context, bytes]]
+    ) -> list[Receipt | EnvelopeError]:
+        """Receive several envelopes, with one wait for the disk; acknowledge them then.
+
+        Returns:
+            For each what :meth:`receive` returns, or the refusal that it raises.
+
+        Raises:
+            RunError: The disk does not take them: acknowledge none.
+        """
+        outcomes: list[Receipt | EnvelopeError] = []
+        with self._lock:
+            fresh: dict[Context, bytes] = {}
+            for context, envelope in arrived:
+                try:
+                    payload = self._opened(context, envelope)
+                    if context in fresh:  # noted first, so that it is known what counts
+                        self._store([*fresh.items()])
+                        fresh = {}
+                    new = self._guard.check(context, envelope)
+                except EnvelopeError as error:
+                    outcomes.append(error)
+                    continue
+                outcomes.append(Receipt(payload, new))
+                if new:
+                    fresh[context] = envelope
+            self._store([*fresh.items()])
+        return outcomes
+
+    def _opened(self, context: Context, envelope: bytes) -> bytes:
+        payload = unseal(envelope, recipient=self.recipient, trusted=self.trusted, context=context)
+        if self.kinds is not None and context.kind not in self.kinds:
+            raise EnvelopeError(
+                f"{context.kind} is not collected", hint=f"expected {', '.join(self.kinds)}"
+            )
+        return payload
+
+    def _store(self, fresh: Sequence[tuple[Context, bytes]]) -> None:
+        """Put new envelopes on the disk, and then into the journal."""
+        paths = [self._path(hashlib.sha256(envelope).hexdigest()) for _, envelope in fresh]
+        try:
+            for path, (_, envelope) in zip(paths, fresh, strict=True):
+                write_atomic(path, envelope, durable=False, mode=0o600)
+            sync_files(paths)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        # Should this fail, the envelopes stay until the next sweep: the lines may have
+        # reached the disk after all, and would then miss their envelopes.
+        self._guard.accept_all(fresh)
 
     def uploads(self) -> Iterator[tuple[Context, bytes]]:
         """The open round's uploads, by sender and kind; also those of before a restart.
@@ -173,11 +213,12 @@ class Inbox:
         """
         digest = None
         if (context.run, context.round) == (self._guard.run, self.round):
-            digest = self._guard.accepted().get((context.sender, context.kind))
-        if digest is None or (self.trusted.is_revoked(context.sender) and not counted):
+            digest = self._guard.counted(context.sender, context.kind)
+        revoked = self.trusted.is_revoked(context.sender)
+        if digest is None or (revoked and not counted):
             return None
         envelope = self._stored(digest)
-        known = self.trusted.before_revocations()
+        known = self.trusted.before_revocations() if revoked else self.trusted
         payload = unseal(envelope, recipient=self.recipient, trusted=known, context=context)
         return payload, len(envelope)
 
@@ -292,12 +333,33 @@ class ReplayGuard:
                 run, or a round that is not open.
             RunError: The disk does not take it.
         """
-        digest = hashlib.sha256(envelope).hexdigest()
+        return self.accept_all([(context, envelope)])[0]
+
+    def accept_all(self, envelopes: Sequence[tuple[Context, bytes]]) -> list[bool]:
+        """Note several envelopes in one write: all of them count, or none.
+
+        Returns:
+            For each what :meth:`accept` returns.
+
+        Raises:
+            ReplayError: As :meth:`accept`, of one of them or of two among them.
+            RunError: The disk does not take it.
+        """
         with self._lock:
-            if not self._is_new(context, digest):
-                return False
-            self._append(context, digest)
-            return True
+            new: dict[Slot, str] = {}
+            outcomes = []
+            for context, envelope in envelopes:
+                digest = hashlib.sha256(envelope).hexdigest()
+                outcomes.append(self._is_new(context, digest, new))
+                new[context.sender, context.kind] = digest
+            self._append(
+                {slot: digest for slot, digest in new.items() if slot not in self._accepted}
+            )
+            return outcomes
+
+    def counted(self, sender: str, kind: str) -> str | None:
+        """SHA-256 in hexadecimal of a sender's envelope of the open round, or None."""
+        return self._accepted.get((sender, kind))
 
     def accepted(self) -> dict[Slot, str]:
         """The open round's envelopes: sender and kind, and the SHA-256 in hexadecimal."""
@@ -320,7 +382,9 @@ class ReplayGuard:
             if round_ >= self.round or (round_ + 1 == self.round and not self._accepted):
                 self._begin(round_ + 1)
 
-    def _is_new(self, context: Context, digest: str) -> bool:
+    def _is_new(
+        self, context: Context, digest: str, more: Mapping[Slot, str] = MappingProxyType({})
+    ) -> bool:
         if context.run != self.run:
             raise ReplayError(
                 f"an upload for run {context.run}, expected {self.run}", hint="join the run anew"
@@ -330,7 +394,8 @@ class ReplayGuard:
                 f"an upload for round {context.round}, open is round {self.round}",
                 hint="late uploads do not count; the next round does",
             )
-        known = self._accepted.get((context.sender, context.kind))
+        slot = context.sender, context.kind
+        known = self._accepted.get(slot, more.get(slot))
         if known not in (None, digest):
             raise ReplayError(
                 f"another {context.kind} of {context.sender} counts in round {self.round}",
@@ -349,27 +414,22 @@ class ReplayGuard:
             raise self._unwritable(error) from None
         self.round, self._accepted, self._check, self._size = round_, {}, check, len(line)
 
-    def _append(self, context: Context, digest: str) -> None:
-        fields = {"sender": context.sender, "kind": context.kind, "sha256": digest}
-        line, check = _line(fields, self._check)
+    def _append(self, new: Mapping[Slot, str]) -> None:
+        lines, check = b"", self._check
+        for (sender, kind), digest in new.items():
+            line, check = _line({"sender": sender, "kind": kind, "sha256": digest}, check)
+            lines += line
+        if not lines:
+            return
         try:
-            with self.path.open("r+b", buffering=0) as file:
-                if file.seek(0, os.SEEK_END) < self._size:
-                    raise OSError(errno.EIO, "the journal was cut by somebody else")
-                try:
-                    file.truncate(self._size)  # what an interrupt left of another line
-                    file.seek(self._size)
-                    if file.write(line) != len(line):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                    os.fsync(file.fileno())
-                except OSError:
-                    file.truncate(self._size)  # not acknowledged: must not count after a restart
-                    raise
+            # What an interrupt left of other lines goes; what fails is not acknowledged, and
+            # must not count after a restart.
+            replace_tail(self.path, self._size, lines)
         except OSError as error:
             raise self._unwritable(error) from None
-        self._accepted[context.sender, context.kind] = digest
+        self._accepted.update(new)
         self._check = check
-        self._size += len(line)
+        self._size += len(lines)
 
     def _read(self) -> None:
         try:

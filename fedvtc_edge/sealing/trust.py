@@ -66,6 +66,11 @@ class TrustList:
         """All clients, revoked ones too, in the order in which they came."""
         return tuple(self._entries.values())
 
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Ids of all clients, revoked ones too, in the order in which they came."""
+        return tuple(self._entries)
+
     def add(self, client: str, identity: PublicIdentity) -> Entry:
         """Trust ``client`` from now on; once more changes nothing.
 

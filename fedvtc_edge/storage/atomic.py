@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import glob
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 OWNER_ONLY, OWNER_ONLY_FOLDER = 0o600, 0o700
@@ -45,18 +47,82 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True, mode: int = 0
         _sync(path.parent)  # the rename itself
 
 
-def append_line(path: Path, line: bytes, *, mode: int = 0o644) -> None:
+def append_line(path: Path, line: bytes, *, durable: bool = True, mode: int = 0o644) -> None:
     """Append one line in one write: a killed process leaves all of it or nothing.
 
     Args:
         path: The file; made where there is none.
+        durable: As of :func:`write_atomic`.
         mode: Permissions of a file that is made.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, mode)
     try:
         if os.write(descriptor, line + b"\n") != len(line) + 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.fsync(descriptor)
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_tail(path: Path, at: int, data: bytes, *, before: bytes = b"") -> None:
+    """Put ``data`` where a file's bytes from ``at`` on were, in one write, on disk when it returns.
+
+    A process killed meanwhile leaves some of ``data``, or all: who reads the file must know
+    a tail that was being written from one that is damaged.
+
+    Args:
+        path: A file that exists.
+        at: Offset in bytes.
+        before: What stood there, put back where the disk does not take ``data``.
+
+    Raises:
+        OSError: The disk does not take it, or the file is shorter than it was.
+    """
+    with path.open("r+b", buffering=0) as file:
+        if file.seek(0, os.SEEK_END) < at + len(before):
+            raise OSError(errno.EIO, "the file was cut by somebody else")
+        file.seek(at)
+        try:
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            file.truncate()
+            os.fsync(file.fileno())
+        except OSError:
+            file.seek(at)
+            file.write(before)
+            file.truncate()
+            raise
+
+
+def sync_files(paths: Sequence[Path]) -> None:
+    """Flush files and their names to the disk: what was written without being durable is then.
+
+    Each by itself would be a wait of its own; from :data:`_FEW` on, the file system that they
+    lie in is flushed once, where the operating system can (Linux).
+
+    Args:
+        paths: Files that exist, of one file system.
+    """
+    if len(paths) > _FEW and sys.platform == "linux":
+        _sync_file_system(paths[0].parent)
+        return
+    for path in paths:
+        _sync(path)
+    for folder in sorted({path.parent for path in paths}):
+        _sync(folder)
+
+
+_FEW = 4
+
+
+def _sync_file_system(folder: Path) -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if library.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
     finally:
         os.close(descriptor)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from fedvtc_edge.config import TransportSettings
+from fedvtc_edge.errors import EnvelopeError
 from fedvtc_edge.sealing import Inbox, overhead, seal, unseal
 from fedvtc_edge.transport.keyring import KeyRing
 from fedvtc_edge.wire.context import Context
@@ -39,6 +41,13 @@ class Transport(Protocol):
     def carry(self, payload: bytes, context: Context) -> Delivery:
         """Bring ``payload`` from the client that ``context`` names to the server."""
 
+    def carry_all(self, uploads: Sequence[tuple[Context, bytes]]) -> list[Delivery | EnvelopeError]:
+        """Bring several payloads of one round to the server, with one wait for the disk.
+
+        Returns:
+            For each what :meth:`carry` returns, or the refusal that it raises.
+        """
+
     def relay(self, payload: bytes, context: Context) -> Delivery:
         """The same for a message that has a meaning for this moment only: it is not kept."""
 
@@ -69,6 +78,10 @@ class Plain:
         return Delivery(payload, len(payload), None)
 
     relay = carry
+
+    def carry_all(self, uploads: Sequence[tuple[Context, bytes]]) -> list[Delivery | EnvelopeError]:
+        """The same bytes."""
+        return [self.carry(payload, context) for context, payload in uploads]
 
     def close(self, round_: int) -> None:
         """Keep nothing."""
@@ -117,20 +130,46 @@ class Sealed:
             EnvelopeError: The envelope cannot be opened, or its sender is not trusted.
             RunError: The inbox cannot be written, or is damaged.
         """
-        sender = self.parties.clients[context.sender]
-        fingerprint, inbox = sender.fingerprint, self.inbox
-        if inbox is not None:
-            if context.round > inbox.round:
-                inbox.close(context.round - 1)
-            kept = inbox.find(context)
-            if kept is not None:
-                return Delivery(*kept, fingerprint)
+        (delivery,) = self.carry_all([(context, payload)])
+        if isinstance(delivery, EnvelopeError):
+            raise delivery
+        return delivery
+
+    def carry_all(self, uploads: Sequence[tuple[Context, bytes]]) -> list[Delivery | EnvelopeError]:
+        """Seal, receive and open several payloads.
+
+        Raises:
+            RunError: As :meth:`carry`.
+        """
+        inbox = self.inbox
         if inbox is None:
-            return self.relay(payload, context)
-        envelope = seal(
-            payload, recipient=self.parties.server.public, sender=sender, context=context
-        )
-        return Delivery(inbox.receive(context, envelope).payload, len(envelope), fingerprint)
+            return [_refused(self.relay, payload, context) for context, payload in uploads]
+        newest = max((context.round for context, _ in uploads), default=0)
+        if newest > inbox.round:
+            inbox.close(newest - 1)
+        found = [inbox.find(context) for context, _ in uploads]
+        sent = [
+            (context, self._seal(payload, context))
+            for (context, payload), kept in zip(uploads, found, strict=True)
+            if kept is None
+        ]
+        receipts = zip(inbox.receive_all(sent), sent, strict=True)
+        deliveries: list[Delivery | EnvelopeError] = []
+        for (context, _), kept in zip(uploads, found, strict=True):
+            fingerprint = self.parties.clients[context.sender].fingerprint
+            if kept is not None:
+                deliveries.append(Delivery(*kept, fingerprint))
+                continue
+            receipt, (_, envelope) = next(receipts)
+            if isinstance(receipt, EnvelopeError):
+                deliveries.append(receipt)
+            else:
+                deliveries.append(Delivery(receipt.payload, len(envelope), fingerprint))
+        return deliveries
+
+    def _seal(self, payload: bytes, context: Context) -> bytes:
+        sender, server = self.parties.clients[context.sender], self.parties.server.public
+        return seal(payload, recipient=server, sender=sender, context=context)
 
     def relay(self, payload: bytes, context: Context) -> Delivery:
         """Seal and open ``payload``; a restarted server asks for it again.
@@ -138,10 +177,10 @@ class Sealed:
         Raises:
             EnvelopeError: The sender is not trusted.
         """
-        sender, server = self.parties.clients[context.sender], self.parties.server
-        envelope = seal(payload, recipient=server.public, sender=sender, context=context)
-        opened = unseal(envelope, recipient=server, trusted=self.parties.trusted, context=context)
-        return Delivery(opened, len(envelope), sender.fingerprint)
+        envelope, trusted = self._seal(payload, context), self.parties.trusted
+        opened = unseal(envelope, recipient=self.parties.server, trusted=trusted, context=context)
+        fingerprint = self.parties.clients[context.sender].fingerprint
+        return Delivery(opened, len(envelope), fingerprint)
 
     def close(self, round_: int) -> None:
         """Accept nothing of ``round_`` any more, and delete its envelopes."""
@@ -153,6 +192,15 @@ class Sealed:
         """Delete keys, trust list and inbox: nothing of this run will be opened any more."""
         vars(self).pop("inbox", None)
         _delete(self._folder)
+
+
+def _refused(
+    way: Callable[[bytes, Context], Delivery], payload: bytes, context: Context
+) -> Delivery | EnvelopeError:
+    try:
+        return way(payload, context)
+    except EnvelopeError as error:
+        return error
 
 
 def _delete(folder: Path | None) -> None:

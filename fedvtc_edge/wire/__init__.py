@@ -14,7 +14,7 @@ from .releases import (
     encode_release,
     encode_weights,
 )
-from .uploads import Precision, decode, encode
+from .uploads import Precision, decode, encode, symmetric, upper
 
 __all__ = [
     "LARGEST_RELEASE",
@@ -31,4 +31,6 @@ __all__ = [
     "encode_weights",
     "publish",
     "published",
+    "symmetric",
+    "upper",
 ]

@@ -88,7 +88,7 @@ class Form:
     def index(self) -> bytes:
         """The safetensors header: its length, and JSON padded with spaces to 8 bytes."""
         entries, end = {}, 0
-        for name, kind, shape in self._ordered():
+        for name, kind, shape in self._ordered:
             begin, end = end, end + kind.itemsize * math.prod(shape)
             offsets = [begin, end]
             entries[name] = {"dtype": _NAMES[kind], "shape": shape, "data_offsets": offsets}
@@ -99,11 +99,16 @@ class Form:
     @cached_property
     def size(self) -> int:
         """Bytes of the whole upload, whatever its numbers are."""
-        numbers = sum(kind.itemsize * math.prod(shape) for _, kind, shape in self._ordered())
+        numbers = sum(kind.itemsize * math.prod(shape) for _, kind, shape in self._ordered)
         return HEADER.size + len(self.index) + numbers
 
     def header(self, context: Context | None) -> bytes:
         """The 128 bytes in front; without a context its field is zero, as in no context."""
+        return self.prefix + (_NO_CONTEXT if context is None else context.to_bytes())
+
+    @cached_property
+    def prefix(self) -> bytes:
+        """The header up to its context."""
         return HEADER.pack(
             MAGIC,
             SCHEMA,
@@ -113,43 +118,21 @@ class Form:
             self.classes,
             self.width,
             self.size - HEADER.size,
-            _NO_CONTEXT if context is None else context.to_bytes(),
-        )
+            _NO_CONTEXT,
+        )[:_CONTEXT_AT]
 
     def write(self, arrays: Mapping[str, NDArray[Any]], context: Context | None) -> bytes:
         """The upload of arrays that have the types and shapes of this form."""
         parts = [self.header(context), self.index]
-        for name, kind, shape in self._ordered():
+        for name, kind, shape in self._ordered:
             assert arrays[name].shape == shape
             parts.append(arrays[name].astype(kind).tobytes())
         return b"".join(parts)
 
     def read(self, data: bytes, context: Context | None, hint: str) -> dict[str, NDArray[Any]]:
-        """The arrays of an upload of this form.
-
-        Args:
-            data: Untrusted bytes.
-            context: Must be theirs; None accepts any context, and none.
-
-        Raises:
-            WireError: Another length, header or safetensors header.
-        """
-        if len(data) != self.size:
-            raise WireError(f"{len(data)} bytes, expected {self.size}", hint=hint)
-        claimed = data[_CONTEXT_AT : HEADER.size]
-        if data[:_CONTEXT_AT] != self.header(None)[:_CONTEXT_AT]:
-            raise WireError(_difference(data, self.header(None)), hint=hint)
-        found = _context(claimed)
-        if context is not None and found != context:
-            raise WireError(
-                f"the upload belongs to {found}, expected {context}",
-                hint="an upload counts in its own run and round, from its own sender",
-            )
-        begin = HEADER.size + len(self.index)
-        if data[HEADER.size : begin] != self.index:
-            raise WireError("other names, types, shapes or order of the arrays", hint=hint)
-        arrays = {}
-        for name, kind, shape in self._ordered():
+        """The arrays of an upload of this form; arguments and errors are :meth:`check`'s."""
+        begin, arrays = self.check(data, context, hint), {}
+        for name, kind, shape in self._ordered:
             count = math.prod(shape)
             flat = np.frombuffer(data, kind, count, begin)
             begin += flat.nbytes
@@ -157,6 +140,45 @@ class Form:
             arrays[name] = flat.reshape(shape).astype(kind.newbyteorder("="))
         return arrays
 
+    def split(self, flat: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """The arrays in one vector of all numbers, in the order of the upload; views."""
+        arrays, begin = {}, 0
+        for name, _, shape in self._ordered:
+            end = begin + math.prod(shape)
+            arrays[name], begin = flat[begin:end].reshape(shape), end
+        return arrays
+
+    def check(self, data: bytes, context: Context | None, hint: str) -> int:
+        """Check all of an upload but its numbers.
+
+        Args:
+            data: Untrusted bytes.
+            context: Must be theirs; None accepts any context, and none.
+
+        Returns:
+            Where the numbers begin.
+
+        Raises:
+            WireError: Another length, header or safetensors header.
+        """
+        if len(data) != self.size:
+            raise WireError(f"{len(data)} bytes, expected {self.size}", hint=hint)
+        if not data.startswith(self.prefix):
+            raise WireError(_difference(data, self.header(None)), hint=hint)
+        claimed = data[_CONTEXT_AT : HEADER.size]
+        if context is None or claimed != context.to_bytes():
+            found = _context(claimed)
+            if context is not None:
+                raise WireError(
+                    f"the upload belongs to {found}, expected {context}",
+                    hint="an upload counts in its own run and round, from its own sender",
+                )
+        begin = HEADER.size + len(self.index)
+        if not data.startswith(self.index, HEADER.size):
+            raise WireError("other names, types, shapes or order of the arrays", hint=hint)
+        return begin
+
+    @cached_property
     def _ordered(self) -> list[tuple[str, np.dtype[Any], tuple[int, ...]]]:
         """Sort key of safetensors: larger types first, then by name."""
         listed = [(name, np.dtype(kind), shape) for name, (kind, shape) in self.tensors.items()]
@@ -170,12 +192,12 @@ def fitting(forms: Iterable[Form], data: bytes, hint: str) -> Form:
         WireError: It is longer than all of them, too short for a header, or says another.
     """
     agreed = list(forms)
-    sizes = sorted({form.size for form in agreed})
+    sizes = {form.size for form in agreed}
     if len(data) not in sizes:  # before anything that the sender could choose the size of
-        expected = " or ".join(map(str, sizes))
+        expected = " or ".join(map(str, sorted(sizes)))
         raise WireError(f"{len(data)} bytes, expected {expected}", hint=hint)
     for form in agreed:
-        if data[:_CONTEXT_AT] == form.header(None)[:_CONTEXT_AT]:
+        if data.startswith(form.prefix):
             return form
     raise WireError(_difference(data, agreed[0].header(None)), hint=hint)
 

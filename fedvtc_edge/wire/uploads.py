@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,9 @@ Precision = Literal["float32", "float16"]
 Arrays = dict[str, NDArray[Any]]
 
 LARGEST = 1e30
-"""Largest magnitude allowed, so that no sum over clients overflows float32 when published."""
+"""Bound of a number's magnitude, so that no sum over clients overflows float32 when published."""
+
+_NEGATIVE_ZERO = np.uint32(2**31)
 
 
 def encode(
@@ -78,14 +81,16 @@ def decode(
         data,
         HINT,
     )
-    arrays, kind = form.read(data, context, HINT), form.moments == MomentKind.POOLED
-    check_counts(arrays["count"])
-    read = _from_half if form.numbers == Numbers.FLOAT16 else _from_single
-    statistics = read(arrays, width, kind)
+    begin, kind = form.check(data, context, HINT), form.moments == MomentKind.POOLED
+    if form.numbers == Numbers.FLOAT16:
+        statistics = _from_half(form.read(data, context, HINT), width, kind)
+    else:
+        statistics = _from_single(form, np.frombuffer(data, "<f4", offset=begin), width, kind)
     check_possible(statistics)
     return statistics
 
 
+@functools.lru_cache(maxsize=64)  # the same for each of many uploads
 def _form(classes: int, width: int, pooled: bool, precision: str) -> Form:
     triangle, rows = width * (width + 1) // 2, (classes, width)
     single, short = np.dtype(np.float32), np.dtype(np.float16)
@@ -112,23 +117,33 @@ def _form(classes: int, width: int, pooled: bool, precision: str) -> Form:
 def _single(statistics: ClassStatistics) -> Arrays:
     square = statistics.square
     if statistics.pooled:
-        square = square[np.triu_indices(statistics.width)]
+        square = upper(square)
     arrays = {"count": statistics.count, "total": statistics.total, "square": square}
     with np.errstate(all="ignore"):  # too large becomes infinite, which is refused when read
         # + 0: a zero has no sign, or there were two ways to write it.
         return {name: value.astype(np.float32) + np.float32(0) for name, value in arrays.items()}
 
 
-def _from_single(arrays: Arrays, width: int, pooled: bool) -> ClassStatistics:
-    for name, value in arrays.items():
-        # "<", since float32's number nearest to the bound lies above it. A NaN compares false.
-        if not (np.abs(value) < np.float32(LARGEST)).all():
-            raise WireError(f"{name}: a value is not finite or beyond {LARGEST:g}", hint=HINT)
-        if (np.signbit(value) & (value == 0)).any():
-            raise WireError(f"{name}: a negative zero", hint=HINT)
-    count, total = arrays["count"].astype(np.float64), arrays["total"].astype(np.float64)
-    square = arrays["square"].astype(np.float64)
+def _from_single(
+    form: Form, flat: NDArray[np.float32], width: int, pooled: bool
+) -> ClassStatistics:
+    # All numbers at once: most uploads are honest, and an array is named where one is not.
+    if not _within_bound(flat):
+        for name, value in form.split(flat).items():
+            if not _within_bound(value):
+                raise WireError(f"{name}: a value is not finite or beyond {LARGEST:g}", hint=HINT)
+    if (flat.view("<u4") == _NEGATIVE_ZERO).any():
+        raise WireError("a negative zero", hint=HINT)
+    arrays = form.split(flat.astype(np.float64))
+    count, total, square = arrays["count"], arrays["total"], arrays["square"]
+    check_counts(count)
     return ClassStatistics(count, total, symmetric(square, width) if pooled else square, pooled)
+
+
+def _within_bound(value: NDArray[Any]) -> bool:
+    return bool(
+        np.maximum.reduce(value, axis=None) < LARGEST > -np.minimum.reduce(value, axis=None)
+    )
 
 
 def _halved(statistics: ClassStatistics) -> Arrays:
@@ -152,6 +167,7 @@ def _halved(statistics: ClassStatistics) -> Arrays:
 
 def _from_half(arrays: Arrays, width: int, pooled: bool) -> ClassStatistics:
     count = arrays["count"].astype(np.float64)
+    check_counts(count)
     mean, root = unpack(arrays["mean"]), _unpacked_root(arrays["root"], width, pooled)
     empty = count == 0
     if mean[empty].any() or (root.any() if pooled and empty.all() else False):
@@ -164,7 +180,7 @@ def _from_half(arrays: Arrays, width: int, pooled: bool) -> ClassStatistics:
         square = (square + square.T) / 2.0
     else:
         square = count[:, None] * (np.square(mean) + np.square(root))
-    if max(np.abs(array).max(initial=0.0) for array in (total, square)) > LARGEST:
+    if max(np.abs(array).max(initial=0.0) for array in (total, square)) >= LARGEST:
         raise WireError(f"a value is beyond {LARGEST:g}", hint=HINT)
     return ClassStatistics(count, total, square, pooled)
 
@@ -197,10 +213,29 @@ def _unpacked_root(packed: Half, width: int, pooled: bool) -> NDArray[np.float64
 
 def symmetric(triangle: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     """The matrix [p, p] of an upper triangle, row by row."""
-    matrix = np.zeros((width, width))
-    matrix[np.triu_indices(width)] = triangle
-    full: NDArray[np.float64] = matrix + np.triu(matrix, 1).T
-    return full
+    return np.take(triangle, _mirrored(width))
+
+
+def upper(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The upper triangle of a matrix [p, p], row by row: what :func:`symmetric` is made of."""
+    return np.take(matrix, _upper(len(matrix)))
+
+
+# Tables of places, made once for each width: they take longer to make than all else.
+
+
+@functools.lru_cache(maxsize=8)
+def _upper(width: int) -> NDArray[np.intp]:
+    rows, columns = np.triu_indices(width)
+    places: NDArray[np.intp] = rows * width + columns
+    return places
+
+
+@functools.lru_cache(maxsize=8)
+def _mirrored(width: int) -> NDArray[np.intp]:
+    places = np.zeros((width, width), np.intp)
+    places.ravel()[_upper(width)] = np.arange(width * (width + 1) // 2)
+    return np.maximum(places, places.T)
 
 
 # ---------------------------------------------------------------- float16
@@ -289,10 +324,11 @@ def check_counts(count: NDArray[Any]) -> None:
     Raises:
         WireError: Such a count.
     """
-    if not np.isfinite(count).all() or (count > LARGEST_COUNT).any():
+    largest, least = np.maximum.reduce(count), np.minimum.reduce(count)
+    if not largest <= LARGEST_COUNT:  # nor is a NaN
         raise WireError(f"count: a value is not finite or beyond {LARGEST_COUNT:g}", hint=HINT)
-    if (count < 0).any() or (np.signbit(count) & (count == 0)).any():
-        raise WireError(f"negative count {count.min()}", hint=HINT)
+    if least < 0 or (least == 0 and (np.signbit(count) & (count == 0)).any()):
+        raise WireError(f"negative count {least}", hint=HINT)
     if (count != np.floor(count)).any():
         raise WireError("a count is no whole number", hint=HINT)
 
@@ -310,30 +346,36 @@ def check_possible(statistics: ClassStatistics) -> None:
     """
     count, total, square = statistics.count, statistics.total, statistics.square
     empty = count == 0
-    scaled = total / np.sqrt(np.maximum(count, 1.0))[:, None]
-    least = np.square(scaled)
-    nothing, diagonal = total[empty], square
-    if statistics.pooled:
-        diagonal, least = np.diag(square)[None], least.sum(0)[None]
-        if empty.all() and square.any():
+    if empty.any():
+        nothing = [total[empty]]
+        if not statistics.pooled:
+            nothing.append(square[empty])
+        elif empty.all():
+            nothing.append(square)
+        if any(sums.any() for sums in nothing):
             raise WireError("a class with no samples has a sum", hint=HINT)
-    elif square[empty].any():
-        raise WireError("a class with no samples has a sum", hint=HINT)
-    if nothing.any():
-        raise WireError("a class with no samples has a sum", hint=HINT)
+    scaled = total / np.sqrt(np.maximum(count, 1.0))[:, None]
+    least, diagonal = np.square(scaled), square
+    if statistics.pooled:
+        diagonal, least = np.diag(square), np.add.reduce(least)
     if (diagonal * (1 + SLACK) + _TINY < least).any():
         raise WireError("a second moment is smaller than its mean allows", hint=HINT)
     if statistics.pooled:
-        _check_scatter(square, square - scaled.T @ scaled)
+        _check_scatter(square, scaled)
 
 
-def _check_scatter(square: NDArray[np.float64], within: NDArray[np.float64]) -> None:
+def _check_scatter(square: NDArray[np.float64], scaled: NDArray[np.float64]) -> None:
+    # In one matrix: the system's memory costs as much as the arithmetic where each step has its
+    # own.
+    within = scaled.T @ scaled
+    np.subtract(square, within, out=within)
     # In units of each feature's own size: rounding is then alike in all entries, and p of
     # them move an eigenvalue by p times as much at most.
-    size = np.sqrt(np.maximum(np.diag(square), _TINY))
-    width = len(size)
-    correlation = within / size[:, None] / size
+    inverse = 1.0 / np.sqrt(np.maximum(np.diag(square), _TINY))
+    within *= inverse[:, None]
+    within *= inverse
+    within.ravel()[:: len(within) + 1] += len(within) * _ROUNDING
     try:
-        np.linalg.cholesky(correlation + width * _ROUNDING * np.eye(width))
+        np.linalg.cholesky(within)
     except np.linalg.LinAlgError:
         raise WireError("second moments that no data have", hint=HINT) from None

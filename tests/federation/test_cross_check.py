@@ -111,12 +111,15 @@ def served(parts: Parts, **settings: object) -> tuple[bytes, list[tuple[str, Fed
         server=ServerSettings.model_validate(settings),
     )
 
-    def fetch(own: Context) -> Delivery:
-        data = encode(parts[int(own.sender[-2:])], context=own)
-        return Delivery(data, len(data), None)
-
     names = [f"client-{index:02d}" for index in range(len(parts))]
-    data, counted = server.aggregate(exchange, at("server"), names, fetch, quorum=len(parts))
+    uploads = [encode(part, context=at(name)) for name, part in zip(names, parts, strict=True)]
+    sent = [
+        (at(name), Delivery(upload, len(upload), None))
+        for name, upload in zip(names, uploads, strict=True)
+    ]
+    data, counted = server.aggregate(
+        exchange, at("server"), sent, number=len(sent), quorum=len(parts)
+    )
     assert counted == set(names)  # who is set aside was heard
     return data, noted
 

@@ -82,19 +82,13 @@ class Stage:
 
     def close(self, *uploads: tuple[str, bytes], quorum: int = 3) -> bytes:
         """What is published of uploads, in the order in which they come."""
-        waiting = list(uploads)
-
-        def fetch(context: Context) -> Delivery:
-            index = [name for name, _ in waiting].index(context.sender)
-            _, upload = waiting.pop(index)
-            return Delivery(upload, len(upload), None)
-
-        names = [name for name, _ in uploads]
+        sent = [
+            (self.context(name), Delivery(upload, len(upload), None)) for name, upload in uploads
+        ]
         server, context = self.federation.server, self.context(SERVER)
         published, self.counted = server.aggregate(
-            self.exchange, context, names, fetch, quorum=quorum
+            self.exchange, context, sent, number=len(sent), quorum=quorum
         )
-        assert waiting == []
         return published
 
 
@@ -117,9 +111,9 @@ def test_what_is_sent_is_received_whoever_comes_first(
     assert len(payloads) == 3
     first, last = one.close(*payloads.items()), other.close(*reversed(payloads.items()))
     assert one.counted == other.counted == set(payloads)
-    for stage_ in (one, other):
+    for stage_, order in ((one, payloads), (other, reversed(payloads))):
         assert [what[1:] for what in stage_.seen if what[1] != SERVER] == [
-            (client, one.exchange.kind, payloads[client]) for client in payloads
+            (client, one.exchange.kind, payloads[client]) for client in order
         ]
     if name != "clipped":  # whose noise the server draws
         assert first == last
@@ -228,9 +222,7 @@ def test_the_server_noises_a_clipped_sum_once_and_enters_it_first(
     made = stage("clipped")
     ledger = Ledger(tmp_path / "ledger.json", mechanism_of(made.federation.config))
     ledger.begin()
-    made.federation.record = lambda context, data: ledger.record(
-        context.round, context.sender, context.kind, data
-    )
+    made.federation.record = ledger.enter
     payloads, published = made.payloads(), set()
     for _ in range(2):  # as a server that was killed before it published
         published.add(made.close(*payloads.items()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -82,16 +82,11 @@ def close(
 ) -> bytes:
     """What is published of uploads that come in some order, each with its sender's fingerprint."""
     pairs = list(sent.items() if isinstance(sent, Mapping) else sent)
-    waiting: dict[str, list[bytes]] = {}
-    for sender, data in pairs:
-        waiting.setdefault(sender, []).append(data)
-
-    def fetch(own: Context) -> Delivery:
-        data = waiting[own.sender].pop(0)
-        return Delivery(data, len(data), f"SHA256:{own.sender}")
-
-    names = [sender for sender, _ in pairs]
-    return server.aggregate(exchange, context, names, fetch, quorum=quorum)[0]
+    arriving = (
+        (replace(context, sender=sender), Delivery(data, len(data), f"SHA256:{sender}"))
+        for sender, data in pairs
+    )
+    return server.aggregate(exchange, context, arriving, number=len(pairs), quorum=quorum)[0]
 
 
 Refused = list[tuple[Context, FedVTCError, str | None]]
@@ -193,16 +188,14 @@ def test_a_refused_upload_is_not_counted() -> None:
     assert close(server, exact(), [("client-00", other), ("client-00", own)], quorum=1)
 
 
-def test_what_did_not_arrive_is_passed_over() -> None:
-    made = uploads()
-
-    def fetch(own: Context) -> Delivery | None:
-        data = made[own.sender]
-        return None if own.sender == "client-00" else Delivery(data, len(data), None)
-
-    found, counted = Server().aggregate(exact(), of(SERVER), made, fetch, quorum=3)
-    assert counted == set(made) - {"client-00"}
-    assert found == close(Server(), exact(), list(made.items())[1:], quorum=3)
+def test_who_is_counted_is_told() -> None:
+    made = [
+        (of(sender), Delivery(data, len(data), None))
+        for sender, data in list(uploads().items())[1:]
+    ]
+    found, counted = Server().aggregate(exact(), of(SERVER), made, number=99, quorum=3)
+    assert counted == set(uploads()) - {"client-00"}
+    assert found == close(Server(), exact(), list(uploads().items())[1:], quorum=3)
 
 
 def test_a_round_goes_on_without_those_that_are_refused() -> None:
@@ -304,15 +297,17 @@ def test_memory_does_not_grow_with_the_number_of_clients(
             return encode_release(np.ones(spec.size, np.int64), context=own)
         return encode(part, context=own)
 
-    def fetch(own: Context) -> Delivery:
-        data = upload(own)
-        return Delivery(data, len(data), None)
+    def arriving(clients: int) -> Iterator[tuple[Context, Delivery]]:
+        for index in range(clients):
+            own = of(f"client-{index:03d}")
+            data = upload(own)
+            yield own, Delivery(data, len(data), None)
 
     def peak(clients: int) -> int:
-        names = [f"client-{index:03d}" for index in range(clients)]
         tracemalloc.start()
         try:
-            Server().aggregate(exchange, of(SERVER), names, fetch, quorum=clients)
+            sent = arriving(clients)
+            Server().aggregate(exchange, of(SERVER), sent, number=clients, quorum=clients)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -457,7 +452,7 @@ def test_releases_add_up_whatever_the_order_and_are_seen_by_the_recorder() -> No
         seen: list[tuple[int, str, str, bytes]] = []
         server = Server(lambda *upload, seen=seen: seen.append(upload))
         results.add(close_releases(server, order, quorum=3))
-        assert seen == [(0, sender, "anchor", made[sender]) for sender in made]
+        assert seen == [(0, sender, "anchor", data) for sender, data in order]
     arrays = [decode_release(data, size=DESIGN.size) for data in made.values()]
     assert results == {publish(estimate(DESIGN, sum(arrays[1:], arrays[0]), 3, CENTRE))}
 

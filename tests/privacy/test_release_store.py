@@ -51,17 +51,41 @@ def test_without_a_folder_nothing_outlives_the_store(tmp_path: Path) -> None:
 def test_what_cannot_be_kept_does_not_leave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A sync that fails must be done again before anything leaves; what was drawn stays."""
+
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     store, draw = ReleaseStore(tmp_path), Draw()
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
-            store.once("a", "k", draw)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert store.once("a", "k", draw) == b"noise 2", "nobody saw the first"
-    assert store.once("a", "k", never) == b"noise 2"
+        assert store.once("a", "k", draw) == b"noise 1"
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space"):
+                store.sync()
+    store.sync()
+    assert ReleaseStore(tmp_path).once("a", "k", never) == b"noise 1"
+
+
+def test_one_wait_for_the_disk_however_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[object] = []
+    monkeypatch.setattr("fedvtc_edge.storage.atomic._sync_file_system", waits.append)
+    monkeypatch.setattr("os.fsync", waits.append)
+    store, draw = ReleaseStore(tmp_path), Draw()
+    for name in "abcdefgh":
+        store.once(name, "k", draw)
+    assert waits == []
+    store.sync()
+    assert len(waits) == 1
+    store.sync()
+    assert len(waits) == 1
+    again = ReleaseStore(tmp_path)  # of a process that was killed before it synced
+    for name in "abcdefgh":
+        again.once(name, "k", never)
+    again.sync()
+    assert len(waits) == 2
 
 
 def test_a_draw_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -14,8 +14,11 @@ from typing import Any
 
 import pytest
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -66,13 +69,35 @@ def test_a_suite_that_is_none() -> None:
 
 
 def test_an_openssl_without_lattices(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> None:
-        raise UnsupportedAlgorithm("ML-KEM-768 is not supported")
+    class Missing:
+        @staticmethod
+        def from_seed_bytes(seed: bytes) -> None:
+            raise UnsupportedAlgorithm("ML-KEM-768 is not supported")
 
-    monkeypatch.setattr(suites_module.MLKEM768PrivateKey, "generate", missing, raising=False)
-    with pytest.raises(KeyFileError, match="cannot make keys of suite hybrid") as caught:
-        Identity.generate()
-    assert "x25519" in caught.value.hint
+    monkeypatch.setattr(suites_module, "MLKEM768PrivateKey", Missing)
+    for make in (Identity.generate, lambda: Identity.derive(bytes(32), "a")):
+        with pytest.raises(KeyFileError, match="cannot make keys of suite hybrid") as caught:
+            make()
+        assert "x25519" in caught.value.hint
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_derived_identity_follows_from_secret_and_name(suite: str) -> None:
+    """Byte for byte: a run that was interrupted must find its keys again."""
+    secret = bytes(range(32))
+    one = Identity.derive(secret, "client-00", suite)
+    assert one.public == Identity.derive(secret, "client-00", suite).public
+    others = [
+        Identity.derive(secret, "client-01", suite),
+        Identity.derive(bytes(32), "client-00", suite),
+        Identity.generate(suite),
+    ]
+    assert len({one.fingerprint, *(other.fingerprint for other in others)}) == 4
+    seed = HKDF(hashes.SHA256(), 128, None, b"fedvtc-edge identity of\0client-00").derive(secret)
+    curve = X25519PrivateKey.from_private_bytes(seed[32:64]).public_key().public_bytes_raw()
+    assert one.public.sealing[:32] == curve
+    signed = Ed25519PrivateKey.from_private_bytes(seed[:32]).public_key().public_bytes_raw()
+    assert one.public.verifying == signed
 
 
 def test_there_and_back_in_bytes(identity: Identity) -> None:

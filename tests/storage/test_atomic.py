@@ -5,13 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedvtc_edge.storage.atomic import append_line, new_folder, recover_folder, write_atomic
+from fedvtc_edge.storage.atomic import (
+    append_line,
+    new_folder,
+    recover_folder,
+    replace_tail,
+    sync_files,
+    write_atomic,
+)
 
 
 def full(*_: Any, **__: Any) -> None:
@@ -357,3 +365,65 @@ def test_where_there_is_nothing_there_is_nothing_to_recover(tmp_path: Path) -> N
     with pytest.raises(FileNotFoundError):
         made(tmp_path / "absent" / "b", "new")
     assert names(tmp_path) == []
+
+
+# ---------------------------------------------------------------- tails and many files
+
+
+def test_a_tail_is_replaced_longer_or_shorter(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"head, tail")
+    replace_tail(path, 4, b" and a longer tail", before=b", tail")
+    assert path.read_bytes() == b"head and a longer tail"
+    replace_tail(path, 4, b".")
+    assert path.read_bytes() == b"head."
+    with pytest.raises(OSError, match="cut by somebody else"):
+        replace_tail(path, 6, b"x")
+    assert path.read_bytes() == b"head."
+    with pytest.raises(FileNotFoundError):
+        replace_tail(tmp_path / "none", 0, b"x")
+
+
+def test_a_tail_that_the_disk_does_not_take_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"head, tail")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        replace_tail(path, 4, b" and a longer tail", before=b", tail")
+    assert path.read_bytes() == b"head, tail"
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 40])
+def test_many_files_are_flushed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    paths = [tmp_path / str(index) for index in range(number)]
+    for path in paths:
+        path.write_bytes(b"x")
+    sync_files(paths)  # by the real disk
+    waits: list[int] = []
+    monkeypatch.setattr(os, "fsync", waits.append)
+    whole: list[Path] = []
+    monkeypatch.setattr("fedvtc_edge.storage.atomic._sync_file_system", whole.append)
+    sync_files(paths)
+    if number > 4 and sys.platform == "linux":
+        assert (waits, whole) == ([], [tmp_path])
+    else:
+        assert len(waits) == (number + 1 if number else 0)  # the folder too
+    monkeypatch.setattr("sys.platform", "another")
+    waits.clear()
+    sync_files(paths)
+    assert len(waits) == (number + 1 if number else 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="syncfs is Linux's")
+def test_a_flush_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / str(index) for index in range(9)]
+    for path in paths:
+        path.write_bytes(b"x")
+    monkeypatch.setattr(os, "open", lambda *_: 9999)  # no such descriptor
+    monkeypatch.setattr(os, "close", lambda _: None)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        sync_files(paths)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from fedvtc_edge.config import TransportSettings
-from fedvtc_edge.errors import EnvelopeError, RunError
-from fedvtc_edge.sealing import TrustList, overhead
-from fedvtc_edge.transport.channel import INBOX, Plain, Sealed, transport_of
-from fedvtc_edge.transport.keyring import TRUST, KeyRing
+from fedvtc_edge.errors import EnvelopeError, KeyFileError, RunError
+from fedvtc_edge.sealing import Identity, overhead
+from fedvtc_edge.transport.channel import INBOX, Delivery, Plain, Sealed, transport_of
+from fedvtc_edge.transport.keyring import SECRET, TRUST, KeyRing
 from fedvtc_edge.wire.context import Context
 
 RUN = "00112233445566778899aabbccddeeff"
@@ -50,19 +50,37 @@ def test_keys_are_the_owners_alone_and_outlive_the_process(tmp_path: Path) -> No
     assert len(set(prints)) == 3
     again = KeyRing(IDS, folder)
     assert prints == [again.server.fingerprint, *(again.clients[n].fingerprint for n in IDS)]
-    keys = sorted(folder.glob("*.key"))
-    assert [path.name for path in keys] == ["client-00.key", "client-01.key", "server.key"]
-    assert all(path.stat().st_mode & 0o077 == 0 for path in keys)
-    assert {entry.client for entry in again.trusted.entries} == set(IDS)
-    assert {e.client for e in TrustList.load(folder / TRUST).entries} == set(IDS)
+    assert [path.name for path in folder.iterdir()] == [SECRET]
+    assert (folder / SECRET).stat().st_mode & 0o077 == 0
+    assert (
+        {entry.client for entry in again.trusted.entries} == set(again.trusted.clients) == set(IDS)
+    )
+    other = KeyRing(IDS, tmp_path / "other")
+    assert not {other.clients[name].fingerprint for name in IDS} & set(prints)
+    with pytest.raises(KeyError):
+        again.clients["client-02"]
 
 
-def test_a_public_half_that_a_kill_left_alone_is_replaced(tmp_path: Path) -> None:
-    folder = tmp_path / "parties"
-    folder.mkdir()
-    (folder / "server.key.pub").write_bytes(b"half")
-    parties = KeyRing(IDS, folder)
-    assert parties.server.fingerprint == KeyRing(IDS, folder).server.fingerprint
+def test_who_takes_no_part_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    derive = Identity.derive
+
+    def noting(secret: bytes, name: str) -> Identity:
+        made.append(name)
+        return derive(secret, name)
+
+    monkeypatch.setattr(Identity, "derive", noting)
+    ring = KeyRing([f"client-{index:05d}" for index in range(10_000)], None)
+    transport = Sealed(ring, RUN, None)
+    transport.carry(b"payload", context(0, "client-00007"))
+    assert len(ring.clients) == len(ring.trusted.clients) == 10_000
+    assert made == ["client-00007", "server"]
+
+
+def test_a_damaged_secret_is_named(tmp_path: Path) -> None:
+    (tmp_path / SECRET).write_bytes(b"short")
+    with pytest.raises(KeyFileError, match="5 bytes, expected 32"):
+        _ = KeyRing(IDS, tmp_path).server
 
 
 def test_what_was_acknowledged_is_not_sent_again(tmp_path: Path) -> None:
@@ -110,6 +128,33 @@ def test_a_lost_envelope_is_noticed(tmp_path: Path) -> None:
     next((tmp_path / "parties" / INBOX).glob("*.envelope")).unlink()
     with pytest.raises(RunError, match="acknowledged"):
         sealed(tmp_path / "parties").carry(b"payload", context())
+
+
+def test_several_travel_like_each(tmp_path: Path) -> None:
+    """One that is refused keeps none of the others, and what was kept is not sent again."""
+    folder = tmp_path / "parties"
+    trusted = KeyRing(IDS, folder).trusted
+    trusted.revoke("client-01")
+    trusted.save(folder / TRUST)
+    batch = [(context(0, name, kind), name.encode()) for kind in ("a", "b") for name in IDS]
+    for transport in (sealed(folder), sealed(folder)):
+        found = transport.carry_all(batch)
+        payloads = [one.payload if isinstance(one, Delivery) else type(one) for one in found]
+        assert payloads == [b"client-00", EnvelopeError] * 2
+    assert len([*(folder / INBOX).glob("*.envelope")]) == 2
+    assert Plain().carry_all(batch)[3] == (b"client-01", 9, None)
+
+
+def test_a_batch_waits_for_the_disk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"client-{index:02d}" for index in range(20)]
+    folder = tmp_path / "parties"
+    transport = Sealed(KeyRing(names, folder), RUN, folder)
+    assert transport.inbox is not None
+    waits: list[object] = []
+    monkeypatch.setattr("fedvtc_edge.storage.atomic._sync_file_system", waits.append)
+    monkeypatch.setattr("os.fsync", waits.append)
+    transport.carry_all([(context(0, name), b"payload") for name in names])
+    assert len(waits) == 2  # envelopes, then the journal
 
 
 def test_nothing_is_left_when_it_is_done(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class ClientKeys:
                 "transport.masking needs the keys of all clients, and this one has no trust list",
                 hint="masks bear no server that names the clients: get the list another way",
             )
-        names = [entry.client for entry in self.trusted.entries]
+        names = list(self.trusted.clients)
         if len(names) != config.clients.count:
             raise TrustError(
                 f"the trust list has {len(names)} clients, clients.count is {config.clients.count}",

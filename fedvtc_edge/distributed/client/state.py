@@ -181,7 +181,7 @@ class ClientState:
         return terms
 
     def record(self, context: Context, data: bytes) -> None:
-        """Enter what is about to be released in the ledger.
+        """Put a release and its entry in the ledger on the disk: then it may leave.
 
         Raises:
             PrivacyError: The budget is spent.
@@ -190,6 +190,7 @@ class ClientState:
         ledger = Ledger(self.path / "ledger.json", mechanism_of(self.config()))
         ledger.reopen()
         with self._on_disk():
+            self.releases.sync()
             ledger.record(context.round, context.sender, context.kind, data)
 
     def state(self) -> ClientCheckpoint:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from fedvtc_edge.data.own import TEST
@@ -12,7 +12,7 @@ from fedvtc_edge.errors import PrivacyError
 from fedvtc_edge.federation.evaluation import ControlFigures, TestSet, control_figures
 from fedvtc_edge.federation.exchange import Exchange, SecureAggregatable
 from fedvtc_edge.federation.methods import Method
-from fedvtc_edge.federation.rounds import Executor
+from fedvtc_edge.federation.rounds import Executor, in_batches
 from fedvtc_edge.masking import MaskingError, MaskingPlan, MaskingServer, MaskingStep, threshold_of
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.runs.directory import Checkpoint
@@ -113,16 +113,31 @@ class RemoteExecutor(Executor):
         """One phase, for the uploads of a step; they lie in the inbox."""
         return self._ask(index, context, dict.fromkeys(members, b""), quorum)
 
-    def fetch(self, exchange: Exchange[Any], context: Context) -> Delivery | None:
-        """One upload from the inbox, entered in the ledger; refused where the budget is spent."""
+    def uploads(
+        self, exchange: Exchange[Any], context: Context, senders: Sequence[str]
+    ) -> Iterator[tuple[Context, Delivery]]:
+        """Uploads from the inbox, in the ledger; refused where the budget is spent."""
+        contexts = (replace(context, sender=name) for name in senders)
+        received = ((own, self._received(own)) for own in contexts)
+        for batch in in_batches(received, lambda upload: len(upload[1].payload)):
+            try:
+                self.federation.enter([(own, delivery.payload) for own, delivery in batch])
+            except PrivacyError:
+                batch = [upload for upload in batch if self._within_budget(*upload)]
+            yield from batch
+
+    def _received(self, context: Context) -> Delivery:
         fingerprint = self._known.lookup(context.sender).fingerprint
-        delivery = Delivery(*self._collector.received(context), fingerprint)
+        return Delivery(*self._collector.received(context), fingerprint)
+
+    def _within_budget(self, context: Context, delivery: Delivery) -> bool:
+        """Enter one upload in the ledger, or refuse it."""
         try:
-            self.federation.record(context, delivery.payload)
+            self.federation.enter([(context, delivery.payload)])
         except PrivacyError as error:
-            self.federation.server.refuse(context, error, fingerprint)
-            return None
-        return delivery
+            self.federation.server.refuse(context, error, delivery.fingerprint)
+            return False
+        return True
 
     def masked_sum(
         self,
@@ -194,7 +209,7 @@ class RemoteExecutor(Executor):
         federation.server.recorder(own.round, name, own.kind, message)
         try:
             if step is MaskingStep.MASK:
-                federation.record(federation.context(name, own.round, context.kind), message)
+                federation.enter([(federation.context(name, own.round, context.kind), message)])
             server.receive(message, sender=name)
         except (MaskingError, PrivacyError) as error:
             federation.server.refuse(own, error, self._known.lookup(name).fingerprint)

@@ -55,7 +55,7 @@ class Keys:
         Raises:
             TrustError: Not as many as the settings say.
         """
-        names = [entry.client for entry in self.trusted.entries]
+        names = list(self.trusted.clients)
         if len(names) != config.clients.count:
             raise TrustError(
                 f"the trust list has {len(names)} clients, clients.count is {config.clients.count}",

@@ -22,6 +22,7 @@ from fedvtc_edge.attacks.dp.own_bytes import OwnBytes, findings_of_bytes, own_by
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_data
 from fedvtc_edge.models.extractor import one_by_one
+from fedvtc_edge.privacy.ledger import Ledger
 from fedvtc_edge.privacy.release import bounded_sums
 from fedvtc_edge.privacy.sampler import discrete_gaussian
 from fedvtc_edge.runs.finished import FinishedRun
@@ -216,10 +217,12 @@ def planted_last(path: Path, client: str) -> None:
     )
     data = wire.encode_release(exact, context=wire.context_of(upload.read_bytes()))
     assert len(data) == upload.stat().st_size
-    digest, ledger = digest_of(upload), (path / "ledger.json").read_text()
-    assert ledger.count(digest) == 1
+    digest, ledger = digest_of(upload), Ledger(path / "ledger.json")
+    entries = ledger.entries
+    assert [entry["sha256"] for entry in entries].count(digest) == 1
     upload.write_bytes(data)
-    (path / "ledger.json").write_text(ledger.replace(digest, digest_of(upload)))
+    ledger.begin()
+    ledger._append([json.dumps(entry).replace(digest, digest_of(upload)) for entry in entries])
 
 
 def test_a_silent_client_among_own_features_is_found_by_the_network_that_was_kept(

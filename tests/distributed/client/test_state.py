@@ -180,10 +180,12 @@ def test_a_full_disk_is_a_typed_error_and_leaves_what_was(
         lambda: home.keep(ClientCheckpoint(round=9)),
         lambda: home.keep_answer("b", b"other"),
         lambda: home.note("sum", {}),
-        lambda: home.record(context, b"release"),
     ):
         with pytest.raises(RunError, match="No space left on device"):
             writes()
+    monkeypatch.setattr("fedvtc_edge.storage.atomic.os.fsync", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        home.record(context, b"release")
     assert home.state().round == 3
     assert home.kept_answer("a") == b"sealed"
 
