@@ -17,6 +17,7 @@ from . import _common as common
 
 if TYPE_CHECKING:
     from fedvtc_edge.config import Config
+    from fedvtc_edge.report.crowd import Crowd
 
 
 @click.command()
@@ -110,28 +111,22 @@ def report_of(directory: Path) -> Path:
         return render(directory)
 
 
+_CLIENT_HEADER = (
+    *("client", "architecture", "device", "samples", "classes", "local only %"),
+    *("own model %", "unseen classes %", "combined %", "kB up"),
+)
+
+
 def print_summary(summary: dict[str, Any]) -> None:
     """A finished run in words; what clients do not tell is a dash."""
-    from fedvtc_edge.runs.records import LABELS, OPERATING_POINTS
+    from fedvtc_edge.report.crowd import crowd_of
+    from fedvtc_edge.runs.records import LABELS, OPERATING_POINTS, Summary
 
-    header = ("client", "architecture", "device", "samples", "classes", "local only %")
-    rest = ("own model %", "unseen classes %", "combined %", "kB up")
-    rows = [
-        (
-            str(client["id"]),
-            client["architecture"],
-            client["device"] or "-",
-            common.known(client["samples"]),
-            common.known(client["classes_present"]),
-            common.percent(client["accuracy_local_only"]),
-            common.percent(client["accuracy"]),
-            common.percent(client["accuracy_absent_classes"]),
-            common.percent(client["accuracy_calibrated"]),
-            common.kilobytes(client["upload_bytes"]),
-        )
-        for client in summary["clients"]
-    ]
-    common.emit_table((*header, *rest), rows, left=3)
+    crowd = crowd_of(Summary.model_validate(summary), ())
+    if crowd is None:
+        common.emit_table(_CLIENT_HEADER, list(map(_client_row, summary["clients"])), left=3)
+    else:
+        _print_crowd(crowd, summary["clients"])
     click.echo()
     points = [
         (point, *(common.percent(summary[key]) for key in keys))
@@ -154,6 +149,41 @@ def print_summary(summary: dict[str, Any]) -> None:
             f"extractor chosen on held-out training images: {max(told, key=told.get)} ({each})"
         )
     click.echo(f"privacy: {_privacy(summary)}")
+
+
+def _client_row(client: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        str(client["id"]),
+        client["architecture"],
+        client["device"] or "-",
+        common.known(client["samples"]),
+        common.known(client["classes_present"]),
+        common.percent(client["accuracy_local_only"]),
+        common.percent(client["accuracy"]),
+        common.percent(client["accuracy_absent_classes"]),
+        common.percent(client["accuracy_calibrated"]),
+        common.kilobytes(client["upload_bytes"]),
+    )
+
+
+def _print_crowd(crowd: Crowd, clients: list[dict[str, Any]]) -> None:
+    """More clients than anybody reads: how they spread, and the ends of the ranking."""
+    from fedvtc_edge.report.crowd import LEVELS
+
+    ends = {0: "least", 50: "median", 100: "most"}
+    header = ("figure", "clients", *(ends.get(level, f"{level} %") for level in LEVELS))
+    # Thin spaces are for pages: not every terminal has them.
+    rows = [
+        (spread.name, str(spread.clients), *(one.replace("\u202f", "") for one in spread.levels))
+        for spread in crowd.spreads
+    ]
+    common.emit_table(header, rows)
+    known = {client["id"]: client for client in clients}
+    for name, records in (("weakest", crowd.weakest), ("strongest", crowd.strongest)):
+        if records:
+            click.echo(f"\nthe {name}, by their own models; all are in summary.json and the report")
+            ends_rows = [_client_row(known[record.id]) for record in records]
+            common.emit_table(_CLIENT_HEADER, ends_rows, left=3)
 
 
 def _clock(summary: dict[str, Any]) -> list[str]:
