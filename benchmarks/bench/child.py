@@ -9,17 +9,21 @@ bench's own memory, which it inherits.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import FedVTCError, VerificationError
 from fedvtc_edge.export import inputs as noise
 from fedvtc_edge.export.codes import Codes
+from fedvtc_edge.export.fields import FieldError, Record, between, sized
 from fedvtc_edge.export.manifest import GraphName, Variant
 from fedvtc_edge.export.runtime import Arrays, Session
 from fedvtc_edge.export.verification import Verified, verify
@@ -29,13 +33,41 @@ LEVELS = (*range(0, 100, 5), 99, 100)
 
 MAX_REPLY_BYTES = 65_536
 
-Milliseconds = Annotated[float, Field(ge=0, le=1e9)]
+Milliseconds = Annotated[float, between(0, 1e9)]
+Megabytes = Annotated[float, between(0, 1e7)]
+Seconds = Annotated[float, between(0)]
+Positive = Annotated[int, between(1)]
+NotNegative = Annotated[int, between(0)]
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class _Message(Record):
+    @classmethod
+    def read(cls, document: Any) -> Self:
+        """A message from a JSON object, which has no other keys.
+
+        Raises:
+            FieldError: It has, or a value cannot be.
+        """
+        strange = set(document) - {one.name for one in fields(cls)} if document else set()
+        if isinstance(document, Mapping) and strange:
+            raise FieldError("no key of it", str(min(strange))[:80])
+        return super().read(document)
+
+    @classmethod
+    def from_bytes(cls, data: bytes | str) -> Self:
+        """Read what :meth:`to_bytes` wrote.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        return cls.read(parse_json(data))
+
+    def to_bytes(self) -> bytes:
+        """The message as one line of JSON."""
+        return json.dumps(self.document(), allow_nan=False).encode("ascii")
 
 
+@dataclass(frozen=True, kw_only=True)
 class MeasurementRequest(_Message):
     """One graph, at one batch, for so long.
 
@@ -53,15 +85,16 @@ class MeasurementRequest(_Message):
     graph: GraphName | None = None
     variant: Variant = "fp32"
     sha256: str = ""
-    batch: int = Field(default=1, ge=1, le=1 << 20)
-    threads: int = Field(default=1, ge=1, le=1024)
-    seed: int = Field(default=0, ge=0)
-    warm_up: int = Field(default=0, ge=0)
-    samples: int = Field(default=1, ge=1)
-    seconds: float = Field(default=0.0, ge=0)
-    longest: float | None = Field(default=None, gt=0)
+    batch: Annotated[int, between(1, 1 << 20)] = 1
+    threads: Annotated[int, between(1, 1024)] = 1
+    seed: NotNegative = 0
+    warm_up: NotNegative = 0
+    samples: Positive = 1
+    seconds: Seconds = 0.0
+    longest: Seconds | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class BenchTiming(_Message):
     """Latency of one graph, in milliseconds.
 
@@ -73,17 +106,16 @@ class BenchTiming(_Message):
 
     load_ms: Milliseconds
     first_ms: Milliseconds
-    wall_ms: Annotated[
-        tuple[Milliseconds, ...], Field(min_length=len(LEVELS), max_length=len(LEVELS))
-    ]
+    wall_ms: Annotated[tuple[Milliseconds, ...], sized(len(LEVELS), len(LEVELS))]
     cpu_ms: Milliseconds
-    samples: int = Field(ge=1)
+    samples: Positive
 
     def percentile(self, level: int) -> float:
         """Wall time at one of ``LEVELS``, milliseconds."""
         return self.wall_ms[LEVELS.index(level)]
 
 
+@dataclass(frozen=True, kw_only=True)
 class MeasurementReply(_Message):
     """Result of a measured process.
 
@@ -95,9 +127,9 @@ class MeasurementReply(_Message):
     """
 
     status: Literal["ok", "failed"]
-    reason: str = Field(default="", max_length=2000)
-    peak_mb: float = Field(ge=0, le=1e7)
-    file_mb: float = Field(ge=0, le=1e7)
+    reason: Annotated[str, sized(0, 2000)] = ""
+    peak_mb: Megabytes
+    file_mb: Megabytes
     timing: BenchTiming | None = None
 
 
@@ -210,4 +242,4 @@ def _repeat(
 
 
 if __name__ == "__main__":
-    print(work(MeasurementRequest.model_validate_json(sys.stdin.read())).model_dump_json())
+    print(work(MeasurementRequest.from_bytes(sys.stdin.read())).to_bytes().decode("ascii"))

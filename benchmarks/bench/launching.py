@@ -11,8 +11,6 @@ import tempfile
 from dataclasses import dataclass
 from typing import IO, Literal
 
-from pydantic import ValidationError
-
 from .child import MAX_REPLY_BYTES, MeasurementReply, MeasurementRequest
 from .limits import Enforcement
 
@@ -59,7 +57,7 @@ def start(
             try:
                 done = subprocess.run(  # noqa: S603  (our own module)
                     [*command, settings],
-                    input=request.model_dump_json().encode(),
+                    input=request.to_bytes(),
                     stdout=out,
                     stderr=err,
                     timeout=timeout,
@@ -89,11 +87,9 @@ def judge(code: int, out: bytes, err: str) -> Outcome:
     try:
         if len(out) > MAX_REPLY_BYTES:
             raise ValueError(f"more than {MAX_REPLY_BYTES} bytes")
-        reply = MeasurementReply.model_validate_json(out)
-    except ValidationError as error:
-        return Outcome("crash", f"no reply: {error.errors()[0]['msg']}"[:300])
+        reply = MeasurementReply.from_bytes(out)
     except ValueError as error:
-        return Outcome("crash", f"no reply: {error}")
+        return Outcome("crash", f"no reply: {error}"[:300])
     if reply.status == "ok":
         return Outcome("ok", reply=reply)
     return Outcome("oom" if _names_memory(reply.reason) else "crash", reply.reason, reply)

@@ -172,7 +172,7 @@ class _Bench:
         outcome = start(request, self.enforcement, timeout=self.preset.timeout)
         row = filled(blank(subject, HOST, "measured", threads), outcome)
         if row.peak_mb is not None and row.first_ms is not None:
-            short = request.model_copy(update={"samples": 1, "seconds": 0.0, "warm_up": 0})
+            short = replace(request, samples=1, seconds=0.0, warm_up=0)
             timeout = _IDLE_TIMEOUT_S + row.first_ms / 10  # 100 times as long as it took
             # What is not enough for the runtime alone is not enough for it and a graph.
             fails = max(0.0, (baseline or 0.0) - _RESOLUTION_MB)

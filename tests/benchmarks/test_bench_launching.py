@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,14 +30,13 @@ FREE = Enforcement(parent=None)
 
 
 def said(reason: str) -> bytes:
-    answer = ANSWER.model_copy(update={"status": "failed", "reason": reason})
-    return answer.model_dump_json().encode()
+    return replace(ANSWER, status="failed", reason=reason).to_bytes()
 
 
 @pytest.mark.parametrize(
     ("code", "out", "err", "verdict", "reason"),
     [
-        (0, ANSWER.model_dump_json().encode() + b"\n", "a warning", "ok", ""),
+        (0, ANSWER.to_bytes() + b"\n", "a warning", "ok", ""),
         (-signal.SIGKILL, b"", "", "oom", "killed by the kernel"),
         (-signal.SIGSEGV, b"", "", "crash", "ended by SIGSEGV"),
         (-signal.SIGABRT, b"", "terminate called: std::bad_alloc", "oom", "SIGABRT: terminate"),

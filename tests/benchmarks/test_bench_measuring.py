@@ -78,7 +78,7 @@ def write(folder: Path, files: dict[str, bytes], client: str = "client-00") -> P
         "share": None,
         "classes": ["a", "b", "c"],
         "latent": 2,
-        "image": image.model_dump(),
+        "image": image.document(),
         "noise": None,
         "files": {
             name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
@@ -89,8 +89,8 @@ def write(folder: Path, files: dict[str, bytes], client: str = "client-00") -> P
                 "variants": {kind: file for kind, file in names.items() if file in files},
                 "opset": 17,
                 "ir": 8,
-                "inputs": {key: port.model_dump() for key, port in inputs.items()},
-                "outputs": {key: port.model_dump() for key, port in outputs.items()},
+                "inputs": {key: port.document() for key, port in inputs.items()},
+                "outputs": {key: port.document() for key, port in outputs.items()},
             }
         },
         "privacy": {"mode": "none", "epsilon": None, "delta": None, "unit": None},
@@ -107,7 +107,7 @@ def write(folder: Path, files: dict[str, bytes], client: str = "client-00") -> P
     folder.mkdir()
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    (folder / "manifest.json").write_bytes(Manifest.model_validate(manifest).to_bytes())
+    (folder / "manifest.json").write_bytes(Manifest.read(manifest).to_bytes())
     return folder
 
 
@@ -151,7 +151,7 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
 def job(folder: Path, **changes: Any) -> MeasurementRequest:
     (subject,) = subjects([verify(folder)], [1], variants=["fp32"])
     asked = {"bundle": str(folder), "graph": "classifier", "sha256": subject.sha256, **changes}
-    return MeasurementRequest.model_validate(asked)
+    return MeasurementRequest.read(asked)
 
 
 def mine(document: dict[str, Any], **keys: Any) -> dict[str, Any]:
@@ -236,12 +236,12 @@ def test_a_child_of_a_large_parent_reports_its_own_peak(hungry: Path) -> None:
         "from fedvtc_edge.benchmarks.bench.launching import start;"
         "from fedvtc_edge.benchmarks.bench.limits import Enforcement;"
         "from fedvtc_edge.benchmarks.bench.child import MeasurementRequest, memory_mb;"
-        "request = MeasurementRequest.model_validate_json(sys.argv[1]);"
+        "request = MeasurementRequest.from_bytes(sys.argv[1]);"
         "reply = start(request, Enforcement(None), timeout=60).reply;"
         "print(memory_mb('VmHWM'), reply.peak_mb)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, job(hungry).model_dump_json()],
+        [sys.executable, "-c", program, job(hungry).to_bytes()],
         capture_output=True,
         text=True,
         check=True,
@@ -254,12 +254,12 @@ def test_a_child_of_a_large_parent_reports_its_own_peak(hungry: Path) -> None:
 def test_the_child_imports_neither_torch_nor_onnx_nor_plots(hungry: Path) -> None:
     program = (
         "import sys; from fedvtc_edge.benchmarks.bench.child import MeasurementRequest, work;"
-        "print(work(MeasurementRequest.model_validate_json(sys.argv[1])).status,"
-        "*sorted({'torch', 'onnx', 'matplotlib', 'jinja2', 'click', 'cryptography'}"
+        "print(work(MeasurementRequest.from_bytes(sys.argv[1])).status,"
+        "*sorted({'torch', 'onnx', 'matplotlib', 'jinja2', 'click', 'cryptography', 'pydantic'}"
         " & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, job(hungry).model_dump_json()],
+        [sys.executable, "-c", program, job(hungry).to_bytes()],
         capture_output=True,
         text=True,
         check=True,
@@ -407,7 +407,7 @@ def test_the_childs_own_refusals_are_answers(
     hungry: Path, changes: dict[str, str], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(child, "_HEAVY", ())  # the tests have imported both
-    answer = child.work(job(hungry).model_copy(update=changes))
+    answer = child.work(replace(job(hungry), **changes))
     assert answer.status == "failed"
     assert reason in answer.reason
     assert answer.peak_mb > 0
