@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from fedvtc_edge.documents import DocumentError, parse_json
 from fedvtc_edge.errors import VerificationError
-
-from .fields import FieldError, Record, between, inside, matching, sized
+from fedvtc_edge.fields import FieldError, Record, between, inside, matching, sized
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -19,7 +19,7 @@ SIDES = ("attacks", "benchmarks", "export")
 # Who stands above whom. A module imports from layers before its own and from no other,
 # lazily or not; inside a package, modules are free. A new module is entered here.
 LAYERS: list[set[str]] = [
-    {"documents", "errors", "progress", "seeding"},
+    {"documents", "errors", "fields", "progress", "seeding"},
     {"config", "graph_rules", "plugins", "statistics", "storage"},
     {"data", "privacy", "wire"},
     {"models", "sealing"},

@@ -23,10 +23,10 @@ from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import FedVTCError, VerificationError
 from fedvtc_edge.export import inputs as noise
 from fedvtc_edge.export.codes import Codes
-from fedvtc_edge.export.fields import FieldError, Record, between, sized
 from fedvtc_edge.export.manifest import GraphName, Variant
 from fedvtc_edge.export.runtime import Arrays, Session
 from fedvtc_edge.export.verification import Verified, verify
+from fedvtc_edge.fields import FieldError, Record, between, sized
 
 LEVELS = (*range(0, 100, 5), 99, 100)
 """Percentiles of wall time that a reply holds: enough to draw the distribution."""
