@@ -33,7 +33,10 @@ def threat_model(config: Config) -> list[Entry]:
     upload = "counts, class means and second moments"
     if noised:
         upload = "noised counts, class means and second moments"
-    each = "only the sum over the clients" if masked else f"each client's {upload}"
+    each = f"each client's {upload}"
+    if masked:
+        groups = f"sums of {config.sums} groups of clients"
+        each = "only the sum over the clients" if config.sums == 1 else f"only the {groups}"
     anchored = mode == "anchored"
     space = "in the anchor's space, which it can compute" if anchored else "of hidden features"
     weights = ", and every decoder's weights" if mode == "features+decoder" else ""

@@ -176,6 +176,9 @@ class TransportSettings(_Table):
 
     seal: bool = True
     masking: bool = False
+    masking_group: int = Field(
+        default=0, ge=0, le=1000, description="least clients of a masked sum; 0 is one sum of all"
+    )
     precision: Literal["float32", "float16"] = "float32"
 
 
@@ -263,14 +266,25 @@ class Config(_Table):
         return clients.per_round
 
     @property
+    def sums(self) -> int:
+        """Masked sums of which an exchange is made: one, or one for each group of clients."""
+        least = self.transport.masking_group
+        return max(1, self.group // least) if least else 1
+
+    @property
+    def smallest_sum(self) -> int:
+        """Clients of the smallest masked sum; no other has more than one more."""
+        return self.group // self.sums
+
+    @property
     def colluders(self) -> int:
-        """Clients of a group that may be in league with the server, rounded up."""
+        """Clients that may be in league with the server, rounded up; all may be in one sum."""
         return math.ceil(self.privacy.collusion * self.group - 1e-9)  # 0.07 · 100 is 7.000…01
 
     @property
     def dropouts(self) -> int:
-        """Clients of a group that a masked sum can do without: a third, rounded down."""
-        return self.group // 3
+        """Clients that the smallest masked sum can do without: a third, rounded down."""
+        return self.smallest_sum // 3
 
     @property
     def client_ids(self) -> list[str]:

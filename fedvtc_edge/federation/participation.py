@@ -144,7 +144,7 @@ class ParticipationSimulator:
         share = self._config.server.quorum
         least = 1 if share is None else quorum_of(share, expected)
         if self._config.transport.masking:
-            least = max(least, threshold_of(self._config.group))
+            least = max(least, threshold_of(self._config.smallest_sum))
         return f"{present} of {expected} clients, the quorum is {least}" * (present < least)
 
 

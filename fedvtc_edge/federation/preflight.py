@@ -17,6 +17,9 @@ from fedvtc_edge.training.compute import Compute
 from .choosing import CHOOSE, check_choice
 from .methods import method_of
 
+LEAST_GROUP = 10
+"""Fewest clients of a group: at least seven of them are in its sum, which the server sees."""
+
 
 def check(config: Config, engine: Literal["local", "flower", "client"] | None = None) -> None:
     """Refuse settings that cannot be carried out, before any data are read.
@@ -86,11 +89,19 @@ def _check_masking(config: Config) -> None:
             "transport.masking with method.share = 'features+decoder': decoders are not masked",
             hint='use method.share = "anchored" or "features"',
         )
-    if not LEAST_CLIENTS <= group <= MOST_CLIENTS:
+    least = config.transport.masking_group
+    if 0 < least < LEAST_GROUP or least > group:
         raise ConfigError(
-            f"transport.masking with {group} clients in a sum, expected {LEAST_CLIENTS} to "
-            f"{MOST_CLIENTS}",
-            hint="with two clients a sum tells each the other's statistics; see clients.count",
+            f"transport.masking_group = {least} with {group} clients, expected 0 or from "
+            f"{LEAST_GROUP} to so many",
+            hint="the server sees each group's sum: small ones hide little; 0 is one sum of all",
+        )
+    if not LEAST_CLIENTS <= config.smallest_sum < MOST_CLIENTS:
+        raise ConfigError(
+            f"transport.masking with {config.smallest_sum} clients in a sum, expected "
+            f"{LEAST_CLIENTS} to {MOST_CLIENTS - 1}",
+            hint="with two clients a sum tells each the other's statistics; see clients.count, "
+            "and of many transport.masking_group",
         )
     if group != config.clients.count:
         raise ConfigError(
@@ -100,13 +111,15 @@ def _check_masking(config: Config) -> None:
             "seed of the server's there may be any",
             hint="set clients.cohort to 1",
         )
-    bearable = 2 * threshold_of(group) - group
+    bearable = 2 * threshold_of(config.smallest_sum) - config.smallest_sum
     if config.colluders >= bearable:
+        among = "" if config.sums == 1 else f", all in one of {config.sums} groups,"
         raise ConfigError(
             f"privacy.collusion = {config.privacy.collusion:g}: {config.colluders} of {group} "
-            "clients in league with the server would see through the masks, which bear "
+            f"clients in league with the server{among} would see through the masks, which bear "
             f"{bearable - 1}",
-            hint="lower privacy.collusion, or take more clients",
+            hint="lower privacy.collusion, or take more clients"
+            + ("" if config.sums == 1 else " into a group: transport.masking_group"),
         )
 
 

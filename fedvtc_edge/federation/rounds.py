@@ -8,11 +8,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import EnvelopeError, ServerError
-from fedvtc_edge.masking import MaskingError, threshold_of
+from fedvtc_edge.masking import MaskingError, in_groups, threshold_of
 from fedvtc_edge.models.tensors import from_tensors, to_tensors
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.progress import Progress
@@ -20,7 +21,7 @@ from fedvtc_edge.runs.directory import Checkpoint
 from fedvtc_edge.runs.records import ClientRecord, ClockRecord, RoundRecord, averages
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.transport.channel import Delivery
-from fedvtc_edge.transport.masked_sum import Integers
+from fedvtc_edge.transport.masked_sum import Integers, Total
 from fedvtc_edge.wire.context import Context
 
 from .evaluation import ControlFigures, TestSet, evaluate
@@ -366,26 +367,44 @@ class LocalExecutor(Executor):
         members: list[str],
         quorum: int,
     ) -> tuple[Integers, int, list[str]]:
-        """All parties of a masked sum; of too few it would show more of each than was agreed on."""
+        """All parties of the masked sums of all groups.
+
+        Of too few one would show more of each than was agreed on: it is left out.
+        """
+        config, there = self.config, set(members)
+        total, heard = np.zeros(exchange.size, np.int64), 0
+        for group in in_groups(self.clients, config.sums):
+            present = [name for name in group if name in there]
+            if len(present) >= threshold_of(len(group)):
+                found = self._sum_of(exchange, context, present)
+                total += found.vector
+                heard += len(found.heard)
+        if not heard:
+            sums = "a masked sum" if config.sums == 1 else f"{config.sums} masked sums"
+            raise MaskingError(
+                f"{len(members)} of {config.group} clients in {sums}, expected "
+                f"{threshold_of(config.smallest_sum)} in one",
+                hint="two thirds must be there: masks and shares of noise are made for so many",
+            )
+        return total, heard, members
+
+    def _sum_of(
+        self, exchange: SecureAggregatable[Any], context: Context, present: Sequence[str]
+    ) -> Total:
+        """The masked sum of one group, whose releases are in the ledger before it begins."""
         federation, vectors = self.federation, dict[str, Integers]()
         assert federation.masked is not None
         noted = []
-        for name in members:
-            own = federation.context(name, context.round, context.kind)
+        for name in present:
+            own = replace(context, sender=name)
             vectors[name], digested = exchange.vector(self._here[name], own)
             noted.append((own, digested))
         federation.enter(noted)
-        least = threshold_of(self.config.group)
-        if len(vectors) < least:
-            raise MaskingError(
-                f"{len(vectors)} of {self.config.group} clients in a masked sum, expected {least}",
-                hint="two thirds must be there: masks and shares of noise are made for so many",
-            )
         total = federation.masked.add(vectors, context, bound=exchange.bound)
         for name, spent in total.traffic.items():
             self.account[name]["up"] += spent.up
             self.account[name]["down"] += spent.down
-        return total.vector, len(total.heard), members
+        return total
 
     def finish(self, number: int, members: Sequence[str]) -> list[str]:
         """Train the local baselines of those that took part."""

@@ -143,7 +143,7 @@ def summarise(
         upload_bytes_total=_total(spent["up"] for spent in account.values()),
         download_bytes_total=_total(spent["down"] for spent in account.values()),
         uploads=[
-            f"{text}; under masks, so that the server sees only the sum over the clients"
+            f"{text}; under masks, so that the server sees only {_sums(config)}"
             if config.transport.masking
             else text
             for text in method.uploads()
@@ -164,6 +164,12 @@ def _rate(accounts: Iterable[Mapping[str, Any]]) -> float | None:
     told = [spent for spent in accounts if spent["samples"]]
     busy = sum(spent["seconds"] for spent in told)
     return round(sum(spent["samples"] for spent in told) / max(busy, 1e-9), 1) if told else None
+
+
+def _sums(config: Config) -> str:
+    if config.sums == 1:
+        return "the sum over the clients"
+    return f"the sums of {config.sums} groups of {config.smallest_sum} clients or one more"
 
 
 def _total(values: Iterable[int | None]) -> int | None:

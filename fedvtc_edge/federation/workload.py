@@ -344,7 +344,9 @@ def _messages(method: Method, exchange: Exchange[Any]) -> tuple[int, bytes]:
 def _masked(method: Method, exchange: SecureAggregatable[Any]) -> tuple[int, int]:
     """Bytes up and down of a masked sum, as if nobody of the group were missing."""
     federation = method.federation
-    up, down = traffic_of(federation.config.group, exchange.size, exchange.bound)
+    config = federation.config
+    largest = -(-config.group // config.sums)
+    up, down = traffic_of(largest, exchange.size, exchange.bound)
     return up + 5 * federation.transport.overhead, down
 
 

@@ -9,7 +9,14 @@ in ``docs/masking.md``.
 from .client import MaskingClient
 from .fixed_point import decode_fixed, encode_fixed, grid_bound
 from .messages import traffic_of
-from .plan import LARGEST_BOUND, MaskingError, MaskingPlan, MaskingStep, threshold_of
+from .plan import (
+    LARGEST_BOUND,
+    MaskingError,
+    MaskingPlan,
+    MaskingStep,
+    in_groups,
+    threshold_of,
+)
 from .server import MaskedSum, MaskingServer
 from .simulation import run_masked_sum
 from .vault import Vault, take_step
@@ -26,6 +33,7 @@ __all__ = [
     "decode_fixed",
     "encode_fixed",
     "grid_bound",
+    "in_groups",
     "run_masked_sum",
     "take_step",
     "threshold_of",

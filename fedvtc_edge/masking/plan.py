@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -23,7 +25,15 @@ MOST_NUMBERS = 2**24
 LARGEST_BOUND = 2**49
 """Largest magnitude of a client's number: the sums of all clients fit int64."""
 
+Client = TypeVar("Client")
+
 _PLAN = struct.Struct(">HHIQB")
+
+
+def in_groups(clients: Sequence[Client], number: int) -> list[Sequence[Client]]:
+    """Clients in their order, cut into so many groups of equal size, or of one more."""
+    cuts = [len(clients) * place // number for place in range(number + 1)]
+    return [clients[begin:end] for begin, end in pairwise(cuts)]
 
 
 class MaskingStep(IntEnum):

@@ -54,13 +54,20 @@ def anchor_width(config: Config, classes: int) -> int:
 
 def coverages() -> list[str]:
     """Patterns of all that :attr:`Mechanism.covers` may say."""
-    masked = re.escape(_MASKED).replace(r"\{colluders\}", "[0-9]+").replace(r"\{group\}", "[0-9]+")
-    return [masked, *(re.escape(kind._covers) for kind in _MECHANISMS.values())]
+    masked = [
+        re.sub(r"\\{[a-z]+\\}", "[0-9]+", re.escape(said)) for said in (_MASKED, _MASKED_GROUPS)
+    ]
+    return [*masked, *(re.escape(kind._covers) for kind in _MECHANISMS.values())]
 
 
 _MASKED = (
     "the masked sum, which is all that the server sees, also with up to {colluders} of {group} "
     "clients in league with it; not the models that stay with the clients"
+)
+_MASKED_GROUPS = (
+    "each of the masked sums of {sums} groups, which are all that the server sees, also with up to "
+    "{colluders} of {group} clients in league with it, all in one group; not the models that stay "
+    "with the clients"
 )
 
 
@@ -111,14 +118,17 @@ class Mechanism(ABC):
         config = self.config
         if not config.transport.masking:
             return 1
-        return min_honest(config.group, dropouts=config.dropouts, colluders=config.colluders)
+        least = config.smallest_sum
+        return min_honest(least, dropouts=config.dropouts, colluders=config.colluders)
 
     @property
     def covers(self) -> str:
         """Coverage of the ε, in words."""
         if self.shares == 1:
             return self._covers
-        return _MASKED.format(colluders=self.config.colluders, group=self.config.group)
+        said = _MASKED if self.config.sums == 1 else _MASKED_GROUPS
+        config = self.config
+        return said.format(colluders=config.colluders, group=config.group, sums=config.sums)
 
     @property
     def noised_by_server(self) -> bool:

@@ -177,7 +177,7 @@ def test_a_masked_sum_of_too_few_is_refused_whoever_asks(tiny: Tiny) -> None:
     with deterministic():
         method = assemble(config, load_dataset(config.data), Compute.of(config.engine))
         executor = LocalExecutor(method)
-        with pytest.raises(MaskingError, match="2 of 4 clients in a masked sum, expected 3"):
+        with pytest.raises(MaskingError, match="2 of 4 clients in a masked sum, expected 3 in one"):
             take_steps(method, executor, 0, executor.clients[:2])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.extractor import Anchor, centre, one_by_one
 from fedvtc_edge.privacy.claim import UNITS
-from fedvtc_edge.privacy.mechanism import mechanism_of
+from fedvtc_edge.privacy.mechanism import coverages, mechanism_of
 from fedvtc_edge.privacy.release import bounded_sums, check_norm
 from fedvtc_edge.privacy.release_spec import ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.progress import SilentProgress
@@ -84,6 +85,82 @@ def test_the_server_sees_five_messages_and_no_upload(tiny: Tiny, tmp_path: Path)
         (name, None, None) for name in IDS
     ]
     assert not (out / "parties").exists()
+
+
+TWO_GROUPS = {"transport": {"masking": True, "masking_group": 3}, "clients": {"count": 6}}
+"""Of three each, as the tests' small groups may be."""
+
+
+@pytest.fixture
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedvtc_edge.federation.preflight.LEAST_GROUP", 3)
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_the_sums_of_groups_add_up_to_the_one_sum(tiny: Tiny, tmp_path: Path) -> None:
+    """Whole numbers on a grid: not a bit differs."""
+    privacy = {"collusion": 0.0}
+    run(tiny(privacy=privacy, **TWO_GROUPS), out=tmp_path / "groups")
+    one = tiny(privacy=privacy, transport={"masking": True}, clients={"count": 6})
+    run(one, out=tmp_path / "one")
+    found = [
+        (tmp_path / name / "statistics.safetensors").read_bytes() for name in ("groups", "one")
+    ]
+    assert found[0] == found[1]
+    summary = json.loads((tmp_path / "groups" / "summary.json").read_text())
+    assert "only the sums of 2 groups of 3 clients" in summary["uploads"][0]
+    up = [
+        json.loads((tmp_path / name / "summary.json").read_text())["upload_bytes_total"]
+        for name in ("groups", "one")
+    ]
+    assert up[0] < up[1], "each has fewer others to share secrets with"
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_a_group_of_too_few_is_left_out(tiny: Tiny, tmp_path: Path) -> None:
+    from fedvtc_edge.federation.assembly import assemble
+    from fedvtc_edge.federation.rounds import LocalExecutor
+    from fedvtc_edge.masking import MaskingError
+
+    four = {"transport": {"masking": True, "masking_group": 4}, "clients": {"count": 8}}
+    config = tiny(privacy={"collusion": 0.0}, **four)
+    method = assemble(config, load_dataset(config.data), Compute.of(config.engine))
+    executor = LocalExecutor(method)
+    exchange: Any = next(step.exchange for step in method.steps(0) if step.exchange is not None)
+    context = method.federation.context("server", 0, exchange.kind)
+    everybody = config.client_ids
+    total, heard, _ = executor.masked_sum(0, exchange, context, everybody, 1)
+    assert heard == 8
+    first, number, _ = executor.masked_sum(0, exchange, context, everybody[:6], 1)
+    assert number == 4, "of the second group two are there"
+    both, number, _ = executor.masked_sum(0, exchange, context, everybody[:2] + everybody[3:], 1)
+    assert number == 7, "of the first group three are, which is enough"
+    with pytest.raises(MaskingError, match="3 of 8 clients in 2 masked sums, expected 3 in one"):
+        executor.masked_sum(0, exchange, context, [*everybody[:2], everybody[5]], 1)
+    alone = [exchange.vector(client, context)[0] for client in method.federation.clients]
+    np.testing.assert_array_equal(total, sum(alone))
+    np.testing.assert_array_equal(first, sum(alone[:4]))
+    np.testing.assert_array_equal(both, sum(alone) - alone[2])
+
+
+@pytest.mark.parametrize("mode", ["anchored", "client"])
+def test_each_groups_sum_keeps_the_claim_by_itself(mode: str) -> None:
+    """What is seen is a sum of ten with colluders among them, not one of thirty."""
+    document = {
+        "privacy": PRIVACY | {"mode": mode, "collusion": 0.05},
+        "clients": {"count": 30},
+        "transport": {"masking": True, "masking_group": 10},
+    }
+    config = load_config(document)
+    check(config)
+    assert (config.sums, config.smallest_sum) == (3, 10)
+    spec, mechanism = spec_of(config), mechanism_of(config)
+    assert mechanism is not None
+    assert spec.shares == 10 - 3 - 2
+    assert spec.shares * spec.share**2 >= spec.sigma**2
+    assert "each of the masked sums of 3 groups" in mechanism.covers
+    assert "up to 2 of 30 clients in league with it, all in one group" in mechanism.covers
+    assert any(re.fullmatch(pattern, mechanism.covers) for pattern in coverages())
 
 
 def spec_of(config: Config) -> ReleaseSpec:
@@ -209,6 +286,18 @@ def test_too_few_contributors_are_seen_through_the_masks(tiny: Tiny, tmp_path: P
         ({"server": {"trim": 0.2}}, "server.trim", "to 0"),
         ({"transport": {"masking": True, "precision": "float16"}}, "float16", "float32"),
         ({"privacy": {"collusion": 0.5}}, "see through the masks", "lower privacy.collusion"),
+        ({"transport": {"masking": True, "masking_group": 3}}, "masking_group = 3 with 4", "small"),
+        (
+            {"transport": {"masking": True, "masking_group": 30}},
+            "masking_group = 30 with 4",
+            "0 is",
+        ),
+        (
+            {"transport": {"masking": True, "masking_group": 30}, "clients": {"count": 300}},
+            "30 of 300 clients in league with the server, all in one of 10 groups,",
+            "masking_group",
+        ),
+        ({"clients": {"count": 1001}}, "1001 clients in a sum", "masking_group"),
     ],
 )
 def test_what_cannot_be_masked(tables: dict[str, Any], message: str, hint: str) -> None:

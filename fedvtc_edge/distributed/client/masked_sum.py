@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.distributed.messages import RequestError, TaskRequest
-from fedvtc_edge.masking import MaskingPlan, MaskingStep, Vault, take_step
+from fedvtc_edge.masking import MaskingPlan, MaskingStep, Vault, in_groups, take_step
 from fedvtc_edge.wire.context import Context
 
 from .keys import ClientKeys
@@ -46,7 +46,8 @@ def advertise(
 
     vector, noted = exchange.vector(client, context)
     home.record(context, noted)
-    names = drawn(config, keys.roster(config), context.round)
+    invited = drawn(config, keys.roster(config), context.round)
+    names = list(next(group for group in in_groups(invited, config.sums) if keys.client in group))
     home.note(_SUM, {"clients": names, "size": exchange.size, "bound": exchange.bound})
     plan = plan_of(keys, context, names, exchange.size, exchange.bound)
     key = keys.identity.signing_key

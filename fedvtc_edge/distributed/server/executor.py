@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from fedvtc_edge.data.own import TEST
 from fedvtc_edge.distributed.messages import REPORT, RequestError, TaskRequest, digest_of
@@ -13,7 +15,14 @@ from fedvtc_edge.federation.evaluation import ControlFigures, TestSet, control_f
 from fedvtc_edge.federation.exchange import Exchange, SecureAggregatable
 from fedvtc_edge.federation.methods import Method
 from fedvtc_edge.federation.rounds import Executor, in_batches
-from fedvtc_edge.masking import MaskingError, MaskingPlan, MaskingServer, MaskingStep, threshold_of
+from fedvtc_edge.masking import (
+    MaskingError,
+    MaskingPlan,
+    MaskingServer,
+    MaskingStep,
+    in_groups,
+    threshold_of,
+)
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.runs.directory import Checkpoint
 from fedvtc_edge.runs.records import ACCURACIES, ClientRecord, RoundRecord
@@ -24,6 +33,8 @@ from fedvtc_edge.wire.context import Context
 
 from .collector import Collector
 from .registry import ClientInfo, ClientRegistry, merged, read_report
+
+Found = TypeVar("Found")
 
 OPENING_CALLS = 3
 """Times that a client is asked for what it uploads only once."""
@@ -147,24 +158,21 @@ class RemoteExecutor(Executor):
         members: list[str],
         quorum: int,
     ) -> tuple[Integers, int, list[str]]:
-        """One phase for each step of a masked sum; who is silent in one has dropped out."""
+        """One phase for each step of the masked sums; who is silent in one has dropped out."""
         # All who are invited, present or not: thresholds and noise are made for so many. One
         # that was revoked meanwhile is among them, and is not heard: it drops out.
-        keys = {name: self._known.lookup(name).key for name in self._cohort}
-        server = MaskingServer(MaskingPlan(context, keys, exchange.size, exchange.bound))
-        least = max(quorum, threshold_of(len(self._cohort)))
+        sums = _GroupSums(self._cohort, self.config.sums, self._known, exchange, context)
+        least = max(quorum, threshold_of(self.config.smallest_sum))
         messages = dict.fromkeys(members, b"")
         for step in MaskingStep:
-            asked = self.federation.context(
-                context.sender, context.round, mask_kind(context.kind, step)
-            )
+            asked = replace(context, kind=mask_kind(context.kind, step))
             for name in self._ask(index, asked, messages, least):
                 self.account[name]["down"] += len(messages[name])
-                self._take(server, step, name, context, asked)
+                self._take(sums.server_of[name], step, name, context, asked)
             if step is not MaskingStep.UNMASK:
-                messages = server.advance()
-        total = server.finish()
-        return total.total, len(total.survivors), list(messages)
+                messages = sums.advance()
+        total, heard = sums.finish()
+        return total, heard, list(messages)
 
     def remaining(self, members: list[str], counted: set[str]) -> list[str]:
         """Those that were heard."""
@@ -255,3 +263,63 @@ class RemoteExecutor(Executor):
         for name, size in sizes.items():
             self.account[name]["up"] += size if kind != REPORT else 0
         return list(sizes)
+
+
+class _GroupSums:
+    """The masked sums of all groups of an exchange; a group in which too few are left is left out.
+
+    Args:
+        cohort: All who are invited, in order.
+        number: Of groups.
+    """
+
+    def __init__(
+        self,
+        cohort: Sequence[str],
+        number: int,
+        known: TrustList,
+        exchange: SecureAggregatable[Any],
+        context: Context,
+    ) -> None:
+        self.server_of: dict[str, MaskingServer] = {}
+        self._open: list[MaskingServer] = []
+        for group in in_groups(cohort, number):
+            keys = {name: known.lookup(name).key for name in group}
+            server = MaskingServer(MaskingPlan(context, keys, exchange.size, exchange.bound))
+            self.server_of |= dict.fromkeys(group, server)
+            self._open.append(server)
+
+    def advance(self) -> dict[str, bytes]:
+        """Close a step in all groups; what to send, by client.
+
+        Raises:
+            MaskingError: Too few are left in each of them.
+        """
+        messages: dict[str, bytes] = {}
+        for replies in self._each(MaskingServer.advance):
+            messages |= replies
+        return messages
+
+    def finish(self) -> tuple[Integers, int]:
+        """The sum of all groups' sums, and over how many clients it is.
+
+        Raises:
+            MaskingError: None of them came out.
+        """
+        found = self._each(MaskingServer.finish)
+        total: Integers = np.sum([one.total for one in found], axis=0)
+        return total, sum(len(one.survivors) for one in found)
+
+    def _each(self, take: Callable[[MaskingServer], Found]) -> list[Found]:
+        """A step of all groups that are left, without those in which it fails."""
+        found, left, failed = [], [], MaskingError("no sum", hint="begin a new round")
+        for server in self._open:
+            try:
+                found.append(take(server))
+                left.append(server)
+            except MaskingError as error:
+                failed = error
+        self._open = left
+        if not left:
+            raise failed
+        return found

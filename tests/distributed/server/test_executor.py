@@ -385,6 +385,36 @@ def test_a_masked_sum_bears_a_third_and_no_more(
         assert len(lines) == len(set(lines))
 
 
+SIX = {"clients": {"count": 6}, "transport": {"masking": True, "masking_group": 3}}
+
+
+@pytest.mark.parametrize("step", [MaskingStep.SHARE, MaskingStep.UNMASK], ids=["share", "unmask"])
+def test_a_group_that_falls_apart_takes_no_other_with_it(
+    village: Make, small: Make, monkeypatch: pytest.MonkeyPatch, step: MaskingStep
+) -> None:
+    """Two groups of three; the second loses one, then two, then the first loses two as well."""
+    monkeypatch.setattr("fedvtc_edge.federation.preflight.LEAST_GROUP", 3)
+    there = village(small(method={"rounds": 3, **FEATURES}, server={"quorum": 0.3}, **SIX))
+    names = there.names
+    lost = {1: names[5:], 2: names[4:], 3: [*names[4:], *names[:2]]}
+
+    def fate(name: str, request: TaskRequest) -> str:
+        masked = mask_step(request.context.kind)
+        falls = masked is not None and masked[1] >= step and name in lost[request.context.round]
+        return "lost" if falls else ""
+
+    there.fate = fate
+    there.serve()
+    first, second, third = there.rounds()
+    assert not first["void"]
+    assert not second["void"]
+    assert third["void"]
+    world = wire.published(there.published())
+    assert world.count.sum() == sum(_samples(there, name) for name in names[:3])
+    kinds = {path.name.split(".")[0] for path in there.run_path.glob("server/*/*-maska.upload")}
+    assert kinds == set(names)
+
+
 # ---------------------------------------------------------------- who may
 
 
