@@ -72,6 +72,11 @@ class Anchor(nn.Module):
         ConfigError: No such extractor, or one that does not give m features or more, [N, d].
     """
 
+    first: Tensor
+    second: Tensor
+    average: Tensor
+    project: Tensor
+
     def __init__(
         self,
         shape: ImageShape,
@@ -95,14 +100,21 @@ class Anchor(nn.Module):
         side = -(-shape.size // self.stride)
         first = _smooth_filters(draw, shape.channels)
         second = draw.standard_normal((_SECOND, _FIRST, 3, 3)) / np.sqrt(9 * _FIRST)
+        second -= second.mean(1, keepdims=True)  # as if each position's mean were taken off first
         project = draw.standard_normal((_SECOND * _GRID**2, width)) / np.sqrt(_SECOND * _GRID**2)
+        # Positions before channels, as features lie in memory after a channels-last kernel.
+        project = project.reshape(_SECOND, _GRID**2, width).swapaxes(0, 1).reshape(-1, width)
+        average = _averages(side, _GRID)
         for name, value in (
             ("first", first),
             ("second", second),
-            ("average", _averages(side, _GRID)),
+            ("average", np.kron(average, average)),
             ("project", project),
         ):
-            self.register_buffer(name, torch.from_numpy(value.astype(np.float32)))
+            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(value, np.float32)))
+        for name in ("first", "second"):  # cloned: of one channel, either order would count as last
+            filters = getattr(self, name).clone(memory_format=torch.channels_last)
+            self.register_buffer(name, filters)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, channels, H, W] in [0, 1] → [N, m], each row of norm √m; differentiable in x."""
@@ -110,7 +122,7 @@ class Anchor(nn.Module):
 
     def projected(self, h: Tensor) -> Tensor:
         """The body's features [N, d] → [N, m], each row of norm √m."""
-        unit: Tensor = F.normalize(h.float() @ cast(Tensor, self.project), dim=1)
+        unit: Tensor = F.normalize(h.float() @ self.project, dim=1)
         return unit.mul(self.width**0.5)
 
     @property
@@ -174,10 +186,47 @@ class Anchor(nn.Module):
 
     def _filtered(self, x: Tensor) -> Tensor:
         x = x - x.mean(dim=(1, 2, 3), keepdim=True)
-        h = F.relu(F.conv2d(x, cast(Tensor, self.first), stride=self.stride, padding=_KERNEL // 2))
-        h = F.relu(F.conv2d(h - h.mean(1, keepdim=True), cast(Tensor, self.second), padding=1))
-        average = cast(Tensor, self.average)
-        return torch.matmul(torch.matmul(average, h), average.T).flatten(1)
+        first = _Edges.apply if x.requires_grad else _edges
+        h = F.conv2d(F.relu(first(x, self.first, self.stride)), self.second, padding=1)
+        return self._pooled(F.relu(h)).flatten(1)
+
+    def _pooled(self, h: Tensor) -> Tensor:
+        """Averages over a coarse grid, [N, positions, 64]."""
+        side = h.shape[2]
+        if side % _GRID == 0:
+            return F.avg_pool2d(h, side // _GRID).permute(0, 2, 3, 1).flatten(1, 2)
+        return torch.matmul(self.average, h.permute(0, 2, 3, 1).flatten(1, 2))
+
+
+def _edges(x: Tensor, filters: Tensor, stride: int) -> Tensor:
+    return F.conv2d(x, filters, stride=stride, padding=_KERNEL // 2)
+
+
+class _Edges(torch.autograd.Function):
+    """:func:`_edges`, whose gradient in x is one matrix product and a sum over overlaps.
+
+    On a CPU torch's own, to so few channels, takes two to five times as long.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, filters: Tensor, stride: int) -> Tensor:
+        return _edges(x, filters, stride)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        x, filters, ctx.stride = inputs
+        ctx.side = x.shape[-1]
+        ctx.save_for_backward(filters)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (filters,) = ctx.saved_tensors
+        patches = gradient.permute(0, 2, 3, 1).flatten(1, 2) @ filters.flatten(1)
+        sides, padding = (ctx.side, ctx.side), _KERNEL // 2
+        columns = patches.transpose(1, 2)
+        return F.fold(columns, sides, _KERNEL, padding=padding, stride=ctx.stride), None, None
 
 
 def chunk_of(side: int) -> int:
@@ -349,7 +398,7 @@ def centre(anchor: Anchor, shape: ImageShape) -> NDArray[np.float64]:
         return np.zeros(anchor.width)
     draw = np.random.Generator(np.random.Philox(key=_NOISE_SEED))
     noise = draw.random((_NOISE_IMAGES, shape.channels, shape.size, shape.size), np.float32)
-    device = cast(Tensor, anchor.project).device
+    device = anchor.project.device
     features = anchor(torch.from_numpy(noise).to(device)).double().cpu().numpy()
     mean: NDArray[np.float64] = features.mean(0) / anchor.width**0.5
     return mean

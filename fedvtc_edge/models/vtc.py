@@ -60,7 +60,8 @@ class VTC(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         """Images [N, channels, size, size] of latents v [N, p]."""
         square = self.spread(v).view(-1, self.width, self.base, self.base)
-        images = cast(Tensor, self.paint(square))
+        # The first norm's gradient takes five times as long in torch's usual order.
+        images = cast(Tensor, self.paint(square.contiguous(memory_format=torch.channels_last)))
         if images.shape[-1] == self.size:
             return images
         return torch.matmul(torch.matmul(self.enlarge, images), self.enlarge.T)

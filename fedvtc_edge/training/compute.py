@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -54,6 +55,34 @@ class Compute:
         return torch.autocast(self.device.type, torch.bfloat16)
 
 
+_TRIM, _MMAP = -1, -3
+"""mallopt's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, in glibc's malloc.h."""
+
+_DEFAULT, _LARGE, _FREE = 128 * 1024, 32 * 2**20, 128 * 2**20
+
+
+@contextmanager
+def reused_memory() -> Iterator[None]:
+    """Freed memory stays with the process, up to 128 MB, for the time of the context.
+
+    By default glibc returns what a step frees to the system and fetches it again, page by
+    page, in the next: a quarter of the CPU of a small network's step. Elsewhere nothing changes.
+    """
+    library = ctypes.CDLL(None)
+    mallopt = getattr(library, "mallopt", None)
+    if mallopt is None:
+        yield
+        return
+    mallopt(_MMAP, _LARGE)
+    mallopt(_TRIM, _FREE)
+    try:
+        yield
+    finally:
+        mallopt(_MMAP, _DEFAULT)
+        mallopt(_TRIM, _DEFAULT)
+        library.malloc_trim(0)
+
+
 @contextmanager
 def deterministic() -> Iterator[None]:
     """One thread and deterministic kernels for the time of a run, then as before.
@@ -73,7 +102,10 @@ def deterministic() -> Iterator[None]:
     # reads memory before writing it; nothing here does.
     filling.fill_uninitialized_memory = False
     try:
-        with torch.random.fork_rng():  # phases seed the global generator; the caller's goes on
+        with (
+            reused_memory(),
+            torch.random.fork_rng(),
+        ):  # phases seed the global generator; the caller's goes on
             yield
     finally:
         torch.set_num_threads(threads)

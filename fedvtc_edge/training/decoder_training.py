@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from fedvtc_edge.config import TrainingSettings
 from fedvtc_edge.models.classifier import Classifier
+from fedvtc_edge.models.extractor import one_by_one
 from fedvtc_edge.models.vtc import VTC
 
 from .compute import Compute
@@ -16,7 +17,6 @@ from .losses import match_moments
 from .steps import Gradients, random_batch
 
 RECONSTRUCTION = 3.0
-MATCH_ANCHOR = 1.0
 MATCH_FEATURES = 0.1
 SPREAD = 0.5
 """Weight of the stds beside the means; pooled stds, too, keep classes from collapsing."""
@@ -54,13 +54,17 @@ def train_decoder(
     model.eval().requires_grad_(False)
     decoder.train()
     normal, seen = gradients.normal("latents"), 0
+    usual = (
+        random_batch(len(images), settings.batch, stream, images.device)
+        for _ in range(settings.decoder_steps)
+    )
+    batches = [batch.to(images.device) for batch in gradients.batches(len(images), usual)]
+    features = _features(model, images, batches, settings)
 
     def loss(batch: Tensor, classes: Tensor) -> Tensor:
         latents, terms = [], []
-        x, y = images[batch], labels[batch]
+        x, y, z = images[batch], labels[batch], features[batch]
         if len(batch):
-            with torch.no_grad():
-                z = model.features(x)
             latents.append(z + knowledge.codes.std[y] * normal(z.shape).to(z.device))
         if len(classes):
             latents.append(knowledge.sample(classes.repeat_interleave(_PER_CLASS), stream))
@@ -74,13 +78,8 @@ def train_decoder(
             terms.append(matching(synthetic[len(batch) :], classes, model, knowledge))
         return sum(terms[1:], start=terms[0])
 
-    usual = (
-        random_batch(len(images), settings.batch, stream, images.device)
-        for _ in range(settings.decoder_steps)
-    )
     with gradients.stepping(decoder, settings.decoder_rate) as step:
-        for picked in gradients.batches(len(images), usual):
-            batch = picked.to(images.device)
+        for batch in batches:
             classes = knowledge.draw_classes(_CLASSES, stream)
             matched = classes if match else classes[:0]
             step(loss, batch, matched)
@@ -89,20 +88,29 @@ def train_decoder(
     return seen
 
 
+def _features(
+    model: Classifier, images: Tensor, batches: list[Tensor], settings: TrainingSettings
+) -> Tensor:
+    """Features [N, p] of those images that come in a batch: f is frozen, so once is enough."""
+    drawn = torch.cat([torch.empty(0, dtype=torch.long, device=images.device), *batches])
+    picked = torch.bincount(drawn, minlength=len(images)).nonzero().flatten()
+    found = one_by_one(model.features, images[picked], settings.batch).to(images.device)
+    return found.new_zeros(len(images), found.shape[1]).index_copy(0, picked, found)
+
+
 def matching(
     synthetic: Tensor, classes: Tensor, model: Classifier, knowledge: GlobalKnowledge
 ) -> Tensor:
     """L_DM: synthetic images [K · n] of K classes against what is known of those classes.
 
-    In the client's own feature space, as published; and in the anchor's space,
-    where alone it ties a class that this client never saw to pixels.
+    In the anchor's space, where it ties a class that this client never saw to pixels; without
+    an anchor that matches, in the client's own feature space. Both together gained nothing
+    and cost a pass through f and back in each step (docs/decisions/0044).
     """
-    one = torch.ones((), device=synthetic.device)
-    features = model.features(synthetic)
-    own = MATCH_FEATURES * match_moments(features, knowledge.codes, classes, scale=one, spread=1.0)
     known = knowledge.anchored
-    if known is None or not known.anchor.matches:
-        return own
-    seen = known.anchor(synthetic)
-    anchored = match_moments(seen, known.moments, classes, scale=known.scale, spread=SPREAD)
-    return MATCH_ANCHOR * anchored + own
+    if known is not None and known.anchor.matches:
+        seen = known.anchor(synthetic)
+        return match_moments(seen, known.moments, classes, scale=known.scale, spread=SPREAD)
+    one, features = torch.ones((), device=synthetic.device), model.features(synthetic)
+    own = match_moments(features, knowledge.codes, classes, scale=one, spread=1.0)
+    return MATCH_FEATURES * own

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from fedvtc_edge.models import ImageShape
-from fedvtc_edge.models.extractor import Anchor, _averages, _smooth_filters
+from fedvtc_edge.models.extractor import Anchor, _averages, _Edges, _edges, _smooth_filters
 
 
 def picture(size: int, channels: int) -> torch.Tensor:
@@ -52,7 +52,7 @@ def test_it_is_what_the_loops_say(size: int, channels: int) -> None:
             rows = slice(i * side // grid, -(-(i + 1) * side // grid))
             columns = slice(j * side // grid, -(-(j + 1) * side // grid))
             pooled[:, i, j] = h[:, rows, columns].mean((1, 2))
-    a = pooled.ravel() @ project
+    a = pooled.reshape(len(h), -1).T.ravel() @ project
     a *= np.sqrt(width) / np.linalg.norm(a)
     np.testing.assert_allclose(anchor(x)[0].numpy(), a, atol=1e-4)
 
@@ -85,6 +85,35 @@ def test_gradients_reach_the_image_and_nothing_is_trained() -> None:
     torch.autograd.backward(anchor(x)[:, 0].sum())
     assert x.grad is not None
     assert (x.grad.flatten(1).abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize(("size", "channels", "stride"), [(8, 1, 1), (9, 1, 2), (18, 3, 2)])
+def test_the_first_filters_gradient_is_torchs(size: int, channels: int, stride: int) -> None:
+    draw = torch.Generator().manual_seed(1)
+    filters = torch.randn(5, channels, 5, 5, generator=draw, dtype=torch.float64)
+    x = torch.rand(2, channels, size, size, generator=draw, dtype=torch.float64)
+    found = []
+    for function in (_edges, _Edges.apply):
+        leaf = x.clone().requires_grad_()
+        answers = function(leaf, filters, stride)
+        torch.autograd.backward(answers.square().sum())
+        found.append((answers.detach(), leaf.grad))
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("size", [8, 28, 36])
+def test_features_are_the_same_bits_where_a_gradient_is_wanted(size: int) -> None:
+    """What a decoder is matched in is the space of what was published."""
+    anchor, x = Anchor(ImageShape(size, 1), 16, seed=0), picture(size, 1)
+    assert torch.equal(anchor(x), anchor(x.clone().requires_grad_()))
+
+
+@pytest.mark.parametrize("side", [8, 14, 18])
+def test_pooling_is_adaptive_pooling(side: int) -> None:
+    anchor = Anchor(ImageShape(2 * side, 1), 16, seed=0)
+    h = torch.rand(2, 64, side, side, generator=torch.Generator().manual_seed(1))
+    expected = F.adaptive_avg_pool2d(h, 4).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(anchor._pooled(h), expected)
 
 
 def test_the_seed_decides_and_no_global_state_does() -> None:

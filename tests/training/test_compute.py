@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from fedvtc_edge.training.compute import channels_last, deterministic
+from fedvtc_edge.training.compute import channels_last, deterministic, reused_memory
 
 
 @pytest.fixture
@@ -52,6 +54,24 @@ def test_the_number_of_threads_cannot_be_seen_in_the_bits(as_before: None) -> No
         with deterministic():
             found.add(torch.conv2d(images, kernels).sum().numpy().tobytes())
     assert len(found) == 1
+
+
+def test_memory_is_given_back_after_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[int, int] = {}
+    trimmed: list[int] = []
+    library = SimpleNamespace(mallopt=asked.__setitem__, malloc_trim=trimmed.append)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
+    with reused_memory():
+        assert min(asked.values()) > 2**24
+        assert not trimmed
+    assert asked == {-1: 2**17, -3: 2**17}
+    assert trimmed == [0]
+
+
+def test_without_glibc_nothing_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
+    with reused_memory():
+        pass
 
 
 def test_channels_come_last_and_go_back() -> None:

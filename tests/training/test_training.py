@@ -223,7 +223,7 @@ def test_painting_has_an_optimiser_for_the_decoder_alone(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("kind", ["anchored", "features"])
-def test_gradients_flow_through_the_frozen_classifier(kind: str) -> None:
+def test_gradients_flow_through_the_frozen_networks(kind: str) -> None:
     model = classifier().eval().requires_grad_(False)
     known = knowledge(kind)
     painted = images(6).requires_grad_()
@@ -233,21 +233,28 @@ def test_gradients_flow_through_the_frozen_classifier(kind: str) -> None:
     assert (painted.grad.flatten(1).abs().sum(1) > 0).all()
 
 
-def test_anchored_matching_adds_the_anchor_to_the_clients_own_view() -> None:
-    model, anchored, x = classifier(), knowledge(), images(6)
-    assert anchored.anchored is not None
-    own = matching(x, torch.tensor([2, 0]), model, GlobalKnowledge(anchored.codes, anchored.known))
-    both = matching(x, torch.tensor([2, 0]), model, anchored)
-    expected = torch.zeros(())
-    seen, view = anchored.anchored.anchor(x), anchored.anchored
+def test_an_anchor_is_matched_in_place_of_the_clients_own_view() -> None:
+    model, known, x = classifier(), knowledge().anchored, images(6)
+    assert known is not None
+    expected, seen = torch.zeros(()), known.anchor(x)
     for place, label in enumerate((2, 0)):
         group = seen[3 * place : 3 * place + 3]
-        centre = (group.mean(0) - view.moments.mean[label]) / view.scale
-        spread = (group.std(0) - view.moments.std[label]) / view.scale
+        centre = (group.mean(0) - known.moments.mean[label]) / known.scale
+        spread = (group.std(0) - known.moments.std[label]) / known.scale
         expected += (centre.square().mean() + decoder_training.SPREAD * spread.square().mean()) / 2
-    expected = decoder_training.MATCH_ANCHOR * expected
-    expected += own
-    torch.testing.assert_close(both, expected, rtol=1e-4, atol=1e-5)
+    found = matching(x, torch.tensor([2, 0]), model, knowledge())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_real_images_are_those_that_each_batch_would_compute() -> None:
+    model, x = classifier().eval(), images(9)
+    batches = [torch.tensor([1, 4, 4]), torch.tensor([], dtype=torch.long), torch.tensor([8])]
+    kept = decoder_training._features(model, x, batches, SETTINGS)
+    assert kept.shape == (9, model.projection.out_features)
+    for batch in batches:
+        torch.testing.assert_close(kept[batch], model.features(x[batch]).detach())
+    never = torch.tensor([0, 2, 3, 5, 6, 7])
+    assert not kept[never].any()
 
 
 # ---------------------------------------------------------------- phase C
