@@ -94,7 +94,7 @@ def export(
     """
     finished, folder = FinishedRun.open(Path(run)), Path(out)
     finished.need_networks()
-    wanted = tuple(dict.fromkeys(clients)) if clients else finished.clients
+    wanted = tuple(dict.fromkeys(clients)) if clients else finished.trained
     for client in wanted:
         finished.record(client)
     by_reference = extractor == "by-reference"

@@ -115,6 +115,7 @@ class MethodSettings(_Table):
     extractor: str = "random"
     extractor_weights: str = ""
     extractor_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    baseline: bool = Field(default=True, description="train each client alone too, to compare")
 
     @property
     def pretrained(self) -> bool:
@@ -125,10 +126,10 @@ class MethodSettings(_Table):
         return fetched or lite or self.extractor.endswith(".onnx")
 
     @model_serializer(mode="wrap")
-    def _without_default_extractor(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_some_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave keys out where they are the default: a run's name is a digest of its settings."""
         document: dict[str, Any] = dump(self)
-        for key in ("extractor", "extractor_weights", "extractor_sha256"):
+        for key in ("extractor", "extractor_weights", "extractor_sha256", "baseline"):
             if getattr(self, key) == type(self).model_fields[key].default:
                 document.pop(key, None)
         return document
@@ -209,6 +210,19 @@ class EngineSettings(_Table):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     workers: int = Field(default=1, ge=1, le=256)
+    memory_mb: int = Field(
+        default=0, ge=0, le=2**24, description="for live clients; 0 is chosen by cohort and machine"
+    )
+    evaluate_every: int = Field(default=1, ge=1, le=100_000, description="rounds; the last always")
+
+    @model_serializer(mode="wrap")
+    def _without_some_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave keys out where they are the default: a run's name is a digest of its settings."""
+        document: dict[str, Any] = dump(self)
+        for key in ("memory_mb", "evaluate_every"):
+            if getattr(self, key) == type(self).model_fields[key].default:
+                document.pop(key, None)
+        return document
 
     @field_validator("workers")
     @classmethod

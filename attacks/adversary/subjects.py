@@ -59,6 +59,9 @@ class AuditTarget(Protocol):
     def classifier(self, client: str, shape: ImageShape, classes: int) -> Classifier:
         """A client's classifier f."""
 
+    def has_network(self, client: str) -> bool:
+        """True if a client took part in a round, and so left a network."""
+
     def has_uploaded(self, client: str) -> bool:
         """True if the run keeps the classifier that a client measured its last upload with."""
 
@@ -100,6 +103,10 @@ class Settings:
             RunError: Always.
         """
         raise RunError("nothing has models here", hint="audit a finished run")
+
+    def has_network(self, client: str) -> bool:
+        """False: settings alone have none."""
+        return False
 
     def has_uploaded(self, client: str) -> bool:
         """False: settings alone keep no classifier."""

@@ -152,12 +152,15 @@ def audit_steps(steps: NoisedSteps) -> MechanismAudit:
 def step_findings(audited: AuditedRun) -> list[Finding]:
     """Finding on a run's DP-SGD steps; none where it trains without noise.
 
-    On the first client's own network, as the run left it.
+    On the network of the first client that took part, as the run left it.
     """
     mechanism = audited.mechanism
     if not isinstance(mechanism, ExampleMechanism):
         return []
-    client = next(name for name in audited.holdings if name != EVERYONE)
+    named = (name for name in audited.holdings if name != EVERYONE)
+    client = next((name for name in named if audited.run.has_network(name)), None)
+    if client is None:
+        return []
     model = audited.run.classifier(client, audited.shape, audited.classes)
     steps = steps_of(
         model,

@@ -196,8 +196,10 @@ def memorisation(audited: AuditedRun, policy: Policy, *, seed: int) -> list[Find
     By kind of score: over all devices, which is required, and of the device that gives most away.
     """
     rng = np.random.default_rng(seed)
-    chosen = sorted(rng.permutation(len(audited.sample))[:MOST_DEVICES])
-    names = [audited.sample[place] for place in chosen]
+    there = [name for name in audited.sample if audited.run.has_network(name)]
+    names = [there[place] for place in sorted(rng.permutation(len(there))[:MOST_DEVICES])]
+    if not names:
+        return []
     devices = [_parts(audited, name) for name in names]
     where = [rng.permutation(audited.holdings[name])[:MOST_MEMBERS] for name in names]
     pool = Pool(

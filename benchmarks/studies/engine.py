@@ -41,7 +41,7 @@ from torch.nn import functional as F
 
 from fedvtc_edge.config import Config, TrainingSettings, load_config
 from fedvtc_edge.data import Dataset, load_data
-from fedvtc_edge.federation.assembly import assemble, clients
+from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.evaluation import TestSet
 from fedvtc_edge.federation.rounds import LocalExecutor, run_rounds, take_steps
 from fedvtc_edge.progress import SilentProgress
@@ -145,7 +145,9 @@ def floor_seconds(config: Config, data: Dataset) -> Floor:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        members = clients(config, data, Compute.of(config.engine), decoders=False)
+        members = list(assemble(config, data, Compute.of(config.engine)).federation.clients)
+        for member in members:
+            _ = member.model  # built now: the engine's are, too
         test, labels = _test(data)
         gc.collect()
         return bare_loop(config, members, test, labels)
@@ -158,7 +160,7 @@ def prepare(config: Config, data: Dataset, directory: RunDirectory) -> LocalExec
     method = assemble(
         config, data, Compute.of(config.engine), directory.record_upload, record=directory.record
     )
-    return LocalExecutor(method, [], TestSet(*_test(data)))
+    return LocalExecutor(method, TestSet(*_test(data)))
 
 
 def bare_loop(config: Config, members: Sequence[Client], test: Tensor, labels: Tensor) -> Floor:

@@ -33,12 +33,13 @@ def hold_out(labels: Labels, config: Config, client: str) -> tuple[Labels, Label
         Indices kept and indices held out, sorted; none are held out where they would be
         fewer than :data:`LEAST_HELD_OUT`.
     """
+    held = int(config.data.holdout * len(labels))
+    if held < LEAST_HELD_OUT:
+        return np.arange(len(labels)), np.arange(0)
     # It imports torch, which most that read data do without.
     from fedvtc_edge.seeding import derive_seed
 
-    held = int(config.data.holdout * len(labels))
-    seed = derive_seed(config.seed, client, "holdout")
-    return stratified(labels, held if held >= LEAST_HELD_OUT else 0, seed)
+    return stratified(labels, held, derive_seed(config.seed, client, "holdout"))
 
 
 def partition(

@@ -138,26 +138,34 @@ def needs(
     )
 
 
-def peak_megabytes(client: Client, config: Config, profile: DeviceProfile | None = None) -> float:
+def peak_megabytes(
+    architecture: str,
+    samples: int,
+    shape: ImageShape,
+    classes: int,
+    config: Config,
+    profile: DeviceProfile | None = None,
+) -> float:
     """Peak memory of one client's training in MB of 2^20 bytes, the runtime included.
 
     It is the planner's figure for the same architecture, images, classes and batch, with the
     client's own images; modelled, since simulated clients share one process.
 
     Args:
-        client: Of any run; nothing of it changes.
+        architecture: A registered name.
+        samples: The client's own images.
+        classes: Number C of classes.
         profile: Of the client's device, whose processor decides which build of torch is
             counted; this machine's processor where there is none.
 
     Raises:
         ConfigError: No such architecture.
     """
-    samples, channels, size, _ = client.images.shape
     found = needs(
-        client.architecture,
+        architecture,
         config,
-        ImageShape(size, channels),
-        client.classes,
+        shape,
+        classes,
         batch=config.training.batch,
         samples=samples,
         arch=profile.arch if profile else platform.machine(),

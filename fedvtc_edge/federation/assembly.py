@@ -14,9 +14,10 @@ from fedvtc_edge.data import Dataset, hold_out, partition
 from fedvtc_edge.data.dataset import Labels, Samples
 from fedvtc_edge.devices.planner import ClientAssignment, fleet
 from fedvtc_edge.errors import ConfigError
-from fedvtc_edge.models import ExtractorHead, ImageShape, network, vtc
+from fedvtc_edge.models import ImageShape, check_architecture, find
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.runs.directory import public_name
+from fedvtc_edge.runs.weights import WeightStore
 from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, as_images
@@ -26,6 +27,7 @@ from fedvtc_edge.transport.masked_sum import MaskedSums
 
 from .federation import Measuring, Record, measure_untold, no_ledger
 from .methods import Federation, Method, method_of
+from .roster import NetworkSource, Roster, lazy_client
 from .server import Refuse, Server, UploadRecorder, discard_upload, ignore_refusal
 
 
@@ -41,6 +43,7 @@ def assemble(
     measuring: Measuring = measure_untold,
     folder: Path | None = None,
     run: str | None = None,
+    weights: WeightStore | None = None,
 ) -> Method:
     """Clients, server, transport and method of a federation, ready for the first round.
 
@@ -51,6 +54,7 @@ def assemble(
         folder: The run directory, for keys and inbox; None keeps neither.
         run: Public name of the run; None is one that follows from the settings alone, for
             what is taken apart in one process and leaves it nowhere.
+        weights: Where clients' weights go that are not in memory; None is a temporary folder.
     """
     kind, run = method_of(config), run or public_name(config, "0" * 32)
     height, _, channels = data.image_shape
@@ -59,7 +63,7 @@ def assemble(
     transport = transport_of(config.transport, parties, run, own)
     federation = Federation(
         config,
-        clients(config, data, compute, decoders=kind.has_decoder),
+        roster_of(config, data, compute, kind, weights),
         ImageShape(height, channels),
         data.classes,
         compute,
@@ -74,8 +78,18 @@ def assemble(
     return kind(federation)
 
 
-def clients(config: Config, data: Dataset, compute: Compute, *, decoders: bool) -> list[Client]:
+def roster_of(
+    config: Config,
+    data: Dataset,
+    compute: Compute,
+    kind: type[Method],
+    weights: WeightStore | None = None,
+) -> Roster:
     """Deal the training data out; who sits out takes its part of them along.
+
+    Args:
+        kind: The method, which says what networks clients have.
+        weights: Where weights go that are not in memory; None is a temporary folder.
 
     Raises:
         ConfigError: An unknown architecture or device, or devices of which none can train.
@@ -88,20 +102,27 @@ def clients(config: Config, data: Dataset, compute: Compute, *, decoders: bool) 
         settings=config.data,
         seed=derive_seed(config.seed, "partition"),
     )
-    height, _, channels = data.image_shape
-    shape, made = ImageShape(height, channels), []
-    for assignment, part in zip(assignments(config, data), parts, strict=True):
-        if assignment.architecture is not None:
-            samples = Samples(data.x_train[part], data.y_train[part])
-            made.append(
-                one_client(config, assignment, samples, shape, data.classes, compute, decoders)
-            )
-    if not made:
+    fleet = assignments(config, data)
+    roster = Roster(
+        config,
+        data,
+        fleet,
+        parts,
+        compute,
+        decoders=kind.has_decoder,
+        weights=weights or WeightStore(),
+    )
+    if not len(roster):
         raise ConfigError(
             f"clients.devices = {list(config.clients.devices)!r:.200}: no client can train",
             hint="see what fits: fedvtc-edge plan --device NAME",
         )
-    return made
+    for name in dict.fromkeys(member.architecture for member in roster.members.values()):
+        find(name)
+        check_architecture(name, config)
+        if kind.trains:
+            roster.parameters(name)  # what cannot be built is refused before anything is written
+    return roster
 
 
 def one_client(
@@ -125,7 +146,7 @@ def one_client(
     Raises:
         ConfigError: An unknown architecture.
     """
-    name, architecture, latent = assignment.client, assignment.architecture, config.method.latent
+    name, architecture = assignment.client, assignment.architecture
     assert architecture is not None
     kept, held = hold_out(samples.labels, config, name)
 
@@ -133,31 +154,14 @@ def one_client(
         images = as_images(samples.images[part], compute.device)
         return images, torch.from_numpy(samples.labels[part]).to(compute.device)
 
-    images, labels = tensors(kept)
-    seed = derive_seed(config.seed, name, "classifier")
-    model = network(architecture, config, shape, classes=classes, seed=seed)
-    decoder, settings = None, config.training
-    if isinstance(model, ExtractorHead):
-        # Features carry no cue of what is synthetic that pixel noise would have to hide.
-        settings = settings.model_copy(update={"pixel_noise": 0.0})
-        model.anchor.to(compute.device)
-    elif decoders:
-        decoder = vtc.build(shape, latent=latent, seed=derive_seed(config.seed, name, "decoder"))
-        decoder = decoder.to(compute.device)
-    return Client(
-        id=name,
-        architecture=architecture,
-        device_profile=assignment.profile.name if assignment.profile else None,
-        images=images,
-        labels=labels,
-        classes=classes,
-        model=model.to(compute.device),
-        decoder=decoder,
-        settings=settings,
-        compute=compute,
-        seed=config.seed,
-        held_out=tensors(held) if len(held) else None,
+    client = lazy_client(
+        NetworkSource(config, name, architecture, shape, classes, compute, decoders),
+        assignment.profile.name if assignment.profile else None,
+        *tensors(kept),
+        tensors(held) if len(held) else None,
     )
+    _ = client.model
+    return client
 
 
 def baseline(client: Client) -> Client:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvtc_edge.models.extractor import in_chunks
-from fedvtc_edge.runs.records import ACCURACIES, RECALL_DECIMALS, ClientRecord, Recalls
+from fedvtc_edge.runs.records import (
+    ACCURACIES,
+    RECALL_DECIMALS,
+    Accuracies,
+    Recalls,
+)
 from fedvtc_edge.statistics.class_prior import accuracy_on, log_prior, recalls
 from fedvtc_edge.training.client import Client
 
@@ -37,30 +42,36 @@ class ControlFigures:
     recall: Recalls | None = None
 
 
-def evaluate(
-    method: Method, baselines: Sequence[Client], test: TestSet | None
-) -> tuple[list[ClientRecord], ControlFigures]:
-    """Measure every client's accuracies, and those of statistics only.
+class Evaluator:
+    """Accuracies of clients, one by one, and those of statistics only.
 
-    Each classifier scores the test set once, for all figures: a client's own prior is added to
-    the scores, and recalls per class are weighted by its counts.
+    What statistics only say of the test set is computed when what was published changes.
 
     Args:
         method: Gives its clients' scores and those of statistics only.
-        baselines: The clients' local baselines, in the same order; empty where the method
-            is local-only itself.
         test: None where there is none: then only held-out images tell anything.
-
-    Returns:
-        One record per client, and the figures of statistics only.
     """
-    control = None if test is None else method.control(test.images)
-    records = []
-    for index, client in enumerate(method.federation.clients):
-        baseline = baselines[index] if baselines else None
+
+    def __init__(self, method: Method, test: TestSet | None) -> None:
+        self._method = method
+        self._test = test
+        self._published: dict[str, bytes] | None = None
+        self._control: Tensor | None = None
+
+    def of(self, client: Client, baseline: Client | None) -> Accuracies:
+        """Accuracies of a client.
+
+        Each classifier scores the test set once, for all figures: a client's own prior is added
+        to the scores, and recalls per class are weighted by its counts.
+
+        Args:
+            baseline: Its local baseline; None where there is none, or where the method is
+                local-only itself.
+        """
+        method, test = self._method, self._test
         found: dict[str, Any] = dict.fromkeys(ACCURACIES)
         if test is not None:
-            scores = _scores(method, client, baseline, test.images, control)
+            scores = _scores(method, client, baseline, test.images, self._scores_of_statistics())
             found |= _on_test_set(client, scores, test.labels)
         if client.held_out is not None:
             images, labels = client.held_out
@@ -68,13 +79,24 @@ def evaluate(
             for expert, uniform in scores.items():
                 at_home = uniform + _log_prior(client)
                 found[f"accuracy_held_out{expert}"] = _accuracy(at_home, labels.cpu())
-        records.append(ClientRecord(id=client.id, **found))
-    return records, _figures(control, test)
+        return cast(Accuracies, found)
+
+    def control(self) -> ControlFigures:
+        """Figures of statistics only; none where there is no test set, or no such classifier."""
+        return _figures(self._scores_of_statistics(), self._test)
+
+    def _scores_of_statistics(self) -> Tensor | None:
+        if self._test is None:
+            return None
+        if self._published != self._method.published:
+            self._control = self._method.control(self._test.images)
+            self._published = dict(self._method.published)
+        return self._control
 
 
 def control_figures(method: Method, test: TestSet | None) -> ControlFigures:
     """Figures of statistics only; none where there is no test set, or no such classifier."""
-    return _figures(None if test is None else method.control(test.images), test)
+    return Evaluator(method, test).control()
 
 
 def share(correct: Tensor) -> float | None:
@@ -93,8 +115,10 @@ def _scores(
 ) -> dict[str, Tensor]:
     """Log-posteriors [N, C] for a uniform prior, by the ending of the keys that tell of them."""
     own = method.scores(client, images)
-    scores = {"": own, "_local_only": own}
-    if baseline is not None:
+    scores = {"": own}
+    if method.is_own_control:
+        scores["_local_only"] = own
+    elif baseline is not None:
         model = baseline.model.eval()
         scores["_local_only"] = in_chunks(model, model.inputs(images)).log_softmax(1)
     if control is not None:
@@ -107,7 +131,7 @@ def _on_test_set(client: Client, scores: Mapping[str, Tensor], labels: Tensor) -
     """Figures of one client, from all scores of the test set."""
     found: dict[str, Any] = {"recall": recall_of(scores[""], labels)}
     absent = ~client.present.cpu()[labels]
-    for expert in ("", "_local_only"):
+    for expert in scores.keys() & {"", "_local_only"}:
         found[f"accuracy_absent_classes{expert}"] = _accuracy(
             scores[expert][absent], labels[absent]
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,6 +19,7 @@ from fedvtc_edge.seeding import generator
 from fedvtc_edge.training.client import Client
 
 from .methods import Method
+from .roster import ids_of
 from .server import quorum_of
 
 CALLS = 3
@@ -48,10 +49,11 @@ class RoundParticipation:
     """Participants of one round.
 
     Args:
+        present: Ids of those that take part in all of it, in order.
         record: The round's part of the timeline, for metrics.jsonl; None without devices.
     """
 
-    present: list[Client]
+    present: list[str]
     record: ClockRecord | None = None
 
 
@@ -75,30 +77,31 @@ class ParticipationSimulator:
         self.now = 0.0
         """Simulated seconds since the start of the run."""
 
-    def resume(self, records: Sequence[RoundRecord]) -> None:
-        """Set the clock to where these rounds' records left it."""
-        if self._profiles and records:
-            self.now = records[-1].clock[-1].end
+    def resume(self, record: RoundRecord | None) -> None:
+        """Set the clock to where the last round's record left it."""
+        if self._profiles and record is not None:
+            self.now = record.clock[-1].end
 
-    def opening(self) -> tuple[list[Client], list[RoundParticipation]]:
+    def opening(self) -> tuple[list[str], list[RoundParticipation]]:
         """Everybody is called, and who does not answer is called again.
 
         Returns:
-            Clients that take part in the opening, in order; and one turn per call.
+            Ids of clients that take part in the opening, in order; and one turn per call.
 
         Raises:
             ServerError: Too few answer.
         """
-        everybody = list(self._method.federation.clients)
+        clients = self._method.federation.clients
+        everybody = ids_of(clients)
         if not self._profiles or not self._travels(0):
             return everybody, []
         turns: list[RoundParticipation] = []
-        absent = everybody
-        while absent and len(turns) < CALLS:
+        heard: set[str] = set()
+        while len(heard) < len(everybody) and len(turns) < CALLS:
+            absent = (client for client in clients if client.id not in heard)
             turns.append(self._play(0, absent, call=len(turns)))
-            heard = {client.id for turn in turns for client in turn.present}
-            absent = [client for client in everybody if client.id not in heard]
-        present = [client for client in everybody if client not in absent]
+            heard |= set(turns[-1].present)
+        present = [name for name in everybody if name in heard]
         problem = self._too_few(len(present), len(everybody))
         if problem:
             raise ServerError(
@@ -110,7 +113,7 @@ class ParticipationSimulator:
     def round(self, number: int, cohort: Sequence[Client]) -> RoundParticipation:
         """Members of a round's cohort that finish it; nobody, where too few do."""
         if not self._profiles:
-            return RoundParticipation(list(cohort))
+            return RoundParticipation(ids_of(cohort))
         turn = self._play(number, cohort)
         assert turn.record is not None
         problem = "" if turn.present else "nobody took part"
@@ -119,7 +122,7 @@ class ParticipationSimulator:
         turn.record.void = problem
         return RoundParticipation([], turn.record) if problem else turn
 
-    def _play(self, number: int, cohort: Sequence[Client], *, call: int = 0) -> RoundParticipation:
+    def _play(self, number: int, cohort: Iterable[Client], *, call: int = 0) -> RoundParticipation:
         seed, visits, workload = self._config.seed, {}, Workload(self._method, number)
         for client in cohort:
             load = workload.of(client)
@@ -129,7 +132,7 @@ class ParticipationSimulator:
             visits[client.id] = visit(self._profiles[client.id], job, stream)
         begin, length = self.now, closing(visits.values())
         self.now = round(begin + length, _DIGITS)  # as it is read back after a restart
-        present = [client for client in cohort if visits[client.id].outcome == "done"]
+        present = [name for name, one in visits.items() if one.outcome == "done"]
         lines = {name: _line(one, length) for name, one in visits.items()}
         return RoundParticipation(
             present, ClockRecord(begin=begin, end=self.now, void="", clients=lines)
@@ -157,3 +160,11 @@ def _line(one: Visit, length: float) -> Line:
         upload=round(one.upload, _DIGITS),
         wait=round(length - one.busy if one.outcome == "done" else 0.0, _DIGITS),
     )
+
+
+def add_turn(spent: dict[str, Any], line: Line) -> None:
+    """Add a client's stretch of the timeline to its totals: seconds at work, turns missed."""
+    spent["busy"] = spent.get("busy", 0.0) + line.busy
+    missed = spent.setdefault("missed", {})
+    if line.outcome != "done":
+        missed[line.outcome] = missed.get(line.outcome, 0) + 1

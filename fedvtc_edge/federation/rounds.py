@@ -9,25 +9,26 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
-from torch import Tensor, nn
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import EnvelopeError, ServerError
 from fedvtc_edge.masking import MaskingError, in_groups, threshold_of
-from fedvtc_edge.models.tensors import from_tensors, to_tensors
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.progress import Progress
 from fedvtc_edge.runs.directory import Checkpoint
-from fedvtc_edge.runs.records import ClientRecord, ClockRecord, RoundRecord, averages
+from fedvtc_edge.runs.records import ClientRecord, ClockRecord, RoundRecord
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.transport.channel import Delivery
 from fedvtc_edge.transport.masked_sum import Integers, Total
 from fedvtc_edge.wire.context import Context
 
-from .evaluation import ControlFigures, TestSet, evaluate
+from .account import Account, blank
+from .evaluation import ControlFigures, Evaluator, TestSet
 from .exchange import Exchange, SecureAggregatable
+from .figures import NOTHING, Figures
 from .methods import Method
-from .participation import ParticipationSimulator, drawn
+from .participation import ParticipationSimulator, add_turn, drawn
+from .roster import Roster
 from .server import quorum_of
 
 Item = TypeVar("Item")
@@ -52,28 +53,28 @@ def run_rounds(method: Method, executor: Executor, *, keep: Keep, progress: Prog
         MaskingError: A masked sum did not come out, where that may not be.
         PrivacyError: A budget is spent.
     """
-    config, records = executor.config, executor.records
+    config, figures, account = executor.config, executor.figures, executor.account
 
-    def save(number: int) -> None:
-        account, tensors = executor.totals(), executor.tensors()
-        keep(Checkpoint(number, records, method.published, account, tensors))
+    def save(number: int, record: RoundRecord | None) -> None:
+        keep(executor.checkpoint(number, record))
         executor.close(number)
 
     progress.start(config.method.rounds, "rounds")
-    for record in records:
-        progress.advance(record.words())
+    for number in range(1, executor.done + 1):
+        last = executor.record if number == executor.done else None
+        progress.advance(last.words() if last else "")
     begin, void = time.perf_counter(), 0
-    nothing = {name: blank() for name in executor.clients}
     if not executor.opened:
         everybody = executor.invite(0, executor.clients)
-        take_steps(method, executor, 0, everybody, missing=len(nothing) - len(everybody))
+        take_steps(method, executor, 0, everybody, missing=len(executor.clients) - len(everybody))
         if executor.keeps_opening:
-            save(0)
+            save(0, None)
             begin = time.perf_counter()
-    for number in range(len(records) + 1, config.method.rounds + 1):
-        # What the opening cost is the first round's.
-        before = executor.totals() if number > 1 else nothing
+    for number in range(executor.done + 1, config.method.rounds + 1):
         cohort, problem, took_part = drawn(config, executor.clients, number), "", []
+        # What the opening cost is the first round's.
+        before = {name: executor.spent(name) if number > 1 else blank() for name in cohort}
+        up, down = (account.up, account.down) if number > 1 else (0, 0)
         try:
             members = executor.invite(number, cohort)
             if members:
@@ -88,19 +89,21 @@ def run_rounds(method: Method, executor: Executor, *, keep: Keep, progress: Prog
             problem = str(error)
             progress.say(f"round {number} is void: {problem}")
         method.done, seconds = number, time.perf_counter() - begin
-        lines, control = executor.evaluate()
-        _add_costs(lines, before, executor.totals(), took_part, method.epsilon())
+        found = executor.measure(number, took_part)
+        measured, control = found is not None, found or ControlFigures()
         record = RoundRecord(
             round=number,
-            **averages(lines),
+            **(figures if measured else Figures()).means(),
             accuracy_control=control.accuracy,
             recall_control=control.recall,
             seconds=round(seconds, 4),
-            clients=lines,
+            upload_bytes=account.up - up,
+            download_bytes=account.down - down,
+            clients=_lines(executor, before, took_part, measured),
         )
         executor.remark(record, problem)
-        records.append(record)
-        save(number)
+        executor.end_round(record)
+        save(number, record)
         progress.advance(record.words())
         begin = time.perf_counter()
 
@@ -126,9 +129,8 @@ def take_steps(
     federation, server = method.federation, method.federation.server
     quorum, members = executor.quorum(len(members), missing), list(members)
     for index, step in enumerate(method.steps(number)):
-        for client in executor.here(members):  # others work when they are asked to upload
-            if step.work is not None:
-                step.work(client)
+        if step.work is not None:  # clients elsewhere work when they are asked to upload
+            executor.work(index, step.work, members)
         exchange = step.exchange
         if exchange is None:
             continue
@@ -143,27 +145,48 @@ def take_steps(
                 exchange, context, uploads, number=len(senders), quorum=quorum
             )
             members = executor.remaining(members, counted)
-        for name in executor.clients if exchange.for_all else members:
-            executor.account[name]["down"] += len(data)
+        if exchange.for_all:
+            executor.account.downloaded_by_all(len(data))
+        for name in () if exchange.for_all else members:
+            executor.account.downloaded(name, len(data))
         executor.learn(exchange, data, members)
     return members
 
 
-def _add_costs(
-    lines: Iterable[ClientRecord],
+def evaluates(config: Config, number: int) -> bool:
+    """Whether accuracies are measured in a round: in every so many, and in the last one."""
+    return number % config.engine.evaluate_every == 0 or number == config.method.rounds
+
+
+def _lines(
+    executor: Executor,
     before: Mapping[str, Mapping[str, Any]],
-    after: Mapping[str, Mapping[str, Any]],
     took_part: Collection[str],
-    epsilon: float | None,
-) -> None:
-    """Complete the clients' records of a round: bytes and seconds are differences of totals."""
-    for line in lines:
-        old, new = before[line.id], after[line.id]
-        line.took_part = line.id in took_part
-        line.upload_bytes = new["up"] - old["up"]
-        line.download_bytes = new["down"] - old["down"]
-        line.seconds = round(new["seconds"] - old["seconds"], 4)
-        line.epsilon = epsilon
+    measured: bool,
+) -> list[ClientRecord]:
+    """Records of a round's cohort: bytes and seconds are differences of totals.
+
+    Args:
+        before: Totals at the beginning of the round, of the whole cohort.
+        measured: Whether the round tells accuracies: each client's last ones.
+    """
+    figures, epsilon, heard = executor.figures, executor.method.epsilon(), set(took_part)
+    lines = []
+    for name, old in before.items():
+        new = executor.spent(name)
+        lines.append(
+            ClientRecord(
+                id=name,
+                **(figures.of(name) if measured else NOTHING),
+                took_part=name in heard,
+                evaluated_round=figures.round_of(name) if measured else None,
+                upload_bytes=new["up"] - old["up"],
+                download_bytes=new["down"] - old["down"],
+                seconds=round(new["seconds"] - old["seconds"], 4),
+                epsilon=epsilon,
+            )
+        )
+    return lines
 
 
 class Executor(ABC):
@@ -174,7 +197,10 @@ class Executor(ABC):
 
     Attributes:
         account: Running totals per client: seconds, images, bytes up and down.
-        records: Lines of metrics.jsonl of the rounds that are done.
+        figures: Last accuracies of each client.
+        record: Line of metrics.jsonl of the last round that is done, or None.
+        done: Rounds that are done.
+        seconds: Time that they took.
         opened: Whether what happens once, before the first round, is behind.
         keeps_opening: Whether there is a checkpoint between the opening and the first round.
         most_void: So many rounds in a row in which too few take part stop the run.
@@ -188,9 +214,13 @@ class Executor(ABC):
         self.federation = method.federation
         self.config: Config = method.federation.config
         self.clients = list(clients)
-        self.account: dict[str, dict[str, Any]] = {name: blank() for name in self.clients}
-        self.records: list[RoundRecord] = []
+        self.account = Account(self.clients)
+        self.figures = Figures()
+        self.record: RoundRecord | None = None
+        self.done = 0
+        self.seconds = 0.0
         self.opened = False
+        self._unmeasured: set[str] = set()
 
     def restore(self, state: Checkpoint) -> None:
         """Continue after ``state``'s round; 0 is the opening.
@@ -198,20 +228,52 @@ class Executor(ABC):
         Raises:
             RunError: The checkpoint is of other networks.
         """
-        for name, spent in state.account.items():
-            self.account[name] = dict(spent)
-        self.records, self.opened = list(state.records), True
-        self.method.done = len(self.records)
+        accounts = {name: kept["account"] for name, kept in state.clients.items()}
+        self.account.restore(accounts, state.totals["account"])
+        for name, kept in state.clients.items():
+            if kept["figures"] is not None:
+                self.figures.enter(kept["figures"]["round"], name, kept["figures"]["last"])
+            if kept["unmeasured"]:
+                self._unmeasured.add(name)
+        self.record, self.done, self.opened = state.record, state.round, True
+        self.seconds = state.totals["seconds"]
+        self.method.done = self.done
         self.method.restore(state.published)
+
+    def checkpoint(self, number: int, record: RoundRecord | None) -> Checkpoint:
+        """State after a round: of the clients that changed in it, and what is of all."""
+        states = {name: self.state_of(name) for name in sorted(self.changed())}
+        self.account.changed = set()
+        totals = {"account": self.account.totals(), "seconds": self.seconds}
+        return Checkpoint(number, record, self.method.published, states, totals)
+
+    def changed(self) -> set[str]:
+        """Clients whose state is not that of the last checkpoint."""
+        return self.account.changed
+
+    def state_of(self, name: str) -> dict[str, Any]:
+        """What a checkpoint holds of one client, as a JSON object."""
+        number = self.figures.round_of(name)
+        figures = {"round": number, "last": self.figures.of(name)}
+        return {
+            "account": dict(self.account.of(name)),
+            "figures": None if number is None else figures,
+            "unmeasured": name in self._unmeasured,
+        }
+
+    def end_round(self, record: RoundRecord) -> None:
+        """Take up the record of a round that is done."""
+        self.record, self.done = record, record.round
+        self.seconds += record.seconds or 0.0
 
     def quorum(self, present: int, missing: int = 0) -> int:
         """Least number of uploads that count: of all present, or a share of all a round is for."""
         share = self.config.server.quorum
         return present if share is None else quorum_of(share, present + missing)
 
-    def totals(self) -> dict[str, dict[str, Any]]:
-        """A copy of the running totals, up to date."""
-        return {name: dict(spent) for name, spent in self.account.items()}
+    def spent(self, name: str) -> dict[str, Any]:
+        """A copy of a client's running totals, up to date."""
+        return self.account.total(name)
 
     @abstractmethod
     def invite(self, number: int, cohort: Sequence[str]) -> list[str]:
@@ -221,9 +283,14 @@ class Executor(ABC):
             ServerError: Too few are there for the opening, which is round 0.
         """
 
-    def here(self, members: Sequence[str]) -> list[Client]:
-        """Those of the members that are in this process, in order."""
-        return [client for client in self.federation.clients if client.id in members]
+    def here(self, members: Sequence[str]) -> Sequence[Client]:
+        """Those of the members that are in this process, in order, about to change."""
+        return []
+
+    def work(self, index: int, work: Callable[[Client], None], members: Sequence[str]) -> None:
+        """Let the members that are in this process do their work of step ``index``."""
+        for client in self.here(members):
+            work(client)
 
     def collect(
         self, index: int, context: Context, members: list[str], quorum: int
@@ -271,17 +338,31 @@ class Executor(ABC):
     def finish(self, number: int, members: Sequence[str]) -> list[str]:
         """End a round's work; the clients that took part in all of it."""
 
+    def measure(self, number: int, took_part: Sequence[str]) -> ControlFigures | None:
+        """Measure accuracies, and take them up, in a round that does so.
+
+        Those of the round's participants; in the last round also of all that have worked since
+        they were measured. The others keep their last figures.
+
+        Returns:
+            The figures of statistics only; None in a round that measures nothing.
+        """
+        self._unmeasured |= set(took_part)
+        if not evaluates(self.config, number):
+            return None
+        last = number == self.config.method.rounds
+        names = [name for name in self.clients if name in self._unmeasured] if last else took_part
+        control = self.evaluate(number, names)
+        self._unmeasured -= set(names)
+        return control
+
     @abstractmethod
-    def evaluate(self) -> tuple[list[ClientRecord], ControlFigures]:
-        """A record of accuracies per client, and the figures of statistics only."""
+    def evaluate(self, number: int, names: Sequence[str]) -> ControlFigures:
+        """Take up accuracies of these clients; the figures of statistics only."""
 
     @abstractmethod
     def remark(self, record: RoundRecord, problem: str) -> None:
         """Add what else a round's record says; ``problem`` is why it is void, or empty."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Weights for the checkpoint, by ``client/module/parameter``."""
-        return {}
 
     @abstractmethod
     def close(self, number: int) -> None:
@@ -292,55 +373,67 @@ class LocalExecutor(Executor):
     """All clients in this process, in turn; who takes part is simulated by the virtual clock.
 
     Args:
-        baselines: Local baselines of the clients, trained beside them.
+        method: Of a federation whose clients are a :class:`Roster`.
         test: Read after each round; None where no whole round is run.
+        baselines: Whether local baselines are trained beside the clients that take part.
         attendance: Who takes part in which round; None is everybody.
     """
 
     def __init__(
         self,
         method: Method,
-        baselines: Sequence[Client] = (),
         test: TestSet | None = None,
         *,
+        baselines: bool = False,
         attendance: ParticipationSimulator | None = None,
     ) -> None:
-        super().__init__(method, (client.id for client in method.federation.clients))
-        self.baselines = baselines
-        self._test = test
+        roster = method.federation.clients
+        assert isinstance(roster, Roster)
+        super().__init__(method, roster.ids)
+        self.roster = roster
+        self._baselines = baselines and method.trains and not method.is_own_control
+        self._evaluator = Evaluator(method, test)
         self._attendance = attendance or ParticipationSimulator(method, {})
-        self._here = {client.id: client for client in method.federation.clients}
         self._clock: list[ClockRecord] = []
 
     def restore(self, state: Checkpoint) -> None:
         """Continue after ``state``'s round, with the clients' networks."""
-        from_tensors(
-            state.tensors,
-            self._modules(),
-            whose="the checkpoint",
-            hint="was an architecture changed? start a new run",
-        )
         super().restore(state)
-        for name, client in self._here.items():
-            client.seconds = self.account[name]["seconds"]
-            client.samples_seen = self.account[name]["samples"]
-        self._attendance.resume(self.records)
+        self.roster.restore({name: kept["kept"] for name, kept in state.clients.items()})
+        self._attendance.resume(self.record)
 
-    def totals(self) -> dict[str, dict[str, Any]]:
-        """A copy of the running totals, with what clients counted themselves."""
-        for name, client in self._here.items():
-            self.account[name] |= {"seconds": client.seconds, "samples": client.samples_seen}
-        return super().totals()
+    def changed(self) -> set[str]:
+        """Clients whose state is not that of the last checkpoint."""
+        return super().changed() | self.roster.changed_now()
+
+    def state_of(self, name: str) -> dict[str, Any]:
+        """What a checkpoint holds of one client; its weights are kept by then."""
+        weights = self.roster.keep(name)
+        seconds, samples = self.roster.spent(name)
+        kept = {"weights": weights, "seconds": seconds, "samples": samples}
+        return {**super().state_of(name), "kept": kept}
+
+    def spent(self, name: str) -> dict[str, Any]:
+        """A copy of a client's running totals, with what it counted itself."""
+        seconds, samples = self.roster.spent(name)
+        return super().spent(name) | {"seconds": seconds, "samples": samples}
 
     def invite(self, number: int, cohort: Sequence[str]) -> list[str]:
         """Clients that finish the round by the virtual clock; nobody, where too few do."""
         if number == 0:
             present, turns = self._attendance.opening()
         else:
-            turns = [self._attendance.round(number, [self._here[name] for name in cohort])]
+            turns = [self._attendance.round(number, self.roster.some(cohort))]
             present = turns[0].present
-        self._clock += [turn.record for turn in turns if turn.record is not None]
-        return [client.id for client in present]
+        for record in (turn.record for turn in turns if turn.record is not None):
+            self._clock.append(record)
+            for name, line in record.clients.items():
+                add_turn(self.account.of(name), line)
+        return present
+
+    def here(self, members: Sequence[str]) -> Sequence[Client]:
+        """The members, each live when it is its turn."""
+        return self.roster.some(members, at_work=True)
 
     def uploads(
         self, exchange: Exchange[Any], context: Context, senders: Sequence[str]
@@ -348,7 +441,7 @@ class LocalExecutor(Executor):
         """Encoded, into the ledger, and on their way."""
         federation = self.federation
         contexts = (replace(context, sender=name) for name in senders)
-        encoded = ((own, exchange.encode(self._here[own.sender], own)) for own in contexts)
+        encoded = ((own, exchange.encode(self.roster.client(own.sender), own)) for own in contexts)
         for batch in in_batches(encoded, lambda upload: len(upload[1])):
             federation.enter(batch)
             carried = federation.transport.carry_all(batch)
@@ -356,7 +449,7 @@ class LocalExecutor(Executor):
                 if isinstance(delivery, EnvelopeError):
                     federation.server.refuse(own, delivery, None)
                     continue
-                self.account[own.sender]["up"] += delivery.size
+                self.account.uploaded(own.sender, delivery.size)
                 yield own, delivery
 
     def masked_sum(
@@ -397,49 +490,39 @@ class LocalExecutor(Executor):
         noted = []
         for name in present:
             own = replace(context, sender=name)
-            vectors[name], digested = exchange.vector(self._here[name], own)
+            vectors[name], digested = exchange.vector(self.roster.client(name), own)
             noted.append((own, digested))
         federation.enter(noted)
         total = federation.masked.add(vectors, context, bound=exchange.bound)
         for name, spent in total.traffic.items():
-            self.account[name]["up"] += spent.up
-            self.account[name]["down"] += spent.down
+            self.account.uploaded(name, spent.up)
+            self.account.downloaded(name, spent.down)
         return total
 
     def finish(self, number: int, members: Sequence[str]) -> list[str]:
         """Train the local baselines of those that took part."""
-        for baseline in self.baselines:
-            if baseline.id in members:
-                baseline.train(number)
+        for name in members if self._baselines else ():
+            self.roster.baseline(name, at_work=True).train(number)
         return list(members)
 
-    def evaluate(self) -> tuple[list[ClientRecord], ControlFigures]:
-        """Read all clients on the test set."""
-        assert self._test is not None
-        return evaluate(self.method, self.baselines, self._test)
+    def evaluate(self, number: int, names: Sequence[str]) -> ControlFigures:
+        """Read these clients on the test set."""
+        for name in names:
+            baseline = self.roster.baseline(name) if self._baselines else None
+            measured = self._evaluator.of(self.roster.client(name), baseline)
+            self.figures.enter(number, name, measured)
+            self.account.of(name)
+        return self._evaluator.control()
 
     def remark(self, record: RoundRecord, problem: str) -> None:
         """Add the timeline of a round with devices."""
         if self._clock:
             record.clock, self._clock = self._clock, []
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All networks, the local baselines' too."""
-        return to_tensors(self._modules())
-
     def close(self, number: int) -> None:
-        """Empty the inbox, if uploads are sealed."""
+        """Empty the inbox, if uploads are sealed, and forget weights of the round before."""
         self.federation.transport.close(number)
-
-    def _modules(self) -> dict[str, nn.Module]:
-        modules: dict[str, nn.Module] = {}
-        for name, client in self._here.items():
-            modules[f"{name}/classifier"] = client.model
-            if client.decoder is not None:
-                modules[f"{name}/decoder"] = client.decoder
-        for baseline in self.baselines:
-            modules[f"{baseline.id}/local"] = baseline.model
-        return modules
+        self.roster.forget_old()
 
 
 def in_batches(items: Iterable[Item], size_of: Callable[[Item], int]) -> Iterator[list[Item]]:
@@ -453,8 +536,3 @@ def in_batches(items: Iterable[Item], size_of: Callable[[Item], int]) -> Iterato
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def blank() -> dict[str, Any]:
-    """Totals of a client that has done nothing yet."""
-    return {"seconds": 0.0, "samples": 0, "up": 0, "down": 0}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,23 @@ from torch import nn
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset
-from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.devices.footprint import peak_megabytes
 from fedvtc_edge.devices.planner import ClientAssignment, notes
+from fedvtc_edge.models import ImageShape
 from fedvtc_edge.privacy.claim import UNITS
 from fedvtc_edge.runs.directory import AT_UPLOAD, RunDirectory, as_json, version
-from fedvtc_edge.runs.records import ClientRecord, RoundRecord, SatOut, Summary, averages
+from fedvtc_edge.runs.records import ClientRecord, RoundRecord, SatOut, Summary
 from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.training.client import Client
 
+from .figures import Figures
 from .methods import Method
+from .roster import Roster, ids_of
+from .rounds import Executor
 
 _PER_CLASS = 6
+_PAINTED = 32
+"""Clients whose synthetic pictures are kept at most; the report shows some dozen."""
 _PICTURE_BYTES = 8_000_000
 """About how many synthetic pixels samples.npz may hold; at least one picture a class."""
 
@@ -53,26 +58,74 @@ class ClientStats:
     peak_memory_mb: float | None
 
     @classmethod
-    def of(
-        cls, client: Client, config: Config, profile: DeviceProfile | None = None
-    ) -> ClientStats:
-        """Figures of a client that is in this process, on the device of ``profile`` or here."""
+    def of(cls, client: Client, config: Config) -> ClientStats:
+        """Figures of a client that is in this process, on the device that it runs on."""
         modules = [client.model] + ([client.decoder] if client.decoder is not None else [])
+        samples, channels, size, _ = client.images.shape
+        shape, classes = ImageShape(size, channels), client.classes
         return cls(
             client.id,
             client.architecture,
             client.device_profile,
             client.counts.tolist(),
             sum(p.numel() for m in modules for p in m.parameters()),
-            peak_megabytes(client, config, profile),
+            peak_megabytes(client.architecture, samples, shape, classes, config),
         )
+
+
+def stats_of(roster: Roster, config: Config, *, trains: bool = True) -> Iterator[ClientStats]:
+    """Figures of all clients of a run in one process, on the devices that they stand for.
+
+    Args:
+        trains: Whether clients train networks: else nothing is said of any.
+    """
+    shape, classes = roster.shape, roster.classes
+    peak = functools.cache(  # few architectures, devices and numbers of images
+        lambda name, samples, profile: peak_megabytes(
+            name, samples, shape, classes, config, profile
+        )
+    )
+    for name, member in roster.members.items():
+        architecture, profile = member.architecture, member.assignment.profile
+        counts = roster.counts(name)
+        yield ClientStats(
+            name,
+            architecture,
+            profile.name if profile else None,
+            counts.tolist(),
+            roster.parameters(architecture) if trains else None,
+            peak(architecture, int(counts.sum()), profile) if trains else None,
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the rounds of a run came to.
+
+    Args:
+        last: Record of the last round.
+        account: Totals by client id; bytes that nobody counted are None.
+        figures: Last accuracies by client.
+        seconds: Time of all rounds.
+    """
+
+    last: RoundRecord
+    account: Mapping[str, Mapping[str, Any]]
+    figures: Figures
+    seconds: float
+
+    @classmethod
+    def of(cls, executor: Executor) -> Outcome:
+        """The outcome of an executor whose rounds are done."""
+        assert executor.record is not None
+        account = {name: executor.spent(name) for name in executor.clients}
+        return cls(executor.record, account, executor.figures, executor.seconds)
 
 
 def summarise(
     method: Method,
-    clients: Sequence[ClientStats],
-    rounds: Sequence[RoundRecord],
-    account: Mapping[str, Mapping[str, Any]],
+    clients: Iterable[ClientStats],
+    outcome: Outcome,
     data: Dataset,
     fleet: Sequence[ClientAssignment],
 ) -> Summary:
@@ -80,17 +133,14 @@ def summarise(
 
     Args:
         clients: In their order.
-        rounds: Lines of metrics.jsonl.
-        account: Seconds, images and bytes by client id; bytes that nobody counted are None.
         data: For its names.
     """
-    assignments, spans = {assignment.client: assignment for assignment in fleet}, virtual(rounds)
-    federation, last = method.federation, rounds[-1]
-    config = federation.config
+    assignments = {assignment.client: assignment for assignment in fleet}
+    federation, last, account = method.federation, outcome.last, outcome.account
+    config, figures = federation.config, outcome.figures
     records = []
-    for client, measured in zip(clients, last.clients, strict=True):
+    for client in clients:
         spent, counts = account[client.id], client.class_counts
-        seconds_virtual, rounds_missed = spans.get(client.id, (None, None))
         records.append(
             ClientRecord(
                 id=client.id,
@@ -101,17 +151,18 @@ def summarise(
                 classes_present=None if counts is None else sum(n > 0 for n in counts),
                 class_counts=None if counts is None else list(counts),
                 parameters=client.parameters,
-                **measured.accuracies,
+                **figures.of(client.id),
+                evaluated_round=figures.round_of(client.id),
                 upload_bytes=spent["up"],
                 download_bytes=spent["down"],
                 peak_memory_mb=client.peak_memory_mb,
                 seconds=round(spent["seconds"], 3),
-                seconds_virtual=seconds_virtual,
-                rounds_missed=rounds_missed,
+                seconds_virtual=round(spent["busy"], 3) if "busy" in spent else None,
+                rounds_missed=spent.get("missed"),
             )
         )
-    means = averages(records)
-    alone = means["accuracy_local_only_mean"] or 0.0
+    means = figures.means()
+    own, alone = means["accuracy_mean"], means["accuracy_local_only_mean"]
     mechanism, epsilon = federation.mechanism, method.epsilon()
     vtc = method.has_decoder
     return Summary(
@@ -139,7 +190,7 @@ def summarise(
         **means,
         accuracy_control=last.accuracy_control,
         recall_control=last.recall_control,
-        gain=None if means["accuracy_mean"] is None else means["accuracy_mean"] - alone,
+        gain=None if own is None or alone is None else own - alone,
         upload_bytes_total=_total(spent["up"] for spent in account.values()),
         download_bytes_total=_total(spent["down"] for spent in account.values()),
         uploads=[
@@ -153,7 +204,7 @@ def summarise(
         privacy_unit=UNITS[mechanism.unit] if mechanism else None,
         privacy_mechanism=mechanism.claim.mechanism if mechanism else None,
         privacy_covers=mechanism.covers if mechanism else None,
-        seconds=round(sum(record.seconds or 0.0 for record in rounds), 3),
+        seconds=round(outcome.seconds, 3),
         seconds_virtual=last.clock[-1].end if last.clock else None,
         samples_per_second=_rate(account.values()),
     )
@@ -179,31 +230,21 @@ def _total(values: Iterable[int | None]) -> int | None:
     return sum(known) if len(known) == len(every) else None
 
 
-def virtual(rounds: Sequence[RoundRecord]) -> dict[str, tuple[float, dict[str, int]]]:
-    """Simulated seconds at work and rounds missed of each client; empty without devices."""
-    found: dict[str, tuple[float, dict[str, int]]] = {}
-    for turn in (turn for record in rounds for turn in record.clock):
-        for name, line in turn.clients.items():
-            seconds, missed = found.get(name, (0.0, {}))
-            if line.outcome != "done":
-                missed[line.outcome] = missed.get(line.outcome, 0) + 1
-            found[name] = seconds + line.busy, missed
-    return {name: (round(seconds, 3), missed) for name, (seconds, missed) in found.items()}
-
-
-def pictures(method: Method, data: Dataset) -> dict[str, NDArray[np.uint8]]:
+def pictures(method: Method, data: Dataset) -> dict[str, NDArray[Any]]:
     """Synthetic and real images for the report.
 
     Returns:
         ``painted`` [clients, C, n, H, W, channels] and ``real`` [C, n, H, W, channels]
-        from the public test set, uint8; empty for methods without a decoder.
+        from the public test set, uint8; and ids ``clients`` where only some are painted: some
+        dozen at most, of those that have taken part. Empty for methods without a decoder.
     """
-    world = method.knowledge()
-    clients = method.federation.clients
-    if world is None or not clients or any(client.decoder is None for client in clients):
+    world, everybody = method.knowledge(), method.federation.clients
+    names = trained(method)[:_PAINTED] if world is not None and method.has_decoder else []
+    clients = _some(everybody, names)
+    if world is None or not names or any(client.decoder is None for client in clients):
         return {}
     size, _, channels = data.image_shape
-    row = len(clients) * data.classes * size * size * channels
+    row = len(names) * data.classes * size * size * channels
     per_class = min(_PER_CLASS, max(1, _PICTURE_BYTES // row))
     labels = torch.arange(data.classes).repeat_interleave(per_class)
     synthetic = [
@@ -215,26 +256,48 @@ def pictures(method: Method, data: Dataset) -> dict[str, NDArray[np.uint8]]:
         examples = data.x_test[data.y_test == label][:per_class]
         real[label, : len(examples)] = examples
     stacked = torch.stack(synthetic).permute(0, 1, 3, 4, 2)
-    return {"painted": stacked.reshape(len(clients), *grid).numpy(), "real": real}
+    found = {"painted": stacked.reshape(len(names), *grid).numpy(), "real": real}
+    return found if len(names) == len(everybody) else {**found, "clients": np.array(names)}
+
+
+def trained(method: Method) -> list[str]:
+    """Ids of the clients in this process that have networks to leave, in order."""
+    clients = method.federation.clients
+    if not method.trains:
+        return []
+    return clients.trained() if isinstance(clients, Roster) else ids_of(clients)
+
+
+def _some(clients: Sequence[Client], names: Sequence[str]) -> Sequence[Client]:
+    if isinstance(clients, Roster):
+        return clients.some(names)
+    return [client for client in clients if client.id in names]
 
 
 def finish(directory: RunDirectory, method: Method, data: Dataset, summary: Summary) -> None:
     """Write what a finished run leaves, the clients' networks that are here, and the report."""
     records = {record.id: record for record in summary.clients}
+    names = trained(method)
+    networks = (
+        (
+            client.id,
+            {"classifier": client.model}
+            | ({"decoder": client.decoder} if client.decoder is not None else {}),
+        )
+        for client in _some(method.federation.clients, names)
+    )
+    told: Iterable[tuple[str, Mapping[str, nn.Module]]] = networks
+    if not method.trains:
+        told = ((one.id, {}) for one in summary.clients if one.evaluated_round is not None)
+    directory.sync()
     deposit(
         directory.path,
         summary,
         method.published,
-        {
-            client.id: (
-                {"classifier": client.model}
-                | ({"decoder": client.decoder} if client.decoder is not None else {}),
-                records[client.id],
-            )
-            for client in method.federation.clients
-        },
+        ((name, modules, records[name]) for name, modules in told),
         pictures(method, data),
     )
+    directory.close()
     from fedvtc_edge import report  # matplotlib takes half a second, and clients never draw
 
     report.render(directory.path)
@@ -268,22 +331,22 @@ def deposit(
     folder: Path,
     summary: Summary,
     published: Mapping[str, bytes],
-    clients: Mapping[str, tuple[Mapping[str, nn.Module], ClientRecord]],
-    pictures: Mapping[str, NDArray[np.uint8]],
+    clients: Iterable[tuple[str, Mapping[str, nn.Module], ClientRecord]],
+    pictures: Mapping[str, NDArray[Any]],
     *,
     mode: int = 0o644,
 ) -> None:
     """Write a finished run's files; ``summary.json`` last, as the sign of completeness.
 
     Args:
-        clients: Networks and the summary's entry, by client.
+        clients: Id, networks and the summary's entry of each that has some; read once.
         pictures: Arrays of ``samples.npz``; empty writes none.
         mode: Permissions of the files.
     """
     write = functools.partial(write_atomic, mode=mode)
     for data in published.values():
         write(folder / "statistics.safetensors", data)
-    for name, (modules, record) in clients.items():
+    for name, modules, record in clients:
         own = folder / "clients" / name
         own.mkdir(parents=True, exist_ok=True)
         for file, module in modules.items():
@@ -293,7 +356,4 @@ def deposit(
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **pictures)
         write(folder / "samples.npz", buffer.getvalue())
-    metrics = folder / "metrics.jsonl"
-    if metrics.exists():
-        write(metrics, metrics.read_bytes())  # durable now: no resume will mend it
     write(folder / "summary.json", as_json(summary.document()))

@@ -190,7 +190,8 @@ class PhaseNotes(Client):
         """A client's data and settings without its networks."""
         notes = cls.__new__(cls)
         vars(notes).update(vars(client), tasks=[])
-        del notes.model, notes.decoder
+        for name in ("model", "decoder"):
+            vars(notes).pop(name, None)
         return notes
 
     def __getattr__(self, name: str) -> NoReturn:

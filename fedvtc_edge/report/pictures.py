@@ -71,7 +71,7 @@ def read_pictures(path: Path, summary: Summary) -> Pictures | None:
     """Reads ``samples.npz`` and lays its images out; ``None`` where there is none.
 
     Expects ``painted`` uint8 [K, C, n, H, W, ch] and ``real`` uint8 [C, n, H, W, ch]
-    for the K clients and C classes of ``summary``.
+    for the K clients and C classes of ``summary``; of its ``clients`` alone where they are named.
 
     Raises:
         RunError: the file is damaged or does not fit the summary.
@@ -82,12 +82,14 @@ def read_pictures(path: Path, summary: Summary) -> Pictures | None:
         # Opened here: numpy would leave its own file open when the archive is damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             synthetic, real = np.asarray(arrays["painted"]), np.asarray(arrays["real"])
+            told = {str(name) for name in arrays["clients"]} if "clients" in arrays else None
     except _UNREADABLE as error:
         raise RunError(f"cannot read images from '{path}': {error}", hint=_HINT) from error
-    K, C = len(summary.clients), len(summary.classes)
+    painted = [client for client in summary.clients if told is None or client.id in told]
+    K, C = len(painted), len(summary.classes)
     _check(path, "painted", synthetic, (K, C), rank=6)
     _check(path, "real", real, (C,), rank=5)
-    return _lay_out(synthetic, real, summary)
+    return _lay_out(synthetic, real, painted, summary)
 
 
 _UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
@@ -111,8 +113,10 @@ def _check(path: Path, name: str, array: Images, leading: tuple[int, ...], *, ra
         )
 
 
-def _lay_out(synthetic: Images, real: Images, summary: Summary) -> Pictures:
-    shown = summary.clients[:MAX_CLIENTS]
+def _lay_out(
+    synthetic: Images, real: Images, painted: list[ClientRecord], summary: Summary
+) -> Pictures:
+    shown = painted[:MAX_CLIENTS]
     rows = len(summary.classes)
     if rows > MANY_CLASSES:
         rows = UNSEEN_ROWS + PRESENT_ROWS

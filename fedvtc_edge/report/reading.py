@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedvtc_edge.errors import RunError
+from fedvtc_edge.runs.means import averages
 from fedvtc_edge.runs.records import (
+    ClientRecord,
     Comparison,
     RoundRecord,
     Summary,
-    averages,
     read_record,
     read_rounds,
 )
@@ -116,9 +117,12 @@ def _so_far(rounds: list[RoundRecord]) -> Summary:
     """A summary of an unfinished run: accuracies of the last round, costs of all rounds."""
     last = rounds[-1]
     known = {client.id: client for record in rounds for client in record.clients}
+    spans: dict[str, list[ClientRecord]] = {name: [] for name in known}
+    for client in (client for record in rounds for client in record.clients):
+        spans[client.id].append(client)
     clients = []
     for name, client in known.items():
-        spent = [c for record in rounds for c in record.clients if c.id == name]
+        spent = spans[name]
         update = {
             "upload_bytes": sum(c.upload_bytes or 0 for c in spent),
             "download_bytes": sum(c.download_bytes or 0 for c in spent),

@@ -2,7 +2,8 @@
 
 The header's ``state`` holds the metadata, tensors named ``published/KIND`` hold bytes, all others
 are weights. Written with :func:`~fedvtc_edge.storage.atomic.write_atomic` a checkpoint is whole
-or that of before. Both a run and a client's state folder keep theirs in this form.
+or that of before. Both a run and a client's state folder keep theirs in this form; a run keeps
+its clients' weights in files of their own (:mod:`fedvtc_edge.runs.weights`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The run directory: what a run leaves behind, and how it survives being killed.
 
-A checkpoint is one file, renamed into place after each round, and holds all that
-the next round depends on. Random draws come from named streams, so no generator
-state is needed: a resumed run continues bit for bit.
+A checkpoint is one small file, renamed into place after each round. It holds what the round
+changed, and how long the journal of the rounds before it is: one line for each client that one of
+them changed. Clients' weights lie in files of their own, which those lines name. Random draws come
+from named streams, so no generator state is needed: a resumed run continues bit for bit.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tomli_w
 
@@ -31,10 +33,9 @@ from fedvtc_edge.storage.atomic import OWNER_ONLY, OWNER_ONLY_FOLDER, sync_files
 from fedvtc_edge.storage.lock import LOCK, alone
 
 from .checkpoint import decode, encode, naming_damage
+from .journal import Journal
 from .records import SCHEMA, RoundRecord
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from .weights import WeightStore
 
 AT_UPLOAD = "uploaded"
 """Name of a client's classifier as it was when the features of its last upload were measured."""
@@ -51,20 +52,21 @@ NUMBER = re.compile(r"[0-9a-f]{32}")
 
 @dataclass
 class Checkpoint:
-    """All that a round depends on besides the configuration and the data.
+    """All that a round depends on besides the configuration, the data and clients' weights.
 
     Args:
-        records: Their lines of metrics.jsonl.
+        record: Its line of metrics.jsonl; None of what happens before the first round.
         published: What the method has published, by kind.
-        account: Running totals: bytes, seconds and images per client.
-        tensors: Weights, by ``client/module/parameter``.
+        clients: What is known of each client, as a JSON object: of all, where it was read; of
+            those that changed since the checkpoint before, where it is to be written.
+        totals: Running totals that are not of one client.
     """
 
     round: int
-    records: list[RoundRecord]
+    record: RoundRecord | None
     published: dict[str, bytes]
-    account: dict[str, Any]
-    tensors: dict[str, Tensor]
+    clients: dict[str, dict[str, Any]]
+    totals: dict[str, Any]
 
 
 class RunDirectory:
@@ -88,6 +90,10 @@ class RunDirectory:
         self._files = files or {}
         self._ledger = Ledger(path / "ledger.json", mechanism_of(config))
         self._seen: list[Path] = []  # of the server's folder, since the last checkpoint
+        self.weights = WeightStore(path / "checkpoint" / "weights")
+        self._metrics = Journal(path / "metrics.jsonl")
+        self._clients = Journal(self._journal(0))
+        self._known: set[str] = set()
         self.begun = False
 
     @classmethod
@@ -219,23 +225,31 @@ class RunDirectory:
 
         What the server saw is on disk before, and the log of what it refused.
         """
-        refusals = self.path / "server" / REFUSALS
-        sync_files([*self._seen, *([refusals] if refusals.exists() else [])])
-        self._seen = []
+        files = [self.path / "server" / REFUSALS, self._metrics.path, self._clients.path]
+        files += [*self._seen, *self.weights.loose]
+        sync_files([file for file in files if file.is_file()])
+        self._seen, self.weights.loose = [], []
+        self._known |= state.clients.keys()
+        if self._clients.lines > 2 * len(self._known) + _SPARE_LINES:
+            self._compact(state.round)
         metadata = {
             "schema": SCHEMA,
             "version": version(),
             "config": digest(self.config),
             "round": state.round,
-            "records": [record.document() for record in state.records],
-            "account": state.account,
+            "record": state.record and state.record.document(),
+            "totals": state.totals,
+            "clients": state.clients,
+            "journal": [self._clients.path.name, self._clients.size],
+            "metrics": self._metrics.size,
         }
-        data = encode(metadata, state.published, state.tensors)
-        write_atomic(self._checkpoint(state.round), data)
-        self._write_metrics(state.records)
-        for old in self._checkpoints():
-            if old != self._checkpoint(state.round):
-                old.unlink(missing_ok=True)
+        write_atomic(self._checkpoint(state.round), encode(metadata, state.published, {}))
+        self._append(state)
+        kept = {self._checkpoint(state.round), self._clients.path}
+        for pattern in ("round-*.safetensors", "clients-*.jsonl"):
+            for old in (self.path / "checkpoint").glob(pattern):
+                if old not in kept:
+                    old.unlink(missing_ok=True)
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint, or None where no round was finished.
@@ -243,28 +257,70 @@ class RunDirectory:
         Raises:
             RunError: It is damaged.
         """
-        path = max(self._checkpoints(), default=None)
-        if path is None:
+        found = sorted((self.path / "checkpoint").glob("round-*.safetensors"))
+        if not found:
+            self._metrics.restore(0)  # a line may be of a round that must be done again
             return None
-        with naming_damage(path, "start the run again in a new folder"):
-            kept, published, tensors = decode(path)
-            records = [RoundRecord.model_validate(record) for record in kept["records"]]
-            state = Checkpoint(kept["round"], records, published, kept["account"], tensors)
+        with naming_damage(found[-1], "start the run again in a new folder"):
+            kept, published, _ = decode(found[-1])
+            record = kept["record"] and RoundRecord.model_validate(kept["record"])
+            state = Checkpoint(kept["round"], record, published, kept["clients"], kept["totals"])
             if kept["config"] != digest(self.config):
                 raise ValueError("it is of another run")
-        self._write_metrics(records)  # a line may be torn, or of a round that must be done again
+            (name, size), lines = kept["journal"], int(kept["metrics"])
+            if not _JOURNAL.fullmatch(name):
+                raise ValueError(f"its journal is called {name!r:.80}")
+        self._clients = Journal(self.path / "checkpoint" / name)
+        self._metrics.check(lines)
+        self._clients.restore(int(size))
+        self._metrics.restore(lines)
+        with naming_damage(self._clients.path, "start the run again in a new folder"):
+            earlier = {line["id"]: line for line in map(parse_json, self._clients)}
+        self._append(state)
+        state.clients = {
+            name: {key: value for key, value in line.items() if key != "id"}
+            for name, line in (earlier | state.clients).items()
+        }
+        self._known = set(state.clients)
         return state
+
+    def close(self) -> None:
+        """Drop what nobody needs of a finished run: its weights lie in ``clients/`` too."""
+        shutil.rmtree(self.path / "checkpoint" / "weights", ignore_errors=True)
+        self._clients.path.unlink(missing_ok=True)
+
+    def sync(self) -> None:
+        """Have all lines of metrics.jsonl on the disk: no resume will mend it."""
+        if self._metrics.path.is_file():
+            sync_files([self._metrics.path])
+
+    def _append(self, state: Checkpoint) -> None:
+        """Add a checkpoint's lines to the journals; it holds them until the next one."""
+        self._clients.append([_line({"id": name, **kept}) for name, kept in state.clients.items()])
+        if state.record is not None:
+            self._metrics.append([_line(state.record.document())])
+
+    def _compact(self, number: int) -> None:
+        """Begin a journal of each client's last line; the old one counts until it is named."""
+        last = {parse_json(line)["id"]: line for line in self._clients}
+        self._clients = Journal(self._journal(number))
+        self._clients.replace(list(last.values()))
 
     def _checkpoint(self, number: int) -> Path:
         return self.path / "checkpoint" / f"round-{number:06d}.safetensors"
 
-    def _checkpoints(self) -> list[Path]:
-        return sorted((self.path / "checkpoint").glob("round-*.safetensors"))
+    def _journal(self, number: int) -> Path:
+        return self.path / "checkpoint" / f"clients-{number:06d}.jsonl"
 
-    def _write_metrics(self, records: list[RoundRecord]) -> None:
-        lines = "".join(json.dumps(r.document(), allow_nan=False) + "\n" for r in records)
-        # Not durable, for two stalls fewer a round: the checkpoint holds the same records.
-        write_atomic(self.path / "metrics.jsonl", lines.encode(), durable=False)
+
+_JOURNAL = re.compile(r"clients-[0-9]{6,}\.jsonl")
+
+_SPARE_LINES = 1000
+"""A journal may have so many lines more than two for each client before it is written anew."""
+
+
+def _line(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, allow_nan=False)
 
 
 @functools.cache  # reads the installed metadata, and every checkpoint asks

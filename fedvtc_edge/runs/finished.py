@@ -95,6 +95,15 @@ class FinishedRun:
                 hint="export each client on its own machine: fedvtc-edge export HOME --out DIR",
             )
 
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Ids of the clients that left a network, in their order; the others never took part."""
+        return tuple(client for client in self.clients if self.has_network(client))
+
+    def has_network(self, client: str) -> bool:
+        """True if a client took part in a round, and so left a network."""
+        return (self.path / "clients" / client / "classifier.safetensors").is_file()
+
     def record(self, client: str) -> ClientRecord:
         """A client's entry in the summary.
 
@@ -175,6 +184,11 @@ class FinishedRun:
 
     def _filled(self, module: M, client: str, name: str) -> M:
         self.need_networks()
+        if self.record(client).evaluated_round is None and not self.has_network(client):
+            raise RunError(
+                f"{client} took part in no round of {self.path}: it has no network",
+                hint=f"take one that did: {', '.join(self.trained[:3]) or 'there is none'}",
+            )
         path = self.path / "clients" / client / f"{name}.safetensors"
         try:
             weights = load_file(path)

@@ -7,7 +7,7 @@ is written (:meth:`Record.document`); a reader may miss every key that has a def
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, cast
 
@@ -15,6 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import RunError
+
+from .exact_mean import ExactMean
 
 SCHEMA = 1
 _LARGEST = 100_000_000
@@ -236,6 +238,8 @@ class RoundRecord(Record):
     recall_mean: Recalls | None = None
     recall_control: Recalls | None = None
     seconds: Amount | None = None
+    upload_bytes: Count | None = None
+    download_bytes: Count | None = None
     void: str | None = None
     clients: list[ClientRecord] = Field(default_factory=list)
     clock: list[ClockRecord] = Field(default_factory=list)
@@ -331,7 +335,7 @@ class Summary(Record):
     def elsewhere(self, directory: Path) -> bool:
         """True if the clients of the run in ``directory`` kept their networks and images."""
         served = self.engine == "flower" and not self.home
-        return served and not any(directory.glob("clients/*/classifier.safetensors"))
+        return served and not any(directory.glob("clients/*/client.json"))
 
 
 def _seed_accuracy(value: Any) -> Any:
@@ -375,27 +379,11 @@ class Comparison(Record):
 
 def mean(values: Iterable[float | None]) -> float | None:
     """Mean of the values that are known, or None."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def averages(clients: Sequence[ClientRecord]) -> Means:
-    """Means over clients, as they stand in metrics.jsonl and summary.json."""
-    known = {
-        f"{key}_mean": mean(getattr(client, key) for client in clients)
-        for key in ACCURACIES
-        if key != "recall"
-    }
-    worst = min((c.accuracy for c in clients if c.accuracy is not None), default=None)
-    recall = mean_recall([client.recall for client in clients])
-    return cast(Means, {**known, "accuracy_worst": worst, "recall_mean": recall})
-
-
-def mean_recall(parts: Iterable[Recalls | None]) -> Recalls | None:
-    """Mean per class over the clients that tell, [C]; None where none does."""
-    told = [part for part in parts if part is not None]
-    means = [mean(values) for values in zip(*told, strict=True)]
-    return [None if value is None else round(value, RECALL_DECIMALS) for value in means] or None
+    found = ExactMean()
+    for value in values:
+        if value is not None:
+            found.add(value)
+    return found.value
 
 
 def read_record(kind: type[R], path: Path, *, strict: bool = False) -> R:

@@ -20,15 +20,22 @@ from fedvtc_edge.data.arrays import pack
 from fedvtc_edge.data.sources import BUILTIN
 from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import ConfigError
-from fedvtc_edge.federation.assembly import assemble, assignments, baseline
+from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.choosing import CHOOSE, choose
 from fedvtc_edge.federation.evaluation import TestSet
 from fedvtc_edge.federation.federation import measure_untold, no_ledger
 from fedvtc_edge.federation.participation import ParticipationSimulator
 from fedvtc_edge.federation.preflight import check
+from fedvtc_edge.federation.roster import Roster
 from fedvtc_edge.federation.rounds import LocalExecutor, run_rounds
 from fedvtc_edge.federation.server import Refusals, discard_upload, ignore_refusal, telling
-from fedvtc_edge.federation.summary import ClientStats, finish, kept_at_upload, summarise
+from fedvtc_edge.federation.summary import (
+    Outcome,
+    finish,
+    kept_at_upload,
+    stats_of,
+    summarise,
+)
 from fedvtc_edge.flower.simulation import simulate
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.extractor import pinned
@@ -229,23 +236,30 @@ def _run(
             measuring=kept_at_upload(directory.path) if directory else measure_untold,
             folder=directory.path if directory else None,
             run=directory.name if directory else public_name(config, new_number()),
+            weights=directory.weights if directory else None,
         )
-        baselines = []
-        if with_baselines and not method.is_own_control:
-            baselines = [baseline(client) for client in method.federation.clients]
+        roster = method.federation.clients
+        assert isinstance(roster, Roster)
         test = TestSet(as_images(data.x_test, compute.device), torch.from_numpy(data.y_test.copy()))
 
         def keep(state: Checkpoint) -> None:
             if directory is not None:
                 directory.save(state)
             for callback in callbacks:
-                callback(state.records[-1].document())
+                assert state.record is not None  # this engine keeps nothing before the first round
+                callback(state.record.document())
 
-        fleet = assignments(config, data)
-        taking_part = {client.id for client in method.federation.clients}
-        profiles = {p.client: p.profile for p in fleet if p.profile and p.client in taking_part}
-        attendance = ParticipationSimulator(method, profiles)
-        executor = LocalExecutor(method, baselines, test, attendance=attendance)
+        profiles = {
+            name: member.assignment.profile
+            for name, member in roster.members.items()
+            if member.assignment.profile
+        }
+        executor = LocalExecutor(
+            method,
+            test,
+            baselines=with_baselines and config.method.baseline,
+            attendance=ParticipationSimulator(method, profiles),
+        )
         if state is not None:
             executor.restore(state)
         if directory is not None:  # not before all parts fit, or a typing error would leave a run
@@ -256,11 +270,8 @@ def _run(
             run_rounds(method, executor, keep=keep, progress=progress)
         finally:
             progress.close()
-        figures = [
-            ClientStats.of(client, config, profiles.get(client.id))
-            for client in method.federation.clients
-        ]
-        summary = summarise(method, figures, executor.records, executor.totals(), data, fleet)
+        figures = stats_of(roster, config, trains=method.trains)
+        summary = summarise(method, figures, Outcome.of(executor), data, roster.fleet)
         if choice is not None:
             summary.extractor_choice = choice
         # All rounds are done and kept: nothing will be noised or opened again.

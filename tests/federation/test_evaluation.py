@@ -12,12 +12,13 @@ from torch import nn
 
 from fedvtc_edge.federation.evaluation import (
     ControlFigures,
+    Evaluator,
     TestSet,
     control_figures,
-    evaluate,
     share,
 )
-from fedvtc_edge.runs.records import ClientRecord, Means, Recalls, averages, mean
+from fedvtc_edge.runs.means import averages
+from fedvtc_edge.runs.records import ClientRecord, Means, Recalls, mean
 from fedvtc_edge.training.compute import as_images
 
 LABELS = [0, 0, 1, 1, 2, 2, 2, 2]
@@ -58,6 +59,8 @@ class Rehearsed:
     def __init__(self, clients: list[Any], scores: dict[str, Any], control: Any = None) -> None:
         self.federation = SimpleNamespace(clients=clients)
         self._scores, self._control = scores, control
+        self.published: dict[str, bytes] = {}
+        self.is_own_control = False
 
     def scores(self, one: Any, images: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = self._scores[one.id]
@@ -65,6 +68,15 @@ class Rehearsed:
 
     def control(self, images: torch.Tensor) -> Any:
         return self._control
+
+
+def evaluate(
+    method: Any, baselines: list[Any], test: TestSet
+) -> tuple[list[ClientRecord], ControlFigures]:
+    evaluator = Evaluator(method, test)
+    pairs = zip(method.federation.clients, baselines or [None] * 9, strict=False)
+    records = [ClientRecord(id=one.id, **evaluator.of(one, alone)) for one, alone in pairs]
+    return records, evaluator.control()
 
 
 TEST = TestSet(torch.zeros(8, 1, 8, 8), torch.tensor(LABELS))
@@ -148,9 +160,10 @@ def test_a_class_without_test_images_has_no_recall() -> None:
     assert control == ControlFigures(None, None)
 
 
-def test_without_twins_the_method_is_its_own_and_without_an_anchor_there_is_no_control() -> None:
+def test_local_training_is_its_own_baseline_and_without_an_anchor_there_is_no_control() -> None:
     own = sure_of(*[0] * 8)
     method: Any = Rehearsed([client("a", [1, 1, 1])], {"a": own})
+    method.is_own_control = True
     (record,), control = evaluate(method, [], TEST)
     assert control == ControlFigures()
     assert control_figures(method, TEST) == control_figures(method, None) == ControlFigures()
@@ -158,6 +171,35 @@ def test_without_twins_the_method_is_its_own_and_without_an_anchor_there_is_no_c
     assert record.accuracy == record.accuracy_local_only == 2 / 8
     assert record.accuracy_calibrated is None
     assert record.accuracy_absent_classes is None  # it lacks no class
+
+
+def test_without_a_baseline_nothing_is_said_of_it() -> None:
+    method: Any = Rehearsed([client("a", [1, 1, 0])], {"a": sure_of(*LABELS)})
+    (record,), _ = evaluate(method, [], TEST)
+    assert record.accuracy == 1
+    silent = {key for key in record.document() if key.endswith("local_only")}
+    assert len(silent) == 5
+    assert not any(getattr(record, key) is not None for key in silent)
+
+
+def test_statistics_only_are_scored_once_for_what_was_published() -> None:
+    calls: list[int] = []
+
+    class Counted(Rehearsed):
+        def control(self, images: torch.Tensor) -> torch.Tensor:
+            calls.append(len(images))
+            return sure_of(*LABELS)
+
+    one = client("a", [1, 1, 1])
+    method: Any = Counted([one], {"a": sure_of(*LABELS)})
+    evaluator = Evaluator(method, TEST)
+    for _ in range(3):
+        evaluator.of(one, None)
+        evaluator.control()
+    assert len(calls) == 1
+    method.published = {"anchor": b"others"}
+    evaluator.of(one, None)
+    assert len(calls) == 2
 
 
 def test_twins_are_matched_by_place() -> None:

@@ -13,7 +13,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.devices.clock import Speed
 from fedvtc_edge.devices.recorder import record
-from fedvtc_edge.federation.assembly import assemble, clients
+from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.methods import Method
 from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
@@ -54,6 +54,11 @@ CASES: list[dict[str, Any]] = [
 ]
 
 
+def bytes_of(executor: LocalExecutor) -> dict[str, tuple[int, int]]:
+    totals = {name: executor.spent(name) for name in executor.clients}
+    return {name: (spent["down"], spent["up"]) for name, spent in totals.items()}
+
+
 @pytest.mark.parametrize("changes", CASES, ids=str)
 def test_the_bytes_that_travel_are_known_before(tiny: Tiny, changes: dict[str, Any]) -> None:
     with deterministic():
@@ -62,10 +67,10 @@ def test_the_bytes_that_travel_are_known_before(tiny: Tiny, changes: dict[str, A
         expected = [{client.id: Workload(method, 0).of(client)[1:] for client in clients}]
         executor = LocalExecutor(method)
         take_steps(method, executor, 0, executor.clients)
-        spent = [{name: (t["down"], t["up"]) for name, t in executor.account.items()}]
+        spent = [bytes_of(executor)]
         expected.append({client.id: Workload(method, 1).of(client)[1:] for client in clients})
         take_steps(method, executor, 1, executor.clients)
-        total = {name: (t["down"], t["up"]) for name, t in executor.account.items()}
+        total = bytes_of(executor)
     spent.append(
         {name: (total[name][0] - d, total[name][1] - u) for name, (d, u) in spent[0].items()}
     )
@@ -154,7 +159,9 @@ def test_a_method_of_ones_own_is_charged_for_what_its_steps_do(tiny: Tiny) -> No
 @pytest.fixture
 def client(tiny: Tiny) -> Client:
     config = tiny(training={"batch": 16})
-    return clients(config, load_dataset(config.data), Compute.of(config.engine), decoders=True)[1]
+    return assemble(
+        config, load_dataset(config.data), Compute.of(config.engine)
+    ).federation.clients[1]
 
 
 def training(size: float, steps: float) -> TrainingTask:

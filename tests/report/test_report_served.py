@@ -109,7 +109,7 @@ def test_everything_told_is_said_to_have_left(tmp_path: Path) -> None:
 
 def test_a_simulation_has_its_networks_here(tmp_path: Path) -> None:
     (tmp_path / "clients" / "north").mkdir(parents=True)
-    (tmp_path / "clients" / "north" / "classifier.safetensors").write_bytes(b"")
+    (tmp_path / "clients" / "north" / "client.json").write_bytes(b"{}")
     page = page_of(served(tmp_path, tells=3))
     assert "stayed with the clients" not in page
     assert "Who took part" in page

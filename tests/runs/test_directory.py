@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from fedvtc_edge.privacy.ledger import Ledger
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.runs import directory as runs
 from fedvtc_edge.runs.directory import RunDirectory, new_number, number_of
+from fedvtc_edge.runs.journal import Journal
 from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.workflows.run import resume, run
 
@@ -82,6 +83,10 @@ def refuses(directory: Path, message: str, hint: str) -> None:
     assert message in str(refused.value)
     assert hint in refused.value.hint
     assert digests(directory) == before
+
+
+def checkpoints(directory: Path) -> list[str]:
+    return sorted(path.name for path in (directory / "checkpoint").glob("round-*"))
 
 
 def releases(directory: Path) -> list[dict[str, Any]]:
@@ -314,9 +319,7 @@ def test_a_run_cut_after_any_round_goes_on_bit_for_bit(
     for rounds in (1, 3):
         out = tmp_path / f"cut-{rounds}"
         cut(config, out, rounds)
-        assert [path.name for path in (out / "checkpoint").iterdir()] == [
-            f"round-00000{rounds}.safetensors"
-        ]
+        assert checkpoints(out) == [f"round-00000{rounds}.safetensors"]
         assert not (out / "summary.json").exists()
         result = resume(out)
         assert untimed(result.summary) == untimed(whole)
@@ -356,7 +359,9 @@ def finished(
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("moment", ["before any checkpoint", "before", "before metrics", "cleanup"])
+@pytest.mark.parametrize(
+    "moment", ["before any checkpoint", "before", "within clients", "within metrics", "cleanup"]
+)
 def test_a_kill_around_a_checkpoint(
     tiny: Tiny,
     tmp_path: Path,
@@ -369,15 +374,20 @@ def test_a_kill_around_a_checkpoint(
     number = 1 if moment == "before any checkpoint" else 2
 
     def killed(path: Path, data: bytes, **options: bool) -> None:
-        if path.name == f"round-00000{number}.safetensors" and "metrics" not in moment:
+        if path.name == f"round-00000{number}.safetensors":
             # As kill -9 leaves it: half a file under a temporary name.
             (path.parent / f".{path.name}.abc_12xy").write_bytes(data[: len(data) // 2])
             raise Cut
-        if path.name == "metrics.jsonl" and data.count(b"\n") == number:
-            raise Cut
         write_atomic(path, data, **options)
 
-    unlink = Path.unlink
+    def torn(self: Journal, lines: Sequence[str]) -> None:
+        if self.path.name.startswith(moment.split()[-1]) and self.lines:
+            with self.path.open("a") as file:
+                file.write(lines[0][: len(lines[0]) // 2])
+            raise Cut
+        append(self, lines)
+
+    append, unlink = Journal.append, Path.unlink
 
     def kept(self: Path, missing_ok: bool = False) -> None:
         if self.parent.name == "checkpoint":
@@ -387,14 +397,14 @@ def test_a_kill_around_a_checkpoint(
     with monkeypatch.context() as patched:
         if moment == "cleanup":
             patched.setattr(Path, "unlink", kept)
+        elif "within" in moment:
+            patched.setattr(Journal, "append", torn)
         else:
             patched.setattr(runs, "write_atomic", killed)
         with pytest.raises(Cut):
             run(tiny(), out=out)
-    lines = len((out / "metrics.jsonl").read_text().splitlines()) if number == 2 else 0
-    if moment == "before metrics":
-        assert lines == 1
-        assert len(list((out / "checkpoint").iterdir())) == 2
+    if "within" in moment:
+        assert checkpoints(out) == ["round-000001.safetensors", "round-000002.safetensors"]
     resume(out)
     assert contents(out) == finished
     assert not list(out.rglob(".*")), "torn files are swept away"
@@ -409,12 +419,32 @@ def test_a_torn_line_of_metrics(
     assert contents(unfinished) == finished
 
 
-def test_a_lost_file_of_metrics(
-    unfinished: Path, contents: Contents, finished: dict[str, Any]
-) -> None:
-    (unfinished / "metrics.jsonl").unlink()
-    resume(unfinished)
-    assert contents(unfinished) == finished
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoint/clients-000000.jsonl"])
+@pytest.mark.parametrize("size", [None, 3])
+def test_a_file_of_lines_that_somebody_cut(unfinished: Path, name: str, size: int | None) -> None:
+    path = unfinished / name
+    path.unlink() if size is None else os.truncate(path, size)
+    refuses(unfinished, f"{path} is damaged: {size or 0} bytes", "new folder")
+
+
+@pytest.mark.parametrize("damage", ["lost", "changed"])
+def test_weights_that_are_not_what_was_written(unfinished: Path, damage: str) -> None:
+    path = min((unfinished / "checkpoint" / "weights").iterdir())
+    if damage == "lost":
+        path.unlink()
+        refuses(unfinished, "lacks the weights of 1 clients, client-00", "from a copy")
+    else:
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        refuses(unfinished, f"{path} is damaged", "new folder")
+
+
+def test_weights_of_a_killed_round_are_removed(unfinished: Path) -> None:
+    weights = unfinished / "checkpoint" / "weights"
+    (weights / f"client-00.{'0' * 32}.safetensors").write_bytes(b"of a round that is done again")
+    assert len(list(weights.iterdir())) == 4
+    with pytest.raises(Cut):
+        resume(unfinished, progress=CutAfter(2))
+    assert len(list(weights.iterdir())) == 3
 
 
 def test_only_our_own_torn_files_are_swept_away(unfinished: Path) -> None:
@@ -479,7 +509,7 @@ def test_a_full_disk_costs_one_round(
     assert error == "fedvtc-edge: error: No space left on device"
     assert hint.startswith("fedvtc-edge: hint: ")
     assert "run --resume" in hint
-    assert [path.name for path in (out / "checkpoint").iterdir()] == ["round-000001.safetensors"]
+    assert checkpoints(out) == ["round-000001.safetensors"]
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 1
     resume(out)
     assert contents(out) == finished
@@ -551,7 +581,7 @@ def test_changed_settings(
 
 @pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "header", "state"])
 def test_a_damaged_checkpoint(unfinished: Path, damage: str) -> None:
-    (path,) = (unfinished / "checkpoint").iterdir()
+    (path,) = (unfinished / "checkpoint").glob("round-*")
     whole = path.read_bytes()
     if damage == "state":
         from safetensors.torch import save
@@ -573,7 +603,7 @@ def test_a_damaged_checkpoint(unfinished: Path, damage: str) -> None:
 
 def test_a_checkpoint_of_another_run(tiny: Tiny, unfinished: Path, tmp_path: Path) -> None:
     cut(tiny(seed=1), tmp_path / "other", 2)
-    (path,) = (unfinished / "checkpoint").iterdir()
+    (path,) = (unfinished / "checkpoint").glob("round-*")
     shutil.copy(tmp_path / "other" / "checkpoint" / path.name, path)
     refuses(unfinished, "is of another run", "new folder")
 

@@ -232,8 +232,7 @@ def served(folder: Path) -> FinishedRun:
     config = load_config(folder / "config.toml").replace(engine={"name": "flower"})
     (folder / "config.toml").write_bytes(as_toml(config))
     RunDirectory(folder, config).label()
-    for path in folder.glob("clients/*/*.safetensors"):
-        path.unlink()
+    shutil.rmtree(folder / "clients")
     silent = [
         client.document() | {"class_counts": None}
         for client in FinishedRun.open(folder).summary.clients

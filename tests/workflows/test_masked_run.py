@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, PrivacyError
-from fedvtc_edge.federation.assembly import clients
+from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.extractor import Anchor, centre, one_by_one
@@ -183,7 +184,7 @@ def test_noise_is_shared(mode: str, tiny: Tiny, tmp_path: Path) -> None:
     anchor = Anchor(shape, spec.width, derive_seed(config.seed, "anchor"))
     about = centre(anchor, shape)
     noise = []
-    for client in clients(config, data, Compute.of(config.engine), decoders=False):
+    for client in assemble(config, data, Compute.of(config.engine)).federation.clients:
         kept = (out / "clients" / client.id / "anchor.release").read_bytes()
         released = decode_release(kept, size=spec.size)
         with deterministic():
@@ -253,8 +254,8 @@ def test_a_sum_begun_anew_takes_the_same_noise(tiny: Tiny, tmp_path: Path) -> No
 
     with pytest.raises(Cut):
         run(config, out=out, progress=CutAtOnce())
-    for path in (out / "checkpoint").iterdir():
-        path.unlink()
+    shutil.rmtree(out / "checkpoint")
+    (out / "checkpoint").mkdir()
     before = {name: (out / "clients" / name / "anchor.release").read_bytes() for name in IDS}
     masked = (out / "server" / "round-0000" / "client-00.anchor-maskc.upload").read_bytes()
     resume(out)

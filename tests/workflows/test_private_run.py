@@ -21,7 +21,7 @@ import torch
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import DataError, PrivacyError
-from fedvtc_edge.federation.assembly import clients
+from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.extractor import Anchor, centre, in_chunks, one_by_one
 from fedvtc_edge.privacy.claim import UNITS
@@ -83,7 +83,7 @@ def parts(config: Config) -> tuple[ReleaseSpec, Anchor, np.ndarray, list[Any]]:
     height, _, channels = data.image_shape
     shape = ImageShape(height, channels)
     anchor = Anchor(shape, spec.width, derive_seed(config.seed, "anchor"))
-    people = clients(config, data, Compute.of(config.engine), decoders=False)
+    people = assemble(config, data, Compute.of(config.engine)).federation.clients
     with deterministic():  # as a run: how many threads there are can be seen in its last bits
         about = centre(anchor, shape)
     return spec, anchor, about, people

@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -30,14 +30,22 @@ from fedvtc_edge.devices.footprint import peak_megabytes
 from fedvtc_edge.devices.planner import ClientAssignment
 from fedvtc_edge.documents import parse_json
 from fedvtc_edge.federation.assembly import baseline, one_client
-from fedvtc_edge.federation.evaluation import TestSet, control_figures, evaluate
+from fedvtc_edge.federation.evaluation import Evaluator, TestSet, control_figures
 from fedvtc_edge.federation.federation import Measuring, measure_untold
+from fedvtc_edge.federation.figures import Figures
 from fedvtc_edge.federation.methods import Federation, Method, method_of
-from fedvtc_edge.federation.summary import ClientStats, deposit, pictures, summarise
+from fedvtc_edge.federation.rounds import evaluates
+from fedvtc_edge.federation.summary import (
+    ClientStats,
+    Outcome,
+    deposit,
+    pictures,
+    summarise,
+)
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.tensors import from_tensors, to_tensors
 from fedvtc_edge.runs.directory import RunDirectory
-from fedvtc_edge.runs.records import ACCURACIES, ClientRecord, RoundRecord
+from fedvtc_edge.runs.records import ACCURACIES, Accuracies, RoundRecord
 from fedvtc_edge.storage.atomic import write_atomic
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
@@ -87,7 +95,8 @@ class ClientSession:
         shape, classes = ImageShape(terms.height, terms.channels), len(terms.class_names)
         assignment = ClientAssignment(home.client, None, architecture, architecture)
         client = one_client(config, assignment, has.own, shape, classes, compute, kind.has_decoder)
-        alone = None if kind.is_own_control else baseline(client)
+        with_baseline = kind.trains and not kind.is_own_control and config.method.baseline
+        alone = baseline(client) if with_baseline else None
         federation = Federation(
             config,
             [client],
@@ -149,11 +158,14 @@ class ClientSession:
         }
         if share_metrics:  # images seen are epochs times examples: as good as a count
             report["samples_seen"] = client.samples_seen
-        if share_metrics and (self.test is not None or client.held_out is not None):
-            baselines = [] if self.baseline is None else [self.baseline]
-            records, _ = evaluate(self.method, baselines, self.test)
-            report |= records[0].accuracies
-            report["peak_memory_mb"] = peak_megabytes(client, self.method.federation.config)
+        config = self.method.federation.config
+        tells = self.test is not None or client.held_out is not None
+        if share_metrics and tells and evaluates(config, number):
+            report |= Evaluator(self.method, self.test).of(client, self.baseline)
+            samples, channels, size, _ = client.images.shape
+            report["peak_memory_mb"] = peak_megabytes(
+                client.architecture, samples, ImageShape(size, channels), client.classes, config
+            )
         return report
 
 
@@ -213,19 +225,18 @@ def finalize(
     # What left was counted by the server: envelopes are not kept here.
     account = {"up": None, "down": None, "seconds": client.seconds, "samples": client.samples_seen}
     control = control_figures(method, session.test)
+    figures, number = Figures(), config.method.rounds
+    figures.enter(number, client.id, measured)
+    last = RoundRecord(
+        round=number,
+        accuracy_control=control.accuracy,
+        recall_control=control.recall,
+        seconds=client.seconds,
+    )
     summary = summarise(
         method,
         [ClientStats.of(client, config)],
-        [
-            RoundRecord(
-                round=config.method.rounds,
-                accuracy_control=control.accuracy,
-                recall_control=control.recall,
-                seconds=client.seconds,
-                clients=[measured],
-            )
-        ],
-        {client.id: account},
+        Outcome(last, {client.id: account}, figures, client.seconds),
         data,
         [ClientAssignment(client.id, None, client.architecture, client.architecture)],
     )
@@ -237,7 +248,7 @@ def finalize(
         home.path,
         summary,
         published,
-        {client.id: (networks_of(client), summary.clients[0])},
+        [(client.id, networks_of(client), summary.clients[0])],
         pictures(method, data) if packed else {},
         mode=_OWNER_ONLY,
     )
@@ -277,11 +288,8 @@ def _data(config: Config, terms: DataTerms, has: LocalData, packed: bytes) -> Da
     )
 
 
-def _measured(session: ClientSession, told: dict[str, Any]) -> ClientRecord:
-    """The client's line of the last round; accuracies are None where nothing tells them."""
+def _measured(session: ClientSession, told: dict[str, Any]) -> Accuracies:
+    """The client's accuracies after the last round; None where nothing tells them."""
     if "accuracy" in told:
-        return ClientRecord(id=session.client.id, **{key: told.get(key) for key in ACCURACIES})
-    records, _ = evaluate(
-        session.method, [] if session.baseline is None else [session.baseline], session.test
-    )
-    return records[0]
+        return cast(Accuracies, {key: told.get(key) for key in ACCURACIES})
+    return Evaluator(session.method, session.test).of(session.client, session.baseline)

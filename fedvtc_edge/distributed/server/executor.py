@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from fedvtc_edge.data.own import TEST
 from fedvtc_edge.distributed.messages import REPORT, RequestError, TaskRequest, digest_of
 from fedvtc_edge.errors import PrivacyError
+from fedvtc_edge.federation.account import Account
 from fedvtc_edge.federation.evaluation import ControlFigures, TestSet, control_figures
 from fedvtc_edge.federation.exchange import Exchange, SecureAggregatable
+from fedvtc_edge.federation.figures import NOTHING
 from fedvtc_edge.federation.methods import Method
 from fedvtc_edge.federation.rounds import Executor, in_batches
 from fedvtc_edge.masking import (
@@ -25,7 +27,7 @@ from fedvtc_edge.masking import (
 )
 from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.runs.directory import Checkpoint
-from fedvtc_edge.runs.records import ACCURACIES, ClientRecord, RoundRecord
+from fedvtc_edge.runs.records import ACCURACIES, Accuracies, RoundRecord
 from fedvtc_edge.sealing import TrustList
 from fedvtc_edge.transport.channel import Delivery
 from fedvtc_edge.transport.masked_sum import Integers, mask_kind
@@ -72,13 +74,13 @@ class RemoteExecutor(Executor):
         test: tuple[TestSet, bytes] | None,
     ) -> None:
         super().__init__(method, clients)
-        for spent in self.account.values():
-            spent |= {"parameters": None, "peak_memory_mb": None}
+        self.account = Account(clients, {"parameters": None, "peak_memory_mb": None})
+        self._clients = frozenset(clients)
         self._known = trusted.before_revocations()
         self._registry = registry
         self._collector = collector
         self._test = test
-        self._accuracies = {name: dict.fromkeys(ACCURACIES) for name in clients}
+        self._reported: dict[str, Accuracies] = {}
         self._cohort: list[str] = []
         self._phase = 0
         self._once: dict[str, bytes] = {}
@@ -91,21 +93,22 @@ class RemoteExecutor(Executor):
     def restore(self, state: Checkpoint) -> None:
         """Continue after ``state``'s round, with what clients have told by then."""
         super().restore(state)
-        for name, spent in self.account.items():
-            if spent.get("portrait"):
-                known = dict(spent["portrait"])
+        for name in state.clients:
+            told = self.account.total(name).get("portrait")
+            if told:
+                known = dict(told)
                 known["class_counts"] = known["class_counts"] and tuple(known["class_counts"])
                 self.client_info.setdefault(name, ClientInfo(**known))
-        for line in self.records[-1].clients if self.records else ():
-            self._accuracies[line.id] = dict(line.accuracies)
         self._collector.inbox.close(state.round)  # it may have been killed before that
 
-    def totals(self) -> dict[str, dict[str, Any]]:
-        """A copy of the running totals, with what clients said of themselves."""
+    def checkpoint(self, number: int, record: RoundRecord | None) -> Checkpoint:
+        """State after a round, with what clients said of themselves."""
         for name, info in self.client_info.items():
-            if name in self.account:
-                self.account[name]["portrait"] = asdict(info)
-        return super().totals()
+            if name in self._clients:
+                told = asdict(info)
+                if self.account.total(name).get("portrait") != told:
+                    self.account.of(name)["portrait"] = told
+        return super().checkpoint(number, record)
 
     def shutdown(self) -> None:
         """Send the clients home, once all that the run leaves is on the disk."""
@@ -167,7 +170,7 @@ class RemoteExecutor(Executor):
         for step in MaskingStep:
             asked = replace(context, kind=mask_kind(context.kind, step))
             for name in self._ask(index, asked, messages, least):
-                self.account[name]["down"] += len(messages[name])
+                self.account.downloaded(name, len(messages[name]))
                 self._take(sums.server_of[name], step, name, context, asked)
             if step is not MaskingStep.UNMASK:
                 messages = sums.advance()
@@ -194,10 +197,12 @@ class RemoteExecutor(Executor):
             self._read_report(self.federation.context(name, number, REPORT))
         return list(reported)
 
-    def evaluate(self) -> tuple[list[ClientRecord], ControlFigures]:
-        """Accuracies that clients reported last, and statistics only on the server's test set."""
-        lines = [ClientRecord(id=name, **self._accuracies[name]) for name in self.clients]
-        return lines, control_figures(self.method, self._test and self._test[0])
+    def evaluate(self, number: int, names: Sequence[str]) -> ControlFigures:
+        """Take up what clients reported; statistics only on the server's test set."""
+        for name in names:
+            self.figures.enter(number, name, self._reported.pop(name, NOTHING))
+            self.account.of(name)
+        return control_figures(self.method, self._test and self._test[0])
 
     def remark(self, record: RoundRecord, problem: str) -> None:
         """Say why the round is void."""
@@ -230,8 +235,9 @@ class RemoteExecutor(Executor):
         except RequestError as error:
             self.federation.server.refuse(context, error, None)
             return
-        self._accuracies[context.sender] = {key: report[key] for key in ACCURACIES}
-        merged(self.account[context.sender], report)
+        told = {key: report[key] for key in ACCURACIES}
+        self._reported[context.sender] = cast(Accuracies, told)
+        merged(self.account.of(context.sender), report)
 
     def _ask(
         self,
@@ -261,7 +267,7 @@ class RemoteExecutor(Executor):
         )
         self._phase += 1
         for name, size in sizes.items():
-            self.account[name]["up"] += size if kind != REPORT else 0
+            self.account.uploaded(name, size if kind != REPORT else 0)
         return list(sizes)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,13 +19,15 @@ from fedvtc_edge.errors import TrustError
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.evaluation import TestSet
 from fedvtc_edge.federation.methods import Federation, Method, method_of
+from fedvtc_edge.federation.roster import Roster
 from fedvtc_edge.federation.rounds import run_rounds
 from fedvtc_edge.federation.server import Refusals, Server, telling
-from fedvtc_edge.federation.summary import ClientStats, finish, summarise
+from fedvtc_edge.federation.summary import ClientStats, Outcome, finish, stats_of, summarise
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.progress import Progress
 from fedvtc_edge.runs.directory import RunDirectory, as_toml
+from fedvtc_edge.runs.weights import WeightStore
 from fedvtc_edge.sealing import Identity, Inbox, TrustList
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
 
@@ -154,14 +156,13 @@ def serve(
         executor = executor_of(directory, data, keys, mailbox, progress)
         method = executor.method
         run_rounds(method, executor, keep=directory.save, progress=progress)
-        figures = [_figures(executor, name) for name in executor.clients]
+        figures: Iterable[ClientStats] = (_figures(executor, name) for name in executor.clients)
         if home is not None:
-            method = _gathered(method, data, home)
-            config = directory.config
-            figures = [ClientStats.of(client, config) for client in method.federation.clients]
-        summary = summarise(
-            method, figures, executor.records, executor.totals(), data, _fleet(executor)
-        )
+            method = _gathered(method, data, home, directory.weights)
+            roster = method.federation.clients
+            assert isinstance(roster, Roster)
+            figures = stats_of(roster, directory.config, trains=method.trains)
+        summary = summarise(method, figures, Outcome.of(executor), data, _fleet(executor))
         finish(directory, method, data, summary)
         if home is None:
             executor.shutdown()
@@ -169,7 +170,7 @@ def serve(
 
 def _figures(executor: RemoteExecutor, name: str) -> ClientStats:
     """Stats of a client elsewhere, from its own reports."""
-    info, spent = executor.client_info.get(name), executor.account[name]
+    info, spent = executor.client_info.get(name), executor.spent(name)
     counts = None if info is None else info.class_counts
     return ClientStats(
         name,
@@ -190,12 +191,18 @@ def _fleet(executor: RemoteExecutor) -> list[ClientAssignment]:
     ]
 
 
-def _gathered(played: Method, data: Dataset, home: Callable[[str], ClientState]) -> Method:
+def _gathered(
+    played: Method, data: Dataset, home: Callable[[str], ClientState], weights: WeightStore
+) -> Method:
     """The method with all clients of a simulation in this process, as they came home."""
     config = played.federation.config
-    method = assemble(config, data, Compute.of(config.engine))
-    for client in method.federation.clients:
-        load_networks(home(client.id).state(), networks_of(client))
+    method = assemble(config, data, Compute.of(config.engine), weights=weights)
+    roster = method.federation.clients
+    assert isinstance(roster, Roster)
+    for name in roster.ids:
+        state = home(name).state()
+        if state.tensors:
+            load_networks(state, networks_of(roster.at_work(name)))
     method.restore(played.published)
     method.done = played.done
     return method

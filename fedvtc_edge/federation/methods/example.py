@@ -6,6 +6,7 @@ import os
 from functools import partial
 
 from fedvtc_edge.federation.federation import Federation
+from fedvtc_edge.federation.roster import one_per_architecture
 from fedvtc_edge.privacy.dpsgd import KEY_BYTES, SecretStream, check_private, fingerprint
 from fedvtc_edge.privacy.mechanism import ExampleMechanism
 from fedvtc_edge.training.client import Client
@@ -31,7 +32,7 @@ class ExampleFedVTC(FedVTC):
         self.schedule = federation.mechanism.schedule
         self._keys: dict[str, bytes] = {}
         self._data: dict[str, str] = {}
-        for client in {client.architecture: client for client in federation.clients}.values():
+        for client in one_per_architecture(federation.clients):
             check_private(client.architecture, client.model, client.inputs[:1])
 
     def _gradients(self, client: Client, number: int, phase: str) -> Gradients:

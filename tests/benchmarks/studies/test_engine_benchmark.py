@@ -10,7 +10,7 @@ import torch
 
 from fedvtc_edge.benchmarks.studies import engine as benchmark
 from fedvtc_edge.data import load_dataset
-from fedvtc_edge.federation.assembly import clients
+from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.rounds import run_rounds
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.runs.directory import RunDirectory
@@ -27,7 +27,7 @@ def test_engine_and_floor_reach_the_same_weights_bit_for_bit(tmp_path: Path) -> 
         engine = benchmark.prepare(config, data, directory)
         run_rounds(engine.method, engine, keep=directory.save, progress=SilentProgress())
         test, labels = benchmark._test(data)
-    members = clients(config, data, Compute.of(config.engine), decoders=False)
+    members = assemble(config, data, Compute.of(config.engine)).federation.clients
     begin = [parameter.clone() for parameter in members[0].model.parameters()]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -40,7 +40,8 @@ def test_engine_and_floor_reach_the_same_weights_bit_for_bit(tmp_path: Path) -> 
         for name, value in ours.model.state_dict().items():
             assert torch.equal(value, expected[name]), (ours.id, name)
     assert not torch.equal(begin[0], next(iter(members[0].model.parameters())))
-    assert accuracies == [record.accuracy for record in engine.records[-1].clients]
+    assert engine.record is not None
+    assert accuracies == [record.accuracy for record in engine.record.clients]
 
 
 def test_one_document_with_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,7 +120,7 @@ def test_what_travels(tiny: Tiny, changes: dict[str, Any], expected: list[tuple[
     for name in ids:
         own = [data for _, sender, _, data in heard if sender == name]
         sent = sum(len(data) + ENVELOPE for data in own)
-        assert executor.account[name]["up"] == sent
+        assert executor.account.total(name)["up"] == sent
     assert bool(executor.method.uploads()) == (bool(expected) or changes["name"] == "centralised")
 
 

@@ -1,0 +1,498 @@
+"""Clients of one process: a few numbers of each, and networks and images of those at work.
+
+A client is *live* while its networks and images are in memory. So many are as
+``engine.memory_mb`` allows; whoever was used longest ago goes first, and its weights to the disk
+if they changed. Nothing of a result depends on who is live.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedvtc_edge.config import Config
+from fedvtc_edge.data import Dataset, hold_out
+from fedvtc_edge.data.dataset import Labels
+from fedvtc_edge.devices.planner import ClientAssignment
+from fedvtc_edge.models import Classifier, ImageShape, network, vtc
+from fedvtc_edge.models.registry import ON_EXTRACTOR
+from fedvtc_edge.models.tensors import from_tensors, to_tensors
+from fedvtc_edge.models.vtc import VTC
+from fedvtc_edge.runs.weights import WeightStore
+from fedvtc_edge.seeding import derive_seed
+from fedvtc_edge.training.client import Client
+from fedvtc_edge.training.compute import Compute, as_images
+
+LEAST_LIVE = 32
+"""Clients that are live at least, where ``engine.memory_mb`` is 0; else those of a cohort."""
+
+_SHARE = 4
+"""One part in so many of the free memory is for live clients, where ``engine.memory_mb`` is 0."""
+
+_UNKNOWN_MEMORY = 2**32
+"""Bytes that are taken to be free where the operating system does not tell."""
+
+
+class LazyClient(Client):
+    """A client that builds its networks when one of them is first asked for."""
+
+    source: NetworkSource
+
+    def __getattr__(self, name: str) -> Any:
+        """Networks; Python asks here for what an object does not have."""
+        source = vars(self).get("source")
+        if source is None or name not in ("model", "decoder"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self.model, self.decoder = source.build()
+        del self.source  # with the weights that were kept
+        return vars(self)[name]
+
+    @property
+    def is_built(self) -> bool:
+        """Whether its networks are in memory."""
+        return "model" in vars(self)
+
+
+@dataclass(frozen=True)
+class NetworkSource:
+    """Origin of a client's networks: its seed, and the weights that were kept of them.
+
+    Args:
+        decoders: Whether it has a decoder; a head on the extractor has none.
+        tensors: Kept weights by ``module/parameter``; empty for fresh networks.
+        classifier: Name of the classifier among them.
+    """
+
+    config: Config
+    client: str
+    architecture: str
+    shape: ImageShape
+    classes: int
+    compute: Compute
+    decoders: bool
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    classifier: str = "classifier"
+
+    def build(self) -> tuple[Classifier, VTC | None]:
+        """Networks on the run's device.
+
+        Raises:
+            ConfigError: An unknown architecture.
+            RunError: Weights of other networks.
+        """
+        seed = derive_seed(self.config.seed, self.client, "classifier")
+        model = network(self.architecture, self.config, self.shape, classes=self.classes, seed=seed)
+        decoder = None
+        if self.architecture in ON_EXTRACTOR:
+            model.anchor.to(self.compute.device)
+        elif self.decoders:
+            seed = derive_seed(self.config.seed, self.client, "decoder")
+            decoder = vtc.build(self.shape, latent=self.config.method.latent, seed=seed)
+        networks: dict[str, nn.Module] = {self.classifier: model}
+        if decoder is not None:
+            networks["decoder"] = decoder
+        if self.tensors:
+            from_tensors(
+                self.tensors,
+                networks,
+                whose=f"the checkpoint of {self.client}",
+                hint="was an architecture changed? start a new run",
+            )
+        device = self.compute.device
+        return model.to(device), None if decoder is None else decoder.to(device)
+
+
+def lazy_client(
+    source: NetworkSource,
+    device: str | None,
+    images: Tensor,
+    labels: Tensor,
+    held_out: tuple[Tensor, Tensor] | None,
+) -> LazyClient:
+    """A client without networks yet.
+
+    Args:
+        device: Name of its profile, or None.
+        images: [N, channels, size, size] in [0, 1], on the run's device.
+        labels: [N].
+        held_out: Images and labels that it is never trained on, or None.
+    """
+    settings = source.config.training
+    if source.architecture in ON_EXTRACTOR:
+        # Features carry no cue of what is synthetic that pixel noise would have to hide.
+        settings = settings.model_copy(update={"pixel_noise": 0.0})
+    client = LazyClient(
+        id=source.client,
+        architecture=source.architecture,
+        device_profile=device,
+        images=images,
+        labels=labels,
+        classes=source.classes,
+        model=nn.Module(),  # type: ignore[arg-type]
+        decoder=None,
+        settings=settings,
+        compute=source.compute,
+        seed=source.config.seed,
+        held_out=held_out,
+    )
+    del client.model, client.decoder
+    client.source = source
+    return client
+
+
+@dataclass
+class Member:
+    """Data of a client that are always in memory.
+
+    Args:
+        part: Indices of all its samples in the training set.
+        weights: Name of its kept weights; empty while they are those of its seed.
+        seconds: Time at work.
+        samples: Images that it was trained on, again and again.
+    """
+
+    assignment: ClientAssignment
+    part: Labels
+    weights: str = ""
+    seconds: float = 0.0
+    samples: int = 0
+
+    @property
+    def architecture(self) -> str:
+        """Architecture that it trains."""
+        assert self.assignment.architecture is not None
+        return self.assignment.architecture
+
+
+@dataclass
+class _Live:
+    client: LazyClient
+    bytes: int
+    baseline: LazyClient | None = None
+    changed: bool = False
+
+
+class Roster(Sequence[Client]):
+    """All clients of a run in their order; indexing and iterating make clients live one by one.
+
+    A client that is no longer live is another object when it is asked for again: use one, and
+    let go of it before the next.
+
+    Args:
+        data: Whose images, uint8, all clients share.
+        parts: Indices of each client's samples.
+        decoders: Whether the method's clients have decoders.
+        weights: Where weights go that are not in memory.
+
+    Attributes:
+        fleet: Assignments, also of clients that sit out.
+        members: What is always in memory, by id.
+        ids: Of all clients.
+        changed: Clients whose kept weights are not those of the last :meth:`forget_old`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data: Dataset,
+        assignments: Sequence[ClientAssignment],
+        parts: Sequence[Labels],
+        compute: Compute,
+        *,
+        decoders: bool,
+        weights: WeightStore,
+    ) -> None:
+        self.fleet = list(assignments)
+        self.members = {
+            one.client: Member(one, part)
+            for one, part in zip(assignments, parts, strict=True)
+            if one.architecture is not None
+        }
+        self.ids = list(self.members)
+        self.weights = weights
+        self._config, self._data, self._compute, self._decoders = config, data, compute, decoders
+        height, _, channels = data.image_shape
+        self.shape, self.classes = ImageShape(height, channels), data.classes
+        self._live: OrderedDict[str, _Live] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._most, self._most_bytes = _limits(config)
+        self._bytes = 0
+        self._old: list[str] = []
+        self.changed: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Client: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Client]: ...
+    def __getitem__(self, index: int | slice) -> Client | Sequence[Client]:
+        """Client by its place."""
+        if isinstance(index, slice):
+            return self.some(self.ids[index])
+        return self.client(self.ids[index])
+
+    def client(self, name: str) -> Client:
+        """A client, to be looked at."""
+        return self._entry(name).client
+
+    def at_work(self, name: str) -> Client:
+        """A client with its networks, of which something is about to change."""
+        live = self._entry(name)
+        # Now: built within a phase they would not, for a phase seeds torch's generator first.
+        _ = live.client.model
+        live.changed = True
+        return live.client
+
+    def baseline(self, name: str, *, at_work: bool = False) -> Client:
+        """The double of a client that trains alone, from the same first weights.
+
+        Args:
+            at_work: Whether something of it is about to change.
+        """
+        live = self._entry(name)
+        if live.baseline is None:
+            client, tensors = live.client, self._kept(name)
+            has_own = any(key.startswith("local/") for key in tensors)
+            source = NetworkSource(
+                self._config,
+                name,
+                client.architecture,
+                self.shape,
+                self.classes,
+                self._compute,
+                False,
+                tensors if has_own else {},
+                "local",
+            )
+            live.baseline = lazy_client(
+                source, client.device_profile, client.images, client.labels, client.held_out
+            )
+        if at_work:
+            _ = live.baseline.model
+            live.changed = True
+        return live.baseline
+
+    def some(self, names: Sequence[str], *, at_work: bool = False) -> Sequence[Client]:
+        """Some clients, each made live when it is its turn.
+
+        Args:
+            at_work: Whether something of them is about to change.
+        """
+        return _Some(self, list(names), at_work)
+
+    def representatives(self) -> list[Client]:
+        """One client of each architecture."""
+        first: dict[str, str] = {}
+        for name, member in self.members.items():
+            first.setdefault(member.architecture, name)
+        return [self.client(name) for name in first.values()]
+
+    def samples_of(self, name: str) -> tuple[Labels, Labels]:
+        """Indices of what a client trains on and of what it holds out, sorted."""
+        part = self.members[name].part
+        kept, held = hold_out(self._data.y_train[part], self._config, name)
+        return part[kept], part[held]
+
+    def counts(self, name: str) -> NDArray[np.int64]:
+        """Examples per class that a client trains on, [C]."""
+        kept, _ = self.samples_of(name)
+        return np.bincount(self._data.y_train[kept], minlength=self.classes)
+
+    def parameters(self, architecture: str) -> int:
+        """Weights of a client's networks, which an architecture's first client tells."""
+        if architecture not in self._sizes:
+            same = (n for n, m in self.members.items() if m.architecture == architecture)
+            client = self._entry(next(same)).client
+            networks = [client.model] + ([] if client.decoder is None else [client.decoder])
+            self._sizes[architecture] = sum(p.numel() for m in networks for p in m.parameters())
+        return self._sizes[architecture]
+
+    def changed_now(self) -> set[str]:
+        """Clients whose weights changed since the last :meth:`forget_old`, kept or not."""
+        return self.changed | {name for name, live in self._live.items() if live.changed}
+
+    def spent(self, name: str) -> tuple[float, int]:
+        """Time at work of a client, and images that it was trained on."""
+        if name in self._live:
+            client = self._live[name].client
+            return client.seconds, client.samples_seen
+        return self.members[name].seconds, self.members[name].samples
+
+    def trained(self) -> list[str]:
+        """Ids of clients whose networks are no longer those of their seeds, in order."""
+        changed = {name for name, live in self._live.items() if live.changed}
+        return [n for n, member in self.members.items() if member.weights or n in changed]
+
+    def keep(self, name: str) -> str:
+        """Have a client's weights on the disk if they changed.
+
+        Returns:
+            The name to read them by; empty for those of its seed.
+        """
+        member, live = self.members[name], self._live.get(name)
+        if live is not None:
+            member.seconds, member.samples = live.client.seconds, live.client.samples_seen
+            if live.changed:
+                live.changed = False
+                self._name(member, self.weights.keep(name, self._tensors(name, live)))
+        return member.weights
+
+    def replace(self, name: str, weights: str, seconds: float, samples: int) -> None:
+        """Take up a client's state that was kept elsewhere; what is live of it goes."""
+        member, live = self.members[name], self._live.pop(name, None)
+        if live is not None:
+            self._bytes -= live.bytes
+        self._name(member, weights)
+        member.seconds, member.samples = seconds, samples
+
+    def restore(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take up all states of a checkpoint, and forget weights that none of them names."""
+        for name, kept in states.items():
+            self.replace(name, kept["weights"], kept["seconds"], kept["samples"])
+        self._old, self.changed = [], set()
+        self.weights.remove_others({kept["weights"] for kept in states.values()} - {""})
+
+    def forget_old(self) -> None:
+        """Remove weights that the checkpoint no longer names."""
+        current = {self.members[name.rpartition(".")[0]].weights for name in self._old}
+        self.weights.remove(set(self._old) - current)
+        self._old, self.changed = [], set()
+
+    def _entry(self, name: str) -> _Live:
+        live = self._live.get(name)
+        if live is None:
+            live = _Live(self._wake(name), self._cost(name))
+            self._live[name] = live
+            self._bytes += live.bytes
+            self._make_room()
+        else:
+            self._live.move_to_end(name)
+        return live
+
+    def _wake(self, name: str) -> LazyClient:
+        member = self.members[name]
+        profile, device = member.assignment.profile, self._compute.device
+        tensors = {k: v for k, v in self._kept(name).items() if not k.startswith("local/")}
+        source = NetworkSource(
+            self._config,
+            name,
+            member.architecture,
+            self.shape,
+            self.classes,
+            self._compute,
+            self._decoders,
+            tensors,
+        )
+
+        def part(indices: Labels) -> tuple[Tensor, Tensor]:
+            labels = torch.from_numpy(self._data.y_train[indices])
+            return as_images(self._data.x_train[indices], device), labels.to(device)
+
+        kept, held = self.samples_of(name)
+        client = lazy_client(
+            source,
+            profile.name if profile else None,
+            *part(kept),
+            part(held) if len(held) else None,
+        )
+        client.seconds, client.samples_seen = member.seconds, member.samples
+        return client
+
+    def _kept(self, name: str) -> dict[str, Tensor]:
+        kept = self.members[name].weights
+        return self.weights.read(kept) if kept else {}
+
+    def _cost(self, name: str) -> int:
+        """Bytes of a live client, all its networks included, whether they are built or not."""
+        member = self.members[name]
+        images = len(member.part) * (self.shape.size**2 * self.shape.channels)
+        return 4 * (images + 2 * self._sizes.get(member.architecture, 0))
+
+    def _make_room(self) -> None:
+        while len(self._live) > 1 and (
+            len(self._live) > self._most or self._bytes > self._most_bytes
+        ):
+            name, live = next(iter(self._live.items()))
+            self.keep(name)
+            del self._live[name]
+            self._bytes -= live.bytes
+
+    def _tensors(self, name: str, live: _Live) -> dict[str, Tensor]:
+        """All weights of a live client; those of a baseline that is not built as they were kept."""
+        client, modules = live.client, dict[str, nn.Module]()
+        modules["classifier"] = client.model
+        if client.decoder is not None:
+            modules["decoder"] = client.decoder
+        tensors = to_tensors(modules)
+        if live.baseline is not None and live.baseline.is_built:
+            return tensors | to_tensors({"local": live.baseline.model})
+        return tensors | {k: v for k, v in self._kept(name).items() if k.startswith("local/")}
+
+    def _name(self, member: Member, weights: str) -> None:
+        if member.weights != weights:
+            self.changed.add(member.assignment.client)
+            if member.weights:
+                self._old.append(member.weights)
+            member.weights = weights
+
+
+class _Some(Sequence[Client]):
+    """Some clients of a roster."""
+
+    def __init__(self, roster: Roster, names: Sequence[str], at_work: bool) -> None:
+        self.ids = names
+        self._get = roster.at_work if at_work else roster.client
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Client: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Client]: ...
+    def __getitem__(self, index: int | slice) -> Client | Sequence[Client]:
+        if isinstance(index, slice):
+            return [self._get(name) for name in self.ids[index]]
+        return self._get(self.ids[index])
+
+    def __iter__(self) -> Iterator[Client]:
+        return map(self._get, self.ids)
+
+
+def ids_of(clients: Sequence[Client]) -> list[str]:
+    """Ids of clients in their order; nobody becomes live for it."""
+    if isinstance(clients, Roster | _Some):
+        return list(clients.ids)
+    return [client.id for client in clients]
+
+
+def one_per_architecture(clients: Sequence[Client]) -> list[Client]:
+    """The first client of each architecture."""
+    if isinstance(clients, Roster):
+        return clients.representatives()
+    first: dict[str, Client] = {}
+    for client in clients:
+        first.setdefault(client.architecture, client)
+    return list(first.values())
+
+
+def _limits(config: Config) -> tuple[int, int]:
+    """Live clients at most, and their bytes."""
+    asked = config.engine.memory_mb
+    if asked:
+        return config.clients.count, asked * 2**20
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        free = _UNKNOWN_MEMORY
+    return max(config.clients.per_round, LEAST_LIVE), free // _SHARE
