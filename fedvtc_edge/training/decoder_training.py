@@ -58,8 +58,8 @@ def train_decoder(
         random_batch(len(images), settings.batch, stream, images.device)
         for _ in range(settings.decoder_steps)
     )
-    batches = [batch.to(images.device) for batch in gradients.batches(len(images), usual)]
-    features = _features(model, images, batches, settings)
+    # f is frozen: once is enough, and no image's bits may depend on another's (DP-SGD).
+    features = one_by_one(model.features, images, settings.batch).to(images.device)
 
     def loss(batch: Tensor, classes: Tensor) -> Tensor:
         latents, terms = [], []
@@ -79,23 +79,14 @@ def train_decoder(
         return sum(terms[1:], start=terms[0])
 
     with gradients.stepping(decoder, settings.decoder_rate) as step:
-        for batch in batches:
+        for picked in gradients.batches(len(images), usual):
+            batch = picked.to(images.device)
             classes = knowledge.draw_classes(_CLASSES, stream)
             matched = classes if match else classes[:0]
             step(loss, batch, matched)
             seen += len(batch) + _PER_CLASS * len(matched)
     model.requires_grad_(True)
     return seen
-
-
-def _features(
-    model: Classifier, images: Tensor, batches: list[Tensor], settings: TrainingSettings
-) -> Tensor:
-    """Features [N, p] of those images that come in a batch: f is frozen, so once is enough."""
-    drawn = torch.cat([torch.empty(0, dtype=torch.long, device=images.device), *batches])
-    picked = torch.bincount(drawn, minlength=len(images)).nonzero().flatten()
-    found = one_by_one(model.features, images[picked], settings.batch).to(images.device)
-    return found.new_zeros(len(images), found.shape[1]).index_copy(0, picked, found)
 
 
 def matching(

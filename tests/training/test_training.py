@@ -246,15 +246,17 @@ def test_an_anchor_is_matched_in_place_of_the_clients_own_view() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_features_of_real_images_are_those_that_each_batch_would_compute() -> None:
-    model, x = classifier().eval(), images(9)
-    batches = [torch.tensor([1, 4, 4]), torch.tensor([], dtype=torch.long), torch.tensor([8])]
-    kept = decoder_training._features(model, x, batches, SETTINGS)
-    assert kept.shape == (9, model.projection.out_features)
-    for batch in batches:
-        torch.testing.assert_close(kept[batch], model.features(x[batch]).detach())
-    never = torch.tensor([0, 2, 3, 5, 6, 7])
-    assert not kept[never].any()
+def test_features_of_real_images_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, passed = classifier(), []
+    features = model.features
+
+    def spy(x: torch.Tensor) -> torch.Tensor:
+        passed.append(len(x))
+        return features(x)
+
+    monkeypatch.setattr(model, "features", spy)
+    phase_b(model, decoder(), knowledge())
+    assert passed == [SETTINGS.batch] * -(-len(LABELS) // SETTINGS.batch)
 
 
 # ---------------------------------------------------------------- phase C
