@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedvtc_edge.errors import FedVTCError
+from fedvtc_edge.errors import FedVTCError, GateError
 
 Document = dict[str, Any]
 T = TypeVar("T")
@@ -34,6 +34,7 @@ class Study:
         options: Adds the study's options to a parser.
         measure: Takes the options by name and returns the document that ``--json`` prints.
         repeats: Default of ``--repeats``; None where nothing is repeated.
+        failures: What in the document must not be, in words; any is exit code 1.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Study:
     measure: Callable[..., Document]
     lines: Callable[[Document], Iterable[str]]
     repeats: int | None = None
+    failures: Callable[[Document], Sequence[str]] | None = None
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """Run the study as the command line asks; exits with the code of a refused setting."""
@@ -62,6 +64,8 @@ class Study:
         except FedVTCError as error:
             parser.exit(error.exit_code, f"error: {error}\nhint: {error.hint}\n")
         print(json.dumps(document, indent=2) if as_json else "\n".join(self.lines(document)))
+        if self.failures is not None and (found := self.failures(document)):
+            parser.exit(GateError.exit_code, f"error: {', '.join(found)}\n")
 
 
 def positive(text: str) -> int:
