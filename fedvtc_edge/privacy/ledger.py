@@ -130,8 +130,11 @@ class Ledger:
 
         Raises:
             PrivacyError: A budget is spent, and these are not the bytes it was spent on.
+            RunError: The file was damaged meanwhile.
             OSError: The disk does not take them.
         """
+        if not self._is_current():  # another process has entered something, or damaged it
+            self.reopen()
         new: dict[bytes, str] = {}
         spent: Counter[tuple[str, str]] = Counter()
         for release in releases:
@@ -143,6 +146,15 @@ class Ledger:
                 new[name] = body
         if new:
             self._append(list(new.values()))
+
+    def _is_current(self) -> bool:
+        """Whether the file ends as this object left it."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._size)
+                return file.read(len(self._closing) + 1) == self._closing
+        except OSError:
+            return False
 
     def _body(self, release: Release) -> str:
         mechanism, said, epsilon = self.mechanism, None, None

@@ -242,6 +242,7 @@ class RunDirectory:
             "clients": state.clients,
             "journal": [self._clients.path.name, self._clients.size],
             "metrics": self._metrics.size,
+            "ledger": self._ledger.head,
         }
         write_atomic(self._checkpoint(state.round), encode(metadata, state.published, {}))
         self._append(state)
@@ -268,8 +269,10 @@ class RunDirectory:
             if kept["config"] != digest(self.config):
                 raise ValueError("it is of another run")
             (name, size), lines = kept["journal"], int(kept["metrics"])
+            number, check = int(kept["ledger"][0]), str(kept["ledger"][1])
             if not _JOURNAL.fullmatch(name):
                 raise ValueError(f"its journal is called {name!r:.80}")
+        self._ledger.expect(number, check)  # one that was cut off looks like a torn one
         self._clients = Journal(self.path / "checkpoint" / name)
         self._metrics.check(lines)
         self._clients.restore(int(size))

@@ -353,3 +353,19 @@ def test_an_older_version_is_refused_as_such(tmp_path: Path) -> None:
     (tmp_path / "ledger.json").unlink()
     with pytest.raises(RunError, match="missing"):
         reopened(tmp_path)
+
+
+def test_two_processes_in_turn_lose_nothing(tmp_path: Path) -> None:
+    """Each sees what the other entered before it enters something itself."""
+    one = begun(tmp_path)
+    other = reopened(tmp_path)
+    one.enter(releases("a"))
+    other.enter(releases("b"))
+    one.enter(releases("c"))
+    assert [entry["client"] for entry in entries(tmp_path)] == list("abc")
+    with pytest.raises(PrivacyError, match="b has released 1 times"):
+        one.record(0, "b", "anchor", b"another")
+    whole = one.path.read_bytes()
+    one.path.write_bytes(whole.replace(b'"client": "b"', b'"client": "x"') + b" ")
+    with pytest.raises(RunError, match="entry 2 is damaged"):
+        one.enter(releases("d"))

@@ -626,6 +626,17 @@ def test_a_damaged_ledger(unfinished: Path, text: str | None) -> None:
     refuses(unfinished, "does not say what was released", "start a new one")
 
 
+def test_a_ledger_that_was_cut_off_between_two_entries(unfinished: Path) -> None:
+    """By itself it looks like one that was being written; the checkpoint knows how long it was."""
+    path = unfinished / "ledger.json"
+    number = len(releases(unfinished))
+    head, *lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([head, *lines[:2]]))
+    with pytest.raises(RunError, match=f"of {number} entries there are 2, or others") as refused:
+        resume(unfinished)
+    assert "start a new one" in refused.value.hint
+
+
 def test_a_run_that_may_not_be_written(unfinished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     refuses(unfinished, f"cannot write {unfinished}", "permission")

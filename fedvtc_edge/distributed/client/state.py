@@ -76,6 +76,7 @@ class ClientState:
         self.path = path
         self.client = client
         self.releases = ReleaseStore(path)
+        self._ledger: Ledger | None = None
 
     @property
     def joined(self) -> str | None:
@@ -187,11 +188,12 @@ class ClientState:
             PrivacyError: The budget is spent.
             RunError: The ledger is damaged.
         """
-        ledger = Ledger(self.path / "ledger.json", mechanism_of(self.config()))
-        ledger.reopen()
+        if self._ledger is None:
+            self._ledger = Ledger(self.path / "ledger.json", mechanism_of(self.config()))
+            self._ledger.reopen()
         with self._on_disk():
             self.releases.sync()
-            ledger.record(context.round, context.sender, context.kind, data)
+            self._ledger.record(context.round, context.sender, context.kind, data)
 
     def state(self) -> ClientCheckpoint:
         """Checkpoint kept last, or that of a client that has done nothing yet.

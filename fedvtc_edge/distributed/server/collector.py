@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedvtc_edge.distributed.mailbox import Mailbox, NodeReply
-from fedvtc_edge.distributed.messages import HELLO, RequestError, Status, TaskRequest, digest_of
+from fedvtc_edge.distributed.messages import HELLO, RequestError, Status, TaskRequest
 from fedvtc_edge.documents import parse_json
-from fedvtc_edge.errors import EnvelopeError, RunError, ServerError
+from fedvtc_edge.errors import EnvelopeError, FedVTCError, RunError, ServerError
 from fedvtc_edge.federation.server import Refuse
 from fedvtc_edge.sealing import Inbox
 from fedvtc_edge.storage.atomic import write_atomic
@@ -28,6 +28,7 @@ from .registry import ClientRegistry, some
 _WAIT_S = 0.5
 _TELL_S = 10.0
 _AWAY_S = 3.0
+_FEW = 20
 
 
 @dataclass
@@ -150,25 +151,28 @@ class Collector:
         busy: dict[str, float] = {}
         lacked: set[str] = set()
         until, told = time.monotonic() + self.deadline_s, time.monotonic()
-        while (late := sorted(asked & set(waiting))) and time.monotonic() < until:
+        while (late := asked & waiting.keys()) and time.monotonic() < until:
             self.registry.identify_nodes(number)
             self._send_to_those_back(waiting, away)
             self._send_to_those_back(waiting, busy)
             # With enough of them, nobody is waited for who cannot even be asked.
-            gone = all(name in away and self.registry.is_gone(name) for name in late)
-            if gone and len(heard) >= contented:
-                self.say(f"{where}: closed without {some(late)}, not connected")
+            enough = len(heard) >= contented
+            if enough and late <= away.keys() and self.registry.are_gone(late):
+                self.say(f"{where}: closed without {some(sorted(late))}, not connected")
                 return
+            replied: dict[str, bytes] = {}
             for arrived in self.mailbox.receive(min(_WAIT_S, self.deadline_s)):
-                name = self._take(arrived, waiting, heard, asked, away, busy, lacked)
-                if name:
-                    late = sorted(asked & set(waiting))
-                    left = f", waiting for {some(late)}" if late else ""
-                    self.say(f"{where}: {name} answered ({len(heard)} of {total}){left}")
+                self._sort_in(arrived, waiting, replied, asked, away, busy, lacked)
+            for name in self._received(replied, waiting, asked):
+                heard[name] = len(replied[name])
+                del waiting[name]
+                late.discard(name)
+                left = f", waiting for {_named(late)}" if late else ""
+                self.say(f"{where}: {name} answered ({len(heard)} of {total}){left}")
             if late and time.monotonic() - told >= _TELL_S:
                 told = time.monotonic()
                 left_s = max(until - told, 0.0)
-                self.say(f"{where}: waiting for {some(late)}, {left_s:.0f} s to the deadline")
+                self.say(f"{where}: waiting for {_named(late)}, {left_s:.0f} s to the deadline")
 
     def _send_to_those_back(
         self, waiting: Mapping[str, TaskRequest], away: dict[str, float]
@@ -185,47 +189,61 @@ class Collector:
         for name in back:
             del away[name]
 
-    def _take(
+    def _sort_in(
         self,
         arrived: NodeReply,
-        waiting: dict[str, TaskRequest],
-        heard: dict[str, int],
+        waiting: Mapping[str, TaskRequest],
+        replied: dict[str, bytes],
         asked: set[str],
         away: dict[str, float],
         busy: dict[str, float],
         lacked: set[str],
-    ) -> str:
-        """Take one reply; the name of the client if it counts."""
+    ) -> None:
+        """Take one reply; an envelope is put beside the others that came with it."""
         if arrived.request.context.kind == HELLO:
             self.registry.handle_reply(arrived)
-            return ""
+            return
         name, request = arrived.request.context.sender, waiting.get(arrived.request.context.sender)
-        if request is None or arrived.request.digest != request.digest:
-            return ""  # late, or a second time: what counts is in the inbox
+        if request is None or name in replied or arrived.request.digest != request.digest:
+            return  # late, or a second time: what counts is in the inbox
         reply = arrived.reply
         if reply.status is Status.BUSY:
             busy[name] = time.monotonic()  # asked again when it may be done
-            return ""
+            return
         if reply.status is Status.UNREACHABLE:
             away[name] = time.monotonic()  # asked again when it is back
-            return ""
+            return
         if reply.status is Status.MISSING_INPUT and name not in lacked:
             lacked.add(name)  # once: who lacks what it was just sent would be sent it for ever
             self._sent.pop(name, None)
             self._send({name: request})
-            return ""
-        try:
-            if reply.status is not Status.NONE:
-                raise RequestError(reply.problem, hint="see the client's terminal")
-            self.inbox.receive(request.context, reply.envelope)
-        except (EnvelopeError, RequestError) as error:
-            self.refuse(request.context, error, None)
-            self.say(f"{request.words}: {name} takes no part: {error}")
-            asked.discard(name)  # no use in waiting; asked again, it may say something else
-            return ""
-        heard[name] = len(reply.envelope)
-        del waiting[name]
-        return name
+            return
+        if reply.status is Status.NONE:
+            replied[name] = reply.envelope
+        else:
+            error = RequestError(reply.problem, hint="see the client's terminal")
+            self._give_up(name, request, error, asked)
+
+    def _received(
+        self, replied: Mapping[str, bytes], waiting: Mapping[str, TaskRequest], asked: set[str]
+    ) -> list[str]:
+        """Put envelopes that came together into the inbox; whose of them count."""
+        sent = [(waiting[name].context, envelope) for name, envelope in replied.items()]
+        counted = []
+        for name, receipt in zip(replied, self.inbox.receive_all(sent), strict=True):
+            if isinstance(receipt, EnvelopeError):
+                self._give_up(name, waiting[name], receipt, asked)
+            else:
+                counted.append(name)
+        return counted
+
+    def _give_up(
+        self, name: str, request: TaskRequest, error: FedVTCError, asked: set[str]
+    ) -> None:
+        """Wait no more for a client; asked again, it may say something else."""
+        self.refuse(request.context, error, None)
+        self.say(f"{request.words}: {name} takes no part: {error}")
+        asked.discard(name)
 
     def _send(self, requests: Mapping[str, TaskRequest]) -> None:
         """Send what each client may lack along, and nothing that it was sent before."""
@@ -233,11 +251,20 @@ class Collector:
         for name, request in requests.items():
             node = self.registry.node(name)
             if node is not None:
-                sent = self._sent.setdefault(name, set())
-                lacking = {k: v for k, v in request.published.items() if digest_of(v) not in sent}
-                sent.update(digest_of(data) for data in lacking.values())
+                sent = self._sent.get(name, set())
+                lacking = {
+                    kind: data
+                    for kind, data in request.published.items()
+                    if request.digests[kind] not in sent
+                }
+                self._sent[name] = set(request.digests.values())
                 addressed[node] = replace(request, published=lacking)
         self.mailbox.send(addressed)
+
+
+def _named(names: set[str]) -> str:
+    """The names of a few, or how many they are: said after each that answers."""
+    return some(sorted(names)) if len(names) <= _FEW else f"{len(names)} more"
 
 
 def _lost(names: str, number: int) -> RunError:

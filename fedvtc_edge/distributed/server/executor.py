@@ -251,12 +251,17 @@ class RemoteExecutor(Executor):
         number, kind = context.round, context.kind
         last = number == self.config.method.rounds and kind == REPORT
         requests = {}
+        # Made once: what is published is the same for all, but for the test set.
+        everything = {**self.method.published, **self._once}
+        if self._test is not None:
+            everything[TEST] = self._test[1]
+        digest = {each: digest_of(data) for each, data in everything.items()}
         for name, message in messages.items():
-            published = {**self.method.published, **self._once}
             known = self.client_info.get(name)
-            if self._test is not None and known is not None and known.wants_test:
-                published[TEST] = self._test[1]
-            digests = {each: digest_of(data) for each, data in published.items()}
+            published = dict(everything)
+            if known is None or not known.wants_test:
+                published.pop(TEST, None)
+            digests = {each: digest[each] for each in published}
             own = self.federation.context(name, number, kind)
             requests[name] = TaskRequest(
                 own, self._phase, index, message, digests, published, last=last

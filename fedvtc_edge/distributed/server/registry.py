@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,16 +100,21 @@ class ClientRegistry:
         node = self._nodes.get(client)
         return node if node in self._mailbox.nodes() else None
 
-    def is_gone(self, client: str) -> bool:
-        """True if a client is not connected, and nobody is who might be it.
+    def are_gone(self, clients: Iterable[str]) -> bool:
+        """True if none of the clients is connected, and nobody is who might be one of them.
 
         One that was not seen at all is given a minute: after a restart of the server its
         clients come back one after the other.
         """
-        if self.node(client) is not None or self._mailbox.nodes() - set(self._clients):
+        here = self._mailbox.nodes()
+        if here - self._clients.keys():
             return False
         patience_s = min(_RETURN_S, self._config.server.deadline_s)
-        return client in self._nodes or time.monotonic() - self._begun >= patience_s
+        given_up = time.monotonic() - self._begun >= patience_s
+        return all(
+            self._nodes[client] not in here if client in self._nodes else given_up
+            for client in clients
+        )
 
     def gather(self, wanted: Sequence[str], least: int, wait_s: float) -> None:
         """Wait until all that are wanted are there; after a while, until enough are.

@@ -355,18 +355,18 @@ def test_all_are_waited_for_and_after_a_while_enough(
 def test_who_is_gone_and_who_may_come_back(
     registry: ClientRegistry, mailbox: Nodes, keys: dict[str, Identity]
 ) -> None:
-    assert not registry.is_gone(NAMES[0])  # of a server that has just begun
+    assert not registry.are_gone([NAMES[0]])  # of a server that has just begun
     mailbox.here = {0}
     registry.identify_nodes(0)
     mailbox.now += 60.0
-    assert not registry.is_gone(NAMES[0])  # it may be the one that was asked
+    assert not registry.are_gone([NAMES[0]])  # it may be the one that was asked
     registry.handle_reply(
         NodeReply(0, mailbox.sent[0][1], hello(keys, NAMES[0], mailbox.sent[0][1]))
     )
-    assert not registry.is_gone(NAMES[0])
-    assert registry.is_gone(NAMES[1])
+    assert not registry.are_gone([NAMES[0]])
+    assert registry.are_gone([NAMES[1]])
     mailbox.here = set()
-    assert registry.is_gone(NAMES[0])
+    assert registry.are_gone([NAMES[0]])
 
 
 def test_good_bye_is_said_to_those_that_are_here_and_not_for_ever(
