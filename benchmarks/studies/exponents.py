@@ -34,6 +34,7 @@ from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data import Dataset
 from fedvtc_edge.data.partition import partition
 from fedvtc_edge.errors import GateError
+from fedvtc_edge.federation.cross_check import contradicting
 from fedvtc_edge.federation.exchange import Exact
 from fedvtc_edge.federation.methods import method_of
 from fedvtc_edge.federation.server import Server
@@ -177,8 +178,8 @@ def keep_releases(number: int, folder: Path) -> Step:
 # ---------------------------------------------------------------- the server
 
 
-def _statistics(width: int, *, pooled: bool) -> ClassStatistics:
-    rng = np.random.default_rng(0)
+def _statistics(width: int, *, pooled: bool, seed: int = 0) -> ClassStatistics:
+    rng = np.random.default_rng(seed)
     features = rng.standard_normal((60, width))
     features *= (width / np.square(features).sum(1, keepdims=True)) ** 0.5
     return ClassStatistics.of(features, rng.integers(0, 10, 60), classes=10, pooled=pooled)
@@ -206,6 +207,12 @@ def add_diagonal(number: int, folder: Path) -> Step:
 def add_covariance(number: int, folder: Path) -> Step:
     """Uploads of 128 pooled features checked and added."""
     return _add_uploads(number, 128, pooled=True)
+
+
+def compare_uploads(number: int, folder: Path) -> Step:
+    """Clients' class means compared, of statistics that agree."""
+    parts = [_statistics(64, pooled=True, seed=seed) for seed in range(number)]
+    return lambda: contradicting(parts)
 
 
 def record_uploads(number: int, folder: Path) -> Step:
@@ -348,6 +355,7 @@ COSTS = [
     Cost("noised releases kept", keep_releases),
     Cost("uploads, diagonal", add_diagonal),
     Cost("uploads, covariance", add_covariance),
+    Cost("uploads compared", compare_uploads, sizes=(100, 300, 1_000)),
     Cost("uploads kept for the audit", record_uploads),
     Cost("keys, envelopes, inbox", seal_uploads),
     Cost("inbox read again", reopen_inbox),

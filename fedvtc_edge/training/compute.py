@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from fedvtc_edge.config import EngineSettings
@@ -104,8 +105,10 @@ def deterministic() -> Iterator[None]:
     try:
         with (
             reused_memory(),
-            torch.random.fork_rng(),
-        ):  # phases seed the global generator; the caller's goes on
+            # numpy's library, too: of matrices so small its threads wait for each other.
+            threadpool_limits(limits=1, user_api="blas"),
+            torch.random.fork_rng(),  # phases seed the global generator; the caller's goes on
+        ):
             yield
     finally:
         torch.set_num_threads(threads)
