@@ -289,8 +289,8 @@ class RunDirectory:
 
     def close(self) -> None:
         """Drop what nobody needs of a finished run: its weights lie in ``clients/`` too."""
+        # Not the last checkpoint nor what it names: a server that is killed now finishes again.
         shutil.rmtree(self.path / "checkpoint" / "weights", ignore_errors=True)
-        self._clients.path.unlink(missing_ok=True)
 
     def sync(self) -> None:
         """Have all lines of metrics.jsonl on the disk: no resume will mend it."""

@@ -26,6 +26,7 @@ from fedvtc_edge.privacy.release_store import SERVER
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.runs.directory import RunDirectory, as_toml, public_name
 from fedvtc_edge.sealing import Identity, TrustList, unseal
+from fedvtc_edge.storage.atomic import replace_tail
 from fedvtc_edge.wire.context import Context
 
 Fate = Callable[[str, TaskRequest], str]
@@ -72,7 +73,8 @@ class Story(SilentProgress):
 
 
 class Reaper:
-    """Kills once at each moment: before and after a file takes its name, and before messages.
+    """Kills once at each moment: before and after a file takes its name or is appended to, and
+    before messages.
 
     A moment is known by what would be written, so that it is met once however often a
     process has to begin anew. Without ``hunting`` nobody dies.
@@ -100,6 +102,12 @@ class Reaper:
         moment = f"{self._named(Path(source), Path(target))} {self.scene}"
         self.pass_by(f"before {moment}")
         _REPLACE(source, target)
+        self.pass_by(f"after {moment}")
+
+    def append(self, path: Path, at: int, data: bytes, *, before: bytes = b"") -> None:
+        moment = f"{path.parent.name}/{path.name} from {at} {self.scene}"
+        self.pass_by(f"before {moment}")
+        replace_tail(path, at, data, before=before)
         self.pass_by(f"after {moment}")
 
     @staticmethod
@@ -318,6 +326,8 @@ def village(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> Cal
         monkeypatch.setattr("fedvtc_edge.distributed.server.collector.time", one.clock)
         monkeypatch.setattr("fedvtc_edge.distributed.server.registry.time", one.clock)
         monkeypatch.setattr("fedvtc_edge.storage.atomic.os.replace", one.reaper.replace)
+        for appending in ("privacy.ledger", "sealing.inbox"):
+            monkeypatch.setattr(f"fedvtc_edge.{appending}.replace_tail", one.reaper.append)
         return one
 
     return make

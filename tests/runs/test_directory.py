@@ -118,6 +118,7 @@ def test_the_layout_is_the_promised_one(
             "run.lock",
             "samples.npz",
             "checkpoint",
+            "checkpoint/clients-000000.jsonl",
             "checkpoint/round-000003.safetensors",
             "clients",
             "server",

@@ -75,7 +75,7 @@ def test_studies_are_found_by_their_names(name: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if name == "nonsense":
         assert done.returncode == 1
-        assert "NAME: bundles, engine, engines, fleet, latency, masking" in done.stderr
+        assert "NAME: bundles, engine, engines, exponents, fleet, latency, masking" in done.stderr
     else:
         assert done.returncode == 0
         assert "usage: fedvtc_edge.benchmarks.studies masking" in done.stdout
