@@ -43,7 +43,8 @@ from fedvtc_edge.config import Config, TrainingSettings, load_config
 from fedvtc_edge.data import Dataset, load_data
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.evaluation import TestSet
-from fedvtc_edge.federation.rounds import LocalExecutor, run_rounds, take_steps
+from fedvtc_edge.federation.local import LocalExecutor
+from fedvtc_edge.federation.rounds import run_rounds, take_steps
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.runs.directory import RunDirectory
 from fedvtc_edge.seeding import generator

@@ -24,8 +24,9 @@ from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data import load_data
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.federation.assembly import assemble
+from fedvtc_edge.federation.local import LocalExecutor
 from fedvtc_edge.federation.preflight import check
-from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
+from fedvtc_edge.federation.rounds import take_steps
 from fedvtc_edge.progress import BarProgress, Progress, SilentProgress
 from fedvtc_edge.report.canvas import CALIBRATED, CONTROL, FULL, LOCAL, OWN, draw, legend
 from fedvtc_edge.storage.atomic import write_atomic

@@ -26,7 +26,8 @@ from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.devices.clock import Speed
 from fedvtc_edge.devices.recorder import probe_copy, record
 from fedvtc_edge.federation.assembly import assemble
-from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
+from fedvtc_edge.federation.local import LocalExecutor
+from fedvtc_edge.federation.rounds import take_steps
 from fedvtc_edge.federation.workload import TrainingTask, Workload, one_step
 from fedvtc_edge.models import architectures
 from fedvtc_edge.training.client import Client

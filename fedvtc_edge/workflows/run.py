@@ -24,10 +24,11 @@ from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.choosing import CHOOSE, choose
 from fedvtc_edge.federation.evaluation import TestSet
 from fedvtc_edge.federation.federation import measure_untold, no_ledger
+from fedvtc_edge.federation.local import LocalExecutor
 from fedvtc_edge.federation.participation import ParticipationSimulator
 from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.federation.roster import Roster
-from fedvtc_edge.federation.rounds import LocalExecutor, run_rounds
+from fedvtc_edge.federation.rounds import run_rounds
 from fedvtc_edge.federation.server import Refusals, discard_upload, ignore_refusal, telling
 from fedvtc_edge.federation.summary import (
     Outcome,

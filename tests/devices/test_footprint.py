@@ -31,7 +31,8 @@ from fedvtc_edge.devices.recorder import probe_copy, record
 from fedvtc_edge.distributed.client.session import ClientSession
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.evaluation import TestSet
-from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
+from fedvtc_edge.federation.local import LocalExecutor
+from fedvtc_edge.federation.rounds import take_steps
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.runs.records import Summary
 from fedvtc_edge.training.client import Client

@@ -15,8 +15,9 @@ from fedvtc_edge.data import load_dataset
 from fedvtc_edge.devices import DeviceProfile
 from fedvtc_edge.errors import ServerError
 from fedvtc_edge.federation.assembly import assemble
+from fedvtc_edge.federation.local import LocalExecutor
 from fedvtc_edge.federation.participation import CALLS, ParticipationSimulator
-from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
+from fedvtc_edge.federation.rounds import take_steps
 from fedvtc_edge.masking import MaskingError
 from fedvtc_edge.runs.directory import RunDirectory
 from fedvtc_edge.runs.records import RoundRecord

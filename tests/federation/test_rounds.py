@@ -16,7 +16,8 @@ from fedvtc_edge.errors import RunError
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.evaluation import TestSet
 from fedvtc_edge.federation.figures import NOTHING
-from fedvtc_edge.federation.rounds import LocalExecutor, run_rounds
+from fedvtc_edge.federation.local import LocalExecutor
+from fedvtc_edge.federation.rounds import run_rounds
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.runs.directory import Checkpoint
 from fedvtc_edge.runs.means import averages

@@ -15,8 +15,9 @@ from fedvtc_edge.devices.clock import Speed
 from fedvtc_edge.devices.recorder import record
 from fedvtc_edge.federation.assembly import assemble
 from fedvtc_edge.federation.exchange import RoundStep
+from fedvtc_edge.federation.local import LocalExecutor
 from fedvtc_edge.federation.methods import Method
-from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
+from fedvtc_edge.federation.rounds import take_steps
 from fedvtc_edge.federation.workload import StepCosts, TrainingTask, Workload
 from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.training.client import Client

@@ -120,7 +120,7 @@ def test_the_sums_of_groups_add_up_to_the_one_sum(tiny: Tiny, tmp_path: Path) ->
 @pytest.mark.usefixtures("small_groups")
 def test_a_group_of_too_few_is_left_out(tiny: Tiny, tmp_path: Path) -> None:
     from fedvtc_edge.federation.assembly import assemble
-    from fedvtc_edge.federation.rounds import LocalExecutor
+    from fedvtc_edge.federation.local import LocalExecutor
     from fedvtc_edge.masking import MaskingError
 
     four = {"transport": {"masking": True, "masking_group": 4}, "clients": {"count": 8}}

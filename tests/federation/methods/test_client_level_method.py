@@ -14,7 +14,8 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ServerError
 from fedvtc_edge.federation.assembly import assemble
-from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
+from fedvtc_edge.federation.local import LocalExecutor
+from fedvtc_edge.federation.rounds import take_steps
 from fedvtc_edge.privacy.claim import UNITS
 from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.privacy.release import check_norm

@@ -19,9 +19,10 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError, PrivacyError
 from fedvtc_edge.federation.assembly import assemble
+from fedvtc_edge.federation.local import LocalExecutor
 from fedvtc_edge.federation.methods import Method
 from fedvtc_edge.federation.methods.example import ExampleFedVTC
-from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
+from fedvtc_edge.federation.rounds import take_steps
 from fedvtc_edge.federation.workload import Workload
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.plugins import ARCHITECTURES

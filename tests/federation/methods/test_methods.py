@@ -16,11 +16,12 @@ from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.federation import methods
 from fedvtc_edge.federation.assembly import assemble
+from fedvtc_edge.federation.local import LocalExecutor
 from fedvtc_edge.federation.methods import FedVTC, Method, calibrated, register
 from fedvtc_edge.federation.methods.base import OWN_SHARE
 from fedvtc_edge.federation.methods.fedvtc import STD_FLOOR
 from fedvtc_edge.federation.methods.supervised import matched_steps
-from fedvtc_edge.federation.rounds import LocalExecutor, take_steps
+from fedvtc_edge.federation.rounds import take_steps
 from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
