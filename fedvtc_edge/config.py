@@ -19,7 +19,6 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     Strict,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -223,15 +222,6 @@ class EngineSettings(_Table):
             if getattr(self, key) == type(self).model_fields[key].default:
                 document.pop(key, None)
         return document
-
-    @field_validator("workers")
-    @classmethod
-    def _processes(cls, value: int, known: ValidationInfo) -> int:
-        if value > 1 and known.data.get("name") == "local":
-            raise refuse(
-                "the local engine works in one process", 'set engine.name = "flower", or 1 worker'
-            )
-        return value
 
 
 class Config(_Table):

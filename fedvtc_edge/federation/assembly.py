@@ -26,8 +26,9 @@ from fedvtc_edge.transport.keyring import FOLDER, KeyRing
 from fedvtc_edge.transport.masked_sum import MaskedSums
 
 from .federation import Measuring, Record, measure_untold, no_ledger
+from .lazy import NetworkSource, lazy_client
 from .methods import Federation, Method, method_of
-from .roster import NetworkSource, Roster, lazy_client
+from .roster import Roster
 from .server import Refuse, Server, UploadRecorder, discard_upload, ignore_refusal
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
@@ -22,14 +22,13 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset, hold_out
 from fedvtc_edge.data.dataset import Labels
 from fedvtc_edge.devices.planner import ClientAssignment
-from fedvtc_edge.models import Classifier, ImageShape, network, vtc
-from fedvtc_edge.models.registry import ON_EXTRACTOR
-from fedvtc_edge.models.tensors import from_tensors, to_tensors
-from fedvtc_edge.models.vtc import VTC
+from fedvtc_edge.models import ImageShape
+from fedvtc_edge.models.tensors import to_tensors
 from fedvtc_edge.runs.weights import WeightStore
-from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, as_images
+
+from .lazy import LazyClient, NetworkSource, lazy_client
 
 LEAST_LIVE = 32
 """Clients that are live at least, where ``engine.memory_mb`` is 0; else those of a cohort."""
@@ -39,113 +38,6 @@ _SHARE = 4
 
 _UNKNOWN_MEMORY = 2**32
 """Bytes that are taken to be free where the operating system does not tell."""
-
-
-class LazyClient(Client):
-    """A client that builds its networks when one of them is first asked for."""
-
-    source: NetworkSource
-
-    def __getattr__(self, name: str) -> Any:
-        """Networks; Python asks here for what an object does not have."""
-        source = vars(self).get("source")
-        if source is None or name not in ("model", "decoder"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self.model, self.decoder = source.build()
-        del self.source  # with the weights that were kept
-        return vars(self)[name]
-
-    @property
-    def is_built(self) -> bool:
-        """Whether its networks are in memory."""
-        return "model" in vars(self)
-
-
-@dataclass(frozen=True)
-class NetworkSource:
-    """Origin of a client's networks: its seed, and the weights that were kept of them.
-
-    Args:
-        decoders: Whether it has a decoder; a head on the extractor has none.
-        tensors: Kept weights by ``module/parameter``; empty for fresh networks.
-        classifier: Name of the classifier among them.
-    """
-
-    config: Config
-    client: str
-    architecture: str
-    shape: ImageShape
-    classes: int
-    compute: Compute
-    decoders: bool
-    tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    classifier: str = "classifier"
-
-    def build(self) -> tuple[Classifier, VTC | None]:
-        """Networks on the run's device.
-
-        Raises:
-            ConfigError: An unknown architecture.
-            RunError: Weights of other networks.
-        """
-        seed = derive_seed(self.config.seed, self.client, "classifier")
-        model = network(self.architecture, self.config, self.shape, classes=self.classes, seed=seed)
-        decoder = None
-        if self.architecture in ON_EXTRACTOR:
-            model.anchor.to(self.compute.device)
-        elif self.decoders:
-            seed = derive_seed(self.config.seed, self.client, "decoder")
-            decoder = vtc.build(self.shape, latent=self.config.method.latent, seed=seed)
-        networks: dict[str, nn.Module] = {self.classifier: model}
-        if decoder is not None:
-            networks["decoder"] = decoder
-        if self.tensors:
-            from_tensors(
-                self.tensors,
-                networks,
-                whose=f"the checkpoint of {self.client}",
-                hint="was an architecture changed? start a new run",
-            )
-        device = self.compute.device
-        return model.to(device), None if decoder is None else decoder.to(device)
-
-
-def lazy_client(
-    source: NetworkSource,
-    device: str | None,
-    images: Tensor,
-    labels: Tensor,
-    held_out: tuple[Tensor, Tensor] | None,
-) -> LazyClient:
-    """A client without networks yet.
-
-    Args:
-        device: Name of its profile, or None.
-        images: [N, channels, size, size] in [0, 1], on the run's device.
-        labels: [N].
-        held_out: Images and labels that it is never trained on, or None.
-    """
-    settings = source.config.training
-    if source.architecture in ON_EXTRACTOR:
-        # Features carry no cue of what is synthetic that pixel noise would have to hide.
-        settings = settings.model_copy(update={"pixel_noise": 0.0})
-    client = LazyClient(
-        id=source.client,
-        architecture=source.architecture,
-        device_profile=device,
-        images=images,
-        labels=labels,
-        classes=source.classes,
-        model=nn.Module(),  # type: ignore[arg-type]
-        decoder=None,
-        settings=settings,
-        compute=source.compute,
-        seed=source.config.seed,
-        held_out=held_out,
-    )
-    del client.model, client.decoder
-    client.source = source
-    return client
 
 
 @dataclass
@@ -347,6 +239,14 @@ class Roster(Sequence[Client]):
                 self._name(member, self.weights.keep(name, self._tensors(name, live)))
         return member.weights
 
+    def adopt(self, name: str, weights: str, seconds: float, samples: int) -> None:
+        """:meth:`replace`, but a client that is live with the very same weights stays so."""
+        live = self._live.get(name)
+        if live is None or live.changed or self.members[name].weights != weights:
+            self.replace(name, weights, seconds, samples)
+        else:
+            live.client.seconds, live.client.samples_seen = seconds, samples
+
     def replace(self, name: str, weights: str, seconds: float, samples: int) -> None:
         """Take up a client's state that was kept elsewhere; what is live of it goes."""
         member, live = self.members[name], self._live.pop(name, None)
@@ -366,6 +266,10 @@ class Roster(Sequence[Client]):
         """Remove weights that the checkpoint no longer names."""
         current = {self.members[name.rpartition(".")[0]].weights for name in self._old}
         self.weights.remove(set(self._old) - current)
+        self.forget_names()
+
+    def forget_names(self) -> None:
+        """Leave it to another process to remove weights."""
         self._old, self.changed = [], set()
 
     def _entry(self, name: str) -> _Live:

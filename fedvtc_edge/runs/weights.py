@@ -75,6 +75,11 @@ class WeightStore:
                 self.loose.append(path)
         return name
 
+    def take_up(self, name: str) -> None:
+        """Know of weights that another process has kept here."""
+        if self._given is not None:
+            self.loose.append(self._given / f"{name}{_SUFFIX}")
+
     def read(self, name: str) -> dict[str, Tensor]:
         """Weights by ``module/parameter``.
 

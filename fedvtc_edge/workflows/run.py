@@ -25,6 +25,8 @@ from fedvtc_edge.federation.choosing import CHOOSE, choose
 from fedvtc_edge.federation.evaluation import TestSet
 from fedvtc_edge.federation.federation import measure_untold, no_ledger
 from fedvtc_edge.federation.local import LocalExecutor
+from fedvtc_edge.federation.methods import method_of
+from fedvtc_edge.federation.parallel import ParallelExecutor, WorkerPool, releases_of
 from fedvtc_edge.federation.participation import ParticipationSimulator
 from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.federation.roster import Roster
@@ -43,7 +45,6 @@ from fedvtc_edge.models.extractor import pinned
 from fedvtc_edge.models.registry import Body, Function
 from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS
 from fedvtc_edge.privacy.mechanism import mechanism_of
-from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.privacy.spending import Spending, Spent
 from fedvtc_edge.progress import Progress, SilentProgress
 from fedvtc_edge.runs.checkpoint import naming_damage
@@ -113,12 +114,7 @@ def run(
         RunError: ``out`` cannot be written or is not empty.
     """
     with ExitStack() as held:
-        if config.engine.name == "flower" and (architectures or extractor or callbacks):
-            raise ConfigError(
-                "architectures, an extractor or callbacks in memory with engine.name = 'flower', "
-                "whose processes cannot have them",
-                hint='load a file: fedvtc_edge.plugins.load("own.py"); or use the local engine',
-            )
+        _refuse_objects(config, bool(architectures or extractor), bool(callbacks))
         held.enter_context(ARCHITECTURES.lent(architectures or {}))
         if extractor is not None:
             name = config.method.extractor if config.method.extractor != "random" else "own"
@@ -155,6 +151,28 @@ def run(
             return _simulate(config, directory, shown)
         choice = parse_json(files[CHOICE]) if CHOICE in files else None
         return _run(config, dataset, directory, None, shown, callbacks=callbacks, choice=choice)
+
+
+def _refuse_objects(config: Config, networks: bool, callbacks: bool) -> None:
+    """Refuse what other processes cannot have.
+
+    Args:
+        networks: Whether architectures or an extractor are given in memory.
+        callbacks: Whether callbacks are.
+    """
+    load = 'load a file: fedvtc_edge.plugins.load("own.py")'
+    if config.engine.name == "flower" and (networks or callbacks):
+        raise ConfigError(
+            "architectures, an extractor or callbacks in memory with engine.name = 'flower', "
+            "whose processes cannot have them",
+            hint=f"{load}; or use the local engine",
+        )
+    if config.engine.workers > 1 and networks:
+        raise ConfigError(
+            f"architectures or an extractor in memory with engine.workers = "
+            f"{config.engine.workers}, whose processes cannot have them",
+            hint=f"{load}; or set engine.workers = 1",
+        )
 
 
 def _as_module(extractor: Callable[[Tensor], Tensor], shape: ImageShape) -> nn.Module:
@@ -221,8 +239,12 @@ def _run(
     choice: dict[str, float] | None = None,
 ) -> RunResult:
     with deterministic(), ExitStack() as held:
-        compute = Compute.of(config.engine)
-        releases = ReleaseStore(directory.path if directory else None)
+        compute, folder = Compute.of(config.engine), directory.path if directory else None
+        workers = min(config.engine.workers, config.clients.per_round)
+        pool = None
+        if workers > 1 and method_of(config).trains:
+            pool = held.enter_context(WorkerPool(workers))
+        releases = releases_of(folder, pool)
         recorder = directory.record_upload if directory else discard_upload
         noted = Refusals(directory.path).note if directory else ignore_refusal
         record = directory.record if directory else no_ledger
@@ -235,7 +257,7 @@ def _run(
             refuse=telling(noted, progress.say),
             record=record,
             measuring=kept_at_upload(directory.path) if directory else measure_untold,
-            folder=directory.path if directory else None,
+            folder=folder,
             run=directory.name if directory else public_name(config, new_number()),
             weights=directory.weights if directory else None,
         )
@@ -255,18 +277,29 @@ def _run(
             for name, member in roster.members.items()
             if member.assignment.profile
         }
-        executor = LocalExecutor(
-            method,
-            test,
-            baselines=with_baselines and config.method.baseline,
-            attendance=ParticipationSimulator(method, profiles),
-        )
+        attendance = ParticipationSimulator(method, profiles)
+        baselines = with_baselines and config.method.baseline
+        if pool is None:
+            executor = LocalExecutor(method, test, baselines=baselines, attendance=attendance)
+        else:
+            executor = ParallelExecutor(
+                pool, method, test, baselines=baselines, attendance=attendance
+            )
         if state is not None:
             executor.restore(state)
         if directory is not None:  # not before all parts fit, or a typing error would leave a run
             if not directory.begun:
                 held.enter_context(alone(directory.path))
             directory.begin()
+        if pool is not None:
+            pool.set_up(
+                config,
+                data,
+                method.federation.run,
+                weights=roster.weights.folder,
+                releases=folder,
+                baselines=baselines and not method.is_own_control,
+            )
         try:
             run_rounds(method, executor, keep=keep, progress=progress)
         finally:

@@ -1,0 +1,316 @@
+"""The local engine with several processes: clients of a cohort train at the same time.
+
+A process does one client's work at a time, and no client's draws depend on another's: results are
+the same bits with any number of processes. Exchanges, ledger and records stay with the process
+that was started; it reads weights from the same files that a checkpoint names.
+"""
+
+from __future__ import annotations
+
+import json
+import selectors
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+
+from fedvtc_edge.config import Config
+from fedvtc_edge.data import Dataset
+from fedvtc_edge.documents import parse_json
+from fedvtc_edge.errors import FedVTCError, RunError
+from fedvtc_edge.privacy.release_store import ReleaseStore
+from fedvtc_edge.runs.checkpoint import encode
+from fedvtc_edge.runs.records import Accuracies
+from fedvtc_edge.training.client import Client
+
+from .evaluation import ControlFigures, TestSet
+from .local import LocalExecutor
+from .methods import Method
+from .participation import ParticipationSimulator
+from .rounds import evaluates
+from .worker import ARRAYS
+
+_END_S = 10.0
+"""So long a process may take to end once its input has."""
+
+
+class WorkerPool:
+    """Processes that answer jobs, and a folder of what they share; a context that ends them.
+
+    Args:
+        number: Of processes, each of which loads torch at once.
+
+    Attributes:
+        folder: Shared files: data, published statistics, and releases of a run without a
+            directory.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="fedvtc-"))
+        self._shared = 0
+        self._workers = [_start() for _ in range(number)]
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            _pipe(worker.stdin).close()  # it ends with its input, also in the middle of a job
+        for worker in self._workers:
+            try:
+                worker.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+            _pipe(worker.stdout).close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def set_up(
+        self,
+        config: Config,
+        data: Dataset,
+        run: str,
+        *,
+        weights: Path,
+        releases: Path | None,
+        baselines: bool,
+    ) -> None:
+        """Tell all processes what the run is.
+
+        Args:
+            run: Its public name.
+            weights: Folder of clients' weights.
+            releases: Folder of the run, where releases are kept; None is a shared one.
+            baselines: Whether local baselines are trained.
+        """
+        for name in ARRAYS:
+            np.save(self.folder / f"{name}.npy", getattr(data, name))
+        setup = {
+            "config": config.model_dump(mode="json", exclude_none=True),
+            "run": run,
+            "class_names": data.class_names,
+            "data": str(self.folder),
+            "weights": str(weights.absolute()),
+            "releases": str((releases or self.folder).absolute()),
+            "baselines": baselines,
+        }
+        for worker in self._workers:
+            _send(worker, setup)
+
+    def share(self, published: Mapping[str, bytes]) -> str:
+        """Write what was published, for jobs to name; the file of before goes."""
+        before, self._shared = self._shared, self._shared + 1
+        path = self.folder / f"published-{self._shared}.safetensors"
+        path.write_bytes(encode({}, published, {}))
+        (self.folder / f"published-{before}.safetensors").unlink(missing_ok=True)
+        return str(path)
+
+    def run(
+        self, jobs: Iterable[dict[str, Any]], taken: Callable[[str, dict[str, Any]], None]
+    ) -> None:
+        """Do jobs, each by the next process that is free.
+
+        Args:
+            jobs: What takes longest first.
+            taken: Given each job's client and its reply, as they come.
+
+        Raises:
+            FedVTCError: As in one process, the first that is heard of.
+            RunError: A process ended.
+        """
+        left = iter(jobs)
+        with selectors.DefaultSelector() as busy:
+            for worker in self._workers:
+                _next(busy, worker, left)
+            while busy.get_map():
+                for key, _ in busy.select():
+                    worker, job = key.data
+                    busy.unregister(key.fileobj)
+                    taken(job["client"], _reply(worker))
+                    _next(busy, worker, left)
+
+
+class ParallelExecutor(LocalExecutor):
+    """Clients of the local engine in several processes; exchanges go on in this one.
+
+    Args:
+        pool: Was set up for the same run.
+        method: Of a federation whose clients are a :class:`~fedvtc_edge.federation.roster.Roster`.
+        test: Read after each round.
+        baselines: Whether local baselines are trained beside the clients that take part.
+        attendance: Who takes part in which round.
+    """
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        method: Method,
+        test: TestSet,
+        *,
+        baselines: bool,
+        attendance: ParticipationSimulator,
+    ) -> None:
+        super().__init__(method, test, baselines=baselines, attendance=attendance)
+        self._pool = pool
+        self._number = 0
+        self._published: dict[str, bytes] | None = None
+        self._file = ""
+        self._finished: set[str] = set()
+        self._measured: dict[str, Accuracies] = {}
+        self._times: dict[str, float] = {}
+
+    def invite(self, number: int, cohort: Sequence[str]) -> list[str]:
+        """Begin a round; who of its cohort takes part, in order."""
+        self._number, self._finished, self._measured = number, set(), {}
+        return super().invite(number, cohort)
+
+    def work(self, index: int, work: Callable[[Client], None], members: Sequence[str]) -> None:
+        """Let the members work; with their last step they do what ends a round, too."""
+        steps = self.method.steps(self._number)
+        last = index == len(steps) - 1 and steps[index].exchange is None
+        self._do(members, step=index, last=last)
+
+    def finish(self, number: int, members: Sequence[str]) -> list[str]:
+        """Train the local baselines of those that took part."""
+        self._do([name for name in members if name not in self._finished], last=True)
+        return list(members)
+
+    def evaluate(self, number: int, names: Sequence[str]) -> ControlFigures:
+        """Read these clients on the test set."""
+        self._do([name for name in names if name not in self._measured], measure=True)
+        for name in names:
+            self._enter(number, name, self._measured[name])
+        return self._evaluator.control()
+
+    def _do(
+        self,
+        names: Sequence[str],
+        *,
+        step: int | None = None,
+        last: bool = False,
+        measure: bool = False,
+    ) -> None:
+        """Jobs of some clients in one step of the round.
+
+        Args:
+            last: Whether nothing that they learn comes between this and the round's end.
+        """
+        baseline = last and self._baselines
+        measure = measure or (last and evaluates(self.config, self._number))
+        if not names or (step is None and not baseline and not measure):
+            return
+        if self._published != self.method.published:
+            self._published = dict(self.method.published)
+            self._file = self._pool.share(self._published)
+
+        def job(name: str) -> dict[str, Any]:
+            weights = self.roster.keep(name)
+            seconds, samples = self.roster.spent(name)
+            return {
+                "client": name,
+                "weights": weights,
+                "seconds": seconds,
+                "samples": samples,
+                "published": self._file,
+                "round": self._number,
+                "step": step,
+                "baseline": baseline,
+                "measure": measure,
+            }
+
+        def taken(name: str, reply: dict[str, Any]) -> None:
+            seconds, _ = self.roster.spent(name)
+            if step is not None:
+                self._times[self._kind(name)] = reply["seconds"] - seconds
+            self.roster.replace(name, reply["weights"], reply["seconds"], reply["samples"])
+            if reply["weights"]:
+                self.roster.weights.take_up(reply["weights"])
+            self.account.of(name)
+            if last:
+                self._finished.add(name)
+            if reply["measured"] is not None:
+                self._measured[name] = cast(Accuracies, reply["measured"])
+
+        # What takes longest first, or one process would be left alone with it at the end.
+        order = sorted(names, key=lambda name: -self._times.get(self._kind(name), 0.0))
+        self._pool.run(map(job, order), taken)
+
+    def _kind(self, name: str) -> str:
+        return self.roster.members[name].architecture
+
+
+def releases_of(folder: Path | None, pool: WorkerPool | None) -> ReleaseStore:
+    """Releases of a run, where its processes keep them too.
+
+    Args:
+        folder: The run directory, or None.
+        pool: The processes, or None.
+    """
+    return ReleaseStore(folder or (pool.folder if pool else None))
+
+
+def _start() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "fedvtc_edge.federation.worker"]
+    # A session of its own: Ctrl-C is for the process that waits, which ends this one.
+    return subprocess.Popen(  # noqa: S603
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+
+
+def _next(
+    busy: selectors.BaseSelector, worker: subprocess.Popen[bytes], jobs: Iterable[dict[str, Any]]
+) -> None:
+    """Give a process the next job, if there is one."""
+    job = next(iter(jobs), None)
+    if job is not None:
+        _send(worker, job)
+        busy.register(_pipe(worker.stdout), selectors.EVENT_READ, (worker, job))
+
+
+def _send(worker: subprocess.Popen[bytes], document: dict[str, Any]) -> None:
+    try:
+        pipe = _pipe(worker.stdin)
+        pipe.write(json.dumps(document).encode() + b"\n")
+        pipe.flush()
+    except BrokenPipeError:
+        raise _ended(worker) from None
+
+
+def _reply(worker: subprocess.Popen[bytes]) -> dict[str, Any]:
+    line = _pipe(worker.stdout).readline()
+    if not line.endswith(b"\n"):
+        raise _ended(worker)
+    reply: dict[str, Any] = parse_json(line)
+    if "error" not in reply:
+        return reply
+    if reply["error"] == "MemoryError":
+        raise MemoryError(reply["text"])
+    kinds = {kind.__name__: kind for kind in _kinds(FedVTCError)}
+    if reply["error"] not in kinds:
+        raise RuntimeError(f"in a worker process:\n{reply['text']}")
+    raise kinds[reply["error"]](reply["text"], hint=reply["hint"])
+
+
+def _kinds(kind: type[FedVTCError]) -> Iterable[type[FedVTCError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _kinds(child)
+
+
+def _ended(worker: subprocess.Popen[bytes]) -> RunError:
+    code = worker.wait()
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return RunError(
+        f"a worker process ended ({how})",
+        hint="was it killed, or is memory short? set fewer engine.workers; the run can be resumed",
+    )
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None
+    return stream
