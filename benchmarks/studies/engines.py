@@ -55,7 +55,7 @@ def measure(clients: int, rounds: int, workers: int) -> Document:
             if engine == "flower":
                 words.append(f"--set=engine.workers={workers}")
             command = ["run", *words, "--engine", engine, "--out", str(out), "--quiet"]
-            found[engine] = _timed([sys.executable, "-m", "fedvtc_edge", *command])
+            found[engine] = tree_cost([sys.executable, "-m", "fedvtc_edge", *command])
             digest = hashlib.sha256((out / "statistics.safetensors").read_bytes())
             published.append(digest.hexdigest())
     messages = clients * (2 + rounds)  # a hello, the opening, and each round
@@ -75,7 +75,7 @@ def measure(clients: int, rounds: int, workers: int) -> Document:
     }
 
 
-def _timed(command: list[str]) -> dict[str, float]:
+def tree_cost(command: list[str]) -> dict[str, float]:
     """Wall and CPU seconds of a command and all that it starts, and their largest memory."""
     ticks, begin = os.sysconf("SC_CLK_TCK"), time.perf_counter()
     spent: dict[tuple[int, str], int] = {}
