@@ -74,7 +74,11 @@ def agreement(config: Config) -> list[str]:
     """Terms of a client's part in a run, as lines for its terminal before it measures anything."""
     method, mechanism = config.method, mechanism_of(config)
     rounds = f"{method.rounds} round{'s' if method.rounds > 1 else ''}"
-    masks = "under masks: the server sees the sum alone" if config.transport.masking else "no masks"
+    masks = "no masks"
+    if config.transport.masking and config.sums == 1:
+        masks = "under masks: the server sees the sum alone"
+    elif config.transport.masking:
+        masks = f"under masks: the server sees sums of {config.smallest_sum} clients or one more"
     shared = f"shares {method.share!r}" if method.name == "fedvtc" else f"method {method.name!r}"
     what = f"agreed: {shared}, {rounds}, extractor {method.extractor!r:.80}, {masks}"
     return [what, f"agreed: {_privacy(config, mechanism)}"]

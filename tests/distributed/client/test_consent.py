@@ -82,6 +82,9 @@ def test_the_agreement_says_all_that_matters() -> None:
     assert "no epsilon says what they tell" in plain
     assert "1 round," in plain
     assert "no masks" in plain
+    groups = {"masking": True, "masking_group": 10}
+    (in_groups, _) = agreement(load_config({"clients": {"count": 25}, "transport": groups}))
+    assert "under masks: the server sees sums of 12 clients or one more" in in_groups
 
 
 # ---------------------------------------------------------------- the server's word for data
