@@ -24,6 +24,9 @@ from .participation import ParticipationSimulator, add_turn
 from .roster import Roster
 from .rounds import Executor, in_batches
 
+_TOGETHER = 16
+"""Clients that are looked at together, fewer than are live."""
+
 
 class LocalExecutor(Executor):
     """All clients in this process, in turn; who takes part is simulated by the virtual clock.
@@ -96,7 +99,7 @@ class LocalExecutor(Executor):
     ) -> Iterator[tuple[Context, Delivery]]:
         """Encoded, into the ledger, and on their way."""
         federation = self.federation
-        contexts = (replace(context, sender=name) for name in senders)
+        contexts = (replace(context, sender=name) for name in self._prepared(exchange, senders))
         encoded = ((own, exchange.encode(self.roster.client(own.sender), own)) for own in contexts)
         for batch in in_batches(encoded, lambda upload: len(upload[1])):
             federation.enter(batch)
@@ -107,6 +110,16 @@ class LocalExecutor(Executor):
                     continue
                 self.account.uploaded(own.sender, delivery.size)
                 yield own, delivery
+
+    def _prepared(self, exchange: Exchange[Any], senders: Sequence[str]) -> Iterator[str]:
+        """The senders, their features of the common extractor computed some clients at a time."""
+        anchor = getattr(self.method, "anchor", None)
+        for begin in range(0, len(senders), _TOGETHER):
+            names = senders[begin : begin + _TOGETHER]
+            clients = [self.roster.client(name) for name in names]
+            if anchor is not None and exchange.kind == "anchor":
+                anchor.embed_together([client.images for client in clients])
+            yield from names
 
     def masked_sum(
         self,

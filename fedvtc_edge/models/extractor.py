@@ -8,7 +8,7 @@ because it saw no data, the sensitivity of such a sum is fixed and known.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakValueDictionary
@@ -138,6 +138,19 @@ class Anchor(nn.Module):
         an image do not depend on the others, which private training on them relies on.
         """
         return self._once(self._embedded, self, images)
+
+    def embed_together(self, tensors: Sequence[Tensor]) -> None:
+        """Compute :meth:`embed` of several small tensors in one pass, bit for bit the same.
+
+        Passes are all equally long: alone, ten images take as long as a whole one.
+        """
+        new = [images for images in tensors if images not in self._embedded]
+        if new:
+            features = one_by_one(self, torch.cat(new), self.chunk)
+            for images, own in zip(
+                new, torch.split(features, [len(one) for one in new]), strict=True
+            ):
+                self._embedded[images] = own.clone()
 
     @property
     def trunk(self) -> EfficientNetLite0 | None:

@@ -16,7 +16,9 @@ from fedvtc_edge.federation.account import Account
 from fedvtc_edge.federation.assembly import roster_of
 from fedvtc_edge.federation.methods import method_of
 from fedvtc_edge.federation.roster import Roster, ids_of, one_per_architecture
+from fedvtc_edge.models.extractor import Anchor, frozen
 from fedvtc_edge.runs.weights import WeightStore
+from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.training.compute import Compute, deterministic
 from fedvtc_edge.workflows.run import run
 
@@ -145,3 +147,16 @@ def test_an_account_counts_what_everybody_receives_once() -> None:
     again.restore({name: dict(account.of(name)) for name in "ab"}, account.totals())
     assert [again.total(name)["down"] for name in "abc"] == [7, 9, 7]
     assert (again.up, again.down, again.changed) == (5, 23, set())
+
+
+def test_features_of_several_clients_at_once_are_theirs_bit_for_bit(tiny: Tiny) -> None:
+    config = tiny(clients={"count": 4})
+    with deterministic():
+        roster = roster_for(config)
+        together = frozen(config, roster.shape, roster.classes)
+        alone = Anchor(roster.shape, together.width, derive_seed(config.seed, "anchor")).eval()
+        images = [client.images for client in roster]
+        together.embed_together(images)
+        together.embed_together(images[:1])
+        for own in images:
+            assert torch.equal(together.embed(own), alone.embed(own))
