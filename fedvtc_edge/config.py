@@ -207,7 +207,7 @@ class EngineSettings(_Table):
 
     name: Literal["local", "flower"] = "local"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
     workers: int = Field(default=1, ge=1, le=256)
     memory_mb: int = Field(
         default=0, ge=0, le=2**24, description="for live clients; 0 is chosen by cohort and machine"

@@ -152,10 +152,13 @@ class RoundStep:
 
     Args:
         work: Done by one client on its own.
+        together: The same, done by many at once where networks are stacked; None where each
+            goes alone.
     """
 
     work: Callable[[Client], None] | None = None
     exchange: Exchange[Any] | None = None
+    together: Callable[[Sequence[Client]], None] | None = None
 
 
 @dataclass(frozen=True)

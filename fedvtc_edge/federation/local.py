@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -93,6 +93,18 @@ class LocalExecutor(Executor):
     def here(self, members: Sequence[str]) -> Sequence[Client]:
         """The members, each live when it is its turn."""
         return self.roster.some(members, at_work=True)
+
+    @property
+    def stacks(self) -> bool:
+        """On a GPU."""
+        return self.federation.compute.stacks
+
+    def work_together(
+        self, work: Callable[[Sequence[Client]], None], members: Sequence[str]
+    ) -> None:
+        """All members at once, or as many of them as may be live at a time."""
+        for clients in self.roster.live_together(members):
+            work(clients)
 
     def uploads(
         self, exchange: Exchange[Any], context: Context, senders: Sequence[str]

@@ -182,6 +182,19 @@ class Roster(Sequence[Client]):
         """
         return _Some(self, list(names), at_work)
 
+    def live_together(self, names: Sequence[str]) -> Iterator[list[Client]]:
+        """Clients about to change, as many at a time as may be live."""
+        group, size = list[str](), 0
+        for name in names:
+            cost = self._cost(name)
+            if group and (len(group) == self._most or size + cost > self._most_bytes):
+                yield [self.at_work(one) for one in group]
+                group, size = [], 0
+            group.append(name)
+            size += cost
+        if group:
+            yield [self.at_work(one) for one in group]
+
     def representatives(self) -> list[Client]:
         """One client of each architecture."""
         first: dict[str, str] = {}

@@ -125,7 +125,9 @@ def take_steps(
     federation, server = method.federation, method.federation.server
     quorum, members = executor.quorum(len(members), missing), list(members)
     for index, step in enumerate(method.steps(number)):
-        if step.work is not None:  # clients elsewhere work when they are asked to upload
+        if step.together is not None and executor.stacks:
+            executor.work_together(step.together, members)
+        elif step.work is not None:  # clients elsewhere work when they are asked to upload
             executor.work(index, step.work, members)
         exchange = step.exchange
         if exchange is None:
@@ -287,6 +289,17 @@ class Executor(ABC):
         """Let the members that are in this process do their work of step ``index``."""
         for client in self.here(members):
             work(client)
+
+    @property
+    def stacks(self) -> bool:
+        """Whether clients are here, and networks of one architecture train as one stack."""
+        return False
+
+    def work_together(
+        self, work: Callable[[Sequence[Client]], None], members: Sequence[str]
+    ) -> None:
+        """Let the members do a step's work at once, where :attr:`stacks`."""
+        raise NotImplementedError
 
     def collect(
         self, index: int, context: Context, members: list[str], quorum: int

@@ -51,6 +51,11 @@ class Classifier(nn.Module):
         """g: [N, channels, H, W] in [0, 1] → [N, p], each row of norm √p."""
         return cast(Tensor, self.norm(self.projection(self.body(x))))
 
+    def outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [N, p] and logits [N, C] of images or of what :meth:`inputs` made of them."""
+        z = self.features(x)
+        return z, cast(Tensor, self.head(z))
+
     def forward(self, x: Tensor) -> Tensor:
         """f: [N, channels, H, W] in [0, 1] → logits [N, C]."""
         return cast(Tensor, self.head(self.features(x)))

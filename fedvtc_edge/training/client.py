@@ -153,7 +153,7 @@ class Client:
         how = self.settings, self.compute, gradients
         if isinstance(self.model, ExtractorHead):
             prior = None  # its features are frozen: nothing could be pulled
-        with self.working():
+        with self.working(), self.compute.phase():
             self.samples_seen += supervised.train(
                 self.model, images, labels, present, *how, batches, prior=prior, kl=kl
             )
@@ -169,7 +169,7 @@ class Client:
         """Phase B: ψ on local data and on latents of the global distribution; f is frozen."""
         assert self.decoder is not None
         stream = self.stream(round_, "decoder")
-        with self.working(), self._channels_last(gradients):
+        with self.working(), self.compute.phase(), self._channels_last(gradients):
             self.samples_seen += decoder_training.train_decoder(
                 self.model,
                 self.decoder,
@@ -219,7 +219,7 @@ class Client:
                 )
             return
         assert self.decoder is not None
-        with self.working(), self._channels_last():
+        with self.working(), self.compute.phase(), self._channels_last():
             self.samples_seen += finetuning.finetune(
                 self.model,
                 self.decoder,

@@ -21,10 +21,15 @@ class Compute:
     """A device and the precision of forward passes in training.
 
     Weights, losses and everything that is measured or published stay float32.
+
+    Args:
+        half: Whether forward passes of training are in bfloat16.
+        tf32: Whether a GPU multiplies matrices of training with ten bits of mantissa.
     """
 
     device: torch.device
     half: bool
+    tf32: bool = False
 
     @classmethod
     def of(cls, settings: EngineSettings) -> Compute:
@@ -47,7 +52,23 @@ class Compute:
                 f"engine.device = {name!r}: this machine has no such device",
                 hint='use "auto" or "cpu"',
             )
-        return cls(device, settings.precision == "bfloat16")
+        return cls(device, settings.precision == "bfloat16", settings.precision == "tf32")
+
+    @property
+    def stacks(self) -> bool:
+        """Whether networks of one architecture train as one stack: on a GPU."""
+        return self.device.type == "cuda"
+
+    @contextmanager
+    def phase(self) -> Iterator[None]:
+        """Context of a phase of training, in which TF32 may be allowed; never of a measurement."""
+        convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+        before = convolutions.allow_tf32, products.allow_tf32
+        convolutions.allow_tf32 = products.allow_tf32 = self.tf32
+        try:
+            yield
+        finally:
+            convolutions.allow_tf32, products.allow_tf32 = before
 
     def autocast(self) -> AbstractContextManager[object]:
         """Context of a training step's forward pass."""
@@ -92,11 +113,13 @@ def deterministic() -> Iterator[None]:
     and the sum over threads would tie a result's bits to the number of cores.
     """
     threads, strict = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    benchmark = torch.backends.cudnn.benchmark
+    cudnn, benchmark = torch.backends.cudnn, torch.backends.cudnn.benchmark
+    tf32 = cudnn.allow_tf32
     filling: Any = torch.utils.deterministic  # its one switch is a property that types miss
     fill = filling.fill_uninitialized_memory
     torch.set_num_threads(1)
-    torch.backends.cudnn.benchmark = False
+    cudnn.benchmark = False
+    cudnn.allow_tf32 = False  # torch allows it by default; what is published has float32's bits
     # Not use_deterministic_algorithms, which imports the compiler first: 1.5 s of each process.
     torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
     # Writing NaN into every fresh tensor costs 3 % of a run and serves only code that
@@ -113,7 +136,7 @@ def deterministic() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(strict)
-        torch.backends.cudnn.benchmark = benchmark
+        cudnn.benchmark, cudnn.allow_tf32 = benchmark, tf32
         filling.fill_uninitialized_memory = fill
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from fedvtc_edge.models.vtc import VTC
 from .augmentation import PLAIN, paired, warp
 from .compute import Compute
 from .knowledge import Anchored, GlobalKnowledge
-from .losses import distill, masked_cross_entropy, match_scores
+from .losses import averaged, distill, masked_cross_entropy, match_scores
 from .steps import Adam, noisy, normal_of, random_batch, step
 
 LARGEST_POOL, LARGEST_BYTES = 8192, 48 * 2**20
@@ -120,7 +121,46 @@ def centred(scores: Tensor, known: Tensor) -> Tensor:
     return (scores - mean) * known
 
 
-def learn(
+class Lesson(NamedTuple):
+    """What one step of one client learns from.
+
+    Args:
+        x: Pictures and, behind them, plain local images, as the network sees them.
+        target: The teacher's scores of the pictures, centred, [P, C].
+        labels: Of the plain images, [N].
+        known: Classes that anyone has, [C].
+        present: Classes that this client has, [C].
+        prior: Logarithms of this client's class counts, [C].
+        unit: The teacher's confidence κ.
+        shares: Weights of the plain images, [N]; None is all alike.
+    """
+
+    x: Tensor
+    target: Tensor
+    posteriors: Tensor
+    labels: Tensor
+    known: Tensor
+    present: Tensor
+    prior: Tensor
+    unit: Tensor
+    shares: Tensor | None = None
+
+
+def objective(logits: Tensor, lesson: Lesson) -> Tensor:
+    """Loss of the network's logits of ``lesson.x``, in units of the teacher's confidence."""
+    logits, pictures = logits.float() * lesson.unit, len(lesson.target)
+    taught = logits[:pictures]
+    loss = match_scores(centred(taught, lesson.known), lesson.target, lesson.known)
+    loss = loss / lesson.unit**2 + distill(taught, lesson.posteriors)
+    if len(lesson.labels):
+        plain = masked_cross_entropy(
+            logits[pictures:] + lesson.prior, lesson.labels, lesson.present, "none"
+        )
+        loss = loss + averaged(plain, lesson.shares)
+    return loss
+
+
+def course(
     model: Classifier,
     make: Callable[[], Lessons],
     teacher: Anchored,
@@ -128,17 +168,15 @@ def learn(
     labels: Tensor,
     present: Tensor,
     settings: TrainingSettings,
-    compute: Compute,
     stream: torch.Generator,
     *,
     steps: int,
-    decay: bool,
     late: float = LATE,
-) -> int:
-    """``steps`` steps on those parameters of f that are to be trained; returns images seen.
+) -> Iterator[Lesson]:
+    """Draws of ``steps`` steps; while they are taken, the head is in units of the teacher's κ.
 
-    The head learns in units of the teacher's confidence: scores of tens would take it
-    thousands of steps to grow to.
+    In those units the head learns at once; scores of tens would take it thousands of
+    steps to grow to.
 
     Args:
         make: A new pool; one is held at a time.
@@ -146,16 +184,14 @@ def learn(
             labels; may be empty.
         labels: [N].
         present: Classes [C] that this client has.
-        compute: Where and how precisely steps run.
         stream: Source of all randomness.
-        decay: Let the rate fall to zero.
         late: Share of the steps without plain local images.
     """
-    known, pool, seen = teacher.classifier.known, make(), 0
+    known, pool, normal = teacher.classifier.known, make(), normal_of(stream)
     unit, batches = pool.unit, pool.batches(batch_of(settings), stream)
-    rate, own = RATE * settings.rate, min(settings.batch, len(images))
-    adam, normal = Adam([p for p in model.parameters() if p.requires_grad], rate), normal_of(stream)
+    own = min(settings.batch, len(images))
     prior = torch.bincount(labels[: len(images)], minlength=len(known)).clamp(min=1).log()
+    common = known, present, prior, torch.tensor(unit, device=known.device)
     _scale(model, 1 / unit)
     for index in range(steps):
         batch = next(batches, None)
@@ -164,8 +200,6 @@ def learn(
             pool = make()
             batches = pool.batches(batch_of(settings), stream)
             batch = next(batches)
-        if decay:
-            adam.rate = rate * (1 + math.cos(math.pi * index / steps)) / 2
         x, target = _floats(pool.pictures[batch]), pool.scores[batch]
         noise = 0.5 * settings.pixel_noise * torch.rand((len(x), 1, 1, 1), generator=stream)
         x = x + noise.to(x) * normal(x.shape).to(x.device)
@@ -173,18 +207,42 @@ def learn(
         if own and index + 1 > late * steps:
             plain = random_batch(len(images), own, stream, images.device)
             x = torch.cat([x, noisy(images[plain], settings.pixel_noise, normal)])
-        with compute.autocast():
-            logits = unit * model(x)
-        logits = logits.float()
-        taught = logits[: len(batch)]
-        loss = match_scores(centred(taught, known), target, known) / unit**2
-        loss = loss + distill(taught, teacher.classifier.posteriors(target))
-        if len(plain):
-            real = masked_cross_entropy(logits[len(batch) :] + prior, labels[plain], present)
-            loss = loss + real
-        step(loss, adam)
-        seen += len(x)
+        yield Lesson(x, target, teacher.classifier.posteriors(target), labels[plain], *common)
     _scale(model, unit)
+
+
+def rate_at(index: int, steps: int, settings: TrainingSettings, *, decay: bool) -> float:
+    """Learning rate of step ``index`` of ``steps``; without ``decay`` it stays as it is."""
+    rate = RATE * settings.rate
+    return rate * (1 + math.cos(math.pi * index / steps)) / 2 if decay else rate
+
+
+def learn(
+    model: Classifier,
+    lessons_: Iterable[Lesson],
+    settings: TrainingSettings,
+    compute: Compute,
+    *,
+    steps: int,
+    decay: bool,
+) -> int:
+    """A step on each lesson, on those parameters of f that are to be trained.
+
+    Args:
+        lessons_: Of :func:`course`, as many as ``steps``.
+        compute: Where and how precisely steps run.
+        decay: Let the rate fall to zero.
+
+    Returns:
+        Images seen.
+    """
+    adam, seen = Adam([p for p in model.parameters() if p.requires_grad], settings.rate), 0
+    for index, lesson in enumerate(lessons_):
+        adam.rate = rate_at(index, steps, settings, decay=decay)
+        with compute.autocast():
+            logits = model(lesson.x)
+        step(objective(logits, lesson), adam)
+        seen += len(lesson.x)
     return seen
 
 

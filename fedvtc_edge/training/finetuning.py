@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -18,7 +19,7 @@ from .knowledge import GlobalKnowledge
 from .losses import kl_to_prior, masked_cross_entropy
 from .steps import Adam, noisy, normal_of, random_batch, step
 
-STEPS_PER_CLASS, MORE_CLASSES, MOST_STEPS = 50, 10, 5000
+STEPS_PER_CLASS, MORE_CLASSES, MOST_STEPS = 50, 6, 5000
 EFFORT = {"quick": 0.25, "normal": 1.0, "thorough": 3.0}
 """Factor of the steps of the last fine-tuning."""
 
@@ -82,19 +83,41 @@ def finetune(
     decoder.eval()
     model.requires_grad_(not head_only)
     model.head.requires_grad_(True)
-    own, how = (images, labels, present), (settings, compute, stream)
+    own = model, decoder, images, labels, present, knowledge, settings
     if knowledge.teacher is None:
-        seen = _on_labels(model, decoder, *own, knowledge, *how, steps=steps, kl=kl, decay=decay)
+        seen = _on_labels(*own, compute, stream, steps=steps, kl=kl, decay=decay)
     else:
-        count = pictures
-        if count is None:
-            count = distillation.pool_size(steps, images.shape[1:].numel(), settings)
-        make = partial(distillation.lessons, decoder, images, knowledge, settings, stream, count)
-        seen = distillation.learn(
-            model, make, knowledge.teacher, *own, *how, steps=steps, decay=decay, late=late
-        )
+        drawn = course(*own, stream, steps=steps, pictures=pictures, late=late)
+        seen = distillation.learn(model, drawn, settings, compute, steps=steps, decay=decay)
     model.requires_grad_(True)
     return seen
+
+
+def course(
+    model: Classifier,
+    decoder: VTC,
+    images: Tensor,
+    labels: Tensor,
+    present: Tensor,
+    knowledge: GlobalKnowledge,
+    settings: TrainingSettings,
+    stream: torch.Generator,
+    *,
+    steps: int,
+    pictures: int | None = None,
+    late: float = distillation.LATE,
+) -> Iterator[distillation.Lesson]:
+    """Lessons of the teacher, which there is, as :func:`finetune` takes them; see there."""
+    assert knowledge.teacher is not None
+    decoder.eval()
+    count = pictures
+    if count is None:
+        count = distillation.pool_size(steps, images.shape[1:].numel(), settings)
+    make = partial(distillation.lessons, decoder, images, knowledge, settings, stream, count)
+    own = images, labels, present
+    return distillation.course(
+        model, make, knowledge.teacher, *own, settings, stream, steps=steps, late=late
+    )
 
 
 def _on_labels(

@@ -44,7 +44,14 @@ def masked_cross_entropy(
     return F.cross_entropy(logits, labels, reduction=reduction)
 
 
-def kl_to_prior(features: Tensor, labels: Tensor, prior: ClassMoments) -> Tensor:
+def averaged(values: Tensor, shares: Tensor | None) -> Tensor:
+    """Mean of values [N], or their sum weighted by shares [N]: 0 for examples that only pad."""
+    return values.mean() if shares is None else (values * shares).sum()
+
+
+def kl_to_prior(
+    features: Tensor, labels: Tensor, prior: ClassMoments, shares: Tensor | None = None
+) -> Tensor:
     """Pull features [N, p] to the global class prior N(c^y, σ²).
 
     The KL divergence of N(g(x), s²) to N(c^y, σ²) up to terms constant in g: the
@@ -54,7 +61,7 @@ def kl_to_prior(features: Tensor, labels: Tensor, prior: ClassMoments) -> Tensor
     pull = gap.square() / (2.0 * prior.std[labels].square())
     if prior.known is not None:  # a class that the last cohort did not have has no prototype
         pull = pull * prior.known[labels][:, None]
-    return pull.mean()
+    return pull.mean() if shares is None else averaged(pull.mean(1), shares)
 
 
 def class_moments(values: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -82,7 +89,9 @@ def match_moments(
 
 def distill(logits: Tensor, teacher: Tensor) -> Tensor:
     """KL of the client's prediction from the teacher's log-posteriors [N, C]."""
-    return F.kl_div(torch.log_softmax(logits, 1), teacher, reduction="batchmean", log_target=True)
+    # Not F.kl_div, which vmap cannot batch.
+    gap = teacher - torch.log_softmax(logits, 1)
+    return (teacher.exp() * gap).sum() / len(logits)
 
 
 def match_scores(scores: Tensor, target: Tensor, known: Tensor) -> Tensor:

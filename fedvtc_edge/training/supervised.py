@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +12,50 @@ from fedvtc_edge.config import TrainingSettings
 from fedvtc_edge.models.classifier import Classifier
 
 from .compute import Compute
-from .losses import ClassMoments, kl_to_prior, masked_cross_entropy
-from .steps import Gradients, noisy, random_batch
+from .losses import ClassMoments, averaged, kl_to_prior, masked_cross_entropy
+from .steps import Gradients, noisy, normal_of, random_batch
+
+
+class Examples(NamedTuple):
+    """What one step of one client learns from.
+
+    Args:
+        x: Images as the network sees them, noise included, [n, channels, size, size].
+        labels: [n].
+        present: Classes [C] that this client has; None where that is private.
+        shares: Weights of the images, [n]; None is all alike.
+    """
+
+    x: Tensor
+    labels: Tensor
+    present: Tensor | None
+    shares: Tensor | None = None
+
+
+def objective(
+    outputs: tuple[Tensor, Tensor],
+    examples: Examples,
+    *,
+    prior: ClassMoments | None = None,
+    kl: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """Loss of the features and logits that a network gives for ``examples.x``.
+
+    Args:
+        prior: Published prototypes, toward which features are pulled with weight ``kl``.
+        reduction: ``mean`` or ``sum`` over the examples, where all have the same weight.
+    """
+    z, logits = (value.float() for value in outputs)
+    x, labels, present, shares = examples
+    if shares is None:
+        value = masked_cross_entropy(logits, labels, present, reduction)
+    else:
+        value = averaged(masked_cross_entropy(logits, labels, present, "none"), shares)
+    if prior is not None and kl:
+        weight = kl if reduction == "mean" else kl * len(x)
+        value = value + weight * kl_to_prior(z, labels, prior, shares)
+    return value
 
 
 def train(
@@ -41,14 +84,11 @@ def train(
     normal, seen = gradients.normal("pixels"), 0
 
     def loss(batch: Tensor, _: Tensor) -> Tensor:
-        x, y = noisy(images[batch], settings.pixel_noise, normal), labels[batch]
+        x = gradients.entering(noisy(images[batch], settings.pixel_noise, normal))
         with compute.autocast():
-            z = model.features(gradients.entering(x))
-            logits = model.head(z)
-        value = masked_cross_entropy(logits.float(), y, present, gradients.reduction)
-        if prior is not None and kl:
-            value = value + kl * gradients.weight(batch) * kl_to_prior(z.float(), y, prior)
-        return value
+            outputs = model.outputs(x)
+        examples = Examples(x, labels[batch], present)
+        return objective(outputs, examples, prior=prior, kl=kl, reduction=gradients.reduction)
 
     with gradients.stepping(model, settings.rate) as step:
         for picked in gradients.batches(len(images), batches):
@@ -56,6 +96,20 @@ def train(
             step(loss, batch, batch[:0])
             seen += len(batch)
     return seen
+
+
+def course(
+    images: Tensor,
+    labels: Tensor,
+    present: Tensor,
+    settings: TrainingSettings,
+    stream: torch.Generator,
+) -> Iterator[Examples]:
+    """Draws of all steps of :func:`epochs`: those that :func:`train` makes of the same stream."""
+    normal = normal_of(stream)
+    for picked in epochs(len(images), settings, stream):
+        batch = picked.to(images.device)
+        yield Examples(noisy(images[batch], settings.pixel_noise, normal), labels[batch], present)
 
 
 def epochs(size: int, settings: TrainingSettings, stream: torch.Generator) -> Iterator[Tensor]:

@@ -24,6 +24,7 @@ from fedvtc_edge.training.distillation import (
     Lessons,
     batch_of,
     centred,
+    course,
     learn,
     lessons,
     pool_size,
@@ -78,9 +79,10 @@ def study(
 ) -> int:
     assert known.teacher is not None
     data = images()[:own], LABELS, PRESENT
-    how = SETTINGS, COMPUTE, stream(seed)
     make = (lambda: taught) if isinstance(taught, Lessons) else taught
-    return learn(model, make, known.teacher, *data, *how, steps=steps, decay=True, late=late)
+    how = SETTINGS, stream(seed)
+    drawn = course(model, make, known.teacher, *data, *how, steps=steps, late=late)
+    return learn(model, drawn, SETTINGS, COMPUTE, steps=steps, decay=True)
 
 
 @pytest.mark.parametrize("pooled", [True, False])

@@ -18,6 +18,7 @@ from fedvtc_edge.models.extractor import Anchor, centre, extractor_of
 from fedvtc_edge.models.registry import ON_EXTRACTOR
 from fedvtc_edge.privacy.release import Integers
 from fedvtc_edge.privacy.release_spec import Array
+from fedvtc_edge.training import cohort
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.finetuning import steps_in
 from fedvtc_edge.training.knowledge import (
@@ -93,7 +94,8 @@ class FedVTC(Method):
                 self._finetune(client, number, self._knowledge, steps)
 
         if self.share == "anchored":
-            return [RoundStep(_in_turn(train, fit, finetune))]
+            together = partial(self._together, number, fit) if self._stacks else None
+            return [RoundStep(_in_turn(train, fit, finetune), None, together)]
         if self.share == "features":
             return [RoundStep(train, self._features()), RoundStep(_in_turn(fit, finetune))]
         return [
@@ -169,6 +171,33 @@ class FedVTC(Method):
     def _gradients(self, client: Client, number: int, phase: str) -> Gradients | None:
         """How a client's phase turns losses into steps; None is plain gradient descent."""
         return None
+
+    @property
+    def _stacks(self) -> bool:
+        """Whether all clients take the same plain steps, and all weights move."""
+        return self.mechanism is None and "head-only" not in self.ablate
+
+    def _together(
+        self, number: int, fit: Callable[[Client], None], clients: Sequence[Client]
+    ) -> None:
+        """Phases A and C by stacks of equal networks; B, and heads on the extractor, in turn."""
+        heads = [client for client in clients if client.architecture in ON_EXTRACTOR]
+        others = [client for client in clients if client.architecture not in ON_EXTRACTOR]
+        knowledge, config = self._knowledge, self.federation.config
+        assert knowledge is not None
+        rounds = config.method.rounds
+        steps = steps_in(number, rounds, self.federation.classes, config.training)
+        for client in heads:
+            self._train(client, number)
+        cohort.train(others, number, knowledge.codes, kl=self.kl)
+        for client in others:
+            fit(client)
+        if steps:
+            for client in heads:
+                self._finetune(client, number, knowledge, steps)
+            cohort.finetune(
+                others, number, knowledge, steps=steps, kl=self.kl, decay=number == rounds
+            )
 
     def _train(self, client: Client, number: int) -> None:
         codes = self._knowledge.codes if self._knowledge else None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from fedvtc_edge.config import Config, TrainingSettings
 from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.federation import Federation
-from fedvtc_edge.training import finetuning, supervised
+from fedvtc_edge.training import cohort, finetuning, supervised
 from fedvtc_edge.training.client import Client
 
 from .base import Method
@@ -22,7 +23,8 @@ class Local(Method):
 
     def steps(self, number: int) -> Sequence[RoundStep]:
         """Phase A and nothing else."""
-        return [RoundStep(lambda client: client.train(number))] if number else []
+        together = partial(cohort.train, round_=number)
+        return [RoundStep(lambda client: client.train(number), None, together)] if number else []
 
 
 class LocalMatched(Method):
