@@ -20,7 +20,7 @@ from .knowledge import Anchored, GlobalKnowledge
 from .losses import averaged, distill, masked_cross_entropy, match_scores
 from .steps import Adam, noisy, normal_of, random_batch, step
 
-LARGEST_POOL, LARGEST_BYTES = 8192, 48 * 2**20
+LARGEST_POOL, LARGEST_BYTES = 6400, 48 * 2**20
 """Pictures at most, and bytes of their pixels."""
 
 PASSES = 8
