@@ -77,10 +77,17 @@ def gain(summary: Summary) -> float | None:
 
 def lead(summary: Summary) -> str:
     """The finding in one sentence."""
-    clients = len(summary.clients)
-    who = "The client's own model reaches" if clients == 1 else f"{clients} clients' models reach"
     if summary.accuracy_mean is None:
         return "No accuracy has been measured yet."
+    known = sum(client.accuracy is not None for client in summary.clients)
+    clients = known or len(summary.clients)  # of a served run only the mean may be told
+    who = (
+        "The client's own model reaches"
+        if clients == 1
+        else f"{count(clients)} clients' models reach"
+    )
+    if clients < len(summary.clients):
+        who = f"{count(clients)} of {count(len(summary.clients))} clients took part; their models reach"
     text = f"{who} {percent(summary.accuracy_mean)} on the global test set"
     if clients > 1:
         text += " on average"

@@ -11,6 +11,7 @@ from test_report import page_of, round_of, summary_of, write_run
 
 from fedvtc_edge.report import crowd
 from fedvtc_edge.report.crowd import ENDS, LEVELS, MANY, crowd_of
+from fedvtc_edge.report.wording import lead
 from fedvtc_edge.runs.records import RoundRecord, Summary
 
 Document = dict[str, Any]
@@ -78,6 +79,7 @@ def test_few_of_a_crowd_that_were_measured_stand_at_one_end_alone() -> None:
     found = of(document)
     ends = [one.id for one in (*found.weakest, *found.strongest)]
     assert len(ends) == len(set(ends)) == 4
+    assert lead(Summary.model_validate(document)).startswith("5 of 40 clients took part; their ")
 
 
 def test_the_list_has_every_client_in_order(tmp_path: Path) -> None:
