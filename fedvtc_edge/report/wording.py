@@ -81,13 +81,12 @@ def lead(summary: Summary) -> str:
         return "No accuracy has been measured yet."
     known = sum(client.accuracy is not None for client in summary.clients)
     clients = known or len(summary.clients)  # of a served run only the mean may be told
-    who = (
-        "The client's own model reaches"
-        if clients == 1
-        else f"{count(clients)} clients' models reach"
-    )
+    who = "The client's own model reaches"
+    if clients > 1:
+        who = f"{count(clients)} clients' models reach"
     if clients < len(summary.clients):
-        who = f"{count(clients)} of {count(len(summary.clients))} clients took part; their models reach"
+        everybody = count(len(summary.clients))
+        who = f"{count(clients)} of {everybody} clients took part; their models reach"
     text = f"{who} {percent(summary.accuracy_mean)} on the global test set"
     if clients > 1:
         text += " on average"
