@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -90,9 +91,9 @@ def reused_memory() -> Iterator[None]:
     By default glibc returns what a step frees to the system and fetches it again, page by
     page, in the next: a quarter of the CPU of a small network's step. Elsewhere nothing changes.
     """
-    library = ctypes.CDLL(None)
+    library = ctypes.CDLL(None) if os.name == "posix" else None
     mallopt = getattr(library, "mallopt", None)
-    if mallopt is None:
+    if library is None or mallopt is None:
         yield
         return
     mallopt(_MMAP, _LARGE)
