@@ -227,7 +227,7 @@ def test_an_architecture(
     words = ["--set", "clients.architectures=['pyramid','mlp']", "--quiet"]
     call("run", file, *words, "--out", "there").refuses(*needs)
     with monkeypatch.context() as patched:
-        patched.setattr(RunDirectory, "_write_metrics", stop)
+        patched.setattr(RunDirectory, "_append", stop)
         stopped = call("run", file, *words, "--out", "there", "--plugin", ARCHITECTURE)
     stopped.refuses("interrupted", f"run --resume there --plugin {ARCHITECTURE}", 130)
     fresh()

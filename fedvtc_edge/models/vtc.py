@@ -57,11 +57,18 @@ class VTC(nn.Module):
         layers += [nn.Conv2d(channels, shape.channels, 3, 1, 1), nn.Sigmoid()]
         self.paint = nn.Sequential(*layers)
 
+    @property
+    def _filters(self) -> Tensor:
+        return cast(nn.ConvTranspose2d, self.paint[2]).weight
+
     def forward(self, v: Tensor) -> Tensor:
         """Images [N, channels, size, size] of latents v [N, p]."""
         square = self.spread(v).view(-1, self.width, self.base, self.base)
-        # The first norm's gradient takes five times as long in torch's usual order.
-        images = cast(Tensor, self.paint(square.contiguous(memory_format=torch.channels_last)))
+        # Where weights lie channels-last the first norm's gradient takes five times as long in
+        # torch's usual order. Elsewhere, as under per-example gradients, that order stays.
+        if self._filters.is_contiguous(memory_format=torch.channels_last):
+            square = square.contiguous(memory_format=torch.channels_last)
+        images = cast(Tensor, self.paint(square))
         if images.shape[-1] == self.size:
             return images
         return torch.matmul(torch.matmul(self.enlarge, images), self.enlarge.T)

@@ -344,7 +344,7 @@ def test_a_real_run_is_resumed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(RunDirectory, "_write_metrics", stop)
+        patched.setattr(RunDirectory, "_append", stop)
         hint = "go on with: fedvtc-edge run --resume there"
         call("run", settings, "--out", "there", "--quiet").refuses("interrupted", hint, 130)
     answer = call("run", "--resume", "there", "--json")
