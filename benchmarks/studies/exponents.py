@@ -216,7 +216,7 @@ def compare_uploads(number: int, folder: Path) -> Step:
 
 
 def record_uploads(number: int, folder: Path) -> Step:
-    """What the server sees kept for the audit, once per client."""
+    """Copies of uploads for the audit, one per client."""
     directory = RunDirectory.create(folder / "run", load_config({}))
     data = bytes(UPLOAD)
 

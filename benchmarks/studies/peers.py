@@ -356,7 +356,7 @@ SIDES: dict[str, Callable[[int, int, int, EndOfRound], None]] = {
     "pfl": _pfl,
     "flower": _flower,
 }
-"""What each side does, by clients, epochs and rounds; it says when a round has ended."""
+"""Sides by name: called with clients, epochs, rounds, and what to call after each round."""
 
 
 # ---------------------------------------------------------------- command line

@@ -56,7 +56,7 @@ class Account:
         self.down += size * len(self._clients)
 
     def totals(self) -> dict[str, int]:
-        """What a checkpoint holds beside the clients' own totals."""
+        """Totals of everybody, for a checkpoint; the clients' own stand apart."""
         return {"everybody": self._everybody, "up": self.up, "down": self.down}
 
     def restore(self, clients: Mapping[str, Mapping[str, Any]], totals: Mapping[str, int]) -> None:

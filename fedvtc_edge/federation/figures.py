@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from typing import cast
 
 from fedvtc_edge.runs.means import RunningMeans
@@ -17,6 +18,7 @@ class Figures:
     def __init__(self) -> None:
         self._last: dict[str, tuple[int, Accuracies]] = {}
         self._means = RunningMeans()
+        self._ascending: list[float] = []  # accuracies: the worst of all, without a look at all
 
     def of(self, client: str) -> Accuracies:
         """Last accuracies of a client; all None before the first."""
@@ -28,12 +30,16 @@ class Figures:
 
     def enter(self, number: int, client: str, measured: Accuracies) -> None:
         """Replace a client's accuracies by those of round ``number``."""
+        before, after = self.of(client)["accuracy"], measured["accuracy"]
         if client in self._last:
             self._means.count(self._last[client][1], -1)
+        if before is not None:
+            del self._ascending[bisect_left(self._ascending, before)]
+        if after is not None:
+            insort(self._ascending, after)
         self._last[client] = number, measured
         self._means.count(measured)
 
     def means(self) -> Means:
         """Means over all clients that have figures."""
-        known = (found["accuracy"] for _, found in self._last.values())
-        return self._means.value(min((one for one in known if one is not None), default=None))
+        return self._means.value(self._ascending[0] if self._ascending else None)

@@ -34,7 +34,7 @@ class LazyClient(Client):
 
     @property
     def is_built(self) -> bool:
-        """Whether its networks are in memory."""
+        """True once its networks are in memory."""
         return "model" in vars(self)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from fedvtc_edge.transport.masked_sum import Integers, Total
 from fedvtc_edge.wire.context import Context
 
 from .evaluation import ControlFigures, Evaluator, TestSet
-from .exchange import Exchange, SecureAggregatable
+from .exchange import Exchange, RoundStep, SecureAggregatable
 from .methods import Method
 from .participation import ParticipationSimulator, add_turn
 from .roster import Roster
@@ -66,7 +66,7 @@ class LocalExecutor(Executor):
         return super().changed() | self.roster.changed_now()
 
     def state_of(self, name: str) -> dict[str, Any]:
-        """What a checkpoint holds of one client; its weights are kept by then."""
+        """State of one client for a checkpoint; its weights are kept by then."""
         weights = self.roster.keep(name)
         seconds, samples = self.roster.spent(name)
         kept = {"weights": weights, "seconds": seconds, "samples": samples}
@@ -94,17 +94,13 @@ class LocalExecutor(Executor):
         """The members, each live when it is its turn."""
         return self.roster.some(members, at_work=True)
 
-    @property
-    def stacks(self) -> bool:
-        """On a GPU."""
-        return self.federation.compute.stacks
-
-    def work_together(
-        self, work: Callable[[Sequence[Client]], None], members: Sequence[str]
-    ) -> None:
-        """All members at once, or as many of them as may be live at a time."""
+    def work(self, index: int, step: RoundStep, members: Sequence[str]) -> None:
+        """Let the members work in turn; on a GPU together, as many as may be live at a time."""
+        if step.together is None or not self.federation.compute.stacks:
+            super().work(index, step, members)
+            return
         for clients in self.roster.live_together(members):
-            work(clients)
+            step.together(clients)
 
     def uploads(
         self, exchange: Exchange[Any], context: Context, senders: Sequence[str]

@@ -26,9 +26,9 @@ from fedvtc_edge.errors import FedVTCError, RunError
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.runs.checkpoint import encode
 from fedvtc_edge.runs.records import Accuracies
-from fedvtc_edge.training.client import Client
 
 from .evaluation import ControlFigures, TestSet
+from .exchange import RoundStep
 from .local import LocalExecutor
 from .methods import Method
 from .participation import ParticipationSimulator
@@ -169,10 +169,12 @@ class ParallelExecutor(LocalExecutor):
         self._number, self._finished, self._measured = number, set(), {}
         return super().invite(number, cohort)
 
-    def work(self, index: int, work: Callable[[Client], None], members: Sequence[str]) -> None:
+    def work(self, index: int, step: RoundStep, members: Sequence[str]) -> None:
         """Let the members work; with their last step they do what ends a round, too."""
+        if step.work is None:
+            return
         steps = self.method.steps(self._number)
-        last = index == len(steps) - 1 and steps[index].exchange is None
+        last = index == len(steps) - 1 and step.exchange is None
         self._do(members, step=index, last=last)
 
     def finish(self, number: int, members: Sequence[str]) -> list[str]:

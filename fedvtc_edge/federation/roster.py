@@ -8,8 +8,9 @@ if they changed. Nothing of a result depends on who is live.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -72,7 +73,37 @@ class _Live:
     changed: bool = False
 
 
-class Roster(Sequence[Client]):
+class ClientsById(Sequence[Client], ABC):
+    """Clients that are made live one by one, as they are indexed or iterated.
+
+    Attributes:
+        ids: Of the clients, in their order.
+    """
+
+    ids: Sequence[str]
+
+    @abstractmethod
+    def client(self, name: str) -> Client:
+        """One of them, live."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Client: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Client]: ...
+    def __getitem__(self, index: int | slice) -> Client | Sequence[Client]:
+        """Client by its place."""
+        if isinstance(index, slice):
+            return _Some(self.ids[index], self.client)
+        return self.client(self.ids[index])
+
+    def __iter__(self) -> Iterator[Client]:
+        return map(self.client, self.ids)
+
+
+class Roster(ClientsById):
     """All clients of a run in their order; indexing and iterating make clients live one by one.
 
     A client that is no longer live is another object when it is asked for again: use one, and
@@ -119,19 +150,6 @@ class Roster(Sequence[Client]):
         self._bytes = 0
         self._old: list[str] = []
         self.changed: set[str] = set()
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @overload
-    def __getitem__(self, index: int) -> Client: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Client]: ...
-    def __getitem__(self, index: int | slice) -> Client | Sequence[Client]:
-        """Client by its place."""
-        if isinstance(index, slice):
-            return self.some(self.ids[index])
-        return self.client(self.ids[index])
 
     def client(self, name: str) -> Client:
         """A client, to be looked at."""
@@ -180,7 +198,7 @@ class Roster(Sequence[Client]):
         Args:
             at_work: Whether something of them is about to change.
         """
-        return _Some(self, list(names), at_work)
+        return _Some(list(names), self.at_work if at_work else self.client)
 
     def live_together(self, names: Sequence[str]) -> Iterator[list[Client]]:
         """Clients about to change, as many at a time as may be live."""
@@ -363,32 +381,20 @@ class Roster(Sequence[Client]):
             member.weights = weights
 
 
-class _Some(Sequence[Client]):
-    """Some clients of a roster."""
+class _Some(ClientsById):
+    """Some clients of a roster, to be looked at or about to change."""
 
-    def __init__(self, roster: Roster, names: Sequence[str], at_work: bool) -> None:
+    def __init__(self, names: Sequence[str], get: Callable[[str], Client]) -> None:
         self.ids = names
-        self._get = roster.at_work if at_work else roster.client
+        self._get = get
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @overload
-    def __getitem__(self, index: int) -> Client: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Client]: ...
-    def __getitem__(self, index: int | slice) -> Client | Sequence[Client]:
-        if isinstance(index, slice):
-            return [self._get(name) for name in self.ids[index]]
-        return self._get(self.ids[index])
-
-    def __iter__(self) -> Iterator[Client]:
-        return map(self._get, self.ids)
+    def client(self, name: str) -> Client:
+        return self._get(name)
 
 
 def ids_of(clients: Sequence[Client]) -> list[str]:
     """Ids of clients in their order; nobody becomes live for it."""
-    if isinstance(clients, Roster | _Some):
+    if isinstance(clients, ClientsById):
         return list(clients.ids)
     return [client.id for client in clients]
 

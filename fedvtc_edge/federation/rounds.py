@@ -21,7 +21,7 @@ from fedvtc_edge.wire.context import Context
 
 from .account import Account, blank
 from .evaluation import ControlFigures
-from .exchange import Exchange, SecureAggregatable
+from .exchange import Exchange, RoundStep, SecureAggregatable
 from .figures import NOTHING, Figures
 from .methods import Method
 from .participation import drawn
@@ -125,10 +125,7 @@ def take_steps(
     federation, server = method.federation, method.federation.server
     quorum, members = executor.quorum(len(members), missing), list(members)
     for index, step in enumerate(method.steps(number)):
-        if step.together is not None and executor.stacks:
-            executor.work_together(step.together, members)
-        elif step.work is not None:  # clients elsewhere work when they are asked to upload
-            executor.work(index, step.work, members)
+        executor.work(index, step, members)
         exchange = step.exchange
         if exchange is None:
             continue
@@ -152,7 +149,7 @@ def take_steps(
 
 
 def evaluates(config: Config, number: int) -> bool:
-    """Whether accuracies are measured in a round: in every so many, and in the last one."""
+    """True for rounds that measure accuracies: one in so many, and the last."""
     return number % config.engine.evaluate_every == 0 or number == config.method.rounds
 
 
@@ -250,7 +247,7 @@ class Executor(ABC):
         return self.account.changed
 
     def state_of(self, name: str) -> dict[str, Any]:
-        """What a checkpoint holds of one client, as a JSON object."""
+        """State of one client for a checkpoint, as a JSON object."""
         number = self.figures.round_of(name)
         figures = {"round": number, "last": self.figures.of(name)}
         return {
@@ -285,21 +282,14 @@ class Executor(ABC):
         """Those of the members that are in this process, in order, about to change."""
         return []
 
-    def work(self, index: int, work: Callable[[Client], None], members: Sequence[str]) -> None:
-        """Let the members that are in this process do their work of step ``index``."""
-        for client in self.here(members):
-            work(client)
+    def work(self, index: int, step: RoundStep, members: Sequence[str]) -> None:
+        """Let the members that are in this process do their work of step ``index``.
 
-    @property
-    def stacks(self) -> bool:
-        """Whether clients are here, and networks of one architecture train as one stack."""
-        return False
-
-    def work_together(
-        self, work: Callable[[Sequence[Client]], None], members: Sequence[str]
-    ) -> None:
-        """Let the members do a step's work at once, where :attr:`stacks`."""
-        raise NotImplementedError
+        Those elsewhere do it when they are asked to upload.
+        """
+        if step.work is not None:
+            for client in self.here(members):
+                step.work(client)
 
     def collect(
         self, index: int, context: Context, members: list[str], quorum: int

@@ -272,7 +272,8 @@ def trained(method: Method) -> list[str]:
 def _some(clients: Sequence[Client], names: Sequence[str]) -> Sequence[Client]:
     if isinstance(clients, Roster):
         return clients.some(names)
-    return [client for client in clients if client.id in names]
+    wanted = set(names)
+    return [client for client in clients if client.id in wanted]
 
 
 def finish(directory: RunDirectory, method: Method, data: Dataset, summary: Summary) -> None:

@@ -57,7 +57,7 @@ class Compute:
 
     @property
     def stacks(self) -> bool:
-        """Whether networks of one architecture train as one stack: on a GPU."""
+        """True on a GPU, where networks of one architecture train as one stack."""
         return self.device.type == "cuda"
 
     @contextmanager

@@ -174,7 +174,7 @@ class FedVTC(Method):
 
     @property
     def _stacks(self) -> bool:
-        """Whether all clients take the same plain steps, and all weights move."""
+        """True where all clients take the same plain steps, and all weights move."""
         return self.mechanism is None and "head-only" not in self.ablate
 
     def _together(
