@@ -311,38 +311,26 @@ class ReplayGuard:
             self._begin(0)
 
     def check(self, context: Context, envelope: bytes) -> bool:
-        """Check as :meth:`accept` does, and note nothing.
+        """Check as :meth:`accept_all` does, and note nothing.
 
         Raises:
-            ReplayError: As :meth:`accept`.
+            ReplayError: As :meth:`accept_all`.
         """
         return self._is_new(context, hashlib.sha256(envelope).hexdigest())
 
-    def accept(self, context: Context, envelope: bytes) -> bool:
-        """Note that ``envelope`` counts; on disk before this returns.
+    def accept_all(self, envelopes: Sequence[tuple[Context, bytes]]) -> list[bool]:
+        """Note in one write that envelopes count: all of them, on disk when this returns, or none.
 
         Only for envelopes that :func:`~fedvtc_edge.sealing.unseal` opened: else a
         stranger could take a client's place.
 
         Returns:
-            True if it is new. False if exactly this one was accepted before: acknowledge
-            it again, count it no more.
+            For each True if it is new. False if exactly this one was accepted before:
+            acknowledge it again, count it no more.
 
         Raises:
-            ReplayError: Another envelope of this sender and kind counts already; another
-                run, or a round that is not open.
-            RunError: The disk does not take it.
-        """
-        return self.accept_all([(context, envelope)])[0]
-
-    def accept_all(self, envelopes: Sequence[tuple[Context, bytes]]) -> list[bool]:
-        """Note several envelopes in one write: all of them count, or none.
-
-        Returns:
-            For each what :meth:`accept` returns.
-
-        Raises:
-            ReplayError: As :meth:`accept`, of one of them or of two among them.
+            ReplayError: Another envelope of one's sender and kind counts already or is among
+                them; another run, or a round that is not open.
             RunError: The disk does not take it.
         """
         with self._lock:
