@@ -28,7 +28,7 @@ class FieldError(ValueError):
         self.problem, self.where = problem, where
 
     def inside(self, key: object) -> FieldError:
-        """The same one level further out."""
+        """This error with a key put in front of its place."""
         return FieldError(self.problem, str(key)[:80], *self.where)
 
 

@@ -133,7 +133,7 @@ def names_of(number: int) -> list[str]:
 
 
 def contexts(number: int) -> Iterator[Context]:
-    """Of the opening's uploads."""
+    """Contexts of the uploads of the opening, one per client."""
     return (Context(RUN, 0, name, "anchor") for name in names_of(number))
 
 
@@ -398,7 +398,7 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """Of the command line."""
+    """Add the study's own options to a parser."""
     words = listed(str)
     parser.add_argument("--only", type=words, default=[], help="words in the names, with commas")
     parser.add_argument("--factor", type=float, default=1.0, help="what sizes are multiplied by")

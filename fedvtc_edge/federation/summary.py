@@ -101,7 +101,7 @@ def stats_of(roster: Roster, config: Config, *, trains: bool = True) -> Iterator
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the rounds of a run came to.
+    """Results of the rounds of a run.
 
     Args:
         last: Record of the last round.

@@ -148,7 +148,7 @@ class Ledger:
             self._append(list(new.values()))
 
     def _is_current(self) -> bool:
-        """Whether the file ends as this object left it."""
+        """True while the file ends as this object left it."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._size)
@@ -308,7 +308,7 @@ def _parsed(line: bytes, before: str) -> tuple[str, str] | None:
 
 
 def _sound(lines: Sequence[bytes]) -> bool:
-    """Whether an entry follows another one as it was written: then those before are not torn."""
+    """True where an entry follows another one as it was written: those before are not torn."""
     before: tuple[str, str] | None = None
     for line in lines:
         found = _fields(line)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DIGITS = 32
-"""Of the hash in a file's name."""
+"""Hexadecimal digits of the hash in a file's name."""
 
 _SUFFIX = ".safetensors"
 

@@ -114,7 +114,7 @@ class Cohort:
 
 
 def stackable(client: Client) -> bool:
-    """Whether a client's network may be stacked with others of its architecture.
+    """True for a client whose network may be stacked with others of its architecture.
 
     Not those on the extractor, nor networks with buffers or random layers of their own, such as
     batch norm and dropout: these go one by one.

@@ -122,11 +122,12 @@ def centred(scores: Tensor, known: Tensor) -> Tensor:
 
 
 class Lesson(NamedTuple):
-    """What one step of one client learns from.
+    """Images and targets of one step of one client.
 
     Args:
         x: Pictures and, behind them, plain local images, as the network sees them.
         target: The teacher's scores of the pictures, centred, [P, C].
+        posteriors: The teacher's probabilities of the pictures, [P, C].
         labels: Of the plain images, [N].
         known: Classes that anyone has, [C].
         present: Classes that this client has, [C].

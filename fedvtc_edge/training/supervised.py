@@ -17,7 +17,7 @@ from .steps import Gradients, noisy, normal_of, random_batch
 
 
 class Examples(NamedTuple):
-    """What one step of one client learns from.
+    """Images and labels of one step of one client.
 
     Args:
         x: Images as the network sees them, noise included, [n, channels, size, size].

@@ -74,13 +74,13 @@ class Plain:
         return 0
 
     def carry(self, payload: bytes, context: Context) -> Delivery:
-        """The same bytes."""
+        """Deliver the payloads as they are."""
         return Delivery(payload, len(payload), None)
 
     relay = carry
 
     def carry_all(self, uploads: Sequence[tuple[Context, bytes]]) -> list[Delivery | EnvelopeError]:
-        """The same bytes."""
+        """Deliver the payloads as they are."""
         return [self.carry(payload, context) for context, payload in uploads]
 
     def close(self, round_: int) -> None:
