@@ -166,8 +166,8 @@ def _halved(statistics: ClassStatistics) -> Arrays:
 
 
 def _from_half(arrays: Arrays, width: int, pooled: bool) -> ClassStatistics:
+    check_counts(arrays["count"])  # before the cast, which warns of a signalling NaN
     count = arrays["count"].astype(np.float64)
-    check_counts(count)
     mean, root = unpack(arrays["mean"]), _unpacked_root(arrays["root"], width, pooled)
     empty = count == 0
     if mean[empty].any() or (root.any() if pooled and empty.all() else False):

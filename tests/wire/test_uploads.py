@@ -329,6 +329,21 @@ def test_any_numbers_after_a_true_header_are_refused_or_sound(
     try_decode(honest[:begin] + data.draw(st.binary(min_size=size, max_size=size)), pooled=pooled)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_signalling_nan_is_refused_wherever_it_is(kind: tuple[bool, Precision]) -> None:
+    # A cast of one to another type warns, and warnings are errors here.
+    pooled, precision = kind
+    honest = encode(example(pooled=pooled), precision=precision)
+    begin = honest.rindex(b"}}") + 2
+    begin += -begin % 8
+    for place in range(begin, len(honest) - 4, 2):
+        for number in (b"\x01\x7d", b"\x00\x00\x81\x7f"):  # as float16 and as float32
+            data = honest[:place] + number + honest[place + len(number) :]
+            try_decode(data, pooled=pooled)
+    with pytest.raises(WireError, match="count: a value is not finite"):
+        read(honest[:begin] + b"\x00\x00\x81\x7f" + honest[begin + 4 :], pooled=pooled)
+
+
 @pytest.mark.parametrize("data", [b"", b"\0", b"\xff" * 64, b"{}", b"\x80\x04N.", b"\0" * 200])
 def test_noise_is_refused(data: bytes) -> None:
     assert not try_decode(data, pooled=None)
