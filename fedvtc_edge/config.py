@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -43,6 +43,18 @@ LITE0 = "efficientnet-lite0"
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    later: ClassVar[tuple[str, ...]] = ()
+    """Keys that came after the first release, which a document leaves out where they are the
+    default: a run's name is a digest of its settings, and must not change with the version."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = dump(self)
+        for key in self.later:
+            if getattr(self, key) == type(self).model_fields[key].default:
+                document.pop(key, None)
+        return document
+
 
 class DataSettings(_Table):
     """Data set, and its partition over the clients."""
@@ -58,14 +70,9 @@ class DataSettings(_Table):
     image_size: int = Field(default=0, description="resize to so many pixels; 0 keeps the size")
     evaluate: Literal["test", "validation"] = "test"
     holdout: float = Field(default=0.0, ge=0, le=0.5, description="share of own data to hold out")
+    public: str = Field(default="", description="images without labels that all parties have")
 
-    @model_serializer(mode="wrap")
-    def _without_default_holdout(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave the key out where it is the default: a run's name is a digest of its settings."""
-        document: dict[str, Any] = dump(self)
-        if not self.holdout:
-            document.pop("holdout", None)
-        return document
+    later = ("holdout", "public")
 
     @field_validator("image_size")
     @classmethod
@@ -115,6 +122,11 @@ class MethodSettings(_Table):
     extractor_weights: str = ""
     extractor_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     baseline: bool = Field(default=True, description="train each client alone too, to compare")
+    knob: float | None = Field(
+        default=None, description="main number of the method; unset is its own default"
+    )
+
+    later = ("extractor", "extractor_weights", "extractor_sha256", "baseline", "knob")
 
     @property
     def pretrained(self) -> bool:
@@ -123,15 +135,6 @@ class MethodSettings(_Table):
         fetched = library in ("torchvision", "timm") and bool(inner)
         lite = self.extractor.partition("@")[0] == LITE0
         return fetched or lite or self.extractor.endswith(".onnx")
-
-    @model_serializer(mode="wrap")
-    def _without_some_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave keys out where they are the default: a run's name is a digest of its settings."""
-        document: dict[str, Any] = dump(self)
-        for key in ("extractor", "extractor_weights", "extractor_sha256", "baseline"):
-            if getattr(self, key) == type(self).model_fields[key].default:
-                document.pop(key, None)
-        return document
 
 
 class TrainingSettings(_Table):
@@ -149,6 +152,11 @@ class TrainingSettings(_Table):
     finetune_last: int | None = Field(
         default=None, ge=0, description="more in the last round; unset is by effort and classes"
     )
+    matched_rounds: int | None = Field(
+        default=None, ge=1, le=100_000, description="of FedVTC, whose steps other methods take"
+    )
+
+    later = ("matched_rounds",)
 
 
 class PrivacySettings(_Table):
@@ -214,14 +222,7 @@ class EngineSettings(_Table):
     )
     evaluate_every: int = Field(default=1, ge=1, le=100_000, description="rounds; the last always")
 
-    @model_serializer(mode="wrap")
-    def _without_some_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave keys out where they are the default: a run's name is a digest of its settings."""
-        document: dict[str, Any] = dump(self)
-        for key in ("memory_mb", "evaluate_every"):
-            if getattr(self, key) == type(self).model_fields[key].default:
-                document.pop(key, None)
-        return document
+    later = ("memory_mb", "evaluate_every")
 
 
 class Config(_Table):

@@ -97,7 +97,7 @@ class TestTrain:
         self, benchmark: BenchmarkFixture, client: Client, knowledge: GlobalKnowledge
     ) -> None:
         """The same, pulled toward the published prototypes."""
-        benchmark(client.train, 1, knowledge.codes, kl=KL)
+        benchmark(client.train, 1, knowledge.codes, kl=KL.default)
         _check(client)
 
 
@@ -173,7 +173,7 @@ def bare_steps(network: nn.Module, batches: Batches, loss: Loss, rate: float) ->
 
 
 def _finetune(client: Client, knowledge: GlobalKnowledge) -> None:
-    client.finetune(1, knowledge, steps=STEPS, kl=KL)
+    client.finetune(1, knowledge, steps=STEPS, kl=KL.default)
 
 
 def _drawn(client: Client) -> Iterator[tuple[Tensor, Tensor]]:

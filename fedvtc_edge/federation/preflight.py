@@ -15,7 +15,7 @@ from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.training.compute import Compute
 
 from .choosing import CHOOSE, check_choice
-from .methods import method_of
+from .methods import Knob, method_of
 
 LEAST_GROUP = 10
 """Fewest clients of a group: at least seven of them are in its sum, which the server sees."""
@@ -36,7 +36,7 @@ def check(config: Config, engine: Literal["local", "flower", "client"] | None = 
         PrivacyError: An ε that no noise keeps.
     """
     engine = engine or config.engine.name
-    method_of(config)
+    _check_knob(config, method_of(config).knob)
     if config.method.extractor == CHOOSE:
         check_choice(config, engine)
     elif source_of(config.method.extractor, config.method.extractor_weights) is None:
@@ -54,6 +54,23 @@ def check(config: Config, engine: Literal["local", "flower", "client"] | None = 
         for name in config.clients.devices:
             DeviceProfile.load(name)
         Compute.of(config.engine)
+
+
+def _check_knob(config: Config, knob: Knob | None) -> None:
+    chosen, name = config.method.knob, config.method.name
+    if chosen is None:
+        return
+    if knob is None:
+        raise ConfigError(
+            f"method.knob = {chosen:g} with method.name = {name!r}, which has nothing to set",
+            hint="leave method.knob out",
+        )
+    if not knob.least <= chosen <= knob.most:
+        raise ConfigError(
+            f"method.knob = {chosen:g} with method.name = {name!r}: {knob.meaning}, expected "
+            f"{knob.least:g} to {knob.most:g}",
+            hint=f"its default is {knob.default:g}",
+        )
 
 
 def _check_server(config: Config, *, private: bool) -> None:
@@ -84,10 +101,16 @@ def _check_server(config: Config, *, private: bool) -> None:
 
 def _check_masking(config: Config) -> None:
     group = config.group
-    if METHODS.find(config.method.name).shared(config) == "features+decoder":
+    if not method_of(config).maskable(config):
+        if config.method.name == "fedvtc":
+            raise ConfigError(
+                "transport.masking with method.share = 'features+decoder': decoders are not masked",
+                hint='use method.share = "anchored" or "features"',
+            )
         raise ConfigError(
-            "transport.masking with method.share = 'features+decoder': decoders are not masked",
-            hint='use method.share = "anchored" or "features"',
+            f"transport.masking with method.name = {config.method.name!r}: its server needs more "
+            "than a sum of uploads",
+            hint='use method.name = "fedvtc" or "statistics", or set transport.masking to false',
         )
     least = config.transport.masking_group
     if 0 < least < LEAST_GROUP or least > group:

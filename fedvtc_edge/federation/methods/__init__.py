@@ -7,14 +7,14 @@ from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.plugins import METHODS
 
-from .base import Method, calibrated
+from .base import Knob, Method, calibrated
 from .example import ExampleFedVTC
 from .fedproto import FedProto
 from .fedvtc import FedVTC
 from .statistics_only import StatisticsOnly
 from .supervised import Centralised, Local, LocalMatched
 
-__all__ = ["FedVTC", "Federation", "Method", "calibrated", "method_of", "register"]
+__all__ = ["FedVTC", "Federation", "Knob", "Method", "calibrated", "method_of", "register"]
 
 
 def register(name: str, method: type[Method]) -> type[Method]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -14,6 +16,25 @@ from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.models.extractor import in_chunks
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.knowledge import GlobalKnowledge
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A method's main number: ``method.knob`` sets it, and a comparison tunes it.
+
+    Args:
+        meaning: In words, with its symbol in the paper.
+        default: In force where nothing is set.
+        tuned_over: Values that a comparison tries on validation data.
+        least: Smallest value that makes sense.
+        most: Largest.
+    """
+
+    meaning: str
+    default: float
+    tuned_over: tuple[float, ...]
+    least: float = 0.0
+    most: float = math.inf
 
 
 class Method(ABC):
@@ -32,6 +53,10 @@ class Method(ABC):
     """Whether clients classify by the nearest published mean of their features."""
     variants: ClassVar[Mapping[str, type[Method]]] = {}
     """What runs under each ``privacy.mode`` that has a guarantee; a subclass has none of these."""
+    knob: ClassVar[Knob | None] = None
+    """Its main number, or None if there is nothing to tune."""
+    every_round: ClassVar[bool] = False
+    """Whether something is exchanged in every round, so that more rounds teach more."""
 
     def __init_subclass__(cls) -> None:
         cls.variants = {}
@@ -46,6 +71,20 @@ class Method(ABC):
     def shared(cls, settings: Config) -> str:
         """Content of uploads: ``anchored``, ``features[+decoder]``, ``nothing`` or ``data``."""
         return "nothing"
+
+    @classmethod
+    def maskable(cls, settings: Config) -> bool:
+        """Whether the sum of all uploads, under masks, is enough for the server."""
+        return cls.shared(settings) in ("anchored", "features")
+
+    @property
+    def strength(self) -> float:
+        """Value of the knob that is in force."""
+        chosen, knob = self.federation.config.method.knob, self.knob
+        if chosen is None:
+            assert knob is not None
+            return knob.default
+        return chosen
 
     @abstractmethod
     def steps(self, number: int) -> Sequence[RoundStep]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -29,10 +29,9 @@ from fedvtc_edge.training.knowledge import (
 )
 from fedvtc_edge.training.steps import Gradients
 
-from .base import Method
+from .base import Knob, Method
 
-KL = 0.1
-"""Weight of the pull toward prototypes; the pull itself is divided by 2σ²."""
+KL = Knob("weight of the pull toward prototypes, divided by 2σ²", 0.1, (0.03, 0.1, 0.3, 1.0))
 
 STD_FLOOR = 0.2
 """Least published σ of own features; below it synthetic images become class means."""
@@ -48,6 +47,7 @@ class FedVTC(Method):
     """
 
     has_decoder = True
+    knob: ClassVar[Knob | None] = KL
 
     @classmethod
     def shared(cls, settings: Config) -> str:
@@ -58,7 +58,7 @@ class FedVTC(Method):
         super().__init__(federation)
         settings = federation.config.method
         self.share, self.ablate = settings.share, set(settings.ablate)
-        self.kl = 0.0 if "kl" in self.ablate else KL
+        self.kl = 0.0 if "kl" in self.ablate or self.knob is None else self.strength
         self.mechanism = federation.mechanism
         self.spec = None if self.mechanism is None else self.mechanism.spec
         self._knowledge: GlobalKnowledge | None = None

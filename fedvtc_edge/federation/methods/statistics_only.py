@@ -20,6 +20,7 @@ class StatisticsOnly(FedVTC):
 
     has_decoder = False
     trains = False
+    knob = None
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)

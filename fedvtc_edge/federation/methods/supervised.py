@@ -69,10 +69,17 @@ class Centralised(Method):
 
 
 def matched_steps(federation: Federation, client: Client, number: int) -> int:
-    """Gradient steps, on f and on ψ, that FedVTC spends on this client in this round."""
+    """Gradient steps of a round by which a method takes as many in all as FedVTC, on f and on ψ.
+
+    FedVTC takes them in ``training.matched_rounds`` rounds, most in the last one; here they are
+    spread evenly over ``method.rounds``.
+    """
     settings: TrainingSettings = federation.config.training
-    return (
-        supervised.steps_per_round(len(client.images), settings)
-        + settings.decoder_steps
-        + finetuning.steps_in(number, federation.config.method.rounds, federation.classes, settings)
+    rounds = federation.config.method.rounds
+    matched = settings.matched_rounds or rounds
+    every = supervised.steps_per_round(len(client.images), settings) + settings.decoder_steps
+    total = every * matched + sum(
+        finetuning.steps_in(one, matched, federation.classes, settings)
+        for one in range(1, matched + 1)
     )
+    return total * number // rounds - total * (number - 1) // rounds

@@ -21,6 +21,7 @@ from fedvtc_edge.federation.methods import FedVTC, Method, calibrated, register
 from fedvtc_edge.federation.methods.base import OWN_SHARE
 from fedvtc_edge.federation.methods.fedvtc import STD_FLOOR
 from fedvtc_edge.federation.methods.supervised import matched_steps
+from fedvtc_edge.federation.preflight import check
 from fedvtc_edge.federation.rounds import take_steps
 from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
@@ -373,3 +374,30 @@ def test_centralised_sees_every_class(tiny: Tiny, archive: Callable[..., str]) -
     for client in played.federation.clients:
         assert int(client.present.sum()) == 1
         assert len(set(played.scores(client, images).argmax(1).tolist())) == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ({"name": "local", "knob": 1.0}, "nothing to set"),
+        ({"name": "fedvtc", "knob": -0.5}, "pull toward prototypes"),
+    ],
+)
+def test_a_knob_that_means_nothing_is_refused(
+    tiny: Tiny, method: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check(tiny(method=method))
+
+
+def test_the_steps_of_few_rounds_are_spread_over_many(tiny: Tiny) -> None:
+    def steps(**tables: Any) -> list[int]:
+        federation = method_of(tiny(**tables)).federation
+        rounds = federation.config.method.rounds
+        return [matched_steps(federation, federation.clients[0], n + 1) for n in range(rounds)]
+
+    few = steps(method={"rounds": 3})
+    spread = steps(method={"rounds": 10}, training={"matched_rounds": 3})
+    assert sum(spread) == sum(few)
+    assert max(spread) - min(spread) <= 1
+    assert len(spread) == 10
