@@ -7,22 +7,16 @@ that was started; it reads weights from the same files that a checkpoint names.
 
 from __future__ import annotations
 
-import json
-import selectors
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset
-from fedvtc_edge.documents import parse_json
-from fedvtc_edge.errors import FedVTCError, RunError
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.runs.checkpoint import encode
 from fedvtc_edge.runs.records import Accuracies
@@ -32,15 +26,13 @@ from .exchange import RoundStep
 from .local import LocalExecutor
 from .methods import Method
 from .participation import ParticipationSimulator
+from .processes import ProcessPool
 from .rounds import evaluates
 from .worker import ARRAYS
 
-_END_S = 10.0
-"""So long a process may take to end once its input has."""
 
-
-class WorkerPool:
-    """Processes that answer jobs, and a folder of what they share; a context that ends them.
+class WorkerPool(ProcessPool):
+    """Processes that do the work of clients, and a folder of what they share.
 
     Args:
         number: Of processes, each of which loads torch at once.
@@ -53,21 +45,10 @@ class WorkerPool:
     def __init__(self, number: int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="fedvtc-"))
         self._shared = 0
-        self._workers = [_start() for _ in range(number)]
-
-    def __enter__(self) -> WorkerPool:
-        return self
+        super().__init__("fedvtc_edge.federation.worker", number)
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            _pipe(worker.stdin).close()  # it ends with its input, also in the middle of a job
-        for worker in self._workers:
-            try:
-                worker.wait(_END_S)
-            except subprocess.TimeoutExpired:
-                worker.kill()
-                worker.wait()
-            _pipe(worker.stdout).close()
+        super().__exit__(*_)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def set_up(
@@ -99,8 +80,7 @@ class WorkerPool:
             "releases": str((releases or self.folder).absolute()),
             "baselines": baselines,
         }
-        for worker in self._workers:
-            _send(worker, setup)
+        self.tell(setup)
 
     def share(self, published: Mapping[str, bytes]) -> str:
         """Write what was published, for jobs to name; the file of before goes."""
@@ -109,30 +89,6 @@ class WorkerPool:
         path.write_bytes(encode({}, published, {}))
         (self.folder / f"published-{before}.safetensors").unlink(missing_ok=True)
         return str(path)
-
-    def run(
-        self, jobs: Iterable[dict[str, Any]], taken: Callable[[str, dict[str, Any]], None]
-    ) -> None:
-        """Do jobs, each by the next process that is free.
-
-        Args:
-            jobs: What takes longest first.
-            taken: Given each job's client and its reply, as they come.
-
-        Raises:
-            FedVTCError: As in one process, the first that is heard of.
-            RunError: A process ended.
-        """
-        left = iter(jobs)
-        with selectors.DefaultSelector() as busy:
-            for worker in self._workers:
-                _next(busy, worker, left)
-            while busy.get_map():
-                for key, _ in busy.select():
-                    worker, job = key.data
-                    busy.unregister(key.fileobj)
-                    taken(job["client"], _reply(worker))
-                    _next(busy, worker, left)
 
 
 class ParallelExecutor(LocalExecutor):
@@ -225,7 +181,8 @@ class ParallelExecutor(LocalExecutor):
                 "measure": measure,
             }
 
-        def taken(name: str, reply: dict[str, Any]) -> None:
+        def taken(job: dict[str, Any], reply: dict[str, Any]) -> None:
+            name = job["client"]
             seconds, _ = self.roster.spent(name)
             if step is not None:
                 self._times[self._kind(name)] = reply["seconds"] - seconds
@@ -254,65 +211,3 @@ def releases_of(folder: Path | None, pool: WorkerPool | None) -> ReleaseStore:
         pool: The processes, or None.
     """
     return ReleaseStore(folder or (pool.folder if pool else None))
-
-
-def _start() -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "fedvtc_edge.federation.worker"]
-    # A session of its own: Ctrl-C is for the process that waits, which ends this one.
-    return subprocess.Popen(  # noqa: S603
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-    )
-
-
-def _next(
-    busy: selectors.BaseSelector, worker: subprocess.Popen[bytes], jobs: Iterable[dict[str, Any]]
-) -> None:
-    """Give a process the next job, if there is one."""
-    job = next(iter(jobs), None)
-    if job is not None:
-        _send(worker, job)
-        busy.register(_pipe(worker.stdout), selectors.EVENT_READ, (worker, job))
-
-
-def _send(worker: subprocess.Popen[bytes], document: dict[str, Any]) -> None:
-    try:
-        pipe = _pipe(worker.stdin)
-        pipe.write(json.dumps(document).encode() + b"\n")
-        pipe.flush()
-    except BrokenPipeError:
-        raise _ended(worker) from None
-
-
-def _reply(worker: subprocess.Popen[bytes]) -> dict[str, Any]:
-    line = _pipe(worker.stdout).readline()
-    if not line.endswith(b"\n"):
-        raise _ended(worker)
-    reply: dict[str, Any] = parse_json(line)
-    if "error" not in reply:
-        return reply
-    if reply["error"] == "MemoryError":
-        raise MemoryError(reply["text"])
-    kinds = {kind.__name__: kind for kind in _kinds(FedVTCError)}
-    if reply["error"] not in kinds:
-        raise RuntimeError(f"in a worker process:\n{reply['text']}")
-    raise kinds[reply["error"]](reply["text"], hint=reply["hint"])
-
-
-def _kinds(kind: type[FedVTCError]) -> Iterable[type[FedVTCError]]:
-    yield kind
-    for child in kind.__subclasses__():
-        yield from _kinds(child)
-
-
-def _ended(worker: subprocess.Popen[bytes]) -> RunError:
-    code = worker.wait()
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return RunError(
-        f"a worker process ended ({how})",
-        hint="was it killed, or is memory short? set fewer engine.workers; the run can be resumed",
-    )
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None
-    return stream

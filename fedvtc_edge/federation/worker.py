@@ -1,33 +1,24 @@
 """One process of several that train and measure clients of one run.
 
-Started by :mod:`fedvtc_edge.federation.parallel` with a pipe at its standard input and one at its
-output. The first line of input says what the run is, each further one is a job; each job is
-answered by one line of JSON. Weights travel as files of the run's
-:class:`~fedvtc_edge.runs.weights.WeightStore`, images as files that are mapped. Where the input
-ends the process does: the run is over, or the process that started this one is no more.
+Started by :mod:`fedvtc_edge.federation.parallel`; see :mod:`fedvtc_edge.federation.processes`.
+Weights travel as files of the run's :class:`~fedvtc_edge.runs.weights.WeightStore`, images as
+files that are mapped.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import queue
-import sys
-import threading
-import traceback
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data import Dataset
-from fedvtc_edge.documents import parse_json
-from fedvtc_edge.errors import FedVTCError
 from fedvtc_edge.federation.assembly import roster_of
 from fedvtc_edge.federation.evaluation import Evaluator, TestSet
 from fedvtc_edge.federation.methods import Federation, method_of
+from fedvtc_edge.federation.processes import answer_jobs
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.runs.checkpoint import decode
 from fedvtc_edge.runs.weights import WeightStore
@@ -101,32 +92,8 @@ class Worker:
 
 def main() -> None:
     """Answer jobs until the input ends."""
-    replies, jobs = os.fdopen(os.dup(1), "wb"), queue.Queue[bytes]()
-    os.dup2(2, 1)  # what a plug-in prints must not come between the replies
-    threading.Thread(target=_read, args=(sys.stdin.buffer, jobs), daemon=True).start()
-    worker: Worker | None = None
     with deterministic():
-        setup = parse_json(jobs.get())
-        while True:
-            job = parse_json(jobs.get())
-            try:
-                worker = worker or Worker(setup)
-                reply = worker.do(job)
-            except FedVTCError as error:
-                reply = {"error": type(error).__name__, "text": str(error), "hint": error.hint}
-            except MemoryError as error:
-                reply = {"error": "MemoryError", "text": str(error)}
-            except Exception:
-                reply = {"error": "", "text": traceback.format_exc()}
-            replies.write(json.dumps(reply, allow_nan=False).encode() + b"\n")
-            replies.flush()
-
-
-def _read(lines: BinaryIO, jobs: queue.Queue[bytes]) -> None:
-    """Hand lines over; end the process with them, whatever it is at."""
-    for line in lines:
-        jobs.put(line)
-    os._exit(0)
+        answer_jobs(lambda setup: Worker(setup).do)
 
 
 if __name__ == "__main__":

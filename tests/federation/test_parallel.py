@@ -18,7 +18,7 @@ from torch import nn
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import ConfigError, RunError, ServerError
-from fedvtc_edge.federation import parallel
+from fedvtc_edge.federation import processes
 from fedvtc_edge.federation.parallel import WorkerPool
 from fedvtc_edge.plugins import ARCHITECTURES
 from fedvtc_edge.progress import SilentProgress
@@ -94,7 +94,7 @@ class Talker:
 def test_errors_keep_their_kind(reply: dict[str, str], kind: type[Exception], text: str) -> None:
     worker: Any = Talker(json.dumps(reply).encode() + b"\n")
     with worker.stdout, pytest.raises(kind, match=text) as raised:
-        parallel._reply(worker)
+        processes._reply(worker)
     assert getattr(raised.value, "hint", "wait") == "wait"
 
 
@@ -102,7 +102,7 @@ def test_errors_keep_their_kind(reply: dict[str, str], kind: type[Exception], te
 def test_a_process_that_ends_is_named(line: bytes) -> None:
     worker: Any = Talker(line, code=-signal.SIGKILL)
     with worker.stdout, pytest.raises(RunError, match=r"ended \(signal 9\)") as raised:
-        parallel._reply(worker)
+        processes._reply(worker)
     assert "fewer engine.workers" in raised.value.hint
 
 

@@ -6,7 +6,6 @@ were measured with. Nothing here imports torch.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,12 +22,17 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
 
-from .documents import DEEPEST, DocumentError, parse_toml
-from .errors import ConfigError
+from fedvtc_edge.documents import DEEPEST, DocumentError, parse_toml
+from fedvtc_edge.errors import ConfigError
+
+from .messages import explain, refuse
 
 Names = Annotated[tuple[Annotated[str, Strict()], ...], Field(strict=False)]
+
+Seeds = Annotated[tuple[Annotated[int, Strict(), Field(ge=0, lt=2**63)], ...], Field(strict=False)]
+
+Alphas = Annotated[tuple[Annotated[float, Strict(), Field(gt=0, le=1e6)], ...], Field(strict=False)]
 
 MAX_CONFIG_BYTES = 64_000
 """Bytes of a file of settings, of a claim or of a device profile; the longest here has 3 kB."""
@@ -210,6 +214,45 @@ class ServerSettings(_Table):
     )
 
 
+class ComparedData(_Table):
+    """One data set of a comparison; what is not set is as in ``[data]``."""
+
+    name: str
+    root: str | None = None
+    limit: int | None = Field(default=None, ge=0)
+    test_limit: int | None = Field(default=None, ge=0)
+    image_size: int | None = None
+    public: str | None = None
+    alphas: Alphas = Field(default=(), description="in place of those of the comparison")
+
+
+class CompareSettings(_Table):
+    """Methods, data sets, splits and seeds of ``fedvtc-edge compare``; no run depends on it."""
+
+    methods: Names = Field(default=(), description="none named is every method")
+    seeds: Seeds = Field(default=(0, 1, 2), min_length=1)
+    alphas: Alphas = Field(default=(), description="none named is data.alpha")
+    datasets: Annotated[tuple[ComparedData, ...], Field(strict=False)] = ()
+    rounds: int = Field(default=10, ge=1, le=100_000, description="of methods that share in each")
+    tune: bool = Field(default=False, description="choose each method's knob on validation data")
+    ablations: bool = Field(default=False, description="FedVTC without its parts, as rows")
+    audit: bool = Field(default=False, description="audit one seed of each row")
+
+    @field_validator("methods", "seeds", "alphas")
+    @classmethod
+    def _each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(value)) != len(value):
+            raise refuse("one stands there twice", "name each only once")
+        return value
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def _names_as_tables(cls, value: Any) -> Any:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            return value  # refused by its type
+        return tuple({"name": one} if isinstance(one, str) else one for one in value)
+
+
 class EngineSettings(_Table):
     """Engine, hardware and precision. Nothing here can change a result's meaning."""
 
@@ -236,7 +279,10 @@ class Config(_Table):
     privacy: PrivacySettings = PrivacySettings()
     transport: TransportSettings = TransportSettings()
     server: ServerSettings = ServerSettings()
+    compare: CompareSettings = CompareSettings()
     engine: EngineSettings = EngineSettings()
+
+    later = ("compare",)
 
     @model_validator(mode="before")
     @classmethod
@@ -383,83 +429,3 @@ def _merge(document: dict[str, Any], changes: Mapping[str, Any]) -> None:
             _merge(document[key], value)
         else:
             document[key] = value
-
-
-# ---------------------------------------------------------------- messages of validation errors
-# Each as one sentence and a hint: the value got and the value expected.
-
-_NOISE = (
-    "noise is calibrated, never typed",
-    "set privacy.epsilon and privacy.delta; fedvtc_edge.privacy.noise_for says how much it is",
-)
-_RATE = (
-    "a rate of a client's own size would tell that size",
-    "it follows from training.batch, clients.count and privacy.population",
-)
-REFUSED = {
-    "privacy.noise": _NOISE,
-    "privacy.noise_multiplier": _NOISE,
-    "privacy.sigma": _NOISE,
-    "privacy.sample_rate": _RATE,
-    "privacy.sampling_rate": _RATE,
-    "privacy.accountant": (
-        "there is no choice of one, for the Gaussian-DP approximation is no upper bound",
-        "leave it out: releases compose exactly, sampled steps by PRV or RDP",
-    ),
-    "privacy.max_grad_norm": ("the bound has another name here", "set privacy.clip"),
-}
-"""Keys that other tools have and that no honest claim could be made with: reason and hint."""
-
-
-def refuse(reason: str, hint: str) -> PydanticCustomError:
-    """For validators: what is wrong beyond types and ranges, and what to do."""
-    return PydanticCustomError("refused", "{reason}", {"reason": reason, "hint": hint})
-
-
-def explain(error: ErrorDetails, root: type[BaseModel]) -> ConfigError:
-    """The refusal that the user reads.
-
-    Args:
-        root: The table of all tables, where names are looked for.
-    """
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(location)
-    if error["type"] == "extra_forbidden":
-        return _unknown_key(location, root)
-    value = repr(error["input"])
-    got = f"{key} = {value if len(value) <= 80 else value[:77] + '...'}"
-    if error["type"] == "refused":
-        return ConfigError(f"{got}: {error['ctx']['reason']}", hint=error["ctx"]["hint"])
-    text = error["msg"].removeprefix("Input should be ")
-    # A TOML author knows tables and lists, not pydantic's names for them.
-    expected = {"tuple_type": "a list", "model_type": "a table", "model_attributes_type": "a table"}
-    return ConfigError(
-        f"{got}: expected {expected.get(error['type'], text)}",
-        hint="see docs/configuration.md for every key, its type and its range",
-    )
-
-
-def _unknown_key(location: list[str], root: type[BaseModel]) -> ConfigError:
-    if ".".join(location) in REFUSED:
-        reason, hint = REFUSED[".".join(location)]
-        return ConfigError(f"{'.'.join(location)} is not a setting: {reason}", hint=hint)
-    table = root
-    for part in location[:-1]:
-        annotation = table.model_fields[part].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            table = annotation
-    prefix = "".join(f"{part}." for part in location[:-1])
-    key, valid = location[-1], sorted(table.model_fields)
-    # The right word in the wrong table is as common as a slip of the hand, and an exact
-    # name says more than a similar one: method.alpha means data.alpha, not method.latent.
-    near = [
-        f"{name}.{key}"
-        for name, field in root.model_fields.items()
-        if isinstance(field.annotation, type)
-        and issubclass(field.annotation, BaseModel)
-        and key in field.annotation.model_fields
-    ]
-    cutoff = 0.8 if near else 0.5
-    near += [f"{prefix}{name}" for name in difflib.get_close_matches(key, valid, 1, cutoff)]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"valid keys: {', '.join(valid)}"
-    return ConfigError(f"unknown key {prefix}{key}", hint=hint)
