@@ -148,6 +148,11 @@ class MethodTraits(Protocol):
     has_decoder: ClassVar[bool]
     trains: ClassVar[bool]
     nearest_prototype: ClassVar[bool]
+    common_head: ClassVar[bool]
+
+    @classmethod
+    def head(cls, settings: Any, known: Any) -> Any:
+        """Coefficients of the head that all clients share, from what was published."""
 
     @classmethod
     def shared(cls, settings: Any) -> str:

@@ -44,6 +44,10 @@ LITE0 = "efficientnet-lite0"
 """Name of the extractor whose weights come with the extra ``pretrained``."""
 
 
+ONE_UPLOAD = ("statistics", "afl", "fishermix", "fedcof")
+"""Methods that train nothing: all clients upload once, whatever the cohorts are."""
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -312,7 +316,7 @@ class Config(_Table):
         """Clients whose uploads are added up together: all, once, or those of a round."""
         clients, method = self.clients, self.method
         anchored = method.name == "fedvtc" and method.share == "anchored"
-        if anchored or method.name == "statistics":
+        if anchored or method.name in ONE_UPLOAD:
             return clients.count
         return clients.per_round
 

@@ -222,6 +222,13 @@ class Exact(SecureAggregatable[ClassStatistics]):
                 )
                 found[index] = Doubt(None, why)
         kept = [index for index in range(len(parts)) if index not in found]
+        return found | self._outweighing(kept, parts)
+
+    def _outweighing(
+        self, kept: Sequence[int], parts: Sequence[ClassStatistics]
+    ) -> dict[int, Doubt[ClassStatistics]]:
+        """Objections to those of the kept parts that claim too many samples."""
+        found: dict[int, Doubt[ClassStatistics]] = {}
         most = self.server.most_samples
         for place, bound in outweighing([parts[index] for index in kept], most).items():
             index = kept[place]
@@ -263,8 +270,12 @@ class Exact(SecureAggregatable[ClassStatistics]):
                 f"no class has {minimum} contributors, the most are {contributors.max()}",
                 hint="lower server.minimum_contributors",
             )
-        statistics = GlobalStatistics.from_sum(total, floor=self.floor)
+        statistics = self._statistics(total, contributors)
         return wire.publish(suppress(statistics, contributors, minimum, floor=self.floor))
+
+    def _statistics(self, total: ClassStatistics, holders: NDArray[np.int64]) -> GlobalStatistics:
+        """What is published of a sum to which so many clients gave something of a class, [C]."""
+        return GlobalStatistics.from_sum(total, floor=self.floor)
 
 
 @dataclass(frozen=True)

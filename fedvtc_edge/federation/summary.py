@@ -21,6 +21,7 @@ from fedvtc_edge.data import Dataset
 from fedvtc_edge.devices.footprint import peak_megabytes
 from fedvtc_edge.devices.planner import ClientAssignment, notes
 from fedvtc_edge.models import ImageShape
+from fedvtc_edge.models.registry import EXTRACTOR_HEAD
 from fedvtc_edge.privacy.claim import UNITS
 from fedvtc_edge.runs.directory import AT_UPLOAD, RunDirectory, as_json, version
 from fedvtc_edge.runs.records import ClientRecord, RoundRecord, SatOut, Summary
@@ -145,7 +146,7 @@ def summarise(
         records.append(
             ClientRecord(
                 id=client.id,
-                architecture=client.architecture,
+                architecture=EXTRACTOR_HEAD if method.common_head else client.architecture,
                 architecture_wanted=assignments[client.id].wanted,
                 device=client.device,
                 samples=None if counts is None else sum(counts),

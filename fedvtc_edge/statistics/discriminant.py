@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .class_statistics import GlobalStatistics
-from .gaussian import coefficients
+from .gaussian import Coefficients, coefficients
 
 ABSENT = -1e4
 """Log-posterior of a class that no client has; finite, so that no loss turns NaN."""
@@ -23,15 +23,21 @@ class Discriminant:
 
     Args:
         temperature: Scores are divided by it; above 1 softens.
+        head: Coefficients of other scores from the same statistics.
     """
 
     def __init__(
-        self, known: GlobalStatistics, *, device: torch.device, temperature: float = 1.0
+        self,
+        known: GlobalStatistics,
+        *,
+        device: torch.device,
+        temperature: float = 1.0,
+        head: Coefficients | None = None,
     ) -> None:
         self._absent = torch.from_numpy(~known.present).to(device)
         self._quadratic, self._linear, self._offset = (
             torch.from_numpy(value / temperature).to(device, torch.float32)
-            for value in coefficients(known)
+            for value in head or coefficients(known)
         )
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +14,7 @@ from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.statistics.class_statistics import Array, GlobalStatistics
 from fedvtc_edge.statistics.discriminant import ABSENT, Discriminant
 from fedvtc_edge.statistics.gaussian import coefficients
+from fedvtc_edge.statistics.linear_heads import root, with_covariance
 
 from .losses import ClassMoments
 
@@ -54,11 +55,8 @@ class Anchored:
 
     @cached_property
     def _root(self) -> NDArray[np.float32]:
-        """A root [m, m] of the pooled covariance; noise may have left it none of Cholesky."""
         assert self.known.covariance is not None
-        values, vectors = np.linalg.eigh(self.known.covariance)
-        root = vectors * np.sqrt(np.maximum(values, 0.0))
-        return np.ascontiguousarray(root.T, np.float32)
+        return np.ascontiguousarray(root(self.known.covariance), np.float32)
 
     def sample_features(self, labels: Tensor, stream: torch.Generator) -> Tensor:
         """Features v ~ N(μ_y, Σ) in the anchor's space, [N, m], for labels [N]."""
@@ -137,7 +135,7 @@ def from_anchor(
             torch.from_numpy(scale).to(device),
             Discriminant(knowledge, device=device),
             teach,
-            _pooled(knowledge),
+            with_covariance(knowledge),
         ),
     )
 
@@ -155,13 +153,6 @@ def class_codes(classes: int, latent: int) -> Array:
         points -= points.mean(1, keepdims=True)
     codes: Array = (points / np.linalg.norm(points, axis=0)).T * latent**0.5
     return codes
-
-
-def _pooled(knowledge: GlobalStatistics) -> GlobalStatistics:
-    if knowledge.covariance is not None:
-        return knowledge
-    variance = np.square(knowledge.std[knowledge.present]).mean(0)
-    return replace(knowledge, covariance=np.diag(variance))
 
 
 def _codes(classes: int, latent: int, device: torch.device) -> ClassMoments:

@@ -14,7 +14,15 @@ from .releases import (
     encode_release,
     encode_weights,
 )
-from .uploads import Precision, decode, encode, symmetric, upper
+from .uploads import (
+    Precision,
+    decode,
+    decode_means,
+    encode,
+    encode_means,
+    symmetric,
+    upper,
+)
 
 __all__ = [
     "LARGEST_RELEASE",
@@ -24,9 +32,11 @@ __all__ = [
     "WireError",
     "context_of",
     "decode",
+    "decode_means",
     "decode_release",
     "decode_weights",
     "encode",
+    "encode_means",
     "encode_release",
     "encode_weights",
     "publish",

@@ -90,6 +90,49 @@ def decode(
     return statistics
 
 
+def encode_means(statistics: ClassStatistics, *, context: Context | None = None) -> bytes:
+    """Counts and class sums alone, without second moments: (C + C·p) · 4 B behind the header.
+
+    Args:
+        statistics: Its second moments are left out. Nothing is checked: whoever reads it does.
+        context: Bound into the header; None leaves its field zero.
+    """
+    arrays = _single(statistics)
+    del arrays["square"]
+    return _means(statistics.classes, statistics.width).write(arrays, context)
+
+
+def decode_means(
+    data: bytes, *, classes: int, width: int, context: Context | None = None
+) -> ClassStatistics:
+    """Read what :func:`encode_means` wrote, for C classes of p features; second moments are zero.
+
+    Args:
+        data: Untrusted bytes.
+        context: As in :func:`decode`.
+
+    Raises:
+        WireError: Another size, header, name, type or shape; a value that is not finite or absurdly
+            large; a count that is negative or no whole number; a class without samples that has
+            a sum.
+    """
+    form = _means(classes, width)
+    begin = form.check(data, context, HINT)
+    arrays = _checked(form, np.frombuffer(data, "<f4", offset=begin))
+    check_counts(arrays["count"])
+    count, total = arrays["count"], arrays["total"]
+    if total[count == 0].any():
+        raise WireError("a class with no samples has a sum", hint=HINT)
+    return ClassStatistics(count, total, np.zeros_like(total), False)
+
+
+@functools.lru_cache(maxsize=64)
+def _means(classes: int, width: int) -> Form:
+    single = np.dtype(np.float32)
+    tensors = {"count": (single, (classes,)), "total": (single, (classes, width))}
+    return Form(Payload.STATISTICS, Numbers.FLOAT32, MomentKind.NONE, classes, width, tensors)
+
+
 @functools.lru_cache(maxsize=64)  # the same for each of many uploads
 def _form(classes: int, width: int, pooled: bool, precision: str) -> Form:
     triangle, rows = width * (width + 1) // 2, (classes, width)
@@ -127,6 +170,14 @@ def _single(statistics: ClassStatistics) -> Arrays:
 def _from_single(
     form: Form, flat: NDArray[np.float32], width: int, pooled: bool
 ) -> ClassStatistics:
+    arrays = _checked(form, flat)
+    count, total, square = arrays["count"], arrays["total"], arrays["square"]
+    check_counts(count)
+    return ClassStatistics(count, total, symmetric(square, width) if pooled else square, pooled)
+
+
+def _checked(form: Form, flat: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+    """The arrays of a form in float64, of finite numbers below the bound."""
     # All numbers at once: most uploads are honest, and an array is named where one is not.
     if not _within_bound(flat):
         for name, value in form.split(flat).items():
@@ -134,10 +185,7 @@ def _from_single(
                 raise WireError(f"{name}: a value is not finite or beyond {LARGEST:g}", hint=HINT)
     if (flat.view("<u4") == _NEGATIVE_ZERO).any():
         raise WireError("a negative zero", hint=HINT)
-    arrays = form.split(flat.astype(np.float64))
-    count, total, square = arrays["count"], arrays["total"], arrays["square"]
-    check_counts(count)
-    return ClassStatistics(count, total, symmetric(square, width) if pooled else square, pooled)
+    return form.split(flat.astype(np.float64))
 
 
 def _within_bound(value: NDArray[Any]) -> bool:

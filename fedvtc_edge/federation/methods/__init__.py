@@ -8,10 +8,11 @@ from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.plugins import METHODS
 
 from .base import Knob, Method, calibrated
+from .closed_form import AFL, FisherMix, StatisticsOnly
 from .example import ExampleFedVTC
+from .fedcof import FedCOF
 from .fedproto import FedProto
 from .fedvtc import FedVTC
-from .statistics_only import StatisticsOnly
 from .supervised import Centralised, Local, LocalMatched
 
 __all__ = ["FedVTC", "Federation", "Knob", "Method", "calibrated", "method_of", "register"]
@@ -52,9 +53,13 @@ def method_of(config: Config) -> type[Method]:
 
 
 FedVTC.variants = {"anchored": FedVTC, "example": ExampleFedVTC, "client": FedVTC}
-StatisticsOnly.variants = {"anchored": StatisticsOnly, "client": StatisticsOnly}
+for _kind in (StatisticsOnly, AFL, FisherMix):
+    _kind.variants = {"anchored": _kind, "client": _kind}
 register("fedvtc", FedVTC)
 register("statistics", StatisticsOnly)
+register("afl", AFL)
+register("fishermix", FisherMix)
+register("fedcof", FedCOF)
 register("local", Local)
 register("local-matched", LocalMatched)
 register("fedproto", FedProto)

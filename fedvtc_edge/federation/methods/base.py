@@ -14,6 +14,8 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.models.extractor import in_chunks
+from fedvtc_edge.statistics.class_statistics import GlobalStatistics
+from fedvtc_edge.statistics.gaussian import Coefficients
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.knowledge import GlobalKnowledge
 
@@ -47,6 +49,8 @@ class Method(ABC):
     has_decoder: ClassVar[bool] = False
     trains: ClassVar[bool] = True
     """True if clients train networks; a run that trains none cannot be exported."""
+    common_head: ClassVar[bool] = False
+    """Whether all clients' model is one head on the frozen extractor: see :meth:`head`."""
     is_own_control: ClassVar[bool] = False
     """Whether it is local-only training itself, which needs no local baseline beside it."""
     nearest_prototype: ClassVar[bool] = False
@@ -77,14 +81,26 @@ class Method(ABC):
         """Whether the sum of all uploads, under masks, is enough for the server."""
         return cls.shared(settings) in ("anchored", "features")
 
+    @classmethod
+    def strength_in(cls, settings: Config) -> float:
+        """Value of the knob that is in force under some settings."""
+        if settings.method.knob is None:
+            assert cls.knob is not None
+            return cls.knob.default
+        return settings.method.knob
+
     @property
     def strength(self) -> float:
         """Value of the knob that is in force."""
-        chosen, knob = self.federation.config.method.knob, self.knob
-        if chosen is None:
-            assert knob is not None
-            return knob.default
-        return chosen
+        return self.strength_in(self.federation.config)
+
+    @classmethod
+    def head(cls, settings: Config, known: GlobalStatistics) -> Coefficients:
+        """Coefficients of the head that all clients share, from what was published.
+
+        Only where ``common_head`` says that there is one.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def steps(self, number: int) -> Sequence[RoundStep]:
