@@ -11,7 +11,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.privacy.claim import Claim
 from fedvtc_edge.privacy.mechanism import mechanism_of
 
-from .adversary.subjects import shared
+from .adversary.subjects import READ, shared
 from .adversary.trials import CANDIDATES
 from .curve import MINIMUM_COUNTS
 from .dp.claims import Thresholds
@@ -37,6 +37,11 @@ def threat_model(config: Config) -> list[Entry]:
     if masked:
         groups = f"sums of {config.sums} groups of clients"
         each = "only the sum over the clients" if config.sums == 1 else f"only the {groups}"
+    if mode not in READ:
+        sees = f"each client's uploads of {mode!r}, which no attack here reads"
+        own = "a client's own networks, and what is published"
+        views = {"server": sees, "device": own, "server+device": "both together"}
+        return [{"view": view, "sees": sees, "covered": False} for view, sees in views.items()]
     anchored = mode == "anchored"
     space = "in the anchor's space, which it can compute" if anchored else "of hidden features"
     weights = ", and every decoder's weights" if mode == "features+decoder" else ""

@@ -13,6 +13,7 @@ from fedvtc_edge.progress import Progress
 
 from .adversary.observations import Observation
 from .adversary.staging import REPETITIONS, UploadStager
+from .adversary.subjects import READ
 from .adversary.trials import FEWEST, AuditedRun, Trial, size_of
 from .adversary.view import Attack, Guess
 from .answers import Answers, Yardsticks, answers_of
@@ -307,6 +308,28 @@ def left_out(policy: Policy, views: Collection[str], *, noise: bool, bytes_: boo
             decides_by=by,
         )
         for view, note, by in missing
+    ]
+
+
+def unread(uploaded: str) -> list[Finding]:
+    """Finding on uploads that no attack here reads: they were not attacked, whatever else passed.
+
+    Args:
+        uploaded: Content of uploads, as a method names it.
+    """
+    if uploaded in READ:
+        return []
+    return [
+        Finding(
+            attack="left out",
+            view="server",
+            metric="what clients upload",
+            low=0.0,
+            high=1.0,
+            threshold=0.0,
+            note=f"not attacked: no attack here reads uploads of {uploaded!r}",
+            decides_by="an attack of one's own, see docs/plugins.md",
+        )
     ]
 
 

@@ -26,7 +26,7 @@ from .adversary.subjects import StatisticsFile, shared
 from .adversary.trials import AuditedRun
 from .adversary.view import Attack
 from .advice import EXIT, judge, policy_of
-from .attempts import STAGED, attempt, groups_of, left_out, parse_views
+from .attempts import STAGED, attempt, groups_of, left_out, parse_views, unread
 from .bundle.auditing import audit_bundle
 from .bundle.reading import MANIFEST
 from .curve import curve
@@ -139,6 +139,7 @@ def audit(
         )
         points: list[Point] = []
         dp = noise = None
+        found += unread(shared(settings))
         if not attacks:
             found += histogram(audited, seen, policy)
             found += traffic(audited) if "eavesdropper" in chosen else []

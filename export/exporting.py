@@ -343,6 +343,12 @@ class Builder:
                 f"method.name = {finished.config.method.name!r} trains no networks to export",
                 hint="export a run of method.name = fedvtc, whose bundles have statistics, too",
             )
+        if not self.method.standalone:
+            raise RunError(
+                f"clients of method.name = {finished.config.method.name!r} classify with two "
+                "networks together, and a bundle holds one",
+                hint="export a run of another method, such as fedvtc",
+            )
         if with_prior and self._classes_are_private:
             raise RunError(
                 f"privacy.mode = {finished.config.privacy.mode!r} covers the bundle, and how many "

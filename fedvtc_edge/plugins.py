@@ -149,6 +149,8 @@ class MethodTraits(Protocol):
     trains: ClassVar[bool]
     nearest_prototype: ClassVar[bool]
     common_head: ClassVar[bool]
+    standalone: ClassVar[bool]
+    for_senders: ClassVar[frozenset[str]]
 
     @classmethod
     def head(cls, settings: Any, known: Any) -> Any:
@@ -157,6 +159,10 @@ class MethodTraits(Protocol):
     @classmethod
     def shared(cls, settings: Any) -> str:
         """Content of the clients' uploads."""
+
+    @classmethod
+    def companion(cls, settings: Any, shape: Any, classes: int, *, seed: int) -> Any:
+        """Small network that each client keeps beside its own, or None."""
 
 
 ARCHITECTURES: Registry[Callable[..., Any]] = Registry(

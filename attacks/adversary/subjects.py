@@ -20,8 +20,12 @@ from fedvtc_edge.wire import WireError
 _LARGEST = 2**26
 
 
+READ = ("anchored", "features", "features+decoder", "nothing")
+"""Contents of uploads that attacks read."""
+
+
 def shared(config: Config) -> str:
-    """The statistics that clients upload: ``anchored``, ``features[+decoder]`` or ``nothing``.
+    """Content of uploads, as the method names it.
 
     Raises:
         UsageError: They upload the data themselves.

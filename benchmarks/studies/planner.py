@@ -180,7 +180,7 @@ def cell(what: str, *words: str) -> None:
 
 def _train(architecture: str, size: str, channels: str, batch: str, _: str) -> None:
     import fedvtc_edge.transport.channel  # noqa: F401  a client seals what it sends
-    from fedvtc_edge.devices.footprint import probe_client, probe_statistics
+    from fedvtc_edge.devices.probes import probe_client, probe_statistics
     from fedvtc_edge.models import ImageShape
     from fedvtc_edge.training.compute import deterministic
 

@@ -8,34 +8,27 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 
-from fedvtc_edge.config import Config, MethodSettings, TrainingSettings
+from fedvtc_edge.config import Config, MethodSettings
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.models import (
-    Classifier,
     ExtractorHead,
     ImageShape,
-    build,
     from_torchvision,
-    on_extractor,
-    vtc,
 )
 from fedvtc_edge.models.extractor import CHUNK, Anchor
 from fedvtc_edge.models.onnx_network import OnnxNetwork
 from fedvtc_edge.models.pretrained import source_of
-from fedvtc_edge.models.registry import ON_EXTRACTOR
-from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS, METHODS
-from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
+from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS
 from fedvtc_edge.training.client import Client
-from fedvtc_edge.training.compute import Compute, deterministic
+from fedvtc_edge.training.compute import deterministic
 from fedvtc_edge.training.distillation import pool_size
 from fedvtc_edge.training.finetuning import last_steps
-from fedvtc_edge.training.knowledge import GlobalKnowledge, blank, from_anchor
 
 from .baselines import onnxruntime_mb, torch_mb
+from .probes import both_losses, has_decoder, probe_client, probe_statistics
 from .profile import DeviceProfile, Figure
 from .recorder import Numbers, probe_copy, record
 
@@ -123,12 +116,12 @@ def needs(
     a, b, c = (_peak(phase, batch) for phase in (phases.train, phases.fit_decoder, phases.finetune))
     held = _peak(phases.measure, phases.chunk) + a + b + c
     if mode == "joint":
-        trained = phases.model + phases.decoder
+        trained = phases.model + phases.companion + phases.decoder
         held += min(b, max(a, c))  # what the smaller one would have used again of the other's
     else:
-        trained = max(phases.model, phases.decoder)
+        trained = max(phases.model + phases.companion, phases.decoder)
     return Footprint(
-        weights=FLOAT * (phases.model + phases.decoder + phases.anchor),
+        weights=FLOAT * (phases.model + phases.companion + phases.decoder + phases.anchor),
         gradients=FLOAT * trained,
         optimiser=ADAM_SLOTS * FLOAT * trained,
         activations=round(_SLACK * held) + _KERNELS,
@@ -299,6 +292,7 @@ class PhaseProfiles:
 
     Args:
         decoder: Parameters of ψ; 0 for methods without synthesis.
+        companion: Parameters of the small network that the client shares, or 0.
         anchor: Numbers in the anchor R; 0 without it. Of an ONNX network as many as fill its file.
         chunk: Images of one pass of it, as the client measures.
         features: Numbers kept of each own image for a head on the extractor; else 0.
@@ -319,6 +313,7 @@ class PhaseProfiles:
     fit_decoder: MemoryProfile | None = None
     finetune: MemoryProfile | None = None
     synthesise: MemoryProfile | None = None
+    companion: int = 0
 
 
 def phases_of(
@@ -365,12 +360,19 @@ def _phases(
             )
             return MemoryProfile(few - ADAM_SLOTS * FLOAT * _count(weights[0]), more - few)
 
+        def train(probe: Client) -> None:
+            if probe.companion is None:
+                probe.train(1, knowledge.codes, kl=1.0)
+            else:  # both at once, whatever the method's loss is
+                probe.train_by(1, _STEPS, both_losses)
+
         model, decoder = whole.model, whole.decoder
         known = PhaseProfiles(
             model=_count(model.parameters()),
             decoder=_count(decoder.parameters()) if decoder else 0,
             anchor=_numbers(anchor) if anchor else 0,
-            train=held(lambda probe: probe.train(1, knowledge.codes, kl=1.0), _model),
+            train=held(train, _together),
+            companion=_count(whole.companion.parameters()) if whole.companion else 0,
             classify=held(lambda probe: _without_gradients(probe.model, probe)),
             chunk=anchor.chunk if anchor else CHUNK,
             features=model.kept if isinstance(model, ExtractorHead) else 0,
@@ -397,80 +399,13 @@ def _numbers(anchor: Anchor) -> int:
     return _count([*anchor.buffers(), *anchor.parameters()]) + outside
 
 
-def probe_client(
-    architecture: str,
-    shape: ImageShape,
-    classes: int,
-    method: MethodSettings,
-    *,
-    images: int,
-    anchor: Anchor | None = None,
-) -> Client:
-    """A client of freshly made networks with so many black images.
-
-    Args:
-        anchor: Of a head on the extractor; built where it is None.
-
-    Raises:
-        ConfigError: No such architecture.
-    """
-    headed = architecture in ON_EXTRACTOR
-    if headed:
-        anchor = anchor or _anchor(shape, method)
-        model: Classifier = on_extractor(architecture, anchor, classes)
-    else:
-        model = build(architecture, shape, latent=method.latent, classes=classes, seed=0)
-    painted = has_decoder(method) and not headed
-    return Client(
-        id="probe",
-        architecture=architecture,
-        device_profile=None,
-        images=torch.zeros(images, shape.channels, shape.size, shape.size),
-        labels=torch.arange(images) % classes,
-        classes=classes,
-        model=model,
-        decoder=vtc.build(shape, latent=method.latent, seed=0) if painted else None,
-        settings=TrainingSettings(),
-        compute=Compute(torch.device("cpu"), half=False),
-        seed=0,
-    )
-
-
-def has_decoder(method: MethodSettings) -> bool:
-    """True if clients of a method have a decoder."""
-    return METHODS.find(method.name).has_decoder
-
-
-def probe_statistics(
-    shape: ImageShape, classes: int, method: MethodSettings
-) -> tuple[GlobalKnowledge, Anchor | None]:
-    """Published statistics of the right shapes, and the anchor; what they say is noise."""
-    device = torch.device("cpu")
-    if not has_decoder(method) or method.share != "anchored":
-        return blank(classes, method.latent, device=device), None
-    anchor = _anchor(shape, method)
-    draw = np.random.Generator(np.random.Philox(key=0))
-    labels = torch.arange(classes).repeat(2)
-    features = torch.from_numpy(draw.standard_normal((len(labels), method.anchor), np.float32))
-    pooled = method.moments == "covariance"
-    knowledge = from_anchor(
-        GlobalStatistics.from_sum(
-            ClassStatistics.of(features, labels, classes=classes, pooled=pooled)
-        ),
-        anchor,
-        latent=method.latent,
-        device=device,
-        teach="teacher" not in method.ablate,
-    )
-    return knowledge, anchor
-
-
-def _anchor(shape: ImageShape, method: MethodSettings) -> Anchor:
-    return Anchor(shape, method.anchor, 0, method.extractor, method.extractor_weights)
-
-
 def _model(client: Client) -> nn.Module:
     return client.model
+
+
+def _together(client: Client) -> nn.Module:
+    beside = [] if client.companion is None else [client.companion]
+    return nn.ModuleList([client.model, *beside])
 
 
 def _decoder(client: Client) -> nn.Module:

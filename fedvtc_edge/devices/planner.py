@@ -25,11 +25,11 @@ from .footprint import (
     Footprint,
     Mode,
     Use,
-    has_decoder,
     needs,
     needs_bare,
     needs_bundle,
 )
+from .probes import has_decoder
 from .profile import DeviceProfile, Figure
 
 __all__ = ["DevicePlan", "Footprint", "PlanRow", "largest_batch", "needs", "plan", "smaller"]

@@ -95,6 +95,7 @@ def probe_copy(client: Client, images: int, steps: int, *, batch: int | None = N
         labels=client.labels[picked],
         model=copy.deepcopy(client.model),
         decoder=copy.deepcopy(client.decoder),
+        companion=copy.deepcopy(client.companion),
         settings=client.settings.model_copy(
             update=settings | ({} if batch is None else {"batch": batch})
         ),

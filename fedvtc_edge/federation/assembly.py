@@ -15,6 +15,7 @@ from fedvtc_edge.data.dataset import Labels, Samples
 from fedvtc_edge.devices.planner import ClientAssignment, fleet
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.models import ImageShape, check_architecture, find
+from fedvtc_edge.plugins import MethodTraits
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.runs.directory import public_name
 from fedvtc_edge.runs.weights import WeightStore
@@ -110,7 +111,7 @@ def roster_of(
         fleet,
         parts,
         compute,
-        decoders=kind.has_decoder,
+        method=kind,
         weights=weights or WeightStore(),
     )
     if not len(roster):
@@ -133,7 +134,7 @@ def one_client(
     shape: ImageShape,
     classes: int,
     compute: Compute,
-    decoders: bool,
+    method: type[MethodTraits],
 ) -> Client:
     """One client with networks of its own, seeded by its id.
 
@@ -141,8 +142,7 @@ def one_client(
         assignment: Its id, device and architecture, which is known.
         classes: Number C of classes.
         compute: Where tensors live.
-        decoders: Whether it has a decoder, to synthesise images; a head on the extractor has
-            none.
+        method: Says which networks it has beside its classifier.
 
     Raises:
         ConfigError: An unknown architecture.
@@ -156,7 +156,7 @@ def one_client(
         return images, torch.from_numpy(samples.labels[part]).to(compute.device)
 
     client = lazy_client(
-        NetworkSource(config, name, architecture, shape, classes, compute, decoders),
+        NetworkSource(config, name, architecture, shape, classes, compute, method),
         assignment.profile.name if assignment.profile else None,
         *tensors(kept),
         tensors(held) if len(held) else None,
@@ -171,7 +171,7 @@ def baseline(client: Client) -> Client:
     Args:
         client: Not yet trained; nothing of it changes.
     """
-    return replace(client, model=copy.deepcopy(client.model), decoder=None)
+    return replace(client, model=copy.deepcopy(client.model), decoder=None, companion=None)
 
 
 def assignments(config: Config, data: Dataset) -> list[ClientAssignment]:

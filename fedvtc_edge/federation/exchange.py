@@ -1,6 +1,8 @@
 """Exchanges of a round: encoded by clients, read and added by the server.
 
-Four kinds: exact statistics, noised releases, clipped sums that the server noises, and decoders.
+Of statistics, in three kinds: exact, as noised releases, and as clipped sums that the server
+noises.
+Averages of weights are in :mod:`fedvtc_edge.federation.averaging`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ from fedvtc_edge.privacy.release import check_norm, check_release, estimate
 from fedvtc_edge.privacy.release_spec import Array, ReleaseSpec
 from fedvtc_edge.privacy.release_store import ReleaseStore
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
-from fedvtc_edge.statistics.running_sum import RunningSum
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.transport.masked_sum import (
     Integers,
@@ -41,7 +42,6 @@ from .robustness import (
     check_sum,
     outweighing,
     scaled,
-    straying,
     suppress,
 )
 
@@ -379,52 +379,6 @@ class Clipped(Exchange[Integers]):
         )
         total = wire.decode_release(released, size=self.spec.size, context=context)
         return _estimate(self.spec, total, 1, self.centre, self.std)
-
-
-@dataclass(frozen=True)
-class Decoders(Exchange[wire.Weights]):
-    """All weights of ψ, which has one shape for all; they are averaged for those who sent.
-
-    Args:
-        like: Weights of the agreed names and shapes.
-    """
-
-    like: wire.Weights
-    least: int = 0
-    kind = "decoder"
-    for_all = False
-
-    def encode(self, client: Client, context: Context) -> bytes:
-        """Encode float32 weights."""
-        return wire.encode_weights(client.decoder_weights(), context=context)
-
-    def decode(self, upload: bytes, context: Context) -> wire.Weights:
-        """Read one client's decoder."""
-        return wire.decode_weights(upload, like=self.like, context=context)
-
-    def compares(self, number: int) -> bool:
-        """True as long as all fit in memory, in float64."""
-        return number * 8 * sum(one.size for one in self.like.values()) <= LARGEST_COMPARED
-
-    def doubts(self, parts: Sequence[wire.Weights]) -> dict[int, Doubt[wire.Weights]]:
-        """Objections to decoders far from all others, which count for what lies at the bound."""
-        why = CheckError(
-            "a decoder far from all others: drawn to them",
-            hint="its training may have diverged, or it was made to harm",
-        )
-        return {index: Doubt(part, why) for index, part in straying(parts).items()}
-
-    def aggregate(self, parts: Iterable[wire.Weights], context: Context) -> bytes:
-        """Encode the plain average over clients (FedAvg, McMahan et al. 2017)."""
-        names, sizes = list(self.like), np.cumsum([one.size for one in self.like.values()])
-        running = RunningSum(int(sizes[-1]))
-        for part in parts:
-            running.add(np.concatenate([part[name].ravel() for name in names]))
-        flat = np.split(running.total() / running.number, sizes[:-1])
-        shapes = [one.shape for one in self.like.values()]
-        return wire.encode_weights(
-            {name: own.reshape(shape) for name, own, shape in zip(names, flat, shapes, strict=True)}
-        )
 
 
 def blank_statistics(classes: int, width: int, *, pooled: bool) -> ClassStatistics:

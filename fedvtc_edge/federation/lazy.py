@@ -10,12 +10,17 @@ from torch import Tensor, nn
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.models import Classifier, ImageShape, network, vtc
+from fedvtc_edge.models.companion import Companion
 from fedvtc_edge.models.registry import ON_EXTRACTOR
 from fedvtc_edge.models.tensors import from_tensors
 from fedvtc_edge.models.vtc import VTC
+from fedvtc_edge.plugins import MethodTraits
 from fedvtc_edge.seeding import derive_seed
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute
+
+NETWORKS = ("model", "decoder", "companion")
+"""Attributes of a client that hold networks."""
 
 
 class LazyClient(Client):
@@ -26,9 +31,9 @@ class LazyClient(Client):
     def __getattr__(self, name: str) -> Any:
         """Networks; Python asks here for what an object does not have."""
         source = vars(self).get("source")
-        if source is None or name not in ("model", "decoder"):
+        if source is None or name not in NETWORKS:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self.model, self.decoder = source.build()
+        self.model, self.decoder, self.companion = source.build()
         del self.source  # with the weights that were kept
         return vars(self)[name]
 
@@ -43,7 +48,8 @@ class NetworkSource:
     """Origin of a client's networks: its seed, and the weights that were kept of them.
 
     Args:
-        decoders: Whether it has a decoder; a head on the extractor has none.
+        method: Says which networks there are beside the classifier; None is no other. A head on the
+            extractor has no decoder.
         tensors: Kept weights by ``module/parameter``; empty for fresh networks.
         classifier: Name of the classifier among them.
     """
@@ -54,11 +60,11 @@ class NetworkSource:
     shape: ImageShape
     classes: int
     compute: Compute
-    decoders: bool
+    method: type[MethodTraits] | None
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     classifier: str = "classifier"
 
-    def build(self) -> tuple[Classifier, VTC | None]:
+    def build(self) -> tuple[Classifier, VTC | None, Companion | None]:
         """Networks on the run's device.
 
         Raises:
@@ -70,12 +76,20 @@ class NetworkSource:
         decoder = None
         if self.architecture in ON_EXTRACTOR:
             model.anchor.to(self.compute.device)
-        elif self.decoders:
+        elif self.method is not None and self.method.has_decoder:
             seed = derive_seed(self.config.seed, self.client, "decoder")
             decoder = vtc.build(self.shape, latent=self.config.method.latent, seed=seed)
+        companion: Companion | None = None
+        if self.method is not None:
+            seed = derive_seed(self.config.seed, "companion")  # the same for all clients
+            companion = self.method.companion(
+                self.config.method, self.shape, self.classes, seed=seed
+            )
         networks: dict[str, nn.Module] = {self.classifier: model}
         if decoder is not None:
             networks["decoder"] = decoder
+        if companion is not None:
+            networks["companion"] = companion
         if self.tensors:
             from_tensors(
                 self.tensors,
@@ -84,7 +98,9 @@ class NetworkSource:
                 hint="was an architecture changed? start a new run",
             )
         device = self.compute.device
-        return model.to(device), None if decoder is None else decoder.to(device)
+        for module in networks.values():
+            module.to(device)
+        return model, decoder, companion
 
 
 def lazy_client(
@@ -120,6 +136,6 @@ def lazy_client(
         seed=source.config.seed,
         held_out=held_out,
     )
-    del client.model, client.decoder
+    del client.model, client.decoder, client.companion
     client.source = source
     return client

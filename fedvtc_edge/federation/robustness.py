@@ -117,15 +117,15 @@ def outweighing(parts: Sequence[ClassStatistics], most: int | None) -> dict[int,
 
 
 STRAY = 2.0
-"""Times the median distance to the median decoder that a client's decoder may lie from it.
-Honest ones of the default federation lie between 0.91 and 1.09 times it."""
+"""Times the median distance to the median weights that a client's weights may lie from them.
+Honest decoders of the default federation lie between 0.91 and 1.09 times it."""
 
 
 def straying(parts: Sequence[wire.Weights]) -> dict[int, wire.Weights]:
-    """Decoders that lie far from all others, moved to where the farthest honest one may lie.
+    """Weights that lie far from all others, moved to where the farthest honest ones may lie.
 
     Distances are about the median of each weight, which fewer than half of the clients cannot
-    move far. All begin a round with the decoder that was published last.
+    move far. All begin a round with the weights that were published last.
 
     Args:
         parts: One per client; of three or fewer nothing can be said.

@@ -17,7 +17,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset, hold_out
@@ -25,6 +25,7 @@ from fedvtc_edge.data.dataset import Labels
 from fedvtc_edge.devices.planner import ClientAssignment
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.models.tensors import to_tensors
+from fedvtc_edge.plugins import MethodTraits
 from fedvtc_edge.runs.weights import WeightStore
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import Compute, as_images
@@ -112,7 +113,7 @@ class Roster(ClientsById):
     Args:
         data: Whose images, uint8, all clients share.
         parts: Indices of each client's samples.
-        decoders: Whether the method's clients have decoders.
+        method: Says which networks clients have beside their classifiers.
         weights: Where weights go that are not in memory.
 
     Attributes:
@@ -130,7 +131,7 @@ class Roster(ClientsById):
         parts: Sequence[Labels],
         compute: Compute,
         *,
-        decoders: bool,
+        method: type[MethodTraits],
         weights: WeightStore,
     ) -> None:
         self.fleet = list(assignments)
@@ -141,7 +142,7 @@ class Roster(ClientsById):
         }
         self.ids = list(self.members)
         self.weights = weights
-        self._config, self._data, self._compute, self._decoders = config, data, compute, decoders
+        self._config, self._data, self._compute, self._method = config, data, compute, method
         height, _, channels = data.image_shape
         self.shape, self.classes = ImageShape(height, channels), data.classes
         self._live: OrderedDict[str, _Live] = OrderedDict()
@@ -180,7 +181,7 @@ class Roster(ClientsById):
                 self.shape,
                 self.classes,
                 self._compute,
-                False,
+                None,
                 tensors if has_own else {},
                 "local",
             )
@@ -236,7 +237,7 @@ class Roster(ClientsById):
         if architecture not in self._sizes:
             same = (n for n, m in self.members.items() if m.architecture == architecture)
             client = self._entry(next(same)).client
-            networks = [client.model] + ([] if client.decoder is None else [client.decoder])
+            networks = client.networks.values()
             self._sizes[architecture] = sum(p.numel() for m in networks for p in m.parameters())
         return self._sizes[architecture]
 
@@ -325,7 +326,7 @@ class Roster(ClientsById):
             self.shape,
             self.classes,
             self._compute,
-            self._decoders,
+            self._method,
             tensors,
         )
 
@@ -364,11 +365,7 @@ class Roster(ClientsById):
 
     def _tensors(self, name: str, live: _Live) -> dict[str, Tensor]:
         """All weights of a live client; those of a baseline that is not built as they were kept."""
-        client, modules = live.client, dict[str, nn.Module]()
-        modules["classifier"] = client.model
-        if client.decoder is not None:
-            modules["decoder"] = client.decoder
-        tensors = to_tensors(modules)
+        tensors = to_tensors(live.client.networks)
         if live.baseline is not None and live.baseline.is_built:
             return tensors | to_tensors({"local": live.baseline.model})
         return tensors | {k: v for k, v in self._kept(name).items() if k.startswith("local/")}

@@ -33,6 +33,9 @@ from .methods import Method
 from .roster import Roster, ids_of
 from .rounds import Executor
 
+STATISTICS = ("anchor", "features", "prototypes")
+"""Kinds of publications that are class statistics."""
+
 _PER_CLASS = 6
 _PAINTED = 32
 """Clients whose synthetic pictures are kept at most; the report shows some dozen."""
@@ -62,7 +65,6 @@ class ClientStats:
     @classmethod
     def of(cls, client: Client, config: Config) -> ClientStats:
         """Figures of a client that is in this process, on the device that it runs on."""
-        modules = [client.model] + ([client.decoder] if client.decoder is not None else [])
         samples, channels, size, _ = client.images.shape
         shape, classes = ImageShape(size, channels), client.classes
         return cls(
@@ -70,7 +72,7 @@ class ClientStats:
             client.architecture,
             client.device_profile,
             client.counts.tolist(),
-            sum(p.numel() for m in modules for p in m.parameters()),
+            sum(p.numel() for m in client.networks.values() for p in m.parameters()),
             peak_megabytes(client.architecture, samples, shape, classes, config),
         )
 
@@ -281,14 +283,7 @@ def finish(directory: RunDirectory, method: Method, data: Dataset, summary: Summ
     """Write what a finished run leaves, the clients' networks that are here, and the report."""
     records = {record.id: record for record in summary.clients}
     names = trained(method)
-    networks = (
-        (
-            client.id,
-            {"classifier": client.model}
-            | ({"decoder": client.decoder} if client.decoder is not None else {}),
-        )
-        for client in _some(method.federation.clients, names)
-    )
+    networks = ((client.id, client.networks) for client in _some(method.federation.clients, names))
     told: Iterable[tuple[str, Mapping[str, nn.Module]]] = networks
     if not method.trains:
         told = ((one.id, {}) for one in summary.clients if one.evaluated_round is not None)
@@ -361,7 +356,7 @@ def deposit(
         mode: Permissions of the files.
     """
     write = functools.partial(write_atomic, mode=mode)
-    for data in published.values():
+    for data in (published[kind] for kind in STATISTICS if kind in published):
         write(folder / "statistics.safetensors", data)
     for name, modules, record in clients:
         own = folder / "clients" / name

@@ -9,12 +9,14 @@ their sizes are known before there is anything to send.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvtc_edge import wire
@@ -27,6 +29,7 @@ from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.distillation import LATE, batch_of, pool_size, pools
 from fedvtc_edge.training.knowledge import GlobalKnowledge
 from fedvtc_edge.training.losses import ClassMoments
+from fedvtc_edge.training.own_objective import Objective
 from fedvtc_edge.training.steps import Gradients
 
 from .exchange import (
@@ -38,6 +41,7 @@ from .exchange import (
     SecureAggregatable,
     blank_statistics,
 )
+from .lazy import NETWORKS
 
 if TYPE_CHECKING:
     from .methods.base import Method
@@ -190,7 +194,7 @@ class PhaseNotes(Client):
         """A client's data and settings without its networks."""
         notes = cls.__new__(cls)
         vars(notes).update(vars(client), tasks=[])
-        for name in ("model", "decoder"):
+        for name in NETWORKS:
             vars(notes).pop(name, None)
         return notes
 
@@ -225,6 +229,27 @@ class PhaseNotes(Client):
             [(min(self.settings.batch, len(images)), steps)],
             lambda probe, k: probe.train_on(0, probe.images, probe.labels, probe.present, k),
         )
+
+    def train_by(
+        self,
+        round_: int,
+        steps: int,
+        objective: Objective[Client],
+        *,
+        examples: tuple[Tensor, Tensor] | None = None,
+        clip: float = math.inf,
+        phase: str = "train",
+    ) -> None:
+        """Random batches of a method's own objective."""
+        size = min(self.settings.batch, len(self.images if examples is None else examples[0]))
+
+        def work(probe: Client, k: int) -> None:
+            probe.train_by(0, k, objective, examples=examples, clip=clip)
+
+        self._note(phase, [(size, steps)], work)
+
+    def load(self, name: str, weights: Mapping[str, NDArray[Any]]) -> None:
+        """No phase: a copy of a few numbers."""
 
     def fit_decoder(
         self, round_: int, knowledge: GlobalKnowledge, *, match: bool, **_: Any

@@ -175,7 +175,7 @@ class FinishedRun:
         """
         path = self.path / "statistics.safetensors"
         shared = METHODS.find(self.config.method.name).shared(self.config)
-        if shared in ("nothing", "data") and not path.is_file():
+        if not (shared == "anchored" or shared.startswith("features") or path.is_file()):
             return None
         try:
             return wire.published(path.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedvtc_edge.config import TrainingSettings
 from fedvtc_edge.models import Classifier, ExtractorHead
+from fedvtc_edge.models.companion import Companion
 from fedvtc_edge.models.extractor import Anchor, in_chunks, one_by_one
 from fedvtc_edge.models.registry import built_in
 from fedvtc_edge.models.vtc import VTC
@@ -22,7 +24,7 @@ from fedvtc_edge.privacy.mechanism import Mechanism
 from fedvtc_edge.seeding import derive_seed, generator, seed_layers
 from fedvtc_edge.statistics.class_statistics import ClassStatistics
 
-from . import decoder_training, distillation, finetuning, head_training, supervised
+from . import decoder_training, distillation, finetuning, head_training, own_objective, supervised
 from .compute import Compute, channels_last
 from .knowledge import GlobalKnowledge
 from .losses import ClassMoments
@@ -44,6 +46,7 @@ class Client:
         compute: Where and how precisely steps run.
         seed: Of the run; the client's streams are named by it and ``id``.
         held_out: Images and labels of its own that it is never trained on, or None.
+        companion: The small network that it shares, or None for methods without one.
     """
 
     id: str
@@ -60,6 +63,8 @@ class Client:
     held_out: tuple[Tensor, Tensor] | None = None
     seconds: float = 0.0
     samples_seen: int = 0
+    # No default of the class: who builds networks late is asked for what an object lacks.
+    companion: Companion | None = field(default_factory=lambda: None)
     present: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -139,6 +144,39 @@ class Client:
         self._supervise(
             self.model.inputs(images), labels, present, Gradients(stream), batches, prior, kl
         )
+
+    def train_by(
+        self,
+        round_: int,
+        steps: int,
+        objective: own_objective.Objective[Client],
+        *,
+        examples: tuple[Tensor, Tensor] | None = None,
+        clip: float = math.inf,
+        phase: str = "train",
+    ) -> None:
+        """So many gradient steps, on its networks together, on a method's own objective.
+
+        Args:
+            objective: Makes the loss of a batch, for this client.
+            examples: Images [N, channels, size, size] and what the loss takes beside them, [N, …];
+                by default the client's own with their labels.
+            clip: Largest norm of a gradient.
+            phase: Name of the random stream.
+        """
+        images, targets = examples or (self.images, self.labels)
+        with self.working(), self.compute.phase():
+            self.samples_seen += own_objective.train(
+                list(self.networks.values()),
+                images,
+                targets,
+                objective(self),
+                self.settings,
+                self.compute,
+                self.stream(round_, phase),
+                steps=steps,
+                clip=clip,
+            )
 
     def _supervise(
         self,
@@ -266,18 +304,27 @@ class Client:
             features = apply(extractor, self.images).numpy()
             return mechanism.protect(features, self.labels.cpu().numpy(), centre)
 
-    def decoder_weights(self) -> dict[str, NDArray[np.float32]]:
-        """ψ's parameters as float32 arrays, by name."""
-        assert self.decoder is not None
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """All networks that it trains, by the names under which they are kept."""
+        found = {"classifier": self.model, "decoder": self.decoder, "companion": self.companion}
+        return {name: network for name, network in found.items() if network is not None}
+
+    def weights(self, name: str) -> dict[str, NDArray[np.float32]]:
+        """Parameters that may travel of one of :attr:`networks`, as float32 arrays by name."""
         return {
-            name: value.detach().float().cpu().numpy()
-            for name, value in self.decoder.state_dict().items()
+            key: value.detach().float().cpu().numpy()
+            for key, value in self._travelling(name).state_dict().items()
         }
 
-    def load_decoder(self, weights: Mapping[str, NDArray[Any]]) -> None:
-        """Replace ψ's parameters."""
-        assert self.decoder is not None
-        self.decoder.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
+    def load(self, name: str, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Replace what :meth:`weights` reads."""
+        tensors = {key: torch.from_numpy(np.array(value)) for key, value in weights.items()}
+        self._travelling(name).load_state_dict(tensors)
+
+    def _travelling(self, name: str) -> nn.Module:
+        network = self.networks[name]
+        return network.network if isinstance(network, Companion) else network
 
     def synthesise(self, knowledge: GlobalKnowledge, labels: Tensor, round_: int = 0) -> Tensor:
         """One synthetic image per label [N], from the published statistics."""

@@ -17,7 +17,7 @@ Weights = Mapping[str, NDArray[Any]]
 LARGEST_RELEASE = 2**49
 """Largest magnitude in a private release: 10,000 clients add up within int64."""
 
-_SHAPES_HINT = "all decoders must have the shape that the settings give them"
+_SHAPES_HINT = "weights must have the names and shapes that the settings give them"
 
 
 def encode_release(release: NDArray[np.int64], *, context: Context | None = None) -> bytes:

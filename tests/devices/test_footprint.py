@@ -23,9 +23,8 @@ from fedvtc_edge.devices.footprint import (
     MemoryProfile,
     needs,
     phases_of,
-    probe_client,
-    probe_statistics,
 )
+from fedvtc_edge.devices.probes import probe_client, probe_statistics
 from fedvtc_edge.devices.recorder import probe_copy, record
 from fedvtc_edge.distributed.client.session import ClientSession
 from fedvtc_edge.federation.assembly import assemble

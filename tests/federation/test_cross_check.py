@@ -16,8 +16,9 @@ from fedvtc_edge.data import load_data
 from fedvtc_edge.errors import FedVTCError
 from fedvtc_edge.federation import exchange as exchanges
 from fedvtc_edge.federation.assembly import assemble
+from fedvtc_edge.federation.averaging import Average
 from fedvtc_edge.federation.cross_check import contradicting
-from fedvtc_edge.federation.exchange import Decoders, Exact
+from fedvtc_edge.federation.exchange import Exact
 from fedvtc_edge.federation.methods import FedVTC
 from fedvtc_edge.federation.robustness import OUTWEIGH, outweighing, straying
 from fedvtc_edge.federation.server import Server
@@ -277,7 +278,7 @@ def test_a_decoder_far_from_all_others_is_drawn_to_them() -> None:
     parts[3] = {"a": np.full(50, 3e38, np.float32)}
     found = straying(parts)
     assert list(found) == [3]
-    exchange = Decoders({"a": start})
+    exchange = Average("decoder", lambda _: parts[0], {"a": start})
     drawn = [found.get(index, part) for index, part in enumerate(parts)]
     mean = np.mean([part["a"] for part in drawn], axis=0)
     assert np.linalg.norm(mean - start) < 0.1

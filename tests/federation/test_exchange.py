@@ -14,9 +14,9 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import FedVTCError, PrivacyError, ServerError
 from fedvtc_edge.federation.assembly import assemble
+from fedvtc_edge.federation.averaging import Average
 from fedvtc_edge.federation.exchange import (
     Clipped,
-    Decoders,
     Exact,
     Exchange,
     Noised,
@@ -44,7 +44,7 @@ KINDS: dict[str, tuple[dict[str, Any], int, type[Exchange[Any]]]] = {
     "fedproto": ({"method": {"name": "fedproto"}}, 1, Exact),
     "noised": ({"privacy": {"mode": "anchored", "epsilon": 50.0}}, 0, Noised),
     "clipped": ({"privacy": {"mode": "client", "epsilon": 500.0}}, 0, Clipped),
-    "decoders": ({"method": {"share": "features+decoder"}}, 1, Decoders),
+    "decoders": ({"method": {"share": "features+decoder"}}, 1, Average),
 }
 
 
@@ -240,10 +240,10 @@ def test_decoders_are_averaged_with_equal_weights(stage: Callable[[str], Stage])
     made = stage("decoders")
     assert not made.exchange.for_all
     clients = made.federation.clients
-    like = clients[0].decoder_weights()
+    like = clients[0].weights("decoder")
     published = wire.decode_weights(made.close(*made.payloads().items()), like=like)
     for name in like:
-        baseline = np.mean([client.decoder_weights()[name] for client in clients], axis=0)
+        baseline = np.mean([client.weights("decoder")[name] for client in clients], axis=0)
         np.testing.assert_allclose(published[name], baseline, rtol=1e-5, atol=1e-6)
 
 

@@ -13,8 +13,10 @@ import pytest
 
 from fedvtc_edge.config import ServerSettings, load_config
 from fedvtc_edge.errors import FedVTCError, PrivacyError, ServerError
+from fedvtc_edge.federation import averaging
 from fedvtc_edge.federation import exchange as exchanges
-from fedvtc_edge.federation.exchange import Clipped, Decoders, Exact, Exchange, Noised
+from fedvtc_edge.federation.averaging import Average
+from fedvtc_edge.federation.exchange import Clipped, Exact, Exchange, Noised
 from fedvtc_edge.federation.robustness import CheckError, contributors, suppress, trimmed_sum
 from fedvtc_edge.federation.server import Server, quorum_of
 from fedvtc_edge.privacy.mechanism import CentralMechanism
@@ -277,13 +279,14 @@ def test_memory_does_not_grow_with_the_number_of_clients(
 
     Beyond what is kept to be compared, which is bounded by itself.
     """
-    monkeypatch.setattr(exchanges, "LARGEST_COMPARED", 0)
+    for module in (exchanges, averaging):
+        monkeypatch.setattr(module, "LARGEST_COMPARED", 0)
     classes, width = 10, 128
     blank = np.zeros((width, width) if what == "pooled" else (classes, width))
     part = ClassStatistics(np.ones(classes), np.zeros((classes, width)), blank)
     spec = ReleaseSpec(classes, width, True, 1.0, 4.0, 1e-5)
     weights = {"a": np.ones((128, 128), np.float32)}
-    exchange: Exchange[Any] = Decoders(weights)
+    exchange: Exchange[Any] = Average("decoder", lambda _: weights, weights)
     if what in ("exact", "pooled"):
         exchange = Exact("features", lambda _: part, classes, width, what == "pooled")
     elif what == "release":
@@ -338,8 +341,8 @@ def _weights(value: float) -> dict[str, np.ndarray]:
     return {"a": np.full((2, 3), value, np.float32), "b": np.arange(4, dtype=np.float32) * value}
 
 
-def decoders(least: int = 0) -> Decoders:
-    return Decoders(_weights(0.0), least)
+def decoders(least: int = 0) -> Average:
+    return Average("decoder", lambda _: _weights(0.0), _weights(0.0), least)
 
 
 def test_decoders_are_averaged_whatever_the_order_and_seen_by_the_recorder() -> None:
@@ -376,7 +379,8 @@ def test_a_running_average_has_the_bits_of_the_stacked_one(clients: int) -> None
     stacked = {
         name: np.stack([one[name] for one in made]).mean(0, dtype=np.float64) for name in made[0]
     }
-    assert Decoders(made[0]).aggregate(iter(made), of(SERVER)) == encode_weights(stacked)
+    exchange = Average("decoder", lambda _: made[0], made[0])
+    assert exchange.aggregate(iter(made), of(SERVER)) == encode_weights(stacked)
 
 
 def test_a_decoder_counts_once_and_only_with_a_quorum() -> None:

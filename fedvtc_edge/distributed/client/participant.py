@@ -172,8 +172,8 @@ class Participant:
     def _worked(self, request: TaskRequest) -> bytes:
         """The work of a step and what follows it, kept before anything leaves."""
         # Only work needs torch: the later messages of a masked sum are answered without.
-        from fedvtc_edge.federation.exchange import Decoders
         from fedvtc_edge.federation.federation import measure_untold
+        from fedvtc_edge.federation.methods import method_of
         from fedvtc_edge.federation.summary import kept_at_upload
         from fedvtc_edge.training.compute import deterministic
 
@@ -187,7 +187,7 @@ class Participant:
         check_sequence(request, state, config.method.rounds)
         known = {kind: known_to(request, state, kind) for kind in request.digests}
         check_shapes(known, config, len(terms.class_names))
-        averaged = known.pop(Decoders.kind, None)
+        once = {kind: known.pop(kind) for kind in method_of(config).for_senders & set(known)}
         state.published = known
         with deterministic():
             has = self._source(config, terms)
@@ -196,8 +196,8 @@ class Participant:
             session = ClientSession.gather(
                 config, home, state, self._name(config), terms, has, measuring=keep
             )
-            if averaged is not None:
-                session.method.learn(Decoders.kind, averaged, [session.client])
+            for kind, data in once.items():
+                session.method.learn(kind, data, [session.client])
             payload = self._done(request, config, session)
         envelope = self._sealed(request, payload)
         home.keep_answer(request.digest, envelope)

@@ -94,7 +94,7 @@ class ClientSession:
         compute, kind = Compute.of(config.engine), method_of(config)
         shape, classes = ImageShape(terms.height, terms.channels), len(terms.class_names)
         assignment = ClientAssignment(home.client, None, architecture, architecture)
-        client = one_client(config, assignment, has.own, shape, classes, compute, kind.has_decoder)
+        client = one_client(config, assignment, has.own, shape, classes, compute, kind)
         with_baseline = kind.trains and not kind.is_own_control and config.method.baseline
         alone = baseline(client) if with_baseline else None
         federation = Federation(
@@ -120,7 +120,7 @@ class ClientSession:
     @property
     def modules(self) -> dict[str, nn.Module]:
         """All that is trained, by name."""
-        modules = networks_of(self.client)
+        modules = self.client.networks
         if self.baseline is not None:
             modules["local"] = self.baseline.model
         return modules
@@ -167,14 +167,6 @@ class ClientSession:
                 client.architecture, samples, ImageShape(size, channels), client.classes, config
             )
         return report
-
-
-def networks_of(client: Client) -> dict[str, nn.Module]:
-    """A client's networks, by the names under which its state keeps them."""
-    modules: dict[str, nn.Module] = {"classifier": client.model}
-    if client.decoder is not None:
-        modules["decoder"] = client.decoder
-    return modules
 
 
 def load_networks(state: ClientCheckpoint, modules: Mapping[str, nn.Module]) -> None:
@@ -248,7 +240,7 @@ def finalize(
         home.path,
         summary,
         published,
-        [(client.id, networks_of(client), summary.clients[0])],
+        [(client.id, client.networks, summary.clients[0])],
         pictures(method, data) if packed else {},
         mode=_OWNER_ONLY,
     )

@@ -12,7 +12,7 @@ from fedvtc_edge.data import Dataset
 from fedvtc_edge.data.dataset import Samples
 from fedvtc_edge.data.own import pack_test, terms_of
 from fedvtc_edge.devices.planner import ClientAssignment
-from fedvtc_edge.distributed.client.session import load_networks, networks_of
+from fedvtc_edge.distributed.client.session import load_networks
 from fedvtc_edge.distributed.client.state import ClientState
 from fedvtc_edge.distributed.mailbox import Mailbox
 from fedvtc_edge.errors import TrustError
@@ -202,7 +202,7 @@ def _gathered(
     for name in roster.ids:
         state = home(name).state()
         if state.tensors:
-            load_networks(state, networks_of(roster.at_work(name)))
+            load_networks(state, roster.at_work(name).networks)
     method.restore(played.published)
     method.done = played.done
     return method

@@ -13,6 +13,7 @@ from .example import ExampleFedVTC
 from .fedcof import FedCOF
 from .fedproto import FedProto
 from .fedvtc import FedVTC
+from .fml import FML
 from .supervised import Centralised, Local, LocalMatched
 
 __all__ = ["FedVTC", "Federation", "Knob", "Method", "calibrated", "method_of", "register"]
@@ -64,3 +65,4 @@ register("local", Local)
 register("local-matched", LocalMatched)
 register("fedproto", FedProto)
 register("centralised", Centralised)
+register("fml", FML)

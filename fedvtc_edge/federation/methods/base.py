@@ -10,10 +10,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedvtc_edge.config import Config
+from fedvtc_edge.config import Config, MethodSettings
 from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.federation import Federation
+from fedvtc_edge.models.companion import Companion
 from fedvtc_edge.models.extractor import in_chunks
+from fedvtc_edge.models.registry import ImageShape
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.statistics.gaussian import Coefficients
 from fedvtc_edge.training.client import Client
@@ -55,6 +57,10 @@ class Method(ABC):
     """Whether it is local-only training itself, which needs no local baseline beside it."""
     nearest_prototype: ClassVar[bool] = False
     """Whether clients classify by the nearest published mean of their features."""
+    standalone: ClassVar[bool] = True
+    """Whether a client classifies with its own network alone; else no bundle holds all of it."""
+    for_senders: ClassVar[frozenset[str]] = frozenset()
+    """Kinds of publications that their senders alone take up, and that nobody keeps."""
     variants: ClassVar[Mapping[str, type[Method]]] = {}
     """What runs under each ``privacy.mode`` that has a guarantee; a subclass has none of these."""
     knob: ClassVar[Knob | None] = None
@@ -73,7 +79,10 @@ class Method(ABC):
 
     @classmethod
     def shared(cls, settings: Config) -> str:
-        """Content of uploads: ``anchored``, ``features[+decoder]``, ``nothing`` or ``data``."""
+        """Content of uploads.
+
+        ``anchored``, ``features[+decoder]``, ``companion``, ``nothing`` or ``data``.
+        """
         return "nothing"
 
     @classmethod
@@ -101,6 +110,20 @@ class Method(ABC):
         Only where ``common_head`` says that there is one.
         """
         raise NotImplementedError
+
+    @classmethod
+    def companion(
+        cls, settings: MethodSettings, shape: ImageShape, classes: int, *, seed: int
+    ) -> Companion | None:
+        """Small network that each client keeps beside its own, fresh; None for no such network.
+
+        It is kept, restored and trained with the client's own.
+
+        Args:
+            classes: Number C of classes.
+            seed: The same for all clients of a run.
+        """
+        return None
 
     @abstractmethod
     def steps(self, number: int) -> Sequence[RoundStep]:

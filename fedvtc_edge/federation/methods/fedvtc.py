@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fedvtc_edge import wire
 from fedvtc_edge.config import Config
-from fedvtc_edge.federation.exchange import Decoders, Exchange, RoundStep
+from fedvtc_edge.federation.averaging import Average
+from fedvtc_edge.federation.exchange import Exchange, RoundStep
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.models import vtc
 from fedvtc_edge.models.extractor import Anchor, centre, extractor_of
@@ -48,6 +49,7 @@ class FedVTC(Method):
 
     has_decoder = True
     knob: ClassVar[Knob | None] = KL
+    for_senders = frozenset({"decoder"})
 
     @classmethod
     def shared(cls, settings: Config) -> str:
@@ -106,10 +108,11 @@ class FedVTC(Method):
 
     def learn(self, kind: str, data: bytes, cohort: Sequence[Client]) -> None:
         """Statistics change the global knowledge, averaged decoders their owners."""
-        if kind != Decoders.kind:
+        if kind not in self.for_senders:
             super().learn(kind, data, cohort)
-        for client in cohort if kind == Decoders.kind else ():
-            client.load_decoder(wire.decode_weights(data, like=client.decoder_weights()))
+            return
+        for client in cohort:
+            client.load(kind, wire.decode_weights(data, like=client.weights(kind)))
 
     def restore(self, published: dict[str, bytes]) -> None:
         """Rebuild the knowledge from the bytes that were published."""
@@ -266,12 +269,13 @@ class FedVTC(Method):
 
         return self.federation.protected(kind, protect, about, std)
 
-    def _decoders(self) -> Decoders:
+    def _decoders(self) -> Average:
         """ψ has one shape for all; its weights travel as float32."""
         latent = self.federation.config.method.latent
         blank = vtc.build(self.federation.shape, latent=latent, seed=0).state_dict()
         like = {name: value.numpy() for name, value in blank.items()}
-        return Decoders(like, self.federation.config.server.minimum_contributors)
+        least = self.federation.config.server.minimum_contributors
+        return Average("decoder", lambda c: c.weights("decoder"), like, least, for_all=False)
 
 
 def _in_turn(*phases: Callable[[Client], None]) -> Callable[[Client], None]:

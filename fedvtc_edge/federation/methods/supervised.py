@@ -68,11 +68,14 @@ class Centralised(Method):
         return ["all raw data (a ceiling, not a federation)"]
 
 
-def matched_steps(federation: Federation, client: Client, number: int) -> int:
+def matched_steps(federation: Federation, client: Client, number: int, *, networks: int = 1) -> int:
     """Gradient steps of a round by which a method takes as many in all as FedVTC, on f and on ψ.
 
     FedVTC takes them in ``training.matched_rounds`` rounds, most in the last one; here they are
     spread evenly over ``method.rounds``.
+
+    Args:
+        networks: How many each step moves: a step on two counts twice.
     """
     settings: TrainingSettings = federation.config.training
     rounds = federation.config.method.rounds
@@ -82,4 +85,5 @@ def matched_steps(federation: Federation, client: Client, number: int) -> int:
         finetuning.steps_in(one, matched, federation.classes, settings)
         for one in range(1, matched + 1)
     )
+    total //= networks
     return total * number // rounds - total * (number - 1) // rounds
