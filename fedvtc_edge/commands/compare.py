@@ -2,62 +2,98 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from fedvtc_edge import plugins
+
 from . import _common as common
 
-DEFAULT_METHODS = "local,local-matched,fedproto,fedvtc,centralised"
+if TYPE_CHECKING:
+    from fedvtc_edge.config import Config
+    from fedvtc_edge.runs.comparisons import MethodRecord, TableRecord
 
 
 @click.command()
 @common.config_argument
-@click.option(
-    "--methods", default=DEFAULT_METHODS, show_default=True, metavar="A,B", help="What to run."
-)
-@click.option("--seeds", default="0,1,2", show_default=True, metavar="0,1", help="Repetitions.")
+@click.option("--methods", metavar="A,B", help="Rows of the table [default: every method].")
+@click.option("--seeds", metavar="0,1", help="Repetitions [default: 0,1,2].")
 @common.set_option
-@common.out_option("Where comparison.json and the plot go [default: nowhere].")
+@common.out_option("Folder of the results; the same command goes on there [default: nowhere].")
+@click.option(
+    "--resume",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Go on with a comparison that was cut off.",
+)
 @common.json_option
 @common.quiet_option
 def command(
     config_file: Path | None,
-    methods: str,
-    seeds: str,
+    methods: str | None,
+    seeds: str | None,
     overrides: tuple[str, ...],
     out: Path | None,
+    resume: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Compare methods on the same data split and budget."""
-    wanted = _distinct("--methods", methods)
-    numbers = [_seed(word) for word in _distinct("--seeds", seeds)]
+    """Compare methods on the same data split and budget.
+
+    Rows, seeds, splits and data sets may also stand in the table [compare] of CONFIG.toml.
+    """
+    if resume is not None and (config_file or methods or seeds or overrides or out):
+        raise click.UsageError(
+            "--resume takes its settings and its folder from the comparison: expected no "
+            "CONFIG.toml, --methods, --seeds, --set or --out"
+        )
+    wanted = None if methods is None else _distinct("--methods", methods)
+    numbers = None if seeds is None else [_seed(word) for word in _distinct("--seeds", seeds)]
+    folder = resume or out
     from fedvtc_edge.config import load_config
 
-    config = load_config(config_file, overrides=overrides)
+    config = None if resume is not None else load_config(config_file, overrides=overrides)
     try:
         with common.needing_extras(), common.reporting(quiet) as progress:
             from fedvtc_edge.workflows.compare import compare
 
-            document = compare(config, wanted, numbers, out=out, progress=progress)
+            if config is None:
+                config = _settings_of(resume)
+            document = compare(config, wanted, numbers, out=folder, progress=progress)
     except KeyboardInterrupt:
-        raise common.Interrupted(
-            "start the comparison again; fewer --methods or --seeds make it shorter"
-        ) from None
+        raise common.Interrupted(_how_to_go_on(folder)) from None
 
     if as_json:
         common.emit_json(document)
     else:
         _print_comparison(document)
-    if out is not None:
+    if folder is not None:
         with common.needing_extras():
             from fedvtc_edge.report import render_comparison
 
-            report = render_comparison(out)
+            report = render_comparison(folder)
         if not as_json:
             click.echo(f"report: {report}")
+
+
+def _settings_of(folder: Path | None) -> Config:
+    from fedvtc_edge.workflows.compare import settings_of
+
+    assert folder is not None  # --resume was given
+    return settings_of(folder)
+
+
+def _how_to_go_on(folder: Path | None) -> str:
+    """A hint after Ctrl-C, by what has been kept."""
+    if folder is None:
+        return "start the comparison again; with --out DIR what is done is kept"
+    if not (folder / "comparison.toml").is_file():
+        return "nothing was written yet: give the same command to start again"
+    words = f"--resume {shlex.quote(str(folder))}{plugins.options()}"
+    return f"what is done is kept; go on with: fedvtc-edge compare {words}"
 
 
 def _distinct(option: str, text: str) -> list[str]:
@@ -77,28 +113,59 @@ def _seed(word: str) -> int:
 
 
 def _print_comparison(document: dict[str, Any]) -> None:
-    header = ("method", "mean ± std %", "worst %", "unseen classes %", "combined %")
-    home = ("home: own model %", "combined %", "statistics only %")
-    rows = [
-        (
-            name,
-            _mean(entry["accuracy_mean"], entry["accuracy_std"]),
-            common.percent(entry["accuracy_worst"]),
-            common.percent(entry["accuracy_absent_classes"]),
-            common.percent(entry["accuracy_calibrated"]),
-            common.percent(entry["accuracy_control"]),
-            common.percent(entry["accuracy_home"]),
-            common.percent(entry["accuracy_home_calibrated"]),
-            common.percent(entry["accuracy_home_control"]),
-            common.kilobytes(entry["upload_bytes_total"]),
-            "-" if entry["seconds"] is None else f"{entry['seconds']:.1f}",
-        )
-        for name, entry in document["methods"].items()
-    ]
-    common.emit_table((*header, "statistics only %", *home, "kB up", "seconds"), rows)
-    seeds = ", ".join(map(str, document["seeds"]))
-    click.echo()
-    click.echo(f"{document['data']}, alpha {document['alpha']}, seeds {seeds}")
+    """Every table in two parts, narrow enough for a terminal: accuracies, and costs."""
+    from fedvtc_edge.runs.comparisons import Comparison
+
+    comparison = Comparison.model_validate(document)
+    for table in comparison.each:
+        rows = {name: row for name, row in table.methods.items() if row.refused is None}
+        common.emit_table(_ACCURACIES, [_accuracies(name, row) for name, row in rows.items()])
+        click.echo()
+        common.emit_table(_COSTS, [_costs(name, row) for name, row in rows.items()])
+        for name, row in table.methods.items():
+            if row.refused is not None:
+                click.echo(f"{name} cannot run here: {row.refused}")
+        click.echo(_title(table))
+        click.echo()
+    for label, reason in comparison.left_out.items():
+        click.echo(f"{label} was left out: {reason}")
+
+
+def _title(table: TableRecord) -> str:
+    alpha = "" if table.alpha is None else f", alpha {table.alpha:g}"
+    samples = "" if table.samples is None else f", {table.samples} training images"
+    return f"{table.data}{alpha}{samples}, seeds {', '.join(map(str, table.seeds))}"
+
+
+_ACCURACIES = (
+    *("method", "own model %", "combined", "statistics"),
+    *("own distr.", "home", "unseen", "worst"),
+)
+_COSTS = ("method", "kB up per client", "seconds", "peak MB", "rounds", "knob")
+
+
+def _accuracies(name: str, row: MethodRecord) -> tuple[str, ...]:
+    return (
+        name,
+        _mean(row.accuracy_mean, row.accuracy_std),
+        common.percent(row.accuracy_calibrated),
+        common.percent(row.accuracy_control),
+        common.percent(row.accuracy_own_distribution),
+        common.percent(row.accuracy_home),
+        common.percent(row.accuracy_absent_classes),
+        common.percent(row.accuracy_worst),
+    )
+
+
+def _costs(name: str, row: MethodRecord) -> tuple[str, ...]:
+    return (
+        name,
+        common.kilobytes(row.upload_bytes_per_client),
+        "-" if row.seconds is None else f"{row.seconds:.1f}",
+        "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}",
+        common.known(row.rounds),
+        "-" if row.knob is None else f"{row.knob:g}",
+    )
 
 
 def _mean(mean: float | None, std: float | None) -> str:

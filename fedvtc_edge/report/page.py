@@ -15,7 +15,7 @@ from markupsafe import Markup
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.storage.atomic import write_atomic
 
-from . import charts, wording
+from . import charts, comparison_charts, comparison_words, wording
 from .crowd import LEVELS, crowd_of
 from .pictures import MANY_CLASSES, read_pictures
 from .reading import read_comparison, read_run
@@ -80,11 +80,24 @@ def render_comparison(directory: Path) -> Path:
     """
     directory = Path(directory)
     comparison = read_comparison(directory)
+    tables = comparison.each
+    records = [method for _, _, method in comparison.rows()]
     html = fill(
         "comparison.html.j2",
         comparison=comparison,
-        names=wording.ranked(comparison),
-        chart=charts.accuracy_per_method(comparison),
+        tables=tables,
+        words=comparison_words,
+        names=[comparison_words.ranked(table) for table in tables],
+        charts=[
+            comparison_charts.accuracy_per_method(table, f"methods{place}")
+            for place, table in enumerate(tables)
+        ],
+        bytes_chart=comparison_charts.against_bytes(tables),
+        seconds_chart=comparison_charts.against_seconds(tables),
+        unseen_chart=comparison_charts.unseen_classes(tables),
+        alpha_chart=comparison_charts.over_alpha(tables),
+        held_out=any(method.accuracy_held_out is not None for method in records),
+        decoders=any(method.decoder_seconds is not None for method in records),
     )
     return write(directory / "comparison.html", html)
 
@@ -99,8 +112,8 @@ def fill(template: str, *, package: str = __package__, **content: Any) -> str:
     """
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     page = _environment(package).get_template(template)
-    words = {"say": wording, **content}
-    return page.render(style=Markup(style), **words)  # noqa: S704 - our own file
+    everything = {"say": wording, **content}
+    return page.render(style=Markup(style), **everything)  # noqa: S704 - our own file
 
 
 @cache

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedvtc_edge.errors import RunError
+from fedvtc_edge.runs.comparisons import Comparison
 from fedvtc_edge.runs.means import averages
 from fedvtc_edge.runs.records import (
     ClientRecord,
-    Comparison,
     RoundRecord,
     Summary,
     read_record,
@@ -87,7 +87,7 @@ def read_comparison(directory: Path) -> Comparison:
             hint="give the folder that 'fedvtc-edge compare --out DIR' wrote",
         )
     comparison = read_record(Comparison, path)
-    if not comparison.methods:
+    if not comparison.each:
         raise RunError(f"'{path}' compares no method", hint="run 'fedvtc-edge compare' again")
     return comparison
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedvtc_edge.privacy.claim import UNITS
-from fedvtc_edge.runs.records import OPERATING_POINTS, ClientRecord, Comparison, Summary, mean
+from fedvtc_edge.runs.records import OPERATING_POINTS, ClientRecord, Summary, mean
 
 from .reading import Run
 
@@ -194,17 +194,6 @@ def holds(client: ClientRecord, names: list[str]) -> str:
         held = sum(1 for _, number in pairs if number)
         return f"{held} of {len(pairs)} classes held"
     return "images per class: " + ", ".join(f"{name} {number}" for name, number in pairs)
-
-
-def ranked(comparison: Comparison) -> list[str]:
-    """Method names, most accurate first; those without a result last, by name."""
-    methods = comparison.methods
-
-    def place(name: str) -> tuple[float, str]:
-        accuracy = methods[name].accuracy_mean
-        return (1.0 if accuracy is None else -accuracy, name)
-
-    return sorted(methods, key=place)
 
 
 NOT_TOLD = (

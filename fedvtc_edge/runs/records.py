@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import RunError
@@ -336,45 +336,6 @@ class Summary(Record):
         """True if the clients of the run in ``directory`` kept their networks and images."""
         served = self.engine == "flower" and not self.home
         return served and not any(directory.glob("clients/*/client.json"))
-
-
-def _seed_accuracy(value: Any) -> Any:
-    """A seed's result may be the bare accuracy or a record that holds it."""
-    return value.get("accuracy_mean") if isinstance(value, dict) else value
-
-
-class MethodRecord(Record):
-    """One method of ``comparison.json``, over all seeds."""
-
-    accuracy_mean: Fraction | None = None
-    accuracy_std: Amount | None = None
-    accuracy_worst: Fraction | None = None
-    accuracy_absent_classes: Fraction | None = None
-    accuracy_calibrated: Fraction | None = None
-    accuracy_control: Fraction | None = None
-    accuracy_own_distribution: Fraction | None = None
-    accuracy_home: Fraction | None = None
-    accuracy_home_calibrated: Fraction | None = None
-    accuracy_home_control: Fraction | None = None
-    upload_bytes_total: Amount | None = None
-    seconds: Amount | None = None
-    per_seed: list[Annotated[Fraction | None, BeforeValidator(_seed_accuracy)]] = Field(
-        default_factory=list
-    )
-
-
-class Comparison(Record):
-    """``comparison.json``: the same data and budget for every method."""
-
-    data: str | None = None
-    alpha: Amount | None = None
-    seeds: list[int] = Field(default_factory=list)
-    evaluated_on: str | None = None
-    methods: dict[str, MethodRecord]
-
-    def document(self) -> dict[str, Any]:
-        """The content of ``comparison.json``."""
-        return {"schema": SCHEMA, **super().document()}
 
 
 def mean(values: Iterable[float | None]) -> float | None:

@@ -1,0 +1,94 @@
+"""Work of one cell, in this process or in one of several.
+
+A cell's result does not depend on where it is worked; see :mod:`.process` for the latter.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fedvtc_edge.config import Config, load_config
+from fedvtc_edge.data import Dataset, load_data
+from fedvtc_edge.errors import FedVTCError, RunError
+from fedvtc_edge.runs.records import mean
+from fedvtc_edge.workflows.run import run_without_trace
+
+from .cells import Cell, Result
+
+_MEANS = ("absent_classes", "calibrated")
+_POINTS = ("own_distribution", "home", "held_out")
+_EXPERTS = ("", "_calibrated", "_control")
+_FIGURES = {
+    "accuracy_mean": "accuracy_mean",
+    "accuracy_worst": "accuracy_worst",
+    **{f"accuracy_{name}": f"accuracy_{name}_mean" for name in _MEANS},
+    "accuracy_control": "accuracy_control",
+    **{
+        f"accuracy_{point}{expert}": f"accuracy_{point}{expert}_mean"
+        for point in _POINTS
+        for expert in _EXPERTS
+    },
+    "upload_bytes_total": "upload_bytes_total",
+    "download_bytes_total": "download_bytes_total",
+    "seconds": "seconds",
+}
+"""Figures of a cell, and the key of each in a run's summary."""
+
+
+class Workplace:
+    """Where cells are worked one after another: the last data set stays in memory."""
+
+    def __init__(self) -> None:
+        self._loaded: tuple[str, Dataset] | None = None
+
+    def do(self, job: dict[str, Any]) -> Result:
+        """Run a cell.
+
+        Args:
+            job: As :func:`job_of` makes it.
+
+        Raises:
+            RunError: The machine, and not the settings, is the reason.
+        """
+        config = load_config(job["config"])
+        begin = time.perf_counter()
+        try:
+            result = self._run(job["kind"], config)
+        except RunError:
+            raise
+        except FedVTCError as error:
+            return {"refused": str(error), "seconds": round(time.perf_counter() - begin, 3)}
+        return {**result, "seconds": round(time.perf_counter() - begin, 3)}
+
+    def _run(self, kind: str, config: Config) -> Result:
+        return figures_of(run_without_trace(config, self._load(config)))
+
+    def _load(self, config: Config) -> Dataset:
+        """The data set of a cell; that of the cell before, where it is the same."""
+        same = {"alpha", "partition", "shards", "min_samples", "holdout"}
+        key = repr((config.data.model_dump(exclude=same), config.privacy.mode))
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None  # not two at a time
+            self._loaded = key, load_data(config)
+        return self._loaded[1]
+
+
+def figures_of(summary: dict[str, Any]) -> Result:
+    """Figures of a run, and recalls of its classes.
+
+    Args:
+        summary: The content of ``summary.json``.
+    """
+    clients = summary["clients"]
+    figures = {name: summary[key] for name, key in _FIGURES.items()}
+    figures["upload_bytes_per_client"] = mean(client["upload_bytes"] for client in clients)
+    peaks = [client["peak_memory_mb"] for client in clients]
+    figures["peak_memory_mb"] = max((peak for peak in peaks if peak is not None), default=None)
+    return {"figures": figures, "recall_mean": summary["recall_mean"]}
+
+
+def job_of(cell: Cell) -> dict[str, Any]:
+    """A cell as a process takes it."""
+    config = cell.config.model_dump(mode="json", exclude_none=True)
+    return {"kind": cell.kind, "config": config}
