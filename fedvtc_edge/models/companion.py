@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import nn
 
 from .classifier import Classifier, build
@@ -26,13 +29,20 @@ class Companion(nn.Module):
 
 
 def build_companion(
-    shape: ImageShape, *, latent: int, classes: int, seed: int, own: nn.Module | None = None
+    shape: ImageShape,
+    *,
+    latent: int,
+    classes: int,
+    seed: int,
+    own: Callable[[], nn.Module] = nn.Identity,
 ) -> Companion:
     """A fresh companion; the same arguments give all clients the same weights.
 
     Args:
         latent: Width of its features.
-        own: What stays on the client; by default nothing.
+        own: Makes what stays on the client; by default nothing.
     """
     network = build(SMALL, shape, latent=latent, classes=classes, seed=seed)
-    return Companion(network, own or nn.Identity())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Companion(network, own())

@@ -172,6 +172,12 @@ def check_architecture(name: str, config: Config) -> None:
     if name == EXTRACTOR_FINETUNE:
         _check_finetune(config)
     shared = METHODS.find(config.method.name).shared(config)
+    if name in ON_EXTRACTOR and shared in ("companion", "scores"):
+        raise ConfigError(
+            f"architecture {name!r} with method.name = {config.method.name!r}, whose clients train "
+            "whole networks on images",
+            hint='set method.name = "fedvtc", or take another architecture',
+        )
     if name in ON_EXTRACTOR and shared.startswith("features"):
         raise ConfigError(
             f"architecture {name!r} with features of the clients' own networks: it has the "

@@ -13,7 +13,7 @@ from fedvtc_edge import wire
 from fedvtc_edge.distributed.messages import REPORT, digest_of
 from fedvtc_edge.federation.methods.companions import KIND
 
-METHODS = ["fml"]
+METHODS = ["fml", "fedkd", "fedmrl", "fedtype"]
 MIXED = {"clients": {"architectures": ["mlp", "lenet"]}}
 
 

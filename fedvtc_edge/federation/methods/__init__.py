@@ -11,7 +11,10 @@ from .base import Knob, Method, calibrated
 from .closed_form import AFL, FisherMix, StatisticsOnly
 from .example import ExampleFedVTC
 from .fedcof import FedCOF
+from .fedkd import FedKD
+from .fedmrl import FedMRL
 from .fedproto import FedProto
+from .fedtype import FedType
 from .fedvtc import FedVTC
 from .fml import FML
 from .supervised import Centralised, Local, LocalMatched
@@ -66,3 +69,6 @@ register("local-matched", LocalMatched)
 register("fedproto", FedProto)
 register("centralised", Centralised)
 register("fml", FML)
+register("fedkd", FedKD)
+register("fedmrl", FedMRL)
+register("fedtype", FedType)

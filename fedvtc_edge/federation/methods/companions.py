@@ -67,9 +67,13 @@ class SharedCompanion(Method):
 
     def train(self, client: Client, number: int) -> None:
         """Take the averaged network and train it together with the client's own."""
+        self.take_steps(client, number)
+
+    def take_steps(self, client: Client, number: int, **how: Any) -> None:
+        """The same, with what else :meth:`Client.train_by` takes."""
         client.load(KIND, self.weights)
         steps = matched_steps(self.federation, client, number, networks=2)
-        client.train_by(number, steps, self.objective)
+        client.train_by(number, steps, self.objective, **how)
 
     @abstractmethod
     def objective(self, client: Client) -> BatchLoss:
@@ -78,7 +82,7 @@ class SharedCompanion(Method):
     def exchange(self, number: int) -> Average:
         """Average of the small networks, published to all."""
         least = self.federation.config.server.minimum_contributors
-        return Average(KIND, _weights, self.weights, least)
+        return Average(KIND, weights_of, self.weights, least)
 
     def restore(self, published: dict[str, bytes]) -> None:
         """Take up the averaged network.
@@ -116,5 +120,6 @@ def networks_of(client: Client) -> Companion:
     return client.companion
 
 
-def _weights(client: Client) -> wire.Weights:
+def weights_of(client: Client) -> wire.Weights:
+    """Weights of a client's small network."""
     return client.weights(KIND)
