@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedvtc_edge.config import Config
+from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.privacy.claim import Claim
 from fedvtc_edge.privacy.mechanism import mechanism_of
 
@@ -30,9 +31,10 @@ def threat_model(config: Config) -> list[Entry]:
     if mode == "nothing":
         sees = "a client's own classifier; nothing is uploaded"
         return [{"view": "device", "sees": sees, "covered": False}]
-    upload = "counts, class means and second moments"
+    moments = METHODS.find(config.method.name).sends_moments
+    upload = "counts, class means and second moments" if moments else "counts and class means"
     if noised:
-        upload = "noised counts, class means and second moments"
+        upload = f"noised {upload}"
     each = f"each client's {upload}"
     if masked:
         groups = f"sums of {config.sums} groups of clients"
@@ -126,9 +128,12 @@ def recommendations(
     most = Policy().identification if policy.identification is None else policy.identification
     assert most is not None
     moments = "pooled" if config.method.moments == "covariance" else "class"
-    # Of a run that has noise, what exact sums would leak says nothing.
+    # Of a run that has noise, what exact sums would leak says nothing, nor of means alone what
+    # second moments would.
     noised = mechanism_of(config) is not None
-    exact = [point for point in points if point.epsilon is None and not noised]
+    means = not METHODS.find(config.method.name).sends_moments
+    exact = [point for point in points if point.epsilon is None and not noised and not means]
+    first = 'method.name = "statistics", ' if means else ""  # whose server needs no single upload
     enough = [
         minimum
         for minimum in MINIMUM_COUNTS
@@ -160,7 +165,7 @@ def recommendations(
         )
     if not config.transport.masking:
         advise(
-            "transport.masking = true",
+            f"{first}transport.masking = true",
             "the server then sees the sum alone: counts and means of single clients are gone",
         )
     private = [point for point in points if point.epsilon is not None and point.minimum == 1]
@@ -168,7 +173,7 @@ def recommendations(
     if good and not noised:
         best = max(good, key=lambda point: point.epsilon or 0)
         advise(
-            f'privacy.mode = "anchored", privacy.epsilon = {best.epsilon:g} or less',
+            f'{first}privacy.mode = "anchored", privacy.epsilon = {best.epsilon:g} or less',
             f"identification {best.identification:.0%} even for a single record, at an accuracy "
             f"of {best.accuracy:.1%} from statistics only",
         )

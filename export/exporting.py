@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fedvtc_edge.data import load_data
 from fedvtc_edge.data.own import TERMS, TEST_SET, DataTerms, unpack_test
 from fedvtc_edge.errors import FedVTCError, ParityError, RunError
-from fedvtc_edge.models import Classifier, ImageShape
+from fedvtc_edge.models import ImageShape
 from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.progress import Progress, SilentProgress
@@ -35,7 +35,7 @@ from fedvtc_edge.training.knowledge import CODE_STD, class_codes
 from . import inputs
 from .codes import Codes
 from .extractors import REFERENCE, AnchorFiles, write_anchor
-from .graphs import Nearest
+from .graphs import CommonHead, Model, Nearest
 from .manifest import STATISTICS, File, Image, Manifest, Privacy, write_manifest
 from .verification import verify
 from .writing import GraphWriter
@@ -338,10 +338,10 @@ class Builder:
                     hint="the run is damaged, or its data set has changed: run it again",
                 )
         self.method = METHODS.find(finished.config.method.name)
-        if not self.method.trains:
+        if not self.method.trains and not self.method.common_head:
             raise RunError(
                 f"method.name = {finished.config.method.name!r} trains no networks to export",
-                hint="export a run of method.name = fedvtc, whose bundles have statistics, too",
+                hint="export a run of method.name = fedvtc or statistics",
             )
         if not self.method.standalone:
             raise RunError(
@@ -397,10 +397,7 @@ class Builder:
             images=self.data.x_test,
             labels=self.data.y_test,
         )
-        model: Classifier | Nearest
-        model = self.finished.classifier(client, self.shape, self.data.classes)
-        if self.method.nearest_prototype and self.published is not None:
-            model = Nearest(model, self.published)
+        model = self._model(client)
         decoder = self.finished.decoder(client, self.shape)
         if self.int8 and decoder is None:
             raise RunError(
@@ -450,6 +447,18 @@ class Builder:
             tools=tools(),
         )
 
+    def _model(self, client: str) -> Model:
+        """What classifies at a client."""
+        if self.method.common_head:
+            assert self.anchor is not None
+            assert self.published is not None
+            head = self.method.head(self.finished.config, self.published)
+            return CommonHead(self.anchor, head, self.published.present)
+        model = self.finished.classifier(client, self.shape, self.data.classes)
+        if self.method.nearest_prototype and self.published is not None:
+            return Nearest(model, self.published)
+        return model
+
     @cached_property
     def anchor_files(self) -> AnchorFiles:
         """The run's frozen extractor as a graph, written once."""
@@ -466,7 +475,9 @@ class Builder:
 
     def _source(self, client: str) -> dict[str, str]:
         folder = self.finished.path / "clients" / client
-        names = ("classifier.safetensors", "decoder.safetensors")
+        names: tuple[str, ...] = ("classifier.safetensors", "decoder.safetensors")
+        if self.method.common_head:
+            folder, names = self.finished.path, (STATISTICS,)
         return {name: File.of(folder / name).sha256 for name in names if (folder / name).exists()}
 
     @property

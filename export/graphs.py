@@ -10,14 +10,16 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Union, cast
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
@@ -27,6 +29,8 @@ from fedvtc_edge.models import Classifier
 from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.models.vtc import VTC
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
+from fedvtc_edge.statistics.discriminant import ABSENT
+from fedvtc_edge.statistics.gaussian import Coefficients
 
 from .runtime import Arrays
 
@@ -39,13 +43,16 @@ a ResNet-18 of 45 MB then loads in 144 MB instead of 247."""
 
 PRODUCER = "fedvtc-edge"
 
+Model = Union["Classifier", "Nearest", "CommonHead"]
+"""What classifies: a network of the client's own, or what stands on published statistics."""
+
 _WEIGHTED = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
 
 
 class ClassifierGraph(nn.Module):
     """images uint8 [N, H, W, channels] → logits [N, C]; scaled as in training."""
 
-    def __init__(self, model: Classifier | Nearest) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
@@ -75,6 +82,41 @@ class Nearest(nn.Module):
         """[N, channels, H, W] in [0, 1] → [N, C]."""
         apart = self.model.features(x)[:, None] - self.mean
         return torch.where(self.known, -apart.square().sum(2), self._beyond)
+
+
+class CommonHead(nn.Module):
+    """A head that all clients have on the frozen extractor: log-posteriors of images.
+
+    Args:
+        head: Its coefficients; what all known classes share of them is taken off, for float32
+            keeps more digits of the differences.
+        known: Classes [C] that anyone has.
+    """
+
+    quadratic: Tensor
+    linear: Tensor
+    offset: Tensor
+    known: Tensor
+
+    def __init__(self, anchor: Anchor, head: Coefficients, known: NDArray[np.bool_]) -> None:
+        super().__init__()
+        # Not among its modules: copies share it, as those of a client's own head do.
+        self._anchor: Callable[[], Anchor] = lambda: anchor
+        for name, part in zip(("quadratic", "linear", "offset"), head, strict=True):
+            own = part - part[..., known].mean(-1, keepdims=True)
+            self.register_buffer(name, torch.from_numpy(own).float())
+        self.register_buffer("known", torch.from_numpy(known))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, channels, H, W] in [0, 1] → [N, C]."""
+        features = self._anchor()(x)
+        scores = features @ self.linear + features.square() @ self.quadratic + self.offset
+        rivals = torch.where(self.known, scores, _NEVER)
+        return torch.where(self.known, torch.log_softmax(rivals, 1), ABSENT)
+
+
+_NEVER = -1e30
+"""Score of a class that nobody has: below all others, and finite, as graphs must be."""
 
 
 class AnchorGraph(nn.Module):

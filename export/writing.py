@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedvtc_edge.errors import BundleError, ParityError, VerificationError
-from fedvtc_edge.models import Classifier
 from fedvtc_edge.models.extractor import in_chunks
 from fedvtc_edge.models.vtc import VTC
 from fedvtc_edge.runs.records import ClientRecord
@@ -24,7 +23,7 @@ from .codes import Codes, StatisticsClassifier, combined, log_softmax
 from .extractors import AnchorFiles
 from .graphs import (
     ClassifierGraph,
-    Nearest,
+    Model,
     SynthesizerGraph,
     convert,
     quantize,
@@ -99,7 +98,7 @@ class GraphWriter:
                 images = SynthesizerGraph(decoder)(*map(torch.from_numpy, latents.values()))
             self._compared["painted"] = images.numpy()  # a key of the manifest
 
-    def classifier(self, model: Classifier | Nearest, expected: float | None) -> None:
+    def classifier(self, model: Model, expected: float | None) -> None:
         """``classifier.onnx``; its accuracy must be the run's.
 
         Raises:

@@ -151,6 +151,7 @@ class MethodTraits(Protocol):
     common_head: ClassVar[bool]
     standalone: ClassVar[bool]
     for_senders: ClassVar[frozenset[str]]
+    sends_moments: ClassVar[bool]
 
     @classmethod
     def head(cls, settings: Any, known: Any) -> Any:

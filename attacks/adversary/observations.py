@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedvtc_edge import wire
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import RunError
+from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.privacy.release import second_moments
 from fedvtc_edge.privacy.release_spec import COUNT, Array, ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.privacy.sampler import GRID
@@ -82,6 +83,14 @@ def of_statistics(
     )
 
 
+def of_means(
+    statistics: ClassStatistics | GlobalStatistics, *, who: str, client: str, round_: int
+) -> Observation:
+    """Read counts and means, beside which no second moment travelled."""
+    count, nothing = statistics.count, np.zeros(len(statistics.count))
+    return Observation(who, client, round_, count, statistics.mean, None, None, nothing, FLOAT32)
+
+
 def of_release(
     spec: ReleaseSpec,
     release: NDArray[np.int64],
@@ -118,8 +127,14 @@ def of_release(
     return Observation(who, client, round_, count, mean, None, scatter, noise, 2.0**-16)
 
 
-def of_publication(published: GlobalStatistics, *, who: str) -> Observation:
-    """Read what the server published, as exact sums over all clients."""
+def of_publication(published: GlobalStatistics, *, who: str, moments: bool = True) -> Observation:
+    """Read what the server published, as exact sums over all clients.
+
+    Args:
+        moments: Whether its second moments are sums of the clients' own; else means alone count.
+    """
+    if not moments:
+        return of_means(published, who=who, client=EVERYONE, round_=0)
     sums = sums_of(published)
     return of_statistics(sums, who=who, client=EVERYONE, round_=0, rounding=FLOAT32)
 
@@ -195,10 +210,14 @@ def opened(
             typical=typical,
         )
     anchored = context.kind == "anchor"
+    width = config.method.anchor if anchored else config.method.latent
+    if not METHODS.find(config.method.name).sends_moments:
+        sums = wire.decode_means(data, classes=classes, width=width, context=context)
+        return of_means(sums, who="server", client=client, round_=round_)
     statistics = wire.decode(
         data,
         classes=classes,
-        width=config.method.anchor if anchored else config.method.latent,
+        width=width,
         pooled=anchored and config.method.moments == "covariance",
         context=context,
     )

@@ -19,7 +19,7 @@ from fedvtc_edge.privacy.release_spec import ClientReleaseSpec, ReleaseSpec
 from fedvtc_edge.privacy.sampler import discrete_gaussian
 from fedvtc_edge.seeding import derive_seed
 
-from .observations import FLOAT16, FLOAT32, Observation, of_release, of_statistics
+from .observations import FLOAT16, FLOAT32, Observation, of_means, of_release, of_statistics
 from .trials import FEWEST, AuditedRun, Indices, Trial
 from .view import Map
 
@@ -38,11 +38,13 @@ class ReleasePath:
         spec: Terms of private releases; None for exact sums.
         pooled: Whether exact sums have one second-moment matrix over all classes.
         precision: Format of exact sums, ``float32`` or ``float16``.
+        moments: Whether exact sums have second moments at all.
     """
 
     spec: ReleaseSpec | None
     pooled: bool
     precision: wire.Precision = "float32"
+    moments: bool = True
 
 
 class UploadStager:
@@ -59,7 +61,9 @@ class UploadStager:
         config = audited.config
         self.audited = audited
         pooled = config.method.moments == "covariance" and audited.anchored
-        self.path = path or ReleasePath(audited.spec, pooled, config.transport.precision)
+        self.path = path or ReleasePath(
+            audited.spec, pooled, config.transport.precision, audited.moments
+        )
         self._made: dict[tuple[str, int], Anchor] = {}
         self._anchors = [] if audited.anchor is None else [audited.anchor]
         spec = self.path.spec
@@ -108,6 +112,10 @@ class UploadStager:
         labels, spec = audited.labels[where], path.spec
         if spec is None:
             sums = audited.sums(extract, where, pooled=path.pooled)
+            if not path.moments:
+                data = wire.encode_means(sums)
+                means = wire.decode_means(data, classes=audited.classes, width=sums.width)
+                return of_means(means, who=who, client=client, round_=0)
             data = wire.encode(sums, precision=path.precision)
             sums = wire.decode(data, classes=audited.classes, width=sums.width, pooled=path.pooled)
             rounding = FLOAT16 if path.precision == "float16" else FLOAT32

@@ -23,6 +23,7 @@ from fedvtc_edge.data import Dataset, hold_out, partition
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.models import Classifier, ImageShape
 from fedvtc_edge.models.extractor import Anchor, centre, in_chunks, one_by_one
+from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.privacy.release import contributions
 from fedvtc_edge.privacy.release_spec import COUNT, Array, ClientReleaseSpec, ReleaseSpec
@@ -35,6 +36,7 @@ from .observations import (
     EVERYONE,
     FLOAT32,
     Observation,
+    of_means,
     of_publication,
     of_statistics,
     opened,
@@ -127,6 +129,7 @@ class AuditedRun:
         self.public, self.public_labels = test[order[:half]], data.y_test[order[:half]]
         self.held, self.held_labels = test[order[half:]], data.y_test[order[half:]]
         self.anchored = shared(self.config) == "anchored"
+        self.moments = METHODS.find(self.config.method.name).sends_moments
         self.mechanism = mechanism_of(self.config, self.classes)
         self.spec = None if self.mechanism is None else self.mechanism.spec
         self.sample = self._sampled(seed)
@@ -212,7 +215,7 @@ class AuditedRun:
             seen += [replace(one, who="server+device") for one in seen]
         published = self.run.published()
         if published is not None and self.spec is None:
-            seen.append(of_publication(published, who="device"))
+            seen.append(of_publication(published, who="device", moments=self.moments))
             seen += self._colluders(seen)
         return seen
 
@@ -251,6 +254,9 @@ class AuditedRun:
                 total.square - own.square,
                 pooled,
             )
+            if not self.moments:
+                yield of_means(left, who="colluders", client=client, round_=0)
+                continue
             # The difference keeps the rounding of the sum.
             share = max(len(self.holdings[client]) / len(self.holdings[EVERYONE]), 1e-9)
             yield of_statistics(

@@ -66,7 +66,7 @@ def _written() -> dict[str, str]:
         "client|classes\\.\\d+": ".*",  # compared with the data
         "architecture": _one_of(names),
         "device": "[a-z0-9][a-z0-9-]{0,62}",
-        "run|source\\.(classifier|decoder)\\.safetensors": "[0-9a-f]{64}",
+        "run|source\\.(classifier|decoder|statistics)\\.safetensors": "[0-9a-f]{64}",
         "method": _one_of(METHODS.names()),
         "share": "anchored|features|features[+]decoder|nothing|data",
         r"extractor\.name": "[A-Za-z0-9_.:@-]{1,80}",

@@ -75,9 +75,10 @@ class Records:
         data = load_data(run.config)
         audited = AuditedRun(run, data)
         where = audited.holdings[client]
-        features = {
-            "own": np.asarray(audited.embedded(audited.model(client), where, exactly=False)),
-        }
+        features = {}
+        if run.has_network(client):  # else its head is all clients', on the extractor
+            own = audited.embedded(audited.model(client), where, exactly=False)
+            features["own"] = np.asarray(own)
         if audited.anchor is not None:
             anchored = audited.embedded(audited.anchor, where, exactly=False)
             features["anchor"] = np.asarray(anchored)

@@ -25,14 +25,16 @@ from fedvtc_edge.export.exporting import Builder, task_of
 from fedvtc_edge.export.extractors import write_anchor
 from fedvtc_edge.export.graphs import (
     ClassifierGraph,
+    CommonHead,
+    Model,
     Nearest,
     SynthesizerGraph,
     convert,
     quantize,
 )
 from fedvtc_edge.export.manifest import GraphName, Image, Manifest
-from fedvtc_edge.models import Classifier, ImageShape, network, vtc
-from fedvtc_edge.models.extractor import extractor_of
+from fedvtc_edge.models import ImageShape, network, vtc
+from fedvtc_edge.models.extractor import Anchor, extractor_of
 from fedvtc_edge.models.registry import ON_EXTRACTOR
 from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.runs.finished import FinishedRun
@@ -163,15 +165,29 @@ class _Fresh:
         return load_config({"method": method})
 
     def _classifier(self) -> None:
-        name = self.manifest.architecture
-        model: Classifier | Nearest
-        model = network(name, self._config, self.shape, classes=self.classes, seed=0)
-        if METHODS.find(self.manifest.method).nearest_prototype:
+        kind, model = METHODS.find(self.manifest.method), self._network()
+        if kind.nearest_prototype:
             zeros = np.zeros((self.classes, self.manifest.latent))
             model = Nearest(model, GlobalStatistics(np.ones(self.classes), zeros, zeros))
         example = {k: torch.from_numpy(v) for k, v in self._images().items()}
         model = _unlike(model)
         convert(ClassifierGraph(model), example, self.folder / "classifier.onnx", output="logits")
+
+    def _network(self) -> Model:
+        if not METHODS.find(self.manifest.method).common_head:
+            name, config = self.manifest.architecture, self._config
+            return network(name, config, self.shape, classes=self.classes, seed=0)
+        draw, width = np.random.default_rng(0), self.manifest.anchor or 0
+        shapes = (width, self.classes), (width, self.classes), (self.classes,)
+        quadratic, linear, offset = (draw.standard_normal(shape) for shape in shapes)
+        known = np.ones(self.classes, bool)
+        return CommonHead(self._extractor(), (quadratic, linear, offset), known)
+
+    def _extractor(self) -> Anchor:
+        anchor = extractor_of(self._config, self.shape, self.classes)
+        if anchor is None:
+            raise RunError("its method has no anchor", hint="give the run: --run RUN")
+        return anchor
 
     def _synthesizer(self) -> None:
         if self.manifest.architecture in ON_EXTRACTOR:
@@ -182,10 +198,7 @@ class _Fresh:
         convert(SynthesizerGraph(decoder), example, path, output="images", fixed=fixed)
 
     def _anchor(self) -> None:
-        config = self._config
-        anchor = extractor_of(config, self.shape, self.classes)
-        if anchor is None:
-            raise RunError("its method has no anchor", hint="give the run: --run RUN")
+        config, anchor = self._config, self._extractor()
         example = {k: torch.from_numpy(v) for k, v in self._images().items()}
         by_reference = self.manifest.referenced is not None
         form: Image = self.manifest.image

@@ -97,7 +97,9 @@ class FinishedRun:
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """Ids of the clients that left a network, in their order; the others never took part."""
+        """Ids of the clients that have a model, in their order; the others never took part."""
+        if METHODS.find(self.config.method.name).common_head:
+            return tuple(one.id for one in self.summary.clients if one.evaluated_round is not None)
         return tuple(client for client in self.clients if self.has_network(client))
 
     def has_network(self, client: str) -> bool:

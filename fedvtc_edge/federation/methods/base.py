@@ -53,6 +53,8 @@ class Method(ABC):
     """True if clients train networks; a run that trains none cannot be exported."""
     common_head: ClassVar[bool] = False
     """Whether all clients' model is one head on the frozen extractor: see :meth:`head`."""
+    sends_moments: ClassVar[bool] = True
+    """Whether statistics that are uploaded have second moments beside counts and sums."""
     is_own_control: ClassVar[bool] = False
     """Whether it is local-only training itself, which needs no local baseline beside it."""
     nearest_prototype: ClassVar[bool] = False

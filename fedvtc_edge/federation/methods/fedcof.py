@@ -38,6 +38,7 @@ class FedCOF(ClosedForm):
     to length 1 in place of the discriminant's constants, which did worse on validation data.
     """
 
+    sends_moments = False
     knob: ClassVar[Knob | None] = Knob(
         "shrinkage γ, as a share of the covariance's mean diagonal", 1.0, (0.1, 0.3, 1.0, 3.0), 1e-6
     )

@@ -23,6 +23,7 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.errors import RunError, UsageError, VerificationError
 from fedvtc_edge.export.exporting import export
 from fedvtc_edge.export.manifest import Manifest
+from fedvtc_edge.plugins import METHODS
 from fedvtc_edge.runs.finished import FinishedRun
 from fedvtc_edge.workflows.run import run
 
@@ -117,6 +118,7 @@ def test_names_and_structure_alone_pass_nothing(fresh: Fresh) -> None:
 OTHERS: dict[str, dict[str, Any]] = {
     "own features": {"method": {"share": "features"}},
     "prototypes": {"method": {"name": "fedproto"}},
+    "one head for all": {"method": {"name": "statistics"}},
     "normalisations": {"clients": {"count": 2, "architectures": ["lenet", "resnet8"]}},
     "noise": {
         "method": {"anchor": 48, "rounds": 1},
@@ -131,7 +133,8 @@ def test_honest_bundles_of_other_methods_pass(
     tiny: Callable[..., Config], quick: None, tmp_path: Path, kind: str
 ) -> None:
     run(tiny(**OTHERS[kind]), out=tmp_path / "run")
-    export(tmp_path / "run", tmp_path / "out", clients=[CLIENT], int8=kind != "prototypes")
+    int8 = METHODS.find(OTHERS[kind].get("method", {}).get("name", "fedvtc")).has_decoder
+    export(tmp_path / "run", tmp_path / "out", clients=[CLIENT], int8=int8)
     folder = tmp_path / "out" / CLIENT
     audited = audit_bundle(folder, run=tmp_path / "run")
     assert (verdict(audited), leaks(audited)) == ("pass", set())
