@@ -148,6 +148,7 @@ class MethodTraits(Protocol):
     has_decoder: ClassVar[bool]
     trains: ClassVar[bool]
     nearest_prototype: ClassVar[bool]
+    publishes_statistics: ClassVar[bool]
     common_head: ClassVar[bool]
     standalone: ClassVar[bool]
     for_senders: ClassVar[frozenset[str]]

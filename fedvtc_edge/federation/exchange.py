@@ -70,7 +70,8 @@ class Exchange(ABC, Generic[Part]):
     """One kind of upload, from a client's bytes to what the server publishes.
 
     Attributes:
-        kind: What its contexts and publications are called.
+        kind: What its contexts are called.
+        published_as: What its publications are called, if not as its contexts.
         for_all: Whether everybody downloads what is published, or the cohort alone.
         least: So many uploads must count, whatever the quorum is.
         ordered: Whether what is published depends on the order of the parts: then all are kept
@@ -78,9 +79,15 @@ class Exchange(ABC, Generic[Part]):
     """
 
     kind: str
+    published_as: str = ""
     for_all: bool = True
     least: int = 0
     ordered: bool = False
+
+    @property
+    def publication(self) -> str:
+        """Name of what is published."""
+        return self.published_as or self.kind
 
     @abstractmethod
     def encode(self, client: Client, context: Context) -> bytes:

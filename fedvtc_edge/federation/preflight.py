@@ -84,6 +84,12 @@ def _check_server(config: Config, *, private: bool) -> None:
             "uploads, one by one",
             hint="set server.trim to 0",
         )
+    if config.server.trim > 0 and not method_of(config).trimmable:
+        raise ConfigError(
+            f"server.trim = {config.server.trim:g} with method.name = {config.method.name!r}, "
+            "whose server trains with each upload: there is no sum to leave outliers out of",
+            hint="set server.trim to 0",
+        )
     if config.transport.precision == "float16" and hidden:
         raise ConfigError(
             f"transport.precision = 'float16' with {hidden}: what travels are whole numbers",

@@ -331,7 +331,7 @@ class Executor(ABC):
 
     def learn(self, exchange: Exchange[Any], data: bytes, members: Sequence[str]) -> None:
         """Take up what was published at the end of an exchange."""
-        self.method.learn(exchange.kind, data, self.here(members))
+        self.method.learn(exchange.publication, data, self.here(members))
 
     @abstractmethod
     def finish(self, number: int, members: Sequence[str]) -> list[str]:

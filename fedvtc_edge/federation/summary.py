@@ -291,7 +291,7 @@ def finish(directory: RunDirectory, method: Method, data: Dataset, summary: Summ
     deposit(
         directory.path,
         summary,
-        method.published,
+        method.statistics(),
         ((name, modules, records[name]) for name, modules in told),
         pictures(method, data),
     )

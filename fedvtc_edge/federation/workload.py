@@ -42,6 +42,7 @@ from .exchange import (
     blank_statistics,
 )
 from .lazy import NETWORKS
+from .server_training import ServerTrained
 
 if TYPE_CHECKING:
     from .methods.base import Method
@@ -145,8 +146,8 @@ class Workload:
     def __init__(self, method: Method, number: int) -> None:
         self._method = copy.copy(method)  # learning binds its attributes anew
         for exchange in _exchanges(self._method.steps(0)) if number else ():
-            if exchange.kind not in method.published:  # nobody was called yet
-                self._method.learn(exchange.kind, _messages(method, exchange)[1], [])
+            if exchange.publication not in method.published:  # nobody was called yet
+                self._method.learn(exchange.publication, _messages(method, exchange)[1], [])
         self._steps = self._method.steps(number)
         self.up, self.down = 0, 0
         for exchange in _exchanges(self._steps):
@@ -155,7 +156,7 @@ class Workload:
             if method.federation.masked is not None and isinstance(exchange, SecureAggregatable):
                 upload, more = _masked(method, exchange)
             self.up, self.down = self.up + upload, self.down + len(published) + more
-            self._method.learn(exchange.kind, published, [])
+            self._method.learn(exchange.publication, published, [])
 
     def of(self, client: Client) -> Load:
         """Load of one client, of which nothing changes: phases, then looks for uploads."""
@@ -170,6 +171,8 @@ class Workload:
 
     def _look(self, exchange: Exchange[Any]) -> Callable[[Client], object] | None:
         """What a client computes for an upload; of a release the features alone."""
+        if isinstance(exchange, ServerTrained):
+            return self._look(exchange.uploads)
         if isinstance(exchange, Exact):
             return exchange.measure
         if not isinstance(exchange, Noised | Clipped):
@@ -348,6 +351,8 @@ def _again(work: Callable[[Client], object]) -> Callable[[Client, int], object]:
 def _messages(method: Method, exchange: Exchange[Any]) -> tuple[int, bytes]:
     """Bytes of an upload on its way, and a publication of the right shape that says nothing."""
     federation = method.federation
+    if isinstance(exchange, ServerTrained):
+        return _messages(method, exchange.uploads)[0], exchange.blank()
     if isinstance(exchange, Exact):
         classes, width, pooled = federation.classes, exchange.width, exchange.pooled
         blank = blank_statistics(classes, width, pooled=pooled)

@@ -178,7 +178,7 @@ def check_architecture(name: str, config: Config) -> None:
             "whole networks on images",
             hint='set method.name = "fedvtc", or take another architecture',
         )
-    if name in ON_EXTRACTOR and shared.startswith("features"):
+    if name in ON_EXTRACTOR and shared.startswith(("features", "heads")):
         raise ConfigError(
             f"architecture {name!r} with features of the clients' own networks: it has the "
             "extractor's, which are the same for all",

@@ -176,8 +176,10 @@ class FinishedRun:
             RunError: It is missing or damaged.
         """
         path = self.path / "statistics.safetensors"
-        shared = METHODS.find(self.config.method.name).shared(self.config)
-        if not (shared == "anchored" or shared.startswith("features") or path.is_file()):
+        method = METHODS.find(self.config.method.name)
+        shared = method.shared(self.config)
+        statistics = shared == "anchored" or shared.startswith("features")
+        if not ((statistics and method.publishes_statistics) or path.is_file()):
             return None
         try:
             return wire.published(path.read_bytes())

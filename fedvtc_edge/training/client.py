@@ -311,7 +311,11 @@ class Client:
         return {name: network for name, network in found.items() if network is not None}
 
     def weights(self, name: str) -> dict[str, NDArray[np.float32]]:
-        """Parameters that may travel of one of :attr:`networks`, as float32 arrays by name."""
+        """Parameters that may travel, as float32 arrays by name.
+
+        Args:
+            name: ``head``, ``weight`` [C, p] and ``bias`` [C] of h; or one of :attr:`networks`.
+        """
         return {
             key: value.detach().float().cpu().numpy()
             for key, value in self._travelling(name).state_dict().items()
@@ -323,7 +327,7 @@ class Client:
         self._travelling(name).load_state_dict(tensors)
 
     def _travelling(self, name: str) -> nn.Module:
-        network = self.networks[name]
+        network = self.model.head if name == "head" else self.networks[name]
         return network.network if isinstance(network, Companion) else network
 
     def synthesise(self, knowledge: GlobalKnowledge, labels: Tensor, round_: int = 0) -> Tensor:

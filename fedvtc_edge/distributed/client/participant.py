@@ -417,9 +417,11 @@ def check_known(request: TaskRequest, method: Method) -> None:
     """
     earlier = [*method.steps(0), *method.steps(request.context.round)[: request.step]]
     for exchange in (step.exchange for step in earlier):
-        if exchange is not None and exchange.for_all and exchange.kind not in method.published:
+        if exchange is not None and exchange.for_all:
+            if exchange.publication in method.published:
+                continue
             raise RequestError(
                 f"round {request.context.round}, step {request.step} is asked for, and "
-                f"{exchange.kind} was never published",
+                f"{exchange.publication} was never published",
                 hint="do not trust this server",
             )

@@ -211,7 +211,7 @@ def finalize(
     method, client = session.method, session.client
     method.done = config.method.rounds
     packed = _test_set(has, method.published)
-    published = {kind: data for kind, data in method.published.items() if kind != TEST}
+    published = {kind: data for kind, data in method.statistics().items() if kind != TEST}
     data = _data(config, terms, has, packed)
     measured = _measured(session, parse_json(report))
     # What left was counted by the server: envelopes are not kept here.

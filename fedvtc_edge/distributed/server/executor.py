@@ -183,7 +183,7 @@ class RemoteExecutor(Executor):
 
     def learn(self, exchange: Exchange[Any], data: bytes, members: Sequence[str]) -> None:
         """Tell the method; clients are told with the next request."""
-        self._once = {} if exchange.for_all else {exchange.kind: data}
+        self._once = {} if exchange.for_all else {exchange.publication: data}
         super().learn(exchange, data, members)
 
     def finish(self, number: int, members: Sequence[str]) -> list[str]:
@@ -252,7 +252,7 @@ class RemoteExecutor(Executor):
         last = number == self.config.method.rounds and kind == REPORT
         requests = {}
         # Made once: what is published is the same for all, but for the test set.
-        everything = {**self.method.published, **self._once}
+        everything = {**self.method.sent(), **self._once}
         if self._test is not None:
             everything[TEST] = self._test[1]
         digest = {each: digest_of(data) for each, data in everything.items()}

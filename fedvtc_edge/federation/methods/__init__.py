@@ -8,12 +8,16 @@ from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.plugins import METHODS
 
 from .base import Knob, Method, calibrated
+from .ccvr import CCVR
 from .closed_form import AFL, FisherMix, StatisticsOnly
 from .example import ExampleFedVTC
 from .fedcof import FedCOF
+from .fedgen import FedGen
+from .fedgh import FedGH
 from .fedkd import FedKD
 from .fedmrl import FedMRL
 from .fedproto import FedProto
+from .fedtgp import FedTGP
 from .fedtype import FedType
 from .fedvtc import FedVTC
 from .fml import FML
@@ -67,6 +71,10 @@ register("fedcof", FedCOF)
 register("local", Local)
 register("local-matched", LocalMatched)
 register("fedproto", FedProto)
+register("fedgh", FedGH)
+register("fedtgp", FedTGP)
+register("fedgen", FedGen)
+register("ccvr", CCVR)
 register("centralised", Centralised)
 register("fml", FML)
 register("fedkd", FedKD)

@@ -67,6 +67,10 @@ class Method(ABC):
     """What runs under each ``privacy.mode`` that has a guarantee; a subclass has none of these."""
     knob: ClassVar[Knob | None] = None
     """Its main number, or None if there is nothing to tune."""
+    trimmable: ClassVar[bool] = True
+    """Whether ``server.trim`` can leave outliers out of all that its server uses."""
+    publishes_statistics: ClassVar[bool] = True
+    """Whether what is published of uploaded statistics are statistics, and no trained weights."""
     every_round: ClassVar[bool] = False
     """Whether something is exchanged in every round, so that more rounds teach more."""
 
@@ -83,14 +87,15 @@ class Method(ABC):
     def shared(cls, settings: Config) -> str:
         """Content of uploads.
 
-        ``anchored``, ``features[+decoder]``, ``companion``, ``nothing`` or ``data``.
+        ``anchored``, ``features[+decoder]``, ``heads`` on own features, ``features+heads``,
+        ``companion``, ``nothing`` or ``data``.
         """
         return "nothing"
 
     @classmethod
     def maskable(cls, settings: Config) -> bool:
         """Whether the sum of all uploads, under masks, is enough for the server."""
-        return cls.shared(settings) in ("anchored", "features")
+        return cls.shared(settings) in ("anchored", "features", "nothing")
 
     @classmethod
     def strength_in(cls, settings: Config) -> float:
@@ -138,6 +143,14 @@ class Method(ABC):
             cohort: Clients in this process that took part.
         """
         self.restore({**self.published, kind: data})
+
+    def sent(self) -> Mapping[str, bytes]:
+        """What clients are given of ``published``; the rest is what the server goes on with."""
+        return self.published
+
+    def statistics(self) -> Mapping[str, bytes]:
+        """What of it are statistics, which a run leaves."""
+        return self.sent() if self.publishes_statistics else {}
 
     def restore(self, published: dict[str, bytes]) -> None:
         """Take up again what an earlier process published."""

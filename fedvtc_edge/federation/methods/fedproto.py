@@ -4,35 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedvtc_edge import wire
 from fedvtc_edge.config import Config
-from fedvtc_edge.federation.exchange import RoundStep
+from fedvtc_edge.federation.exchange import Exact, Exchange, RoundStep
 from fedvtc_edge.federation.federation import Federation
+from fedvtc_edge.federation.robustness import CheckError
 from fedvtc_edge.models.extractor import in_chunks
-from fedvtc_edge.statistics.class_statistics import GlobalStatistics
+from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.losses import ClassMoments
 
-from .base import Method
+from .base import Knob, Method
 from .supervised import matched_steps
 
-PULL = 1.0
-"""λ of the paper: weight of the squared distance to the global prototype."""
+LONGEST = 4.0
+"""Largest norm of a published prototype, in units of √p; class means have 1 at most."""
+
+PROTOTYPES = "prototypes"
+"""Name of what is published."""
 
 
 class FedProto(Method):
     """Clients pull their features toward global prototypes and classify by the nearest one.
 
-    Trained for as many gradient steps as FedVTC takes on f and ψ together.
+    Loss: cross-entropy + λ · mean over dimensions of (z − c^y)², with c^y the global mean of
+    the features of class y. The steps are those of FedVTC on f and ψ together.
 
-    The wire carries second moments too, which FedProto does not need: its own
-    format would be half as large.
+    Shared in every round: class counts, sums and sums of squares of own features. The squares are
+    the wire's: FedProto does not need them, and its own format would be half as large.
+
+    What differs from the paper: c^y is the mean over all samples, where the authors' code
+    averages over clients without weights. Features have the norm √p (LayerNorm), so that
+    prototypes have it at most, a squared distance is 4 per dimension at most, and λ means the same
+    for every width; a network cannot meet the pull by making its features small.
     """
 
     nearest_prototype = True
+    every_round = True
+    knob = Knob("λ, weight of the squared distance to the prototype", 1.0, (0.1, 1.0, 10.0))
 
     @classmethod
     def shared(cls, settings: Config) -> str:
@@ -44,29 +57,35 @@ class FedProto(Method):
         self._knowledge: GlobalStatistics | None = None
 
     def restore(self, published: dict[str, bytes]) -> None:
-        """Take up the prototypes of the last round."""
+        """Take up the prototypes of the last round.
+
+        Raises:
+            WireError: No statistics.
+            CheckError: Prototypes that no features have as their mean.
+        """
         super().restore(published)
-        if "prototypes" in published:
-            self._knowledge = wire.published(published["prototypes"])
+        if PROTOTYPES in published:
+            self._knowledge = wire.published(published[PROTOTYPES])
+            _check_prototypes(self._knowledge)
 
     def steps(self, number: int) -> Sequence[RoundStep]:
-        """Train with the pull, upload class sums; their means are published."""
+        """Train with the pull, upload class sums; prototypes are published."""
         if number == 0:
             return []
 
         def train(client: Client) -> None:
             steps = matched_steps(self.federation, client, number)
             own = (client.images, client.labels, client.present)
-            client.train_on(number, *own, steps, prior=self._prior(), kl=PULL)
+            client.train_on(number, *own, steps, prior=self._prior(), kl=self.strength)
 
-        width = self.federation.config.method.latent
-        return [
-            RoundStep(train, self.federation.exact("features", Client.measure, width, pooled=False))
-        ]
+        return [RoundStep(train, self._exchange())]
+
+    def _exchange(self) -> Exchange[ClassStatistics]:
+        return own_features(self.federation)
 
     def learn(self, kind: str, data: bytes, cohort: Sequence[Client]) -> None:
         """Prototypes are all that is published."""
-        self.restore({"prototypes": data})
+        super().learn(PROTOTYPES, data, cohort)
 
     def _prior(self) -> ClassMoments | None:
         """Prototypes with the std at which the KL pull, 1/(2σ²), is the squared distance."""
@@ -88,4 +107,24 @@ class FedProto(Method):
 
     def uploads(self) -> list[str]:
         """Uploads of a client, in words."""
-        return ["every round: class counts, per-class sums and sums of squares of its own features"]
+        return [OWN_FEATURES]
+
+
+OWN_FEATURES = "every round: class counts, per-class sums and sums of squares of its own features"
+
+
+def own_features(federation: Federation) -> Exact:
+    """The exchange of statistics of clients' own features."""
+    width = federation.config.method.latent
+    return federation.exact("features", Client.measure, width, pooled=False)
+
+
+def _check_prototypes(published: GlobalStatistics) -> None:
+    """Refuse prototypes that would throw a client's features away."""
+    width = published.mean.shape[1]
+    longest = float(np.linalg.norm(published.mean, axis=1).max(initial=0.0))
+    if longest > LONGEST * width**0.5:
+        raise CheckError(
+            f"a published prototype of norm {longest:.4g}, features have {width**0.5:.4g}",
+            hint="do not trust this server",
+        )

@@ -105,6 +105,10 @@ def test_a_guarantee_is_not_inherited(tiny: Tiny) -> None:
         ({"share": "anchored"}, [(0, "anchor")]),
         ({"share": "features"}, [(1, "features"), (2, "features"), (3, "features")]),
         ({"name": "fedproto"}, [(1, "features"), (2, "features"), (3, "features")]),
+        ({"name": "fedgh"}, [(1, "features"), (2, "features"), (3, "features")]),
+        ({"name": "fedtgp"}, [(1, "features"), (2, "features"), (3, "features")]),
+        ({"name": "fedgen"}, [(1, "head"), (2, "head"), (3, "head")]),
+        ({"name": "ccvr"}, [(1, "head"), (2, "head"), (3, "head"), (3, "features")]),
         ({"name": "statistics", "share": "features"}, [(0, "anchor")]),
         ({"name": "local"}, []),
         ({"name": "local-matched"}, []),
@@ -228,7 +232,18 @@ def test_decoders_are_averaged_and_nothing_else(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"moments": "diagonal"}, {"share": "features"}, {"name": "fedproto"}], ids=str
+    "changes",
+    [
+        {},
+        {"moments": "diagonal"},
+        {"share": "features"},
+        {"name": "fedproto"},
+        {"name": "fedgh"},
+        {"name": "fedtgp"},
+        {"name": "fedgen"},
+        {"name": "ccvr"},
+    ],
+    ids=str,
 )
 def test_what_was_published_is_all_that_a_restart_needs(
     tiny: Tiny, changes: dict[str, Any]
