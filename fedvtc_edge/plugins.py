@@ -151,6 +151,7 @@ class MethodTraits(Protocol):
     publishes_statistics: ClassVar[bool]
     common_head: ClassVar[bool]
     standalone: ClassVar[bool]
+    needs_public: ClassVar[bool]
     for_senders: ClassVar[frozenset[str]]
     sends_moments: ClassVar[bool]
 

@@ -39,6 +39,7 @@ class Dataset:
         x_test: uint8 [M, H, W, C], as `x_train`.
         y_test: int64 [M], as `y_train`.
         class_names: One printable name per class, at least two.
+        x_public: Images without labels that all parties have, as `x_train`, or None.
 
     Raises:
         DataError: An array breaks one of these rules.
@@ -50,6 +51,7 @@ class Dataset:
     x_test: Pixels
     y_test: Labels
     class_names: tuple[str, ...]
+    x_public: Pixels | None = None
 
     def __post_init__(self) -> None:
         check_class_names(self.class_names, f"{self.name}: class_names")

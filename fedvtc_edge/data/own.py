@@ -36,6 +36,7 @@ from .dataset import (
     check_pairs,
 )
 from .folders import class_of, image_names, split_of
+from .public import digest_of_images
 from .sources import _LIMIT_SEED
 from .splits import Split, subset
 from .trees import Tree, archive_tree, directory_tree, is_image_folder
@@ -60,6 +61,7 @@ class DataTerms:
         channels: 1 (grey) or 3 (RGB).
         image_size: Pixels that images are resized to (then it is `height`), or 0: they
             already have the size.
+        public: Digest of the public images, or empty where there are none.
 
     Raises:
         DataError: Terms that no data set could meet.
@@ -70,6 +72,7 @@ class DataTerms:
     width: int
     channels: int
     image_size: int
+    public: str = ""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -105,7 +108,10 @@ class DataTerms:
 
     def to_json(self) -> str:
         """One JSON object; :meth:`from_json` reads it back."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        document = asdict(self)
+        if not self.public:  # which most runs have not, and earlier versions do not know
+            del document["public"]
+        return json.dumps(document, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, untrusted: str | bytes) -> DataTerms:
@@ -132,13 +138,14 @@ def terms_of(dataset: Dataset, image_size: int) -> DataTerms:
     """The terms that clients need to meet to train along with whoever holds `dataset`.
 
     Args:
-        dataset: The server's, of which only shape and class names are told.
+        dataset: The server's, of which shape and class names are told, and which public images.
         image_size: ``data.image_size`` with which it was read.
 
     Raises:
         DataError: Two classes of one name, or images of another size than `image_size`.
     """
-    return DataTerms(dataset.class_names, *dataset.image_shape, image_size)
+    public = digest_of_images(dataset.x_public)
+    return DataTerms(dataset.class_names, *dataset.image_shape, image_size, public)
 
 
 def agreed_numbers(names: Sequence[str], terms: DataTerms, where: str) -> Labels:

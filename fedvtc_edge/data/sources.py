@@ -16,6 +16,7 @@ from fedvtc_edge.errors import DataError, MissingExtra
 
 from .arrays import open_arrays
 from .dataset import Dataset, Labels, as_labels, check_canvas
+from .public import REST, public_images, rest_of
 from .splits import Part, Source, Split, stratified, subset
 from .torchvision_sets import SETS, canonical, open_torchvision
 from .trees import is_image_folder
@@ -83,14 +84,26 @@ def load_dataset(settings: DataSettings, *, public_classes: bool = False) -> Dat
         test = source.open("test")
     for split in (train, test):
         as_labels(split.labels, f"{split.origin}: y_{split.part}", len(class_names))
-    train, test = _limited(train, settings.limit), _limited(test, settings.test_limit)
+    whole, kept = train, subset(len(train.labels), settings.limit, _LIMIT_SEED)
+    train, test = whole.take(kept), _limited(test, settings.test_limit)
+    x_train, public = train.read(settings.image_size), None
+    if settings.public == REST:
+        public = rest_of(whole, settings.limit, kept)
+    elif settings.public and settings.public.lower() == settings.name.lower():
+        raise DataError(
+            f"data.public = {settings.public!r:.80} names the clients' own images",
+            hint=f'the training images that data.limit leaves out are called "{REST}"',
+        )
+    elif settings.public:
+        public = _find(settings.model_copy(update={"name": settings.public})).open("train")
     return Dataset(
         name=source.name,
-        x_train=train.read(settings.image_size),
+        x_train=x_train,
         y_train=train.labels,
         x_test=test.read(settings.image_size),
         y_test=test.labels,
         class_names=class_names,
+        x_public=None if public is None else public_images(public, settings, x_train.shape[1:]),
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fedvtc_edge.config import Config, MethodSettings
+from fedvtc_edge.data.public import PUBLIC
 from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.models import (
     ExtractorHead,
@@ -21,7 +22,7 @@ from fedvtc_edge.models import (
 from fedvtc_edge.models.extractor import CHUNK, Anchor
 from fedvtc_edge.models.onnx_network import OnnxNetwork
 from fedvtc_edge.models.pretrained import source_of
-from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS
+from fedvtc_edge.plugins import ARCHITECTURES, EXTRACTORS, METHODS
 from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.compute import deterministic
 from fedvtc_edge.training.distillation import pool_size
@@ -120,12 +121,13 @@ def needs(
         held += min(b, max(a, c))  # what the smaller one would have used again of the other's
     else:
         trained = max(phases.model + phases.companion, phases.decoder)
+    public = PUBLIC if METHODS.find(config.method.name).needs_public else 0
     return Footprint(
         weights=FLOAT * (phases.model + phases.companion + phases.decoder + phases.anchor),
         gradients=FLOAT * trained,
         optimiser=ADAM_SLOTS * FLOAT * trained,
         activations=round(_SLACK * held) + _KERNELS,
-        data=samples * (_pixels(shape) + phases.features) * FLOAT
+        data=(samples * (_pixels(shape) + phases.features) + public * _pixels(shape)) * FLOAT
         + (0 if phases.features else _pool(config, shape, classes, batch)),
         baseline=_bytes(torch_mb(arch, torchvision=from_torchvision(architecture))),
     )

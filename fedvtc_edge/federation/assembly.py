@@ -76,6 +76,7 @@ def assemble(
         record,
         MaskedSums(parties, transport, recorder) if config.transport.masking else None,
         measuring,
+        None if data.x_public is None else as_images(data.x_public, compute.device),
     )
     return kind(federation)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fedvtc_edge import wire
 from fedvtc_edge.statistics.running_sum import RunningSum
 from fedvtc_edge.training.client import Client
+from fedvtc_edge.wire import WireError
 from fedvtc_edge.wire.context import Context
 
 from .exchange import LARGEST_COMPARED, Doubt, Exchange
@@ -66,3 +67,45 @@ class Average(Exchange[wire.Weights]):
         return {
             name: own.reshape(self.like[name].shape) for name, own in zip(names, flat, strict=True)
         }
+
+
+LEAST_LOG = -20.0
+"""Smallest logarithm of a posterior that travels: no upload can move an average further."""
+
+_TOLERANCE = 1e-3
+
+SCORES = "scores"
+"""Kind of uploads, and name of their one array."""
+
+
+@dataclass(frozen=True)
+class ScoreAverage(Average):
+    """Log-posteriors of public images; their average, a logarithmic opinion pool, is published.
+
+    Each number is bounded, and so is what one client can do to the average: none is compared.
+    """
+
+    def decode(self, upload: bytes, context: Context) -> wire.Weights:
+        """Read one client's scores: of each image those of a distribution, cut off below."""
+        found = super().decode(upload, context)
+        check_scores(found[SCORES])
+        total = np.exp(np.asarray(found[SCORES], np.float64)).sum(1)
+        if (total < 1 - _TOLERANCE).any() or (total > 1 + _TOLERANCE).any():
+            raise WireError("scores that are no log-posteriors", hint="do they add up to one?")
+        return found
+
+    def compares(self, number: int) -> bool:
+        """None is."""
+        return False
+
+
+def check_scores(scores: NDArray[np.float32]) -> None:
+    """Refuse scores that no average of log-posteriors has.
+
+    Raises:
+        WireError: Above 0, or below what is cut off.
+    """
+    if (scores > 0).any() or (scores < LEAST_LOG).any():
+        raise WireError(
+            f"a score outside of {LEAST_LOG:g} to 0", hint="expected logarithms of posteriors"
+        )

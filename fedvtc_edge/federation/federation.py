@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from torch import Tensor
+
 from fedvtc_edge.config import Config
 from fedvtc_edge.models.registry import ImageShape
 from fedvtc_edge.privacy.ledger import Release
@@ -53,6 +55,7 @@ class Federation:
         masked: Sums that hide their parts, or None where the server sees each upload.
         measuring: Told of each client before its own features are measured, by the network as it
             is then.
+        public: Images without labels that all parties have, [P, channels, size, size], or None.
         mechanism: Of differential privacy, as the settings ask for; None where nothing is
             claimed.
     """
@@ -69,6 +72,7 @@ class Federation:
     record: Record = no_ledger
     masked: MaskedSums | None = None
     measuring: Measuring = measure_untold
+    public: Tensor | None = None
     mechanism: Mechanism | None = field(init=False)
 
     def __post_init__(self) -> None:

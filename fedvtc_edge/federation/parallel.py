@@ -70,7 +70,9 @@ class WorkerPool(ProcessPool):
             baselines: Whether local baselines are trained.
         """
         for name in ARRAYS:
-            np.save(self.folder / f"{name}.npy", getattr(data, name))
+            array = getattr(data, name)
+            if array is not None:
+                np.save(self.folder / f"{name}.npy", array)
         setup = {
             "config": config.model_dump(mode="json", exclude_none=True),
             "run": run,

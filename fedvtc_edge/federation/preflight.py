@@ -36,7 +36,14 @@ def check(config: Config, engine: Literal["local", "flower", "client"] | None = 
         PrivacyError: An ε that no noise keeps.
     """
     engine = engine or config.engine.name
-    _check_knob(config, method_of(config).knob)
+    kind = method_of(config)
+    _check_knob(config, kind.knob)
+    if kind.needs_public and not config.data.public:
+        raise ConfigError(
+            f"method.name = {config.method.name!r} teaches by public images, and data.public is "
+            "empty",
+            hint='set data.public to a data set, or with a data.limit to "rest"',
+        )
     if config.method.extractor == CHOOSE:
         check_choice(config, engine)
     elif source_of(config.method.extractor, config.method.extractor_weights) is None:

@@ -24,7 +24,7 @@ from fedvtc_edge.runs.checkpoint import decode
 from fedvtc_edge.runs.weights import WeightStore
 from fedvtc_edge.training.compute import Compute, as_images, deterministic
 
-ARRAYS = "x_train", "y_train", "x_test", "y_test"
+ARRAYS = "x_train", "y_train", "x_test", "y_test", "x_public"
 """Names of the files with the run's data."""
 
 
@@ -39,7 +39,8 @@ class Worker:
     def __init__(self, setup: dict[str, Any]) -> None:
         config: Config = load_config(setup["config"])
         folder = Path(setup["data"])
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+        files = {name: folder / f"{name}.npy" for name in ARRAYS}
+        arrays = {name: np.load(p, mmap_mode="r") for name, p in files.items() if p.exists()}
         data = Dataset(name="shared", class_names=tuple(setup["class_names"]), **arrays)
         compute, kind = Compute.of(config.engine), method_of(config)
         self._roster = roster_of(config, data, compute, kind, WeightStore(Path(setup["weights"])))
@@ -51,6 +52,7 @@ class Worker:
             compute,
             setup["run"],
             releases=ReleaseStore(Path(setup["releases"])),
+            public=None if data.x_public is None else as_images(data.x_public, compute.device),
         )
         self._method = kind(federation)
         images = as_images(data.x_test, compute.device)

@@ -32,6 +32,7 @@ from fedvtc_edge.training.losses import ClassMoments
 from fedvtc_edge.training.own_objective import Objective
 from fedvtc_edge.training.steps import Gradients
 
+from .averaging import ScoreAverage
 from .exchange import (
     Clipped,
     Exact,
@@ -175,6 +176,8 @@ class Workload:
             return self._look(exchange.uploads)
         if isinstance(exchange, Exact):
             return exchange.measure
+        if isinstance(exchange, ScoreAverage):
+            return exchange.weights
         if not isinstance(exchange, Noised | Clipped):
             return None
         anchor = getattr(self._method, "anchor", None)

@@ -29,7 +29,7 @@ class Context:
         run: Public name of the run: 32 lower-case hexadecimal digits.
         round: 0 (before the first) to 2³² - 1.
         sender: Id of the client: letters, digits, ``.``, ``_`` and ``-``, 64 at most.
-        kind: What is uploaded, ``anchor``, ``features`` or ``decoder``; 16 characters at most.
+        kind: What is uploaded, such as ``anchor`` or ``decoder``; 16 characters at most.
 
     Raises:
         ContextError: A value out of range.

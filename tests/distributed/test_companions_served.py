@@ -13,7 +13,7 @@ from fedvtc_edge import wire
 from fedvtc_edge.distributed.messages import REPORT, digest_of
 from fedvtc_edge.federation.methods.companions import KIND
 
-METHODS = ["fml", "fedkd", "fedmrl", "fedtype"]
+METHODS = ["fml", "fedkd", "fedmrl", "fedtype", "fedmd"]
 MIXED = {"clients": {"architectures": ["mlp", "lenet"]}}
 
 
@@ -25,7 +25,7 @@ def networks(clients: Path) -> dict[str, bytes]:
 def test_same_bits_as_in_one_process_also_killed(
     village: Any, small: Any, tmp_path: Path, name: str
 ) -> None:
-    config = small(**MIXED, method={"name": name, "rounds": 2})
+    config = small(**MIXED, method={"name": name, "rounds": 2}, data={"public": "rest"})
     here = tmp_path / "local"
     fedvtc_edge.run(config.replace(engine={"name": "local"}), out=here)
     there = village(config)
@@ -33,7 +33,7 @@ def test_same_bits_as_in_one_process_also_killed(
     assert there.refusals() == []
     for client in there.names:
         own = networks(here / "clients" / client)
-        assert f"{KIND}.safetensors" in own
+        assert (f"{KIND}.safetensors" in own) == (name != "fedmd")
         assert networks(there.home(client).path / "clients" / client) == own
 
 

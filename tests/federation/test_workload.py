@@ -54,6 +54,7 @@ CASES: list[dict[str, Any]] = [
     {"method": {"name": "fedtgp"}},
     {"method": {"name": "fedgen"}},
     {"method": {"name": "ccvr", "rounds": 1}},
+    {"method": {"name": "fedmd"}, "data": {"public": "rest"}},
     {"clients": {"architectures": ["extractor-head", "mlp"]}},
     {"method": {"name": "local"}},
     {"method": {"name": "local-matched"}},
@@ -91,14 +92,15 @@ def test_the_bytes_that_travel_are_known_before(tiny: Tiny, changes: dict[str, A
 @pytest.mark.parametrize("name", METHODS.names())
 def test_the_steps_that_are_taken_are_known_before(tiny: Tiny, name: str, batch: int) -> None:
     """Samples seen in phase A; synthesis counts images that are no samples."""
-    config = tiny(method={"name": name}, training={"batch": batch, "epochs": 3})
+    training = {"batch": batch, "epochs": 3}
+    config = tiny(method={"name": name}, training=training, data={"public": "rest"})
     with deterministic():
         method = method_of(config)
         clients, executor = list(method.federation.clients), LocalExecutor(method)
         take_steps(method, executor, 0, executor.clients)
         for client in clients:
             load = Workload(method, 1).of(client)
-            tasks = [task for task in load.tasks if task.name in ("train", "steps")]
+            tasks = [task for task in load.tasks if task.name in ("train", "steps", "digest")]
             expected = sum(task.size * task.steps for task in tasks)
             if name == "fedvtc":
                 client.train(1)

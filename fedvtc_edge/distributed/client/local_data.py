@@ -11,8 +11,9 @@ import numpy as np
 
 from fedvtc_edge.config import Config
 from fedvtc_edge.data import Dataset, load_data, partition
-from fedvtc_edge.data.dataset import Samples
+from fedvtc_edge.data.dataset import Pixels, Samples
 from fedvtc_edge.data.own import DataTerms, load_own, terms_of
+from fedvtc_edge.data.public import REST
 from fedvtc_edge.data.sources import BUILTIN
 from fedvtc_edge.errors import DataError
 from fedvtc_edge.seeding import derive_seed
@@ -25,11 +26,13 @@ class LocalData:
     Args:
         test: The global test set, where this process holds it.
         public: Whether anybody has the images: no release of them is remembered.
+        shared: Images without labels that all parties have, or None.
     """
 
     own: Samples
     test: Samples | None
     public: bool = False
+    shared: Pixels | None = None
 
 
 Source = Callable[[Config, DataTerms], LocalData]
@@ -66,6 +69,7 @@ def from_partition(index: int) -> Source:
             Samples(data.x_train[part], data.y_train[part]),
             Samples(data.x_test, data.y_test),
             public=True,
+            shared=data.x_public,
         )
 
     return read
@@ -88,6 +92,12 @@ def from_builtin(index: int) -> Source:
                 f"client takes the built-in {', '.join(BUILTIN)} alone",
                 hint="give your own images: join --data PATH",
             )
+        if config.data.public.lower() not in ("", REST, *BUILTIN):
+            raise DataError(
+                f"the server's public images are {config.data.public!r:.80}, which its word does "
+                "not open here",
+                hint=f'take part in a run with data.public = "{REST}" alone',
+            )
         return part(config.replace(data={"root": ""}), terms)
 
     return read
@@ -101,6 +111,12 @@ def from_path(path: Path) -> Source:
     """
 
     def read(config: Config, terms: DataTerms) -> LocalData:
+        if terms.public:
+            raise DataError(
+                "the run teaches by public images (data.public), which a client with data of its "
+                "own has no way to get",
+                hint="run such a method with simulated clients: engine.name = flower or local",
+            )
         own = load_own(path, terms)
         return LocalData(Samples(own.x, own.y), None)
 
@@ -117,6 +133,8 @@ def difference(here: DataTerms, there: DataTerms) -> str:
             return f"class {number} is {own!r:.60} here, {other!r:.60} there"
     if here.class_names != there.class_names:
         return f"{len(here.class_names)} classes here, {len(there.class_names)} there"
+    if here.public != there.public:
+        return "other public images (data.public)"
     return f"data.image_size {here.image_size} here, {there.image_size} there"
 
 

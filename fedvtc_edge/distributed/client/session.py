@@ -106,6 +106,7 @@ class ClientSession:
             home.joined or "",
             releases=home.releases,
             measuring=measuring,
+            public=None if has.shared is None else as_images(has.shared, compute.device),
         )
         found, test = has.test, None
         if found is None and TEST in state.published:

@@ -94,6 +94,7 @@ def executor_of(
         Server(directory.record_upload, telling(refuse, progress.say)),
         releases=ReleaseStore(path),
         record=directory.record,
+        public=None if data.x_public is None else as_images(data.x_public, compute.device),
     )
     terms = terms_of(data, config.data.image_size).to_json()
     settings = as_toml(config).decode()

@@ -15,6 +15,7 @@ from .fedcof import FedCOF
 from .fedgen import FedGen
 from .fedgh import FedGH
 from .fedkd import FedKD
+from .fedmd import FedMD
 from .fedmrl import FedMRL
 from .fedproto import FedProto
 from .fedtgp import FedTGP
@@ -79,4 +80,5 @@ register("centralised", Centralised)
 register("fml", FML)
 register("fedkd", FedKD)
 register("fedmrl", FedMRL)
+register("fedmd", FedMD)
 register("fedtype", FedType)

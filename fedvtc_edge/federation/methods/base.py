@@ -61,6 +61,8 @@ class Method(ABC):
     """Whether clients classify by the nearest published mean of their features."""
     standalone: ClassVar[bool] = True
     """Whether a client classifies with its own network alone; else no bundle holds all of it."""
+    needs_public: ClassVar[bool] = False
+    """Whether it teaches by public images, which ``data.public`` names."""
     for_senders: ClassVar[frozenset[str]] = frozenset()
     """Kinds of publications that their senders alone take up, and that nobody keeps."""
     variants: ClassVar[Mapping[str, type[Method]]] = {}
@@ -88,7 +90,7 @@ class Method(ABC):
         """Content of uploads.
 
         ``anchored``, ``features[+decoder]``, ``heads`` on own features, ``features+heads``,
-        ``companion``, ``nothing`` or ``data``.
+        ``companion``, ``scores``, ``nothing`` or ``data``.
         """
         return "nothing"
 

@@ -60,7 +60,8 @@ class PoolHere(WorkerPool):
 
 
 def named(tiny: Tiny, name: str, **tables: Any) -> Config:
-    return tiny(method={"name": name, "rounds": 2, **tables.pop("method", {})}, **tables)
+    method = {"name": name, "rounds": 2, **tables.pop("method", {})}
+    return tiny(method=method, data={"public": "rest"}, **tables)
 
 
 def built(config: Config) -> Method:
