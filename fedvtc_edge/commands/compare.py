@@ -16,11 +16,22 @@ if TYPE_CHECKING:
     from fedvtc_edge.config import Config
     from fedvtc_edge.runs.comparisons import MethodRecord, TableRecord
 
+PRESETS = Path(__file__).with_name("presets")
+"""Folder of the settings that ``--preset`` names, to be read and copied."""
+
 
 @click.command()
 @common.config_argument
 @click.option("--methods", metavar="A,B", help="Rows of the table [default: every method].")
 @click.option("--seeds", metavar="0,1", help="Repetitions [default: 0,1,2].")
+@click.option(
+    "--preset",
+    type=click.Choice(["quick", "full"]),
+    help="Settings that come with the package: quick is for a CPU, full for a GPU.",
+)
+@click.option("--tune", is_flag=True, help="Choose each method's main number on validation data.")
+@click.option("--ablations", is_flag=True, help="Rows for FedVTC without its parts, too.")
+@click.option("--audit", is_flag=True, help="Audit one seed of each row.")
 @common.set_option
 @common.out_option("Folder of the results; the same command goes on there [default: nowhere].")
 @click.option(
@@ -35,6 +46,10 @@ def command(
     config_file: Path | None,
     methods: str | None,
     seeds: str | None,
+    preset: str | None,
+    tune: bool,
+    ablations: bool,
+    audit: bool,
     overrides: tuple[str, ...],
     out: Path | None,
     resume: Path | None,
@@ -45,17 +60,25 @@ def command(
 
     Rows, seeds, splits and data sets may also stand in the table [compare] of CONFIG.toml.
     """
-    if resume is not None and (config_file or methods or seeds or overrides or out):
+    asked = {"tune": tune, "ablations": ablations, "audit": audit}
+    changes = {key: True for key, wanted in asked.items() if wanted}
+    if resume is not None and (config_file or methods or seeds or preset or changes or overrides):
         raise click.UsageError(
-            "--resume takes its settings and its folder from the comparison: expected no "
-            "CONFIG.toml, --methods, --seeds, --set or --out"
+            "--resume takes its settings from the comparison: expected no CONFIG.toml and no "
+            "option that changes them"
         )
+    if resume is not None and out is not None:
+        raise click.UsageError("--resume DIR goes on in DIR: expected no --out")
+    if preset is not None:
+        if config_file is not None:
+            raise click.UsageError(
+                f"--preset {preset} is a file of its own: expected no CONFIG.toml beside it"
+            )
+        config_file = PRESETS / f"{preset}.toml"
     wanted = None if methods is None else _distinct("--methods", methods)
     numbers = None if seeds is None else [_seed(word) for word in _distinct("--seeds", seeds)]
     folder = resume or out
-    from fedvtc_edge.config import load_config
-
-    config = None if resume is not None else load_config(config_file, overrides=overrides)
+    config = None if resume is not None else _load(config_file, overrides, changes)
     try:
         with common.needing_extras(), common.reporting(quiet) as progress:
             from fedvtc_edge.workflows.compare import compare
@@ -77,6 +100,13 @@ def command(
             report = render_comparison(folder)
         if not as_json:
             click.echo(f"report: {report}")
+
+
+def _load(file: Path | None, overrides: tuple[str, ...], changes: dict[str, bool]) -> Config:
+    from fedvtc_edge.config import load_config
+
+    config = load_config(file, overrides=overrides)
+    return config.replace(compare=changes) if changes else config
 
 
 def _settings_of(folder: Path | None) -> Config:
@@ -141,7 +171,7 @@ _ACCURACIES = (
     *("method", "own model %", "combined", "statistics"),
     *("own distr.", "home", "unseen", "worst"),
 )
-_COSTS = ("method", "kB up per client", "seconds", "peak MB", "rounds", "knob")
+_COSTS = ("method", "kB up per client", "seconds", "peak MB", "rounds", "knob", "leakage")
 
 
 def _accuracies(name: str, row: MethodRecord) -> tuple[str, ...]:
@@ -165,6 +195,7 @@ def _costs(name: str, row: MethodRecord) -> tuple[str, ...]:
         "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}",
         common.known(row.rounds),
         "-" if row.knob is None else f"{row.knob:g}",
+        row.leakage or "not audited",
     )
 
 

@@ -124,7 +124,7 @@ class MethodSettings(_Table):
     latent: int = Field(default=64, ge=2, le=4096)
     anchor: int = Field(default=128, ge=2, le=4096)
     ablate: Annotated[
-        tuple[Literal["dm", "kl", "head-only", "teacher"], ...], Field(strict=False)
+        tuple[Literal["dm", "kl", "head-only", "teacher", "synthesis"], ...], Field(strict=False)
     ] = ()
     extractor: str = "random"
     extractor_weights: str = ""

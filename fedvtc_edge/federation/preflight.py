@@ -10,6 +10,7 @@ from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.masking.plan import LEAST_CLIENTS, MOST_CLIENTS, threshold_of
 from fedvtc_edge.models import check_architecture, find
 from fedvtc_edge.models.pretrained import source_of
+from fedvtc_edge.models.registry import ON_EXTRACTOR
 from fedvtc_edge.plugins import EXTRACTORS, METHODS
 from fedvtc_edge.privacy.mechanism import mechanism_of
 from fedvtc_edge.training.compute import Compute
@@ -44,6 +45,7 @@ def check(config: Config, engine: Literal["local", "flower", "client"] | None = 
             "empty",
             hint='set data.public to a data set, or with a data.limit to "rest"',
         )
+    _check_ablation(config)
     if config.method.extractor == CHOOSE:
         check_choice(config, engine)
     elif source_of(config.method.extractor, config.method.extractor_weights) is None:
@@ -61,6 +63,28 @@ def check(config: Config, engine: Literal["local", "flower", "client"] | None = 
         for name in config.clients.devices:
             DeviceProfile.load(name)
         Compute.of(config.engine)
+
+
+def _check_ablation(config: Config) -> None:
+    """Refuse to leave synthesis out where nothing would be left to fine-tune on."""
+    method = config.method
+    if method.name != "fedvtc" or "synthesis" not in method.ablate:
+        return
+    for wrong, why in (
+        (method.share != "anchored", f"method.share = {method.share!r}, which has no teacher"),
+        ("teacher" in method.ablate, "'teacher' beside it"),
+        (config.privacy.mode != "none", f"privacy.mode = {config.privacy.mode!r}"),
+        (
+            bool(set(config.clients.architectures) & set(ON_EXTRACTOR)),
+            "a head on the extractor, which learns from synthetic features",
+        ),
+    ):
+        if wrong:
+            raise ConfigError(
+                f"'synthesis' in method.ablate with {why}: own images labelled by the teacher "
+                "would be all that is fine-tuned on",
+                hint="take 'synthesis' out of method.ablate",
+            )
 
 
 def _check_knob(config: Config, knob: Knob | None) -> None:

@@ -26,7 +26,7 @@ from fedvtc_edge.masking import traffic_of
 from fedvtc_edge.models.registry import ON_EXTRACTOR
 from fedvtc_edge.statistics.class_statistics import GlobalStatistics
 from fedvtc_edge.training.client import Client
-from fedvtc_edge.training.distillation import LATE, batch_of, pool_size, pools
+from fedvtc_edge.training.distillation import LATE, PAINTED, batch_of, pool_size, pools
 from fedvtc_edge.training.knowledge import GlobalKnowledge
 from fedvtc_edge.training.losses import ClassMoments
 from fedvtc_edge.training.own_objective import Objective
@@ -276,6 +276,7 @@ class PhaseNotes(Client):
         kl: float,
         head_only: bool = False,
         real: bool = True,
+        painted: float = PAINTED,
         **_: Any,
     ) -> None:
         """Real images in a step; synthetic ones come on top.
@@ -296,6 +297,7 @@ class PhaseNotes(Client):
                     head_only=head_only,
                     pictures=k * pool if making else pool,
                     late=late,
+                    painted=painted,
                 )
 
             self._note(name, [(size, count)], work)

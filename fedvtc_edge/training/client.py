@@ -233,6 +233,7 @@ class Client:
         real: bool = True,
         pictures: int | None = None,
         late: float = distillation.LATE,
+        painted: float = distillation.PAINTED,
     ) -> None:
         """Phase C: all of f on synthetic images of all classes, beside real ones or alone.
 
@@ -241,6 +242,7 @@ class Client:
         Args:
             pictures: Size of the pool that a teacher labels; by the number of steps if None.
             late: Share of the steps on it without plain local images.
+            painted: Share of synthesised images in it.
         """
         if isinstance(self.model, ExtractorHead):
             with self.working():
@@ -274,6 +276,7 @@ class Client:
                 decay=decay,
                 pictures=pictures,
                 late=late,
+                painted=painted,
             )
 
     def measure(self) -> ClassStatistics:

@@ -84,12 +84,14 @@ def lessons(
     settings: TrainingSettings,
     stream: torch.Generator,
     count: int,
+    painted: float = PAINTED,
 ) -> Lessons:
     """``count`` pictures of synthesised and local images, and the teacher's scores of each.
 
     Args:
         images: Local images [N, channels, size, size]; without any all are synthesised.
         knowledge: Published statistics, which provide a teacher.
+        painted: Share of synthesised images; 0 needs no decoder, and some local images.
     """
     teacher = knowledge.teacher
     assert teacher is not None
@@ -98,10 +100,11 @@ def lessons(
     with torch.no_grad():
         for begin in range(0, count, size):
             part = min(size, count - begin)
-            own = round(2 * part * (1 - PAINTED)) if len(images) else 0
-            synthetic = decoder(
-                knowledge.sample(knowledge.draw_labels(2 * part - own, stream), stream)
-            )
+            own = round(2 * part * (1 - painted)) if len(images) else 0
+            synthetic = images[:0]
+            if own < 2 * part:
+                labels = knowledge.draw_labels(2 * part - own, stream)
+                synthetic = decoder(knowledge.sample(labels, stream))
             chosen = random_batch(max(len(images), 1), own, stream, images.device)
             sources = torch.cat([synthetic, images[chosen]])
             sources = sources[torch.randperm(2 * part, generator=stream).to(sources.device)]

@@ -59,6 +59,7 @@ def finetune(
     decay: bool = False,
     pictures: int | None = None,
     late: float = distillation.LATE,
+    painted: float = distillation.PAINTED,
 ) -> int:
     """``steps`` steps on f; returns the number of images seen.
 
@@ -78,6 +79,7 @@ def finetune(
         decay: Let the rate fall to zero, for the last round.
         pictures: Size of the pool; by the number of steps if None.
         late: Share of the steps on it without plain local images.
+        painted: Share of synthesised images in the pool.
     """
     model.train()
     decoder.eval()
@@ -87,7 +89,7 @@ def finetune(
     if knowledge.teacher is None:
         seen = _on_labels(*own, compute, stream, steps=steps, kl=kl, decay=decay)
     else:
-        drawn = course(*own, stream, steps=steps, pictures=pictures, late=late)
+        drawn = course(*own, stream, steps=steps, pictures=pictures, late=late, painted=painted)
         seen = distillation.learn(model, drawn, settings, compute, steps=steps, decay=decay)
     model.requires_grad_(True)
     return seen
@@ -106,6 +108,7 @@ def course(
     steps: int,
     pictures: int | None = None,
     late: float = distillation.LATE,
+    painted: float = distillation.PAINTED,
 ) -> Iterator[distillation.Lesson]:
     """Lessons of the teacher, which there is, as :func:`finetune` takes them; see there."""
     assert knowledge.teacher is not None
@@ -113,7 +116,8 @@ def course(
     count = pictures
     if count is None:
         count = distillation.pool_size(steps, images.shape[1:].numel(), settings)
-    make = partial(distillation.lessons, decoder, images, knowledge, settings, stream, count)
+    source = decoder, images, knowledge, settings, stream
+    make = partial(distillation.lessons, *source, count, painted)
     own = images, labels, present
     return distillation.course(
         model, make, knowledge.teacher, *own, settings, stream, steps=steps, late=late

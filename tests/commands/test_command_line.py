@@ -394,7 +394,9 @@ def test_a_real_comparison(call: Call, settings: str, tmp_path: Path) -> None:
     assert again.out == answer.out, "what is done is not done again"
     assert call("compare", "--resume", "new", "--quiet").out == answer.out
     call(*words, "--set", "method.latent=9").refuses("other settings", "another --out")
-    call("compare", "--resume", "new", "--seeds", "4").refuses("--resume takes its settings")
+    call("compare", "--resume", "new", "--seeds", "4").refuses(
+        "--resume takes its settings", "compare --help"
+    )
     call("compare", "--resume", "away").refuses("away holds no comparison", "compare --out DIR")
     call("compare", "--methods", "fedvtc-no-kd").refuses("'fedvtc-no-kd'", "fedvtc-no-kl?")
 
@@ -596,7 +598,7 @@ def test_compare_prints_a_table(call: Call, fakes: Fakes) -> None:
     accuracies = ("90.1", "±", "1.1", "-", "-", "95.0", "97.0", "89.6", "85.0")
     assert lines[2].split() == ["fedvtc", *accuracies]
     assert re.split(r" {2,}", lines[4])[:3] == ["method", "kB up per client", "seconds"]
-    assert lines[6].split() == ["fedvtc", "0.2", "3.0", "412", "3", "0.1"]
+    assert lines[6].split() == ["fedvtc", "0.2", "3.0", "412", "3", "0.1", "not", "audited"]
     assert lines[7] == "digits, alpha 0.1, seeds 0, 7"
     assert lines[-1] == "report: there/comparison.html"
     assert max(map(len, lines)) <= 100

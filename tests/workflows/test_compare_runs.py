@@ -319,3 +319,91 @@ def test_out_must_be_vacant(tiny: Tiny, tmp_path: Path) -> None:
 def test_no_split_has_an_alpha_where_none_is_drawn(tiny: Tiny) -> None:
     config = tiny(data={"partition": "iid"}, method={"rounds": 1})
     assert compare(config, ["local"], [0])["alpha"] is None
+
+
+# Tuning, ablations and audits.
+
+
+def test_numbers_are_tuned_on_validation_data_alone(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedvtc_edge.federation.methods import FedVTC
+
+    seen: list[tuple[str, int, float | None]] = []
+    plain = worker.run_without_trace
+
+    def run(config: Config, data: Any) -> dict[str, Any]:
+        seen.append((config.data.evaluate, config.seed, config.method.knob))
+        summary = plain(config, data)
+        if config.data.evaluate == "validation":  # 0.3 is best, whatever was measured
+            summary["accuracy_mean"] = 1.0 - abs((config.method.knob or 0) - 0.3)
+        return summary
+
+    monkeypatch.setattr(worker, "run_without_trace", run)
+    config = tiny(method={"rounds": 1}, compare={"tune": True})
+    names = ["fedvtc", "fedvtc-no-dm", "local"]
+    methods = compare(config, names, [0, 2], out=tmp_path)["methods"]
+    knob = FedVTC.knob
+    assert knob is not None
+    tried = [value for how, _, value in seen if how == "validation"]
+    assert sorted(tried, key=float) == sorted({knob.default, *knob.tuned_over})
+    assert {seed for how, seed, _ in seen if how == "validation"} == {1}, "it is not reported"
+    tested = [(seed, value) for how, seed, value in seen if how == "test"]
+    assert tested == [(0, 0.3), (2, 0.3), (0, 0.3), (2, 0.3), (0, None), (2, None)]
+    for name in ("fedvtc", "fedvtc-no-dm"):
+        entry = methods[name]
+        assert (entry["knob"], entry["tuning"]["chosen"], entry["tuning"]["seed"]) == (0.3, 0.3, 1)
+        assert entry["tuning"]["accuracy"]["0.3"] == 1.0
+    assert "tuning" not in methods["local"]
+    before = len(seen)
+    assert compare(config, names, [0, 2], out=tmp_path)["methods"] == methods
+    assert len(seen) == before
+
+
+def test_a_number_that_is_set_is_not_tuned(tiny: Tiny, summaries: list[dict[str, Any]]) -> None:
+    config = tiny(method={"rounds": 1, "knob": 0.7}, compare={"tune": True})
+    methods = compare(config, ["fedvtc", "local"], [0])["methods"]
+    assert methods["fedvtc"]["knob"] == 0.7
+    assert len(summaries) == 2
+
+
+def test_ablations_are_rows(tiny: Tiny) -> None:
+    from fedvtc_edge.workflows.compare.rows import ABLATIONS, row, rows_of
+
+    config = tiny(compare={"methods": ["fedvtc"], "ablations": True})
+    assert rows_of(config) == ("fedvtc", *ABLATIONS)
+    assert {"fedvtc-no-synthesis", "fedvtc-latent-16", "fedvtc-cohort-0.1"} <= set(ABLATIONS)
+    assert set(ABLATIONS) <= set(methods_by_name())
+    _, changes = row("fedvtc-latent-48", config)
+    assert changes["method"]["latent"] == 48
+    _, changes = row("fedvtc-cohort-0.25", config)
+    assert changes["clients"] == {"cohort": 0.25}
+    for wrong in ("fedvtc-latent-0", "fedvtc-cohort-2", "fedvtc-latent-16x"):
+        with pytest.raises(UsageError, match="unknown method"):
+            row(wrong, config)
+
+
+def test_an_audit_beside_accuracy(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[Path] = []
+
+    def audit(words: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        assert words[1:4] == ["-m", "fedvtc_edge", "audit"]
+        runs.append(Path(words[4]))
+        assert (runs[-1] / "summary.json").is_file()
+        if len(runs) == 2:
+            return subprocess.CompletedProcess(words, 2, "", "fedvtc-edge: error: no\nhint: x\n")
+        told = {"verdict": "leak", "exit_code": 1, "reasons": ["found", "more"]}
+        return subprocess.CompletedProcess(words, 1, json.dumps(told), "")
+
+    monkeypatch.setattr(worker.subprocess, "run", audit)
+    monkeypatch.setattr("fedvtc_edge.report.render", lambda directory: directory)
+    config = tiny(method={"rounds": 1}, compare={"audit": True})
+    methods = compare(config, ["statistics", "local"], [3, 4], out=tmp_path)["methods"]
+    told = [(entry["leakage"], entry["leakage_reason"]) for entry in methods.values()]
+    assert told == [("leak", "found"), ("inconclusive", "no")]
+    assert not any(path.exists() for path in runs), "runs are not kept"
+    assert len(runs) == 2, "one seed of each row"
+    compare(config, ["statistics", "local"], [3, 4], out=tmp_path)
+    assert len(runs) == 2

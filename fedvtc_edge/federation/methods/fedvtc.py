@@ -21,6 +21,7 @@ from fedvtc_edge.privacy.release import Integers
 from fedvtc_edge.privacy.release_spec import Array
 from fedvtc_edge.training import cohort
 from fedvtc_edge.training.client import Client
+from fedvtc_edge.training.distillation import PAINTED
 from fedvtc_edge.training.finetuning import steps_in
 from fedvtc_edge.training.knowledge import (
     CODE_STD,
@@ -178,7 +179,7 @@ class FedVTC(Method):
     @property
     def _stacks(self) -> bool:
         """True where all clients take the same plain steps, and all weights move."""
-        return self.mechanism is None and "head-only" not in self.ablate
+        return self.mechanism is None and not {"head-only", "synthesis"} & self.ablate
 
     def _together(
         self, number: int, fit: Callable[[Client], None], clients: Sequence[Client]
@@ -214,6 +215,8 @@ class FedVTC(Method):
     def _fit_decoder(self, client: Client, number: int, knowledge: GlobalKnowledge) -> None:
         if client.architecture in ON_EXTRACTOR:
             return  # synthetic features need no decoder
+        if "synthesis" in self.ablate:
+            return
         gradients = self._gradients(client, number, "decoder")
         client.fit_decoder(number, knowledge, match="dm" not in self.ablate, gradients=gradients)
 
@@ -228,6 +231,7 @@ class FedVTC(Method):
             head_only="head-only" in self.ablate,
             decay=number == self.federation.config.method.rounds,
             real=self._tunes_on_data,
+            painted=0.0 if "synthesis" in self.ablate else PAINTED,
         )
 
     @property

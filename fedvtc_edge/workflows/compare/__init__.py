@@ -18,6 +18,7 @@ from .cells import FOLDER, Cell, CellStore, Result
 from .plan import plan
 from .rows import methods_by_name
 from .tables import Results
+from .tuning import tune
 from .work import Work
 
 __all__ = ["SETTINGS", "compare", "methods_by_name", "settings_of"]
@@ -73,6 +74,8 @@ def compare(
                 if row.refused:
                     shown.say(f"cannot run, {table.label}, {row.name}: {row.refused}")
         work = held.enter_context(Work(config.engine.workers, store, shown))
+        if config.compare.tune:
+            tune(planned, results, store, lambda cells: work.do(cells, "tuning", _told_later))
         cells = [cell for table, row in planned.rows() for cell in results.cells(table, row)]
 
         def taken(cell: Cell, result: Result) -> None:
@@ -81,6 +84,9 @@ def compare(
 
         try:
             work.do(cells, "runs", taken)
+            if config.compare.audit:
+                audits = [results.audit(table, row) for table, row in planned.rows()]
+                work.do(audits, "audits", taken)
         finally:
             shown.close()
         if out is not None:
@@ -138,6 +144,10 @@ def _opened(out: Path, config: Config) -> Any:
         (out / FOLDER).mkdir(exist_ok=True)
         write_atomic(out / SETTINGS, as_toml(config))
         return held.pop_all()
+
+
+def _told_later(cell: Cell, result: Result) -> None:
+    """What was tried is written with the rows that it is for."""
 
 
 def _write(out: Path, results: Results) -> None:

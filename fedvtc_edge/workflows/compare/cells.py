@@ -88,6 +88,7 @@ class CellStore:
     """
 
     def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
         self._folder = None if folder is None else folder / FOLDER
         self._results: dict[str, Result] = {}
         if self._folder is not None:

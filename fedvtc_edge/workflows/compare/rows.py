@@ -60,6 +60,9 @@ _ABLATIONS = {
     "fedvtc-no-dm": Variant("ablation: no distribution matching", {"ablate": ["dm"]}),
     "fedvtc-no-kl": Variant("ablation: no KL pull", {"ablate": ["kl"]}),
     "fedvtc-no-teacher": Variant("ablation: no teacher", {"ablate": ["teacher"]}),
+    "fedvtc-no-synthesis": Variant(
+        "ablation: no synthesis, own images labelled by the teacher", {"ablate": ["synthesis"]}
+    ),
 }
 
 
@@ -128,6 +131,11 @@ def row(name: str, config: Config) -> tuple[type[Method], Tables]:
         changes["training"] = _spread(config, own)
         method["rounds"] = config.compare.rounds
     return kind, changes
+
+
+def same_number_as(name: str) -> str:
+    """Row whose main number a row takes: FedVTC's for its variants with the same messages."""
+    return "fedvtc" if name not in _SHARING and _variant(name) else name
 
 
 def _spread(config: Config, own: str) -> dict[str, Any]:

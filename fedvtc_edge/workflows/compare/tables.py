@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fedvtc_edge.runs.comparisons import Comparison, MethodRecord, TableRecord, TuningRecord
 from fedvtc_edge.runs.intervals import deviation, interval
@@ -34,6 +35,10 @@ class Results:
             each = [row.config.replace(seed=seed) for seed in self.plan.seeds]
             self._cells[key] = [table.cell(row.name, config) for config in each]
         return self._cells[key]
+
+    def audit(self, table: Table, row: Row) -> Cell:
+        """The audit of a row's first seed."""
+        return replace(self.cells(table, row)[0], kind="audit")
 
     def complete(self, cell: Cell) -> bool:
         """Whether every seed of a reported run's row is done."""
@@ -101,6 +106,9 @@ class Results:
         knob = row.config.method.knob
         if row.method.knob is not None:
             record.knob = row.method.knob.default if knob is None else knob
+        audit = self._store.read(self.audit(table, row)) or {}
+        record.leakage = audit.get("figures", {}).get("verdict")
+        record.leakage_reason = audit.get("figures", {}).get("reason", audit.get("refused"))
         choice = self.tuned.get((table.label, table.alpha, row.name))
         if choice is not None:
             record.tuning = choice

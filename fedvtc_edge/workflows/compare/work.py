@@ -59,12 +59,12 @@ class Work:
 
         if self._workers == 1 or len(left) < 2:
             for cell in left:
-                keep(cell, self._here.do(job_of(cell)))
+                keep(cell, self._here.do(job_of(cell, self._store.folder)))
             return
         jobs = {str(place): cell for place, cell in enumerate(left)}
         pool = self._processes()
         pool.run(
-            ({**job_of(cell), "name": name} for name, cell in jobs.items()),
+            ({**job_of(cell, self._store.folder), "name": name} for name, cell in jobs.items()),
             lambda job, reply: keep(jobs[job["name"]], reply),
         )
 

@@ -5,16 +5,25 @@ A cell's result does not depend on where it is worked; see :mod:`.process` for t
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.data import Dataset, load_data
+from fedvtc_edge.documents import parse_json
 from fedvtc_edge.errors import FedVTCError, RunError
 from fedvtc_edge.runs.records import mean
-from fedvtc_edge.workflows.run import run_without_trace
+from fedvtc_edge.workflows.run import run, run_without_trace
 
 from .cells import Cell, Result
+
+AUDITS = "audits"
+"""Folder of audits' reports in a comparison's folder."""
 
 _MEANS = ("absent_classes", "calibrated")
 _POINTS = ("own_distribution", "home", "held_out")
@@ -54,15 +63,15 @@ class Workplace:
         config = load_config(job["config"])
         begin = time.perf_counter()
         try:
-            result = self._run(job["kind"], config)
+            if job["kind"] == "audit":
+                result = audited(config, Path(job["keep"]) if job["keep"] else None)
+            else:
+                result = figures_of(run_without_trace(config, self._load(config)))
         except RunError:
             raise
         except FedVTCError as error:
             return {"refused": str(error), "seconds": round(time.perf_counter() - begin, 3)}
         return {**result, "seconds": round(time.perf_counter() - begin, 3)}
-
-    def _run(self, kind: str, config: Config) -> Result:
-        return figures_of(run_without_trace(config, self._load(config)))
 
     def _load(self, config: Config) -> Dataset:
         """The data set of a cell; that of the cell before, where it is the same."""
@@ -88,7 +97,39 @@ def figures_of(summary: dict[str, Any]) -> Result:
     return {"figures": figures, "recall_mean": summary["recall_mean"]}
 
 
-def job_of(cell: Cell) -> dict[str, Any]:
-    """A cell as a process takes it."""
+def audited(config: Config, keep: Path | None) -> Result:
+    """Verdict of an audit of one run, by the command ``audit`` and its quick settings.
+
+    Args:
+        keep: Folder for the audit's report; None keeps none. The run itself is not kept.
+    """
+    with tempfile.TemporaryDirectory(prefix="fedvtc-") as scratch:
+        directory = Path(scratch, "run")
+        run(config.replace(method={"baseline": False}), out=directory)
+        report = Path(scratch, "audit") if keep is None else keep
+        shutil.rmtree(report, ignore_errors=True)  # of an audit that was cut off
+        words = ["audit", str(directory), "--quick", "--json", "--quiet", "--out", str(report)]
+        command = [sys.executable, "-m", "fedvtc_edge", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode not in VERDICTS:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        why = said[0].removeprefix("fedvtc-edge: error: ")
+        return {"figures": {"verdict": "inconclusive", "reason": why}}
+    document = parse_json(done.stdout)
+    reason = next(iter(document["reasons"]), None)
+    return {"figures": {"verdict": document["verdict"], "reason": reason}}
+
+
+VERDICTS = (0, 1, 3, 4)
+"""Exit codes of an audit that came to a verdict."""
+
+
+def job_of(cell: Cell, folder: Path | None) -> dict[str, Any]:
+    """A cell as a process takes it.
+
+    Args:
+        folder: Of the comparison, where reports of audits are kept; None keeps none.
+    """
     config = cell.config.model_dump(mode="json", exclude_none=True)
-    return {"kind": cell.kind, "config": config}
+    keep = None if folder is None else str((folder / AUDITS / Path(cell.file).stem).absolute())
+    return {"kind": cell.kind, "config": config, "keep": keep}

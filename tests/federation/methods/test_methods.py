@@ -416,3 +416,37 @@ def test_the_steps_of_few_rounds_are_spread_over_many(tiny: Tiny) -> None:
     assert sum(spread) == sum(few)
     assert max(spread) - min(spread) <= 1
     assert len(spread) == 10
+
+
+# An ablation.
+
+
+def test_without_synthesis_no_decoder_is_trained(tiny: Tiny) -> None:
+    config = tiny(method={"ablate": ["synthesis"]})
+    heard: Heard = []
+    method = method_of(config, heard)
+    client = method.federation.clients[0]
+    assert client.decoder is not None
+    before = {name: value.clone() for name, value in client.decoder.state_dict().items()}
+    own = {name: value.clone() for name, value in client.model.state_dict().items()}
+    with deterministic():
+        for number in range(config.method.rounds + 1):
+            play_round(method, number)
+    after = client.decoder.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert any(not torch.equal(v, client.model.state_dict()[name]) for name, v in own.items())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": {"share": "features"}},
+        {"method": {"ablate": ["synthesis", "teacher"]}},
+        {"privacy": {"mode": "anchored"}},
+        {"clients": {"architectures": ["mlp", "extractor-head"]}},
+    ],
+)
+def test_something_must_be_left_to_fine_tune_on(tiny: Tiny, changes: dict[str, Any]) -> None:
+    config = tiny(method={"ablate": ["synthesis"]}).replace(**changes)
+    with pytest.raises(ConfigError, match=r"'synthesis' in method\.ablate with"):
+        check(config)
