@@ -177,7 +177,7 @@ def summarise(
         evaluated_on=config.data.evaluate,
         partition=config.data.partition,
         alpha=config.data.alpha if config.data.partition == "dirichlet" else None,
-        share=config.method.share if vtc else None,
+        share=config.method.share if vtc else _weights_shared(method),
         moments=config.method.moments if vtc and config.method.share == "anchored" else None,
         ablate=list(config.method.ablate),
         engine=config.engine.name,
@@ -212,6 +212,12 @@ def summarise(
         seconds_virtual=last.clock[-1].end if last.clock else None,
         samples_per_second=_rate(account.values()),
     )
+
+
+def _weights_shared(method: Method) -> str | None:
+    """Content of uploads of trained weights, which then do not stay on the client; else None."""
+    shared = method.shared(method.federation.config)
+    return shared if shared == "companion" or "heads" in shared else None
 
 
 def _rate(accounts: Iterable[Mapping[str, Any]]) -> float | None:

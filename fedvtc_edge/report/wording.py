@@ -267,13 +267,21 @@ def left(run: Run) -> list[str]:
     return [*lines, "each round: how long it worked, and how many parameters its networks have"]
 
 
+_KEPT = {
+    "features+decoder": "The classifier.",
+    "companion": "Its own network, but not the small one beside it.",
+    "heads": "Its network but for the head.",
+    "features+heads": "Its network but for the head.",
+}
+"""Networks that stay, by what is shared; all of them where it is none."""
+
+
 def kept(run: Run) -> list[str]:
     """Data that did not leave the clients, where they are elsewhere."""
     summary = run.summary
     if not (run.served or summary.home):
         return []
-    decoders = summary.share == "features+decoder"
-    lines = ["Images and single labels.", f"{'The classifier' if decoders else 'All networks'}."]
+    lines = ["Images and single labels.", _KEPT.get(summary.share or "", "All networks.")]
     if run.served and all(client.accuracy is None for client in summary.clients):
         lines.append("How accurate its networks are.")
     if run.served and not any(client.class_counts for client in summary.clients):

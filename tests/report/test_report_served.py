@@ -107,6 +107,23 @@ def test_everything_told_is_said_to_have_left(tmp_path: Path) -> None:
     assert "--engine local" in page  # how to audit it
 
 
+@pytest.mark.parametrize(
+    ("share", "stays"),
+    [
+        ("features+decoder", "The classifier."),
+        ("companion", "Its own network, but not the small one beside it."),
+        ("heads", "Its network but for the head."),
+    ],
+)
+def test_weights_that_left_are_not_said_to_stay(tmp_path: Path, share: str, stays: str) -> None:
+    folder = served(tmp_path, tells=3)
+    path = folder / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"share": share}))
+    page = page_of(folder)
+    assert f"<li>{stays}</li>" in page
+    assert "All networks." not in page
+
+
 def test_a_simulation_has_its_networks_here(tmp_path: Path) -> None:
     (tmp_path / "clients" / "north").mkdir(parents=True)
     (tmp_path / "clients" / "north" / "client.json").write_bytes(b"{}")

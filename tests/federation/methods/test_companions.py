@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -173,6 +174,7 @@ def test_an_audit_does_not_pass_what_it_cannot_read(
 ) -> None:
     with quickly():
         fedvtc_edge.run(tiny(method={"name": "fml", "rounds": 1}), out=tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["share"] == "companion"
     found = audit(tmp_path / "run", attacks=["averaging"], quick=True).document
     assert found["verdict"] == "inconclusive"
     assert any("no attack here reads" in reason for reason in found["reasons"])
