@@ -25,7 +25,7 @@ from fedvtc_edge.federation.choosing import CHOOSE, choose
 from fedvtc_edge.federation.evaluation import TestSet
 from fedvtc_edge.federation.federation import measure_untold, no_ledger
 from fedvtc_edge.federation.local import LocalExecutor
-from fedvtc_edge.federation.methods import method_of
+from fedvtc_edge.federation.methods import Method, method_of
 from fedvtc_edge.federation.parallel import ParallelExecutor, WorkerPool, releases_of
 from fedvtc_edge.federation.participation import ParticipationSimulator
 from fedvtc_edge.federation.preflight import check
@@ -219,12 +219,22 @@ def run_without_trace(config: Config, data: Dataset) -> dict[str, Any]:
     """One run of a comparison: no files, and no local-only doubles to slow it down.
 
     On the local engine, whatever the settings say: nothing but time would differ.
+
+    Returns:
+        The content of ``summary.json``, with the method's ``decoder_seconds`` and
+        ``decoder_bytes`` where it has decoders.
     """
+    costs: dict[str, float] = {}
+
+    def note(method: Method) -> None:
+        costs.update(method.decoder_cost())
+
     check(config)
     if config.method.extractor == CHOOSE:
         config, _ = choose(config, data, SilentProgress().say)
     config = pinned(config)
-    return _run(config, data, None, None, SilentProgress(), with_baselines=False).summary
+    how: dict[str, Any] = {"with_baselines": False, "done": note}
+    return {**_run(config, data, None, None, SilentProgress(), **how).summary, **costs}
 
 
 def _run(
@@ -237,6 +247,7 @@ def _run(
     with_baselines: bool = True,
     callbacks: Sequence[Callback] = (),
     choice: dict[str, float] | None = None,
+    done: Callable[[Method], None] | None = None,
 ) -> RunResult:
     with deterministic(), ExitStack() as held:
         compute, folder = Compute.of(config.engine), directory.path if directory else None
@@ -304,6 +315,8 @@ def _run(
             run_rounds(method, executor, keep=keep, progress=progress)
         finally:
             progress.close()
+        if done is not None:
+            done(method)
         figures = stats_of(roster, config, trains=method.trains)
         summary = summarise(method, figures, Outcome.of(executor), data, roster.fleet)
         if choice is not None:

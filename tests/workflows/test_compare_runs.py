@@ -407,3 +407,32 @@ def test_an_audit_beside_accuracy(
     assert len(runs) == 2, "one seed of each row"
     compare(config, ["statistics", "local"], [3, 4], out=tmp_path)
     assert len(runs) == 2
+
+
+def test_what_decoders_cost(tiny: Tiny) -> None:
+    from fedvtc_edge.models import ImageShape, vtc
+
+    config = tiny(method={"rounds": 1}, compare={"rounds": 1})
+    names = ["fedvtc", "fedvtc-decoder", "fedvtc-features", "fedvtc-no-synthesis", "local"]
+    methods = compare(config, names, [0])["methods"]
+    weights = vtc.build(ImageShape(8, 1), latent=8, seed=0).state_dict().values()
+    size = sum(value.numel() * 4 for value in weights)
+    for name in names[:3]:
+        assert methods[name]["decoder_bytes"] == size
+        assert 0 < methods[name]["decoder_seconds"] < methods[name]["seconds"]
+    for name in names[3:]:
+        assert methods[name].get("decoder_bytes") is None
+    more = methods["fedvtc-decoder"]["upload_bytes_per_client"]
+    assert size < more - methods["fedvtc-features"]["upload_bytes_per_client"] < size + 10_000
+
+
+def test_a_method_of_ones_own_also_in_processes(
+    tiny: Tiny, tmp_path: Path, fresh: Callable[[], None]
+) -> None:
+    from fedvtc_edge import plugins
+
+    plugins.load(Path(__file__).parents[1] / "plugins" / "own_method.py")
+    config = tiny(method={"rounds": 1}, engine={"workers": 2})
+    document = compare(config, ["magnet", "local"], [0, 1])
+    assert len(document["methods"]["magnet"]["per_seed"]) == 2
+    assert "magnet" in methods_by_name()

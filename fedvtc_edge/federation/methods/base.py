@@ -174,6 +174,10 @@ class Method(ABC):
         """ε that each client has spent by now, or None where nothing is claimed."""
         return None
 
+    def decoder_cost(self) -> dict[str, float]:
+        """Seconds spent on decoders in this process, and bytes of one; empty without decoders."""
+        return {}
+
     def uploads(self) -> list[str]:
         """Uploads of a client, in words."""
         return []

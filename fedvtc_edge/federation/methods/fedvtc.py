@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -65,6 +66,7 @@ class FedVTC(Method):
         self.mechanism = federation.mechanism
         self.spec = None if self.mechanism is None else self.mechanism.spec
         self._knowledge: GlobalKnowledge | None = None
+        self._decoder_seconds = 0.0
         self.anchor = extractor_of(federation.config, federation.shape, federation.classes)
         if self.anchor is not None:
             self.anchor.to(federation.compute.device)
@@ -147,6 +149,13 @@ class FedVTC(Method):
             return None
         return self.mechanism.epsilon_after(self.done) if self._knowledge is not None else 0.0
 
+    def decoder_cost(self) -> dict[str, float]:
+        """Seconds of phase B in this process, and bytes of one decoder's weights as float32."""
+        if not self.has_decoder or "synthesis" in self.ablate:
+            return {}
+        size = sum(array.nbytes for array in self._blank_decoder().values())
+        return {"decoder_seconds": round(self._decoder_seconds, 3), "decoder_bytes": size}
+
     def uploads(self) -> list[str]:
         """Uploads of a client, in words."""
         anchored, settings = self.share == "anchored", self.federation.config.method
@@ -218,7 +227,9 @@ class FedVTC(Method):
         if "synthesis" in self.ablate:
             return
         gradients = self._gradients(client, number, "decoder")
+        begin = time.perf_counter()
         client.fit_decoder(number, knowledge, match="dm" not in self.ablate, gradients=gradients)
+        self._decoder_seconds += time.perf_counter() - begin
 
     def _finetune(
         self, client: Client, number: int, knowledge: GlobalKnowledge, steps: int
@@ -275,11 +286,13 @@ class FedVTC(Method):
 
     def _decoders(self) -> Average:
         """ψ has one shape for all; its weights travel as float32."""
+        like, least = self._blank_decoder(), self.federation.config.server.minimum_contributors
+        return Average("decoder", lambda c: c.weights("decoder"), like, least, for_all=False)
+
+    def _blank_decoder(self) -> dict[str, Array]:
         latent = self.federation.config.method.latent
         blank = vtc.build(self.federation.shape, latent=latent, seed=0).state_dict()
-        like = {name: value.numpy() for name, value in blank.items()}
-        least = self.federation.config.server.minimum_contributors
-        return Average("decoder", lambda c: c.weights("decoder"), like, least, for_all=False)
+        return {name: value.numpy() for name, value in blank.items()}
 
 
 def _in_turn(*phases: Callable[[Client], None]) -> Callable[[Client], None]:

@@ -94,6 +94,7 @@ def figures_of(summary: dict[str, Any]) -> Result:
     figures["upload_bytes_per_client"] = mean(client["upload_bytes"] for client in clients)
     peaks = [client["peak_memory_mb"] for client in clients]
     figures["peak_memory_mb"] = max((peak for peak in peaks if peak is not None), default=None)
+    figures |= {key: summary[key] for key in ("decoder_seconds", "decoder_bytes") if key in summary}
     return {"figures": figures, "recall_mean": summary["recall_mean"]}
 
 
