@@ -84,7 +84,7 @@ def plan(config: Config) -> Plan:
     """The plan of a comparison.
 
     A method that cannot run on a data set is a row that says why, and a data set that is not
-    there is left out; where nothing is left, the first reason is the error.
+    there is left out; where nothing is left, a reason is the error.
 
     Raises:
         UsageError: An unknown row.
@@ -121,7 +121,7 @@ def plan(config: Config) -> Plan:
                 continue
             tables.append(Table(shown, drawn, len(data.y_train), data.class_names, rows))
     if not tables:
-        raise errors[0]
+        raise errors[-1]
     return Plan(config.compare.seeds, tables, left_out)
 
 
