@@ -53,9 +53,14 @@ def pack(data: Dataset | Mapping[str, npt.ArrayLike]) -> bytes:
     """A data set in memory, or its arrays by their keys, as such a file.
 
     Raises:
-        DataError: An array of Python objects.
+        DataError: An array of Python objects, or public images, which no such file has.
     """
     if isinstance(data, Dataset):
+        if data.x_public is not None:
+            raise DataError(
+                "data: x_public goes into no file of a data set",
+                hint="leave it out, and name public images by data.public",
+            )
         keys = ("x_train", "y_train", "x_test", "y_test", "class_names")
         data = {key: getattr(data, key) for key in keys}
     arrays = {key: np.asarray(value) for key, value in data.items()}

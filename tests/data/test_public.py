@@ -9,6 +9,7 @@ import pytest
 
 from fedvtc_edge.config import DataSettings
 from fedvtc_edge.data import load_dataset, public
+from fedvtc_edge.data.arrays import pack
 from fedvtc_edge.data.own import DataTerms, terms_of
 from fedvtc_edge.data.public import digest_of_images
 from fedvtc_edge.errors import DataError
@@ -74,6 +75,11 @@ def test_images_in_colour_beside_grey_ones_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="images of shape") as raised:
         load_dataset(DataSettings(public=archive(tmp_path / "colour.npz", 8, 3)))
     assert raised.value.hint == "both must be grey or in colour"
+
+
+def test_no_file_holds_public_images() -> None:
+    with pytest.raises(DataError, match="x_public goes into no file"):
+        pack(load_dataset(DataSettings(limit=300, public="rest")))
 
 
 def test_terms_tell_public_images_and_are_as_before_without() -> None:

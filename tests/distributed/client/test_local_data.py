@@ -16,7 +16,12 @@ from fedvtc_edge.config import Config
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.data.dataset import Samples
 from fedvtc_edge.data.own import DataTerms, pack_test, terms_of, unpack_test
-from fedvtc_edge.distributed.client.local_data import difference, from_partition, from_path
+from fedvtc_edge.distributed.client.local_data import (
+    difference,
+    from_builtin,
+    from_partition,
+    from_path,
+)
 from fedvtc_edge.errors import DataError
 
 TERMS = DataTerms(("cat", "dog", "owl"), 8, 8, 1, 0)
@@ -104,6 +109,28 @@ def test_shares_are_dealt_as_in_one_process(small: Callable[..., Config]) -> Non
         from_partition(0)(config, named)
     with pytest.raises(DataError, match="client number 4 of 3 has no share"):
         from_partition(3)(config, terms)
+
+
+def test_public_images_are_those_of_the_terms_or_nobody_joins(
+    tmp_path: Path, small: Callable[..., Config]
+) -> None:
+    config = small(data={"public": "rest"})
+    data = load_dataset(config.data)
+    terms = terms_of(data, config.data.image_size)
+    shared = from_partition(0)(config, terms).shared
+    assert shared is not None
+    assert data.x_public is not None
+    assert np.array_equal(shared, data.x_public)
+    assert from_builtin(0)(config, terms).shared is not None
+    with pytest.raises(DataError, match="other public images"):
+        from_partition(0)(config, replace(terms, public="0" * 64))
+    with pytest.raises(DataError, match="does not open here"):
+        from_builtin(0)(small(data={"public": str(tmp_path / "secret.npz")}), terms)
+    own = sample()
+    path = tmp_path / "own.npz"
+    np.savez(path, x=own.images, y=own.labels, class_names=np.array(["owl", "cat", "dog"]))
+    with pytest.raises(DataError, match="has no way to get"):
+        from_path(path)(config, replace(TERMS, public="0" * 64))
 
 
 def test_own_images_fit_the_terms_or_are_refused_by_name(
