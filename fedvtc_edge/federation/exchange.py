@@ -191,9 +191,13 @@ class Exact(SecureAggregatable[ClassStatistics]):
     server: ServerSettings = field(default_factory=ServerSettings)
     bound = vector_bound()
 
+    def written(self, statistics: ClassStatistics, context: Context | None = None) -> bytes:
+        """An upload, in the precision of the settings."""
+        return wire.encode(statistics, context=context, precision=self.precision)
+
     def encode(self, client: Client, context: Context) -> bytes:
-        """Encode statistics in the precision of the settings."""
-        return wire.encode(self.measure(client), context=context, precision=self.precision)
+        """Encode a client's statistics."""
+        return self.written(self.measure(client), context)
 
     def decode(self, upload: bytes, context: Context) -> ClassStatistics:
         """Read one client's statistics and check their norms."""
@@ -283,6 +287,23 @@ class Exact(SecureAggregatable[ClassStatistics]):
     def _statistics(self, total: ClassStatistics, holders: NDArray[np.int64]) -> GlobalStatistics:
         """What is published of a sum to which so many clients gave something of a class, [C]."""
         return GlobalStatistics.from_sum(total, floor=self.floor)
+
+
+class Means(Exact):
+    """Class counts and sums: no second moment travels, nor is one in a masked sum.
+
+    In float32 whatever ``precision`` is, for they are few.
+    """
+
+    def written(self, statistics: ClassStatistics, context: Context | None = None) -> bytes:
+        """An upload of counts and sums."""
+        return wire.encode_means(statistics, context=context)
+
+    def decode(self, upload: bytes, context: Context) -> ClassStatistics:
+        """Read one client's counts and sums, with second moments of zero."""
+        found = wire.decode_means(upload, classes=self.classes, width=self.width, context=context)
+        check_norms(found)
+        return found
 
 
 @dataclass(frozen=True)

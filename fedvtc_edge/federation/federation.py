@@ -21,7 +21,7 @@ from fedvtc_edge.transport.channel import Plain, Transport
 from fedvtc_edge.transport.masked_sum import Integers, MaskedSums
 from fedvtc_edge.wire.context import Context
 
-from .exchange import Clipped, Exact, Exchange, Noised, release_name
+from .exchange import Clipped, Exact, Exchange, Means, Noised, release_name
 from .server import Server
 
 Part = TypeVar("Part")
@@ -90,11 +90,16 @@ class Federation:
         *,
         pooled: bool,
         floor: float = 0.0,
+        moments: bool = True,
     ) -> Exact:
-        """The exchange of exact statistics that the settings ask for."""
+        """The exchange of exact statistics that the settings ask for.
+
+        Args:
+            moments: Whether second moments travel.
+        """
         precision, server = self.config.transport.precision, self.config.server
-        measure = self._told(kind, measure)
-        return Exact(kind, measure, self.classes, width, pooled, floor, precision, server)
+        measure, form = self._told(kind, measure), Exact if moments else Means
+        return form(kind, measure, self.classes, width, pooled, floor, precision, server)
 
     def protected(
         self,

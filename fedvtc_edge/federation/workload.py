@@ -361,7 +361,7 @@ def _messages(method: Method, exchange: Exchange[Any]) -> tuple[int, bytes]:
     if isinstance(exchange, Exact):
         classes, width, pooled = federation.classes, exchange.width, exchange.pooled
         blank = blank_statistics(classes, width, pooled=pooled)
-        upload = wire.encode(blank, precision=federation.config.transport.precision)
+        upload = exchange.written(blank)
     elif isinstance(exchange, Noised | Clipped):
         spec = exchange.spec
         classes, width, pooled = spec.classes, spec.width, spec.second

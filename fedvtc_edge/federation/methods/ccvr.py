@@ -20,12 +20,12 @@ from fedvtc_edge.federation.server_training import (
 )
 from fedvtc_edge.seeding import generator
 from fedvtc_edge.statistics.class_statistics import ClassStatistics, GlobalStatistics, sum_of
+from fedvtc_edge.training.client import Client
 from fedvtc_edge.training.steps import Adam, step
 from fedvtc_edge.wire.context import Context
 
 from .base import Knob
 from .fedgh import SharedHead
-from .fedproto import own_features
 
 BATCH, RATE = 256, 0.01
 """Virtual features in a step of the server's Adam, and its rate."""
@@ -64,7 +64,8 @@ class CCVR(SharedHead):
         steps = [RoundStep(partial(self.train, number), heads), RoundStep(self.take)]
         if number < settings.method.rounds:
             return steps
-        features, blank = own_features(self.federation), partial(encode_trained, self.blank)
+        width, blank = settings.method.latent, partial(encode_trained, self.blank)
+        features = self.federation.exact("features", Client.measure, width, pooled=False)
         exchange = from_statistics(features, HEAD, self._calibrated, blank)
         return [steps[0], RoundStep(None, exchange), RoundStep(self.take)]
 

@@ -10,12 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedvtc_edge import wire
 from fedvtc_edge.config import Config
 from fedvtc_edge.errors import ConfigError
-from fedvtc_edge.federation.exchange import Doubt, Exact, Exchange
+from fedvtc_edge.federation.exchange import Doubt, Exchange, Means
 from fedvtc_edge.federation.federation import Federation
-from fedvtc_edge.federation.robustness import check_norms
 from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.statistics.class_statistics import Array, ClassStatistics, GlobalStatistics
 from fedvtc_edge.statistics.gaussian import Coefficients, coefficients
@@ -65,7 +63,7 @@ class FedCOF(ClosedForm):
     def _anchor_statistics(self, anchor: Anchor) -> Exchange[Any]:
         measure = partial(Client.measure_anchor, anchor=anchor, pooled=True)
         server, width = self.federation.config.server, self.federation.config.method.anchor
-        return Means("anchor", measure, self.federation.classes, width, True, server=server)
+        return SpreadMeans("anchor", measure, self.federation.classes, width, True, server=server)
 
     def uploads(self) -> list[str]:
         """Uploads of a client, in words."""
@@ -75,7 +73,7 @@ class FedCOF(ClosedForm):
         ]
 
 
-class Means(Exact):
+class SpreadMeans(Means):
     """Class counts and sums, of which the spread over the clients gives the pooled covariance.
 
     The covariance within class y is estimated, without bias, by
@@ -84,15 +82,9 @@ class Means(Exact):
     μ_y: each client's summand takes the place of its second moment.
     """
 
-    def encode(self, client: Client, context: Context) -> bytes:
-        """Encode counts and sums; in float32, for they are few."""
-        return wire.encode_means(self.measure(client), context=context)
-
     def decode(self, upload: bytes, context: Context) -> ClassStatistics:
         """Read one client's counts and sums, with what they add to the spread."""
-        found = wire.decode_means(upload, classes=self.classes, width=self.width, context=context)
-        check_norms(found)
-        return with_spread(found)
+        return with_spread(super().decode(upload, context))
 
     def doubts(self, parts: Sequence[ClassStatistics]) -> dict[int, Doubt[ClassStatistics]]:
         """Objections to uploads that claim too many samples.

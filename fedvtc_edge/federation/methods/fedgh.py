@@ -28,7 +28,7 @@ from fedvtc_edge.training.client import Client
 from fedvtc_edge.wire.context import Context
 
 from .base import Knob, Method
-from .fedproto import OWN_FEATURES, own_features
+from .fedproto import OWN_MEANS, own_means
 from .supervised import matched_steps
 
 EPOCHS, BATCH = 1, 10
@@ -81,15 +81,15 @@ class SharedHead(Method):
 class FedGH(SharedHead):
     """The server trains a global head on the clients' class means; clients take it as theirs.
 
-    Shared in every round: class counts, sums and sums of squares of own features, of which the
-    server needs each client's (the squares are the wire's, and it does not use them). On the
-    pairs of class mean and class of all clients it takes one epoch of gradient descent on the
-    cross-entropy of the head, which it goes on training from round to round.
+    Shared in every round: class counts and sums of own features, of which the server needs each
+    client's. On the pairs of class mean and class of all clients it takes one epoch of gradient
+    descent on the cross-entropy of the head, which it goes on training from round to round.
 
     Sums under masks are not enough: the gradient needs each client's mean by itself.
     """
 
     trimmable = False
+    sends_moments = False
     knob = Knob("rate of the server's gradient descent", 0.01, (0.01, 0.1, 1.0), most=100.0)
 
     @classmethod
@@ -106,8 +106,8 @@ class FedGH(SharedHead):
         """Train with the head, upload class sums, take the head that the server trained."""
         if number == 0:
             return []
-        features, blank = own_features(self.federation), partial(encode_trained, self.blank)
-        exchange = from_statistics(features, HEAD, self._train_head, blank)
+        means, blank = own_means(self.federation), partial(encode_trained, self.blank)
+        exchange = from_statistics(means, HEAD, self._train_head, blank)
         return [RoundStep(partial(self.train, number), exchange), RoundStep(self.take)]
 
     def _train_head(self, parts: Sequence[ClassStatistics], context: Context) -> bytes:
@@ -117,7 +117,7 @@ class FedGH(SharedHead):
 
     def uploads(self) -> list[str]:
         """Uploads of a client, in words."""
-        return [OWN_FEATURES]
+        return [OWN_MEANS]
 
 
 def fit(

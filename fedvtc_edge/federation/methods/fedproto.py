@@ -34,8 +34,7 @@ class FedProto(Method):
     Loss: cross-entropy + λ · mean over dimensions of (z − c^y)², with c^y the global mean of
     the features of class y. The steps are those of FedVTC on f and ψ together.
 
-    Shared in every round: class counts, sums and sums of squares of own features. The squares are
-    the wire's: FedProto does not need them, and its own format would be half as large.
+    Shared in every round: class counts and sums of own features.
 
     What differs from the paper: c^y is the mean over all samples, where the authors' code
     averages over clients without weights. Features have the norm √p (LayerNorm), so that
@@ -45,6 +44,7 @@ class FedProto(Method):
 
     nearest_prototype = True
     every_round = True
+    sends_moments = False
     knob = Knob("λ, weight of the squared distance to the prototype", 1.0, (0.1, 1.0, 10.0))
 
     @classmethod
@@ -81,7 +81,7 @@ class FedProto(Method):
         return [RoundStep(train, self._exchange())]
 
     def _exchange(self) -> Exchange[ClassStatistics]:
-        return own_features(self.federation)
+        return own_means(self.federation)
 
     def learn(self, kind: str, data: bytes, cohort: Sequence[Client]) -> None:
         """Prototypes are all that is published."""
@@ -107,16 +107,21 @@ class FedProto(Method):
 
     def uploads(self) -> list[str]:
         """Uploads of a client, in words."""
-        return [OWN_FEATURES]
+        return [OWN_MEANS]
 
 
-OWN_FEATURES = "every round: class counts, per-class sums and sums of squares of its own features"
+OWN_MEANS = "every round: class counts and per-class sums of its own features"
 
 
-def own_features(federation: Federation) -> Exact:
-    """The exchange of statistics of clients' own features."""
+def own_means(federation: Federation) -> Exact:
+    """The exchange of counts and sums of clients' own features."""
+
+    def measure(client: Client) -> ClassStatistics:
+        found = client.measure()
+        return ClassStatistics(found.count, found.total, np.zeros_like(found.square), False)
+
     width = federation.config.method.latent
-    return federation.exact("features", Client.measure, width, pooled=False)
+    return federation.exact("features", measure, width, pooled=False, moments=False)
 
 
 def _check_prototypes(published: GlobalStatistics) -> None:

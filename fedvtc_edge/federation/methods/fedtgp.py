@@ -23,7 +23,7 @@ from fedvtc_edge.statistics.class_statistics import Array, ClassStatistics, Glob
 from fedvtc_edge.wire.context import Context
 
 from .base import Knob
-from .fedproto import LONGEST, PROTOTYPES, FedProto, own_features
+from .fedproto import LONGEST, PROTOTYPES, FedProto, own_means
 
 EPOCHS, RATE, BATCH = 100, 0.01, 10
 """Of the server's gradient descent, as in the authors' code."""
@@ -66,8 +66,8 @@ class FedTGP(FedProto):
     of τ and the largest distance between two classes' centres, which are the means of the clients'
     class means. Clients add λ · mean (z − T^y)², and classify by the nearest T.
 
-    Shared in every round: class counts, sums and sums of squares of own features, of which the
-    server needs each client's.
+    Shared in every round: class counts and sums of own features, of which the server needs each
+    client's.
 
     What differs from the paper: classes that nobody has are left out, and prototypes longer than
     four times the features' norm √p are shortened.
@@ -86,7 +86,7 @@ class FedTGP(FedProto):
         return {kind: data for kind, data in self.published.items() if kind != NETWORK}
 
     def _exchange(self) -> Exchange[ClassStatistics]:
-        return from_statistics(own_features(self.federation), PROTOTYPES, self._train, self._blank)
+        return from_statistics(own_means(self.federation), PROTOTYPES, self._train, self._blank)
 
     def _blank(self) -> bytes:
         shape = self.federation.classes, self.federation.config.method.latent
