@@ -37,6 +37,7 @@ class SharedCompanion(Method):
     """
 
     every_round = True
+    trimmable = False
 
     @classmethod
     def shared(cls, settings: Config) -> str:
@@ -92,7 +93,11 @@ class SharedCompanion(Method):
         """
         super().restore(published)
         if KIND in published:
-            self.weights = wire.decode_weights(published[KIND], like=self.weights)
+            self.take_up(published[KIND])
+
+    def take_up(self, data: bytes) -> None:
+        """Read what the server published of the network."""
+        self.weights = wire.decode_weights(data, like=self.weights)
 
     def uploads(self) -> list[str]:
         """Uploads of a client, in words."""

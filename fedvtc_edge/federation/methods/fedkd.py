@@ -44,7 +44,11 @@ class FedKD(SharedCompanion):
     """
 
     knob: ClassVar[Knob | None] = Knob(
-        "share of an update's energy that is kept at first", 0.95, (0.9, 0.95, 0.98), 0.5, 1.0
+        "share of an update's energy that is kept at first",
+        0.95,
+        (0.9, 0.95, 0.98),
+        0.5,
+        LAST_ENERGY,
     )
 
     def __init__(self, federation: Federation) -> None:
@@ -85,18 +89,15 @@ class FedKD(SharedCompanion):
             KIND, weights_of, self.weights, least, ranks=self.ranks, following=following
         )
 
-    def restore(self, published: dict[str, bytes]) -> None:
-        """Take up the averaged network and the ranks of its next update.
+    def take_up(self, data: bytes) -> None:
+        """Read the averaged network and the ranks of its next update.
 
         Raises:
             WireError: Weights of another network, or ranks that no factors have.
         """
-        super(SharedCompanion, self).restore(published)
-        if KIND not in published:
-            return
         matrices = matrices_of(self.weights)
         like = {**self.weights, RANKS: np.zeros(len(matrices))}
-        found = dict(wire.decode_weights(published[KIND], like=like))
+        found = dict(wire.decode_weights(data, like=like))
         ranks = found.pop(RANKS)
         most = np.array([min(_flat(self.weights[name]).shape) for name in matrices])
         if ((ranks != np.round(ranks)) | (ranks < 1) | (ranks > most)).any():

@@ -35,6 +35,7 @@ class FedMD(Method):
 
     every_round = True
     needs_public = True
+    trimmable = False
     knob: ClassVar[Knob | None] = Knob(
         "share of the steps on public images", 0.5, (0.25, 0.5, 0.75), 0.0, 1.0
     )

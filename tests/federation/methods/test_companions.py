@@ -120,8 +120,13 @@ def test_an_upload_goes_to_the_others_if_it_strays(tiny: Tiny) -> None:
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(
     "changes",
-    [{"transport": {"masking": True}}, {"privacy": {"mode": "anchored"}}],
-    ids=["masking", "privacy"],
+    [
+        {"transport": {"masking": True}},
+        {"privacy": {"mode": "anchored"}},
+        {"server": {"trim": 0.2}},
+        {"clients": {"architectures": ["extractor-head"]}},
+    ],
+    ids=str,
 )
 def test_what_cannot_hold_is_refused(tiny: Tiny, name: str, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=name):

@@ -126,7 +126,14 @@ def test_public_images_are_asked_for(tiny: Tiny, config: Config) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"transport": {"masking": True}}, {"privacy": {"mode": "client"}}], ids=str
+    "changes",
+    [
+        {"transport": {"masking": True}},
+        {"privacy": {"mode": "client"}},
+        {"server": {"trim": 0.2}},
+        {"clients": {"architectures": ["extractor-head"]}},
+    ],
+    ids=str,
 )
 def test_what_cannot_hold_is_refused(config: Config, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="fedmd"):
