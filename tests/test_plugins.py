@@ -281,6 +281,25 @@ def test_a_method(
     assert call(*export, "--plugin", METHOD).code == 0
 
 
+def test_the_method_in_the_docs(call: Call, settings: Callable[..., str], tmp_path: Path) -> None:
+    page = (FILES.parents[1] / "docs" / "plugins.md").read_text("utf-8")
+    file = plugin(tmp_path, page.split("# nearest_mean.py\n")[1].split("```")[0], "nearest_mean.py")
+    config = settings(method={"rounds": 1})
+    words = ["--plugin", file, "--quiet"]
+    rows = ["--methods", "nearest-mean,statistics", "--seeds", "0"]
+    compared = call("compare", config, *rows, *words, "--json")
+    found = json.loads(compared.out)["methods"]
+    assert set(found) == {"nearest-mean", "statistics"}
+    assert 0.3 < found["nearest-mean"]["accuracy_mean"] <= found["statistics"]["accuracy_mean"]
+    named = ["--set", "method.name=nearest-mean", "--set", "method.knob=2"]
+    assert call("run", config, *named, "--out", "there", *words).code == 0
+    export = ["export", "there", "--out", "bundles", "--client", "client-00"]
+    assert call(*export, *words).code == 0
+    call("run", config, "--set", "method.knob=0", *named[:2], *words).refuses(
+        "softness of the scores, expected 0.01 to inf", "its default is 1"
+    )
+
+
 # An extractor and an attack: trained with, exported, audited.
 
 

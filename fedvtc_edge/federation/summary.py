@@ -154,7 +154,7 @@ def summarise(
                 samples=None if counts is None else sum(counts),
                 classes_present=None if counts is None else sum(n > 0 for n in counts),
                 class_counts=None if counts is None else list(counts),
-                parameters=client.parameters,
+                parameters=None if method.common_head else client.parameters,
                 **figures.of(client.id),
                 evaluated_round=figures.round_of(client.id),
                 upload_bytes=spent["up"],

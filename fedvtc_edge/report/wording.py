@@ -267,6 +267,22 @@ def left(run: Run) -> list[str]:
     return [*lines, "each round: how long it worked, and how many parameters its networks have"]
 
 
+_SHARED = {"features": "the paper's summary", "features+decoder": "the paper's reviews"}
+
+
+def shared(share: str | None) -> str | None:
+    """A sharing mode, and what of the paper it follows."""
+    return f"{share}, after {_SHARED[share]}" if share in _SHARED else share
+
+
+def own_model(summary: Summary) -> str:
+    """What a client's own model is."""
+    heads = [one.architecture == "extractor-head" for one in summary.clients]
+    if all(heads) and all(one.parameters is None for one in summary.clients):
+        return "One head for all clients, worked out from their statistics: nothing was trained."
+    return "What each client trained, alone."
+
+
 _KEPT = {
     "features+decoder": "The classifier.",
     "companion": "Its own network, but not the small one beside it.",

@@ -109,7 +109,7 @@ def blank(classes: int, latent: int, *, device: torch.device) -> GlobalKnowledge
 
 
 def from_features(knowledge: GlobalStatistics, *, device: torch.device) -> GlobalKnowledge:
-    """Codes as published: prototypes and stds of the clients' own features."""
+    """Codes of the ``features`` modes: prototypes and stds of the clients' own features."""
     return GlobalKnowledge(_moments(knowledge, device), torch.from_numpy(knowledge.present))
 
 

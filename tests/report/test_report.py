@@ -133,6 +133,7 @@ def samples_of(clients: int, classes: int, side: int = 8, channels: int = 1) -> 
 def write_run(
     directory: Path, summary: dict[str, Any], *, rounds: range = range(1, 11), **arrays: Any
 ) -> Path:
+    directory.mkdir(exist_ok=True)
     (directory / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     lines = [json.dumps(round_of(number, summary)) for number in rounds]
     (directory / "metrics.jsonl").write_text(
@@ -266,6 +267,24 @@ def test_modes_without_an_anchor_say_so(tmp_path: Path) -> None:
     assert page.count("Not measured in this mode.") == 2
     assert "Statistics alone classify nothing here" in page
     assert ">statistics only (no training)<" not in page
+
+
+def test_sharing_modes_say_what_of_the_paper_they_follow(tmp_path: Path) -> None:
+    for share, words in (("features", "summary"), ("features+decoder", "reviews")):
+        summary = {**summary_of(), "share": share}
+        page = page_of(write_run(tmp_path / share, summary))
+        assert f"{share}, after the paper&#39;s {words}" in page
+        assert "as published" not in page
+
+
+def test_heads_that_nothing_trained_are_not_called_trained(tmp_path: Path) -> None:
+    summary = summary_of()
+    assert "What each client trained, alone." in page_of(write_run(tmp_path / "own", summary))
+    for client in summary["clients"]:
+        client.update(architecture="extractor-head", parameters=None)
+    page = page_of(write_run(tmp_path / "head", summary))
+    assert "nothing was trained" in page
+    assert "What each client trained, alone." not in page
 
 
 def test_nearly_empty_summary_still_renders(tmp_path: Path) -> None:

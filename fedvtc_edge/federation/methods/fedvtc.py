@@ -44,9 +44,9 @@ class FedVTC(Method):
     """Statistics up; images are synthesised from their sum on every client.
 
     ``anchored``: one upload of anchor statistics before the first round; codes are
-    constants, so that rounds need no further message. ``features``: as in the paper,
-    prototypes and stds of own features in each round. ``features+decoder``:
-    that, and the decoders are averaged.
+    constants, so that rounds need no further message. ``features``: prototypes and
+    stds of own features in each round, as the paper's summary has it. ``features+decoder``:
+    that, and the decoders are averaged, as its reviews have it.
     """
 
     has_decoder = True
