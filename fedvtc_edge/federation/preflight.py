@@ -118,7 +118,7 @@ def _check_server(config: Config, *, private: bool) -> None:
     if config.server.trim > 0 and not method_of(config).trimmable:
         raise ConfigError(
             f"server.trim = {config.server.trim:g} with method.name = {config.method.name!r}, "
-            "whose server trains with each upload: there is no sum to leave outliers out of",
+            "whose server uses each upload by itself: there is no sum to leave outliers out of",
             hint="set server.trim to 0",
         )
     if config.transport.precision == "float16" and hidden:

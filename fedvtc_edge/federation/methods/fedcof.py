@@ -11,9 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedvtc_edge.config import Config
-from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.federation.exchange import Doubt, Exchange, Means
-from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.models.extractor import Anchor
 from fedvtc_edge.statistics.class_statistics import Array, ClassStatistics, GlobalStatistics
 from fedvtc_edge.statistics.gaussian import Coefficients, coefficients
@@ -37,18 +35,10 @@ class FedCOF(ClosedForm):
     """
 
     sends_moments = False
+    trimmable = False
     knob: ClassVar[Knob | None] = Knob(
         "shrinkage γ, as a share of the covariance's mean diagonal", 1.0, (0.1, 0.3, 1.0, 3.0), 1e-6
     )
-
-    def __init__(self, federation: Federation) -> None:
-        super().__init__(federation)
-        if federation.config.server.trim > 0:
-            raise ConfigError(
-                f"server.trim = {federation.config.server.trim:g} with method.name = 'fedcof': the "
-                "clients' spread is what it measures",
-                hint="set server.trim to 0",
-            )
 
     @classmethod
     def maskable(cls, settings: Config) -> bool:
