@@ -186,3 +186,39 @@ def test_rounds_are_more_where_something_is_shared_in_each() -> None:
     assert load_config({"method": {"share": "anchored"}}).training.decoder_steps == 100
     with pytest.raises(ConfigError, match="rounds"):
         load_config({"method": {"share": "features", "rounds": 0}})
+
+
+@pytest.mark.parametrize(
+    ("compare", "message", "hint"),
+    [
+        ({"rows": 1}, "unknown key compare.rows", "did you mean compare.rounds?"),
+        ({"seeds": [1, 1]}, "compare.seeds = [1, 1]: one stands there twice", "each only once"),
+        ({"seeds": []}, "compare.seeds = []", "docs/configuration.md"),
+        ({"alphas": [0]}, "compare.alphas.0 = 0: expected greater than 0", "its range"),
+        ({"datasets": "digits"}, "compare.datasets = 'digits': expected a list", "its type"),
+        ({"datasets": [{}]}, "compare.datasets.0.name is not given", "docs/configuration.md"),
+        (
+            {"datasets": [{"name": "digits", "limt": 3}]},
+            "unknown key compare.datasets.0.limt",
+            "did you mean compare.datasets.0.limit?",
+        ),
+    ],
+)
+def test_a_table_of_a_comparison(compare: dict[str, Any], message: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config({"compare": compare})
+    assert message in str(refused.value)
+    assert hint in refused.value.hint
+
+
+def test_data_sets_by_name_or_as_tables() -> None:
+    mixed = {"datasets": ["digits", {"name": "mnist", "limit": 5, "alphas": [1]}]}
+    digits, mnist = load_config({"compare": mixed}).compare.datasets
+    assert (digits.name, digits.limit, digits.alphas) == ("digits", None, ())
+    assert (mnist.name, mnist.limit, mnist.alphas) == ("mnist", 5, (1.0,))
+
+
+def test_a_comparison_is_no_part_of_a_run() -> None:
+    """A run's name is a digest of its settings, and no run depends on this table."""
+    assert "compare" not in Config().model_dump()
+    assert "compare" in load_config({"compare": {"tune": True}}).model_dump()

@@ -49,6 +49,10 @@ def explain(error: ErrorDetails, root: type[BaseModel]) -> ConfigError:
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
         return _unknown_key(location, root)
+    if error["type"] == "missing":
+        return ConfigError(
+            f"{key} is not given", hint="see docs/configuration.md for every key and its type"
+        )
     value = repr(error["input"])
     got = f"{key} = {value if len(value) <= 80 else value[:77] + '...'}"
     if error["type"] == "refused":

@@ -614,9 +614,30 @@ def test_compare_defaults(call: Call, fakes: Fakes) -> None:
     assert [name for name, *_ in fakes.calls] == ["compare"], "nothing is drawn without --out"
 
 
+@pytest.mark.parametrize("name", ["quick", "full"])
+def test_presets_are_files_to_read(call: Call, fakes: Fakes, name: str) -> None:
+    from fedvtc_edge.commands.compare import PRESETS
+    from fedvtc_edge.config import load_config
+
+    words = ["--preset", name, "--audit", "--set", "seed=4", "--seeds", "1", "--json", "--quiet"]
+    assert call("compare", *words).code == 0
+    _, config, asked = fakes.calls[0]
+    preset = load_config(PRESETS / f"{name}.toml")
+    assert config == preset.replace(seed=4, compare={"audit": True})
+    assert asked["seeds"] == [1]
+    assert {one.name for one in preset.compare.datasets} >= {"digits", "mnist", "cifar10"}
+    assert (preset.compare.seeds, preset.compare.alphas) == ((0, 1, 2), (0.1, 1.0))
+    refused = call("compare", "own.toml", "--preset", name)
+    refused.refuses("is a file of its own", "compare --help")
+
+
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
+        ("--resume there --tune", "--resume takes its settings", "compare --help"),
+        ("--resume there --preset quick", "--resume takes its settings", "compare --help"),
+        ("--resume there --out here", "goes on in DIR", "compare --help"),
+        ("--preset slow", "'slow' is not one of 'quick', 'full'", "compare --help"),
         ("--methods local,,local", "expected names between commas", "compare --help"),
         ("--methods local,local", "each only once", "compare --help"),
         ("--seeds 0,x", "'x' is not a whole number", "compare --help"),
