@@ -82,6 +82,10 @@ MODES: dict[str, dict[str, Any]] = {
     "local": {"name": "local"},
     "local-matched": {"name": "local-matched"},
     "fedproto": {"name": "fedproto"},
+    "fedgh": {"name": "fedgh"},
+    "fedtgp": {"name": "fedtgp"},
+    "fedgen": {"name": "fedgen"},
+    "ccvr": {"name": "ccvr"},
     "centralised": {"name": "centralised"},
     "no-dm": {"ablate": ["dm"]},
     "no-kl": {"ablate": ["kl"]},
@@ -90,8 +94,9 @@ MODES: dict[str, dict[str, Any]] = {
     "nothing-left": {"ablate": ["dm", "kl", "head-only", "teacher"], "share": "features"},
 }
 
+SHARING = {"fedproto", "fedgh", "fedtgp", "fedgen", "ccvr"}
 NARROW = {"anchored-covariance", "anchored-diagonal", "features-diagonal", "decoder-diagonal"}
-NARROW |= {"fedproto", "centralised"}
+NARROW |= SHARING | {"centralised"}
 
 
 def has_types(record: dict[str, Any], promised: dict[str, tuple[type, ...]]) -> None:
@@ -172,11 +177,12 @@ def test_every_mode_ends_in_a_sound_summary(tiny: Tiny, mode: str) -> None:
     assert summary["method"] == config.method.name
     federated = config.method.name == "fedvtc"
     anchored = federated and config.method.share == "anchored"
-    assert summary["share"] == (config.method.share if federated else None)
+    weights = {"fedgen": "heads", "ccvr": "features+heads"}.get(mode)
+    assert summary["share"] == (config.method.share if federated else weights)
     assert summary["moments"] == (config.method.moments if anchored else None)
     assert (summary["accuracy_control"] is not None) == anchored
     assert (summary["accuracy_calibrated_mean"] is not None) == anchored
-    assert bool(summary["upload_bytes_total"]) == (federated or mode == "fedproto")
+    assert bool(summary["upload_bytes_total"]) == (federated or mode in SHARING)
 
 
 def test_what_is_learned_is_more_than_chance(tiny: Tiny) -> None:
