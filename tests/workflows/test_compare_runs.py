@@ -64,8 +64,7 @@ def timeless(document: Any) -> Any:
 def test_every_method_that_has_a_name(
     tiny: Tiny, tmp_path: Path, summaries: list[dict[str, Any]], strict_json: Callable[[str], Any]
 ) -> None:
-    changes = {"rounds": 2}
-    config = tiny(method={"rounds": 2}, clients={"count": 2}, compare=changes)
+    config = tiny(method={"rounds": 1}, clients={"count": 2}, compare={"rounds": 1})
     document = compare(config, list(methods_by_name()), [3], out=tmp_path)
     assert strict_json((tmp_path / "comparison.json").read_text()) == document
     assert set(document) >= PROMISED
@@ -436,3 +435,19 @@ def test_a_method_of_ones_own_also_in_processes(
     document = compare(config, ["magnet", "local"], [0, 1])
     assert len(document["methods"]["magnet"]["per_seed"]) == 2
     assert "magnet" in methods_by_name()
+
+
+def test_the_time_left(tiny: Tiny) -> None:
+    from fedvtc_edge.workflows.compare.cells import Cell
+    from fedvtc_edge.workflows.compare.work import _Times
+
+    def cell(data: str, row: str, seed: int) -> Cell:
+        return Cell("score", data, 0.1, row, tiny(seed=seed))
+
+    first, slow = cell("digits", "local", 0), cell("digits", "fedvtc", 0)
+    left = [cell("digits", "local", 1), cell("mnist", "fedvtc", 0), cell("mnist", "fml", 0)]
+    times = _Times({first: {"seconds": 10.0}}, [slow, *left], workers=2)
+    assert times.after(slow, {"seconds": 390.0}) == "; about 5 min left"  # (10 + 390 + 200) / 2
+    for one in left[:2]:
+        assert times.after(one, {"seconds": 10.0}).startswith("; about ")
+    assert times.after(left[2], {"seconds": 10.0}) == ""
