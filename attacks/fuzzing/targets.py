@@ -53,6 +53,7 @@ def targets(folder: Path) -> list[Target]:
         _envelopes("x25519", folder / "x25519"),
         _statistics(pooled=False),
         _statistics(pooled=True),
+        _means(),
         _release(),
         _weights(),
         _publication(),
@@ -124,6 +125,34 @@ def _statistics(*, pooled: bool) -> Target:
         refusals=(wire.WireError,),
         genuine=genuine,
         neighbours=tuple(neighbours),
+        wrong=wrong,
+    )
+
+
+def _means() -> Target:
+    """Counts and sums without second moments."""
+    sums = _sums(pooled=False)
+
+    def wrong(data: bytes, value: object) -> str | None:
+        assert isinstance(value, ClassStatistics)
+        if wire.encode_means(value, context=CONTEXT) != data:
+            return "two ways to write the same sums"
+        for n, total in zip(value.count, value.total, strict=True):
+            if not (0 <= n <= 2**48 and n == int(n)):
+                return f"a count of {n}"
+            if not (np.abs(total) <= 1e30).all() or (n == 0 and total.any()):
+                return f"{n:g} samples add up to {total}"
+        return "a second moment" if value.square.any() else None
+
+    return Target(
+        "means",
+        read=lambda data: wire.decode_means(data, classes=CLASSES, width=WIDTH, context=CONTEXT),
+        refusals=(wire.WireError,),
+        genuine=(wire.encode_means(sums, context=CONTEXT),),
+        neighbours=(
+            *(wire.encode_means(sums, context=c) for c in (None, *_ELSEWHERE)),
+            wire.encode(sums, context=CONTEXT),
+        ),
         wrong=wrong,
     )
 

@@ -35,7 +35,7 @@ sys.path.insert(0, str(HERE))
 from mutants import mutants  # noqa: E402
 
 COMMAND = importlib.import_module("fedvtc_edge.attacks.fuzzing.__main__")
-UNSIGNED = {"diagonal", "pooled", "release", "weights", "publication"}
+UNSIGNED = {"diagonal", "pooled", "means", "release", "weights", "publication"}
 SIGNED = {"envelope-hybrid", "envelope-x25519", "advert"}
 
 needs_atheris = pytest.mark.skipif(
