@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -15,10 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from fedvtc_edge.data import load_data
-from fedvtc_edge.data.own import TERMS, TEST_SET, DataTerms, unpack_test
 from fedvtc_edge.errors import FedVTCError, ParityError, RunError
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.plugins import METHODS
@@ -37,6 +33,7 @@ from .codes import Codes
 from .extractors import REFERENCE, AnchorFiles, write_anchor
 from .graphs import CommonHead, Model, Nearest
 from .manifest import STATISTICS, File, Image, Manifest, Privacy, write_manifest
+from .task import ClassificationTask, task_of
 from .verification import verify
 from .writing import GraphWriter
 
@@ -228,51 +225,6 @@ def _entry(target: Path, manifest: Manifest) -> dict[str, Any]:
         "parity": manifest.parity,
         "int8": manifest.int8,
     }
-
-
-@dataclass(frozen=True, eq=False)
-class ClassificationTask:
-    """Interface of a data set that can be exported for.
-
-    Args:
-        x_test: Evaluation images, uint8 [M, H, W, channels]; M is 0 where there are none.
-        y_test: Their labels, int64 [M].
-    """
-
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    x_test: NDArray[np.uint8]
-    y_test: NDArray[np.int64]
-
-    @property
-    def classes(self) -> int:
-        """C."""
-        return len(self.class_names)
-
-
-def task_of(finished: FinishedRun) -> ClassificationTask:
-    """The task of a run's data set, or of a client's folder, which need not have the data set.
-
-    Raises:
-        DataError: The data set is not there any more, or damaged.
-        RunError: A file of the client's folder is missing.
-    """
-    if not finished.is_home:
-        data = load_data(finished.config)
-        return ClassificationTask(data.class_names, data.image_shape, data.x_test, data.y_test)
-    path = finished.path / TEST_SET
-    try:
-        terms = DataTerms.from_json((finished.path / TERMS).read_text("utf-8"))
-        packed = path.read_bytes() if path.exists() else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(
-            f"cannot read the home {finished.path}: {error}", hint="restore its files from a copy"
-        ) from None
-    images, labels = np.zeros((0, *terms.shape), np.uint8), np.zeros(0, np.int64)
-    if packed is not None:
-        test = unpack_test(packed, terms)
-        images, labels = test.images, test.labels
-    return ClassificationTask(terms.class_names, terms.shape, images, labels)
 
 
 def privacy_of(finished: FinishedRun) -> Privacy:

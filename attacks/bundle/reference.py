@@ -21,7 +21,7 @@ from torch import nn
 from fedvtc_edge.config import Config, load_config
 from fedvtc_edge.errors import FedVTCError, RunError
 from fedvtc_edge.export import inputs
-from fedvtc_edge.export.exporting import Builder, task_of
+from fedvtc_edge.export.exporting import Builder
 from fedvtc_edge.export.extractors import write_anchor
 from fedvtc_edge.export.graphs import (
     ClassifierGraph,
@@ -33,6 +33,7 @@ from fedvtc_edge.export.graphs import (
     quantize,
 )
 from fedvtc_edge.export.manifest import GraphName, Image, Manifest
+from fedvtc_edge.export.task import task_of
 from fedvtc_edge.models import ImageShape, network, vtc
 from fedvtc_edge.models.extractor import Anchor, extractor_of
 from fedvtc_edge.models.registry import ON_EXTRACTOR

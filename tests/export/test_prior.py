@@ -18,9 +18,10 @@ from fedvtc_edge.attacks.bundle.scan import Leak, scan_pieces
 from fedvtc_edge.data import load_dataset
 from fedvtc_edge.errors import BundleError, ParityError, RunError, VerificationError
 from fedvtc_edge.export import Bundle, verify
-from fedvtc_edge.export.exporting import Builder, export, task_of
+from fedvtc_edge.export.exporting import Builder, export
 from fedvtc_edge.export.manifest import Manifest
 from fedvtc_edge.export.refreshing import refresh
+from fedvtc_edge.export.task import task_of
 from fedvtc_edge.runs.finished import FinishedRun
 from fedvtc_edge.statistics.class_prior import accuracy_on, class_prior, log_prior, recalls
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedvtc_edge.config import Config, MethodSettings
+from fedvtc_edge.errors import ConfigError
 from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.models.companion import Companion
@@ -116,9 +117,13 @@ class Method(ABC):
     def head(cls, settings: Config, known: GlobalStatistics) -> Coefficients:
         """Coefficients of the head that all clients share, from what was published.
 
-        Only where ``common_head`` says that there is one.
+        Raises:
+            ConfigError: There is none, as ``common_head`` says.
         """
-        raise NotImplementedError
+        raise ConfigError(
+            f"clients of method.name = {settings.method.name!r} share no head",
+            hint='use method.name = "statistics"',
+        )
 
     @classmethod
     def companion(

@@ -18,7 +18,8 @@ from fedvtc_edge.distributed.client.local_data import from_path
 from fedvtc_edge.distributed.messages import REPORT, SHUTDOWN, TaskRequest
 from fedvtc_edge.errors import RunError
 from fedvtc_edge.export import Bundle
-from fedvtc_edge.export.exporting import export, task_of
+from fedvtc_edge.export.exporting import export
+from fedvtc_edge.export.task import task_of
 from fedvtc_edge.export.verification import verify
 from fedvtc_edge.models import ImageShape
 from fedvtc_edge.report import render
