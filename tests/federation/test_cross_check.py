@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fedvtc_edge.config import ServerSettings, load_config
 from fedvtc_edge.data import load_data
@@ -223,6 +224,27 @@ def test_clients_of_hardly_any_samples_contradict_nobody(pooled: bool, size: int
             for own in z
         ]
         assert contradicting(parts) == {}
+
+
+def test_honest_clients_with_many_classes_and_long_tails_contradict_nobody() -> None:
+    """Of many comparisons some are far off by chance; a liar among them is farther."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        centres = 0.5 * rng.standard_normal((200, 32))
+
+        def upload(
+            size: int,
+            shift: int,
+            rng: np.random.Generator = rng,
+            centres: NDArray[np.float64] = centres,
+        ) -> ClassStatistics:
+            labels = rng.integers(0, 200, size)
+            features = centres[labels] + rng.standard_t(12, (size, 32))
+            return ClassStatistics.of(features, (labels + shift) % 200, classes=200, pooled=True)
+
+        parts = [upload(200, 0) for _ in range(8)]
+        assert not contradicting(parts)
+        assert list(contradicting([*parts, upload(1600, 1)])) == [8]
 
 
 def test_own_features_of_different_networks_are_not_compared() -> None:
