@@ -149,10 +149,10 @@ def accuracy_per_client(summary: Summary) -> Chart | None:
     )
 
 
-def unseen_classes(summary: Summary) -> Chart | None:
+def absent_classes(summary: Summary) -> Chart | None:
     """Accuracy on classes of which a client holds no image: local only, and its own model."""
     if len(summary.clients) > crowd.MANY:
-        return crowd.unseen_classes_histogram(summary)
+        return crowd.absent_classes_histogram(summary)
     clients = [c for c in summary.clients if c.accuracy_absent_classes is not None]
     if not clients:
         return None

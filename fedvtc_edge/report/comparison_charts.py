@@ -117,14 +117,14 @@ def against_seconds(tables: Sequence[TableRecord]) -> Chart | None:
     )
 
 
-def unseen_classes(tables: Sequence[TableRecord]) -> Chart | None:
+def absent_classes(tables: Sequence[TableRecord]) -> Chart | None:
     """Accuracy on classes of which a client has no image, by method."""
-    told = [table for table in tables if _unseen(table)]
+    told = [table for table in tables if _on_absent_classes(table)]
     if not told:
         return None
 
     def plot(axes: Axes, table: TableRecord) -> None:
-        rows = _unseen(table)
+        rows = _on_absent_classes(table)
         for row, (name, value) in enumerate(rows):
             _, color, _ = _kind(name, table.methods[name])
             axes.barh(row, 100 * value, 0.66, color=color)
@@ -138,7 +138,7 @@ def unseen_classes(tables: Sequence[TableRecord]) -> Chart | None:
 
     words = "; ".join(
         f"{title(table)}: "
-        + ", ".join(f"{name} {percent(value)}" for name, value in _unseen(table))
+        + ", ".join(f"{name} {percent(value)}" for name, value in _on_absent_classes(table))
         for table in told
     )
     return _panels("unseen", plot, told, f"Accuracy on unseen classes. {words}.")
@@ -315,7 +315,7 @@ def _costs(
     ]
 
 
-def _unseen(table: TableRecord) -> list[tuple[str, float]]:
+def _on_absent_classes(table: TableRecord) -> list[tuple[str, float]]:
     """Methods and their accuracies on unseen classes, highest first."""
     known = [
         (name, record.accuracy_absent_classes)

@@ -219,7 +219,7 @@ def accuracies(summary: Summary) -> Chart | None:
     )
 
 
-def unseen_classes_histogram(summary: Summary) -> Chart | None:
+def absent_classes_histogram(summary: Summary) -> Chart | None:
     """Histogram of the clients' accuracies on classes that they do not hold."""
     series = [
         ("local only", LOCAL, known(summary.clients, "accuracy_absent_classes_local_only")),
