@@ -23,7 +23,7 @@ from fedvtc_edge.data import load_dataset, partition
 from fedvtc_edge.errors import ConfigError, RunError, UsageError
 from fedvtc_edge.progress import SilentProgress
 from fedvtc_edge.seeding import derive_seed
-from fedvtc_edge.workflows.compare import compare, methods_by_name, worker
+from fedvtc_edge.workflows.compare import compare, methods_by_name, settings_of, worker
 
 Tiny = Callable[..., Config]
 
@@ -253,13 +253,22 @@ def test_cells_of_other_settings_are_not_mixed_in(tiny: Tiny, tmp_path: Path) ->
     compare(config.replace(engine={"workers": 2, "memory_mb": 100}), ["local"], [0], out=tmp_path)
     with pytest.raises(RunError, match="measured with other settings") as refused:
         compare(config.replace(training={"rate": 0.1}), ["local"], [0], out=tmp_path)
-    assert "comparison.toml" in refused.value.hint
+    assert "holds as config" in refused.value.hint
     (file,) = (tmp_path / "cells").iterdir()
     document = json.loads(file.read_text())
+    assert document["config"]["training"]["rate"] == config.training.rate
+    assert settings_of(tmp_path).training.rate == config.training.rate  # nothing was replaced
     file.write_text(json.dumps(document | {"version": "0.0.1"}))
     with pytest.raises(RunError, match=r"made by fedvtc-edge 0\.0\.1"):
         compare(config, ["local"], [0], out=tmp_path)
-    for damage in ("", "[]", "{}", json.dumps(document | {"result": {}})):
+    result = document["result"]
+    broken = (
+        {},
+        {"figures": result["figures"]},
+        result | {"seconds": "soon"},
+        result | {"figures": result["figures"] | {"accuracy_mean": "high"}},
+    )
+    for damage in ("", "[]", "{}", *(json.dumps(document | {"result": one}) for one in broken)):
         file.write_text(damage)
         with pytest.raises(RunError, match="is damaged"):
             compare(config, ["local"], [0], out=tmp_path)

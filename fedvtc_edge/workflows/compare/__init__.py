@@ -18,7 +18,7 @@ from .cells import FOLDER, Cell, CellStore, Result
 from .plan import plan
 from .rows import methods_by_name
 from .tables import Results
-from .tuning import tune
+from .tuning import tried_cells, tune
 from .work import Work
 
 __all__ = ["SETTINGS", "compare", "methods_by_name", "settings_of"]
@@ -64,9 +64,13 @@ def compare(
     planned = plan(config)
     with ExitStack() as held:
         if out is not None:
-            held.enter_context(_opened(out, config))
+            held.enter_context(_opened(out))
         store = CellStore(out)
         results = Results(planned, store)
+        if out is not None:
+            first = tried_cells(planned) if config.compare.tune else results.all_cells()
+            store.known(first)  # of other settings? then the folder stays as it is
+            write_atomic(out / SETTINGS, as_toml(config))
         for label, reason in planned.left_out.items():
             shown.say(f"left out, {label}: {reason}")
         for table in planned.tables:
@@ -75,8 +79,8 @@ def compare(
                     shown.say(f"cannot run, {table.label}, {row.name}: {row.refused}")
         work = held.enter_context(Work(config.engine.workers, store, shown))
         if config.compare.tune:
-            tune(planned, results, store, lambda cells: work.do(cells, "tuning", _told_later))
-        cells = [cell for table, row in planned.rows() for cell in results.cells(table, row)]
+            tune(planned, results, store, lambda cells: work.do(cells, "tuning"))
+        cells = results.all_cells()
 
         def taken(cell: Cell, result: Result) -> None:
             if out is not None and results.complete(cell):
@@ -135,19 +139,14 @@ def _check_folder(out: Path) -> None:
         check_empty(out)
 
 
-def _opened(out: Path, config: Config) -> Any:
-    """The folder, for this process alone; with the settings that are in force."""
+def _opened(out: Path) -> Any:
+    """The folder, for this process alone."""
     held = ExitStack()
     held.enter_context(alone(out))
     with held:
         _check_folder(out)  # still? somebody else may have come first
         (out / FOLDER).mkdir(exist_ok=True)
-        write_atomic(out / SETTINGS, as_toml(config))
         return held.pop_all()
-
-
-def _told_later(cell: Cell, result: Result) -> None:
-    """What was tried is written with the rows that it is for."""
 
 
 def _write(out: Path, results: Results) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Cell:
 
     @property
     def identity(self) -> list[Any]:
-        """What tells it from the other cells of a comparison."""
+        """Values by which it differs from every other cell of a comparison."""
         knob = self.config.method.knob if self.kind == "tune" else None
         return [self.kind, self.data, self.alpha, self.row, self.seed, knob]
 
@@ -118,6 +119,7 @@ class CellStore:
                 "settings": cell.digest,
                 **told,
                 "knob": knob,
+                "config": cell.config.model_dump(mode="json", exclude_none=True),
                 "result": result,
             }
             write_atomic(self._folder / cell.file, as_json(document))
@@ -138,6 +140,10 @@ def _checked(path: Path, cell: Cell) -> Result:
         figures = result.get("figures", {})
         if not isinstance(figures, dict) or ("refused" in result) == bool(figures):
             raise ValueError("it holds no result")
+        told = figures.values() if cell.kind != "audit" else ()  # an audit's are words
+        known = [value for value in told if value is not None]
+        if not all(_is_number(value) for value in (result["seconds"], *known)):
+            raise ValueError("it holds what is no number")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
             f"{path} is damaged: {error}", hint="delete the file: its run is done again"
@@ -150,10 +156,13 @@ def _checked(path: Path, cell: Cell) -> Result:
     if settings != cell.digest:
         raise RunError(
             f"{path} was measured with other settings than are asked for now",
-            hint="choose another --out, or give the settings of before: they are in "
-            "comparison.toml beside the folder",
+            hint="choose another --out, or give the settings that the file holds as config",
         )
     return dict(result)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def alone_in(config: Config) -> Config:

@@ -36,6 +36,10 @@ class Results:
             self._cells[key] = [table.cell(row.name, config) for config in each]
         return self._cells[key]
 
+    def all_cells(self) -> list[Cell]:
+        """Reported runs of all rows that can run."""
+        return [cell for table, row in self.plan.rows() for cell in self.cells(table, row)]
+
     def audit(self, table: Table, row: Row) -> Cell:
         """The audit of a row's first seed."""
         return replace(self.cells(table, row)[0], kind="audit")

@@ -43,6 +43,11 @@ def tune(plan: Plan, results: Results, store: CellStore, do: Do) -> None:
             table.rows[row.name] = replace(row, config=changed)
 
 
+def tried_cells(plan: Plan) -> list[Cell]:
+    """Runs of the search, of all rows."""
+    return [cell for table, row in plan.rows() for cell in _cells(table, row, seed_of(plan))]
+
+
 def seed_of(plan: Plan) -> int:
     """Seed of the search: the smallest that is not reported."""
     return next(seed for seed in range(len(plan.seeds) + 1) if seed not in plan.seeds)

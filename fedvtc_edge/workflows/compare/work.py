@@ -38,12 +38,12 @@ class Work:
     def __exit__(self, *_: object) -> None:
         self._held.close()
 
-    def do(self, cells: Sequence[Cell], what: str, taken: Taken) -> None:
+    def do(self, cells: Sequence[Cell], what: str, taken: Taken | None = None) -> None:
         """Work on those cells that have no result yet.
 
         Args:
             what: Name of the batch, for progress.
-            taken: Told of each new result when it is kept.
+            taken: Told of each new result when it is kept, if anybody is to be.
         """
         known = self._store.known(cells)
         left = [cell for cell in cells if cell not in known]
@@ -54,7 +54,8 @@ class Work:
 
         def keep(cell: Cell, result: Result) -> None:
             self._store.write(cell, result)
-            taken(cell, result)
+            if taken is not None:
+                taken(cell, result)
             self._progress.advance(f"{cell.title}: {_told(result)}{times.after(cell, result)}")
 
         if self._workers == 1 or len(left) < 2:
