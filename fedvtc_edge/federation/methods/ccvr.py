@@ -14,7 +14,6 @@ from fedvtc_edge.federation.exchange import RoundStep
 from fedvtc_edge.federation.server_training import (
     HEAD,
     Head,
-    Heads,
     encode_trained,
     from_statistics,
 )
@@ -58,13 +57,11 @@ class CCVR(SharedHead):
         """Train with the average head, upload heads; after the last round statistics, too."""
         if number == 0:
             return []
-        settings = self.federation.config
-        least = settings.server.minimum_contributors
-        heads = Heads(self.federation.classes, settings.method.latent, settings.server, least)
-        steps = [RoundStep(partial(self.train, number), heads), RoundStep(self.take)]
-        if number < settings.method.rounds:
+        steps = [RoundStep(partial(self.train, number), self.heads()), RoundStep(self.take)]
+        if number < self.federation.config.method.rounds:
             return steps
-        width, blank = settings.method.latent, partial(encode_trained, self.blank)
+        width = self.federation.config.method.latent
+        blank = partial(encode_trained, self.blank)
         features = self.federation.exact("features", Client.measure, width, pooled=False)
         exchange = from_statistics(features, HEAD, self._calibrated, blank)
         return [steps[0], RoundStep(None, exchange), RoundStep(self.take)]

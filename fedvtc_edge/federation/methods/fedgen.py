@@ -17,7 +17,6 @@ from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.federation.robustness import CheckError
 from fedvtc_edge.federation.server_training import (
     COUNT,
-    Heads,
     HeadUpload,
     ServerTrained,
     average,
@@ -127,11 +126,11 @@ class FedGen(SharedHead):
         """Train with the generator, upload heads, take the average head."""
         if number == 0:
             return []
-        settings = self.federation.config
-        least = settings.server.minimum_contributors
-        heads = Heads(self.federation.classes, settings.method.latent, settings.server, least)
+        heads = self.heads()
         blank = partial(encode_trained, self._like())
-        exchange = ServerTrained(heads.kind, heads, self._learn_features, blank, GENERATOR, least)
+        exchange = ServerTrained(
+            heads.kind, heads, self._learn_features, blank, GENERATOR, heads.least
+        )
         return [RoundStep(partial(self.train, number), exchange), RoundStep(self.take)]
 
     def train(self, number: int, client: Client) -> None:

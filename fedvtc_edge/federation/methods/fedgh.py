@@ -16,6 +16,7 @@ from fedvtc_edge.federation.federation import Federation
 from fedvtc_edge.federation.server_training import (
     HEAD,
     Head,
+    Heads,
     blank_head,
     decode_trained,
     encode_trained,
@@ -66,6 +67,12 @@ class SharedHead(Method):
     def blank(self) -> Head:
         """A head of zeros of the agreed shape."""
         return blank_head(self.federation.classes, self.federation.config.method.latent)
+
+    def heads(self) -> Heads:
+        """The exchange of heads and class counts."""
+        settings = self.federation.config
+        classes, width = self.federation.classes, settings.method.latent
+        return Heads(classes, width, settings.server, settings.server.minimum_contributors)
 
     def take(self, client: Client) -> None:
         """Let a client have the head."""
