@@ -400,7 +400,7 @@ class Builder:
         )
 
     def _model(self, client: str) -> Model:
-        """What classifies at a client."""
+        """Classifier of a client: its own network, or what stands on published statistics."""
         if self.method.common_head:
             assert self.anchor is not None
             assert self.published is not None

@@ -44,7 +44,7 @@ a ResNet-18 of 45 MB then loads in 144 MB instead of 247."""
 PRODUCER = "fedvtc-edge"
 
 Model = Union["Classifier", "Nearest", "CommonHead"]
-"""What classifies: a network of the client's own, or what stands on published statistics."""
+"""Classifiers: a network of the client's own, or what stands on published statistics."""
 
 _WEIGHTED = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
 

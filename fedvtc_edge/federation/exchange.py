@@ -285,7 +285,11 @@ class Exact(SecureAggregatable[ClassStatistics]):
         return wire.publish(suppress(statistics, contributors, minimum, floor=self.floor))
 
     def _statistics(self, total: ClassStatistics, holders: NDArray[np.int64]) -> GlobalStatistics:
-        """What is published of a sum to which so many clients gave something of a class, [C]."""
+        """Statistics to publish of a sum.
+
+        Args:
+            holders: Clients that have a class, [C].
+        """
         return GlobalStatistics.from_sum(total, floor=self.floor)
 
 

@@ -37,7 +37,7 @@ def interval(values: Sequence[float]) -> Interval | None:
 
 
 def told_apart(first: Sequence[float | None], second: Sequence[float | None]) -> bool:
-    """Whether two methods differ, by the 95 % t-interval of their differences seed by seed.
+    """True if two methods differ, by the 95 % t-interval of their differences seed by seed.
 
     Of one seed both have the same split, so that the difference varies less than either.
 

@@ -53,17 +53,17 @@ class Method(ABC):
     trains: ClassVar[bool] = True
     """True if clients train networks; a run that trains none cannot be exported."""
     common_head: ClassVar[bool] = False
-    """Whether all clients' model is one head on the frozen extractor: see :meth:`head`."""
+    """True if the model of all clients is one head on the frozen extractor: see :meth:`head`."""
     sends_moments: ClassVar[bool] = True
-    """Whether statistics that are uploaded have second moments beside counts and sums."""
+    """True if uploaded statistics have second moments beside counts and sums."""
     is_own_control: ClassVar[bool] = False
-    """Whether it is local-only training itself, which needs no local baseline beside it."""
+    """True for local-only training itself, which needs no local baseline beside it."""
     nearest_prototype: ClassVar[bool] = False
-    """Whether clients classify by the nearest published mean of their features."""
+    """True if clients classify by the nearest published mean of their features."""
     standalone: ClassVar[bool] = True
-    """Whether a client classifies with its own network alone; else no bundle holds all of it."""
+    """True if a client classifies with its own network alone; else no bundle holds all of it."""
     needs_public: ClassVar[bool] = False
-    """Whether it teaches by public images, which ``data.public`` names."""
+    """True if clients learn from public images, which ``data.public`` names."""
     for_senders: ClassVar[frozenset[str]] = frozenset()
     """Kinds of publications that their senders alone take up, and that nobody keeps."""
     variants: ClassVar[Mapping[str, type[Method]]] = {}
@@ -71,11 +71,11 @@ class Method(ABC):
     knob: ClassVar[Knob | None] = None
     """Its main number, or None if there is nothing to tune."""
     trimmable: ClassVar[bool] = True
-    """Whether ``server.trim`` can leave outliers out of all that its server uses."""
+    """True if ``server.trim`` can leave outliers out of all that the server uses."""
     publishes_statistics: ClassVar[bool] = True
-    """Whether what is published of uploaded statistics are statistics, and no trained weights."""
+    """True if statistics are published of uploaded statistics; else trained weights are."""
     every_round: ClassVar[bool] = False
-    """Whether something is exchanged in every round, so that more rounds teach more."""
+    """True if something is exchanged in every round, so that more rounds teach more."""
 
     def __init_subclass__(cls) -> None:
         cls.variants = {}
@@ -97,7 +97,7 @@ class Method(ABC):
 
     @classmethod
     def maskable(cls, settings: Config) -> bool:
-        """Whether the sum of all uploads, under masks, is enough for the server."""
+        """True if the sum of all uploads, under masks, is enough for the server."""
         return cls.shared(settings) in ("anchored", "features", "nothing")
 
     @classmethod

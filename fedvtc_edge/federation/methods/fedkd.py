@@ -127,7 +127,7 @@ class FactoredAverage(Average):
 
     @property
     def form(self) -> dict[str, NDArray[Any]]:
-        """What travels, by names and shapes."""
+        """Arrays that travel, by names and shapes."""
         form: dict[str, NDArray[Any]] = {}
         for name, value in self.like.items():
             rank = self._rank(name)
